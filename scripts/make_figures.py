@@ -1,0 +1,27 @@
+"""Draw the figures of one table; run by workflow/rules/report.smk."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from airpipe.errors import run_main
+from airpipe.reporting.figures import draw_figures, read_curves, read_scenes
+from airpipe.reporting.tables import read_table
+
+RESULTS = Path("results")
+
+
+def main(job: Any) -> None:
+    handle = os.open(job.log[0], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    os.dup2(handle, 1)  # everything that the job says goes to its log
+    os.dup2(handle, 2)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    report = job.params.report
+    curves = read_curves([Path(path) for path in job.input.curves], RESULTS)
+    scores = [Path(path) for path in job.input.scores]
+    scenes = read_scenes(scores, RESULTS / "restored", report["protocol"], report["images_per_test"])
+    draw_figures(read_table(Path(job.input.table)), curves, scenes, report, Path(job.output.bars).parent)
+
+
+run_main(lambda: main(snakemake))  # noqa: F821  (Snakemake defines it)

@@ -1,0 +1,31 @@
+"""Write the report page over all tables; run by workflow/rules/report.smk."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from airpipe.errors import run_main
+from airpipe.reporting.page import Sources, write_page
+from airpipe.reporting.tables import read_cards
+
+RESULTS = Path("results")
+
+
+def main(job: Any) -> None:
+    handle = os.open(job.log[0], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    os.dup2(handle, 1)  # everything that the job says goes to its log
+    os.dup2(handle, 2)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    sources = Sources(
+        tables=[Path(path) for path in job.input.tables],
+        figures=RESULTS / "figures",
+        efficiency=Path(job.input.efficiency),
+        scores=[Path(path) for path in job.input.scores],
+        pictures=RESULTS / "restored",
+    )
+    cards = read_cards(map(Path, job.input.cards), RESULTS)
+    write_page(sources, cards, job.params.report, job.params.scale, Path(job.output.page))
+
+
+run_main(lambda: main(snakemake))  # noqa: F821  (Snakemake defines it)

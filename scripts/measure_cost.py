@@ -1,0 +1,42 @@
+"""Parameters, multiply-accumulates and latency of one model."""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from airpipe.errors import run_main
+from airpipe.evaluation.complexity import latency_ms, network_cost
+from airpipe.evaluation.restore import choose_device
+from airpipe.provenance import write_json
+from airpipe.training.checkpoints import load_model
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("id", help="model id")
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--root", action="append", help="ignored: all rules that run models pass the same arguments"
+    )
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    loaded = load_model(given.model)
+    device = choose_device(given.device)
+    network = loaded.card["network"]
+    facts = {
+        "model": given.id,
+        **network_cost(network["name"], network["arguments"]),
+        "input": "1x3x256x256",
+        "latency_ms": round(latency_ms(loaded.network, device), 2),
+        "device": str(device),
+        "threads": given.threads,
+    }
+    write_json(given.output, facts)
+
+
+if __name__ == "__main__":
+    run_main(main)

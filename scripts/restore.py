@@ -1,0 +1,12 @@
+"""Restore photos with a trained model: the same as `airpipe restore`.
+
+Example: python scripts/restore.py photo.jpg -m baseline/nafnet_5d/seed0/train
+"""
+
+import sys
+
+from airpipe.cli import main
+from airpipe.errors import run_main
+
+if __name__ == "__main__":
+    run_main(lambda: main(["restore", *sys.argv[1:]]))

@@ -1,0 +1,415 @@
+"""The command `airpipe`: restore photos, list models, check the machine.
+
+Heavy libraries are imported by the command that needs them, so that `--help` answers at once.
+"""
+
+import argparse
+import importlib.metadata
+import importlib.util
+import json
+import os
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import airpipe
+from airpipe.errors import AirpipeError
+
+if TYPE_CHECKING:
+    from airpipe.evaluation.restore import RestoredFile
+    from airpipe.training.checkpoints import LoadedModel
+
+RESULTS = Path("results")
+OLDEST_PYTHON = (3, 11)
+FREE_GB = 5
+"""Less free disk than this is worth a warning: the demo writes about 1 GB, checkpoints come on top."""
+HOW_TO_TRAIN = "make one with `make demo` or `snakemake all`"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: words after `airpipe`; None: those of the command line.
+
+    Returns:
+        Exit status: 0; 1 when `doctor` found a problem; 2 after an error, told on stderr.
+    """
+    arguments = _parser().parse_args(argv)
+    command: Callable[[argparse.Namespace], int] = arguments.command
+    try:
+        return command(arguments)
+    except AirpipeError as error:
+        _say_error(error)
+        return 2
+    except KeyboardInterrupt:
+        print("airpipe: stopped; finished files are complete", file=sys.stderr)
+        return 130
+
+
+def _say_error(error: object) -> None:
+    print(f"airpipe: error: {error}", file=sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "airpipe", description="All-in-one image restoration.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"airpipe {airpipe.__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_restore(
+        commands.add_parser("restore", help="restore photos with a trained model", allow_abbrev=False)
+    )
+
+    models = commands.add_parser("models", help="list the trained models", allow_abbrev=False)
+    models.set_defaults(command=_models)
+    models.add_argument(
+        "--results", type=Path, default=RESULTS, help="folder to look in (default: %(default)s)"
+    )
+    models.add_argument("--json", action="store_true", help="for programs")
+
+    doctor = commands.add_parser("doctor", help="check this machine and the data", allow_abbrev=False)
+    doctor.set_defaults(command=_doctor)
+    doctor.add_argument("--json", action="store_true", help="for programs")
+    return parser
+
+
+def _add_restore(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(command=_restore)
+    parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO", help="PNG, JPEG, TIFF, WebP or BMP")
+    parser.add_argument(
+        "-m",
+        "--model",
+        required=True,
+        help="a model id that `airpipe models` lists, a stage folder, or a weights file (ours or published)",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE_OR_FOLDER",
+        help="a name with suffix is a file, else a folder (default: <photo>_restored beside the photo)",
+    )
+    parser.add_argument(
+        "--tile",
+        type=_not_negative,
+        default=512,
+        help="largest side of a tile in pixels; smaller: less memory; 0: no tiles (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--overlap",
+        type=_not_negative,
+        default=32,
+        help="pixels that neighbouring tiles share (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda or cuda:<number> (default: %(default)s)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
+
+
+def _not_negative(text: str) -> int:
+    number = int(text) if text.isdecimal() else -1
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 0 or more")
+    return number
+
+
+# restore
+
+
+def _restore(arguments: argparse.Namespace) -> int:
+    photos: list[Path] = arguments.photos
+    output: Path | None = arguments.output
+    if output is not None and output.suffix and not output.is_dir() and len(photos) > 1:
+        raise AirpipeError(f"-o {output} is one file, but there are {len(photos)} photos. Give a folder")
+    from airpipe.evaluation.restore import choose_device
+    from airpipe.training.checkpoints import load_model
+
+    choose_device(arguments.device)  # before minutes are spent on loading
+    model = load_model(find_model(arguments.model))
+    failed = 0
+    written: set[Path] = set()
+    for photo in photos:
+        try:
+            done = _restore_one(photo, model, arguments, written)
+        except AirpipeError as error:
+            failed += 1
+            _say_error(error)
+            continue
+        written.add(done.target.resolve())
+        print(_describe(done), flush=True)
+    if failed and len(photos) > 1:
+        _say_error(f"{failed} of {len(photos)} photos failed; the others are restored")
+    return 2 if failed else 0
+
+
+def _restore_one(
+    photo: Path, model: "LoadedModel", arguments: argparse.Namespace, written: set[Path]
+) -> "RestoredFile":
+    from airpipe.evaluation.restore import restore_file
+
+    with _progress(photo.name) as progress:
+        return restore_file(
+            photo,
+            arguments.output,
+            model,
+            tile=arguments.tile,
+            overlap=arguments.overlap,
+            device=arguments.device,
+            overwrite=arguments.overwrite,
+            keep=written,
+            progress=progress,
+        )
+
+
+def _describe(done: "RestoredFile") -> str:
+    tiles = f"{done.tiles} tile{'s' if done.tiles > 1 else ''} of {done.tile_width}x{done.tile_height}"
+    return (
+        f"{done.source}: {done.width}x{done.height}, {tiles}, {done.seconds:.1f} s, "
+        f"peak memory {_peak_memory_mb()} MB -> {done.target}"
+    )
+
+
+def _peak_memory_mb() -> int:
+    """Largest resident memory of this process so far, in 10^6 bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / 1e6) if sys.platform == "darwin" else round(peak * 1024 / 1e6)
+
+
+@contextmanager
+def _progress(name: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal; elsewhere a line at most every ten seconds. Both on stderr."""
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import Progress
+
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(name, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+        return
+    last = time.monotonic()
+
+    def say(done: int, total: int) -> None:
+        nonlocal last
+        if done < total and time.monotonic() - last >= 10:
+            last = time.monotonic()
+            print(f"{name}: {done} of {total} tiles", file=sys.stderr, flush=True)
+
+    yield say
+
+
+def find_model(name: str, results: Path = RESULTS) -> Path:
+    """The path of a model given as a path or as a model id below `results`.
+
+    Raises:
+        AirpipeError: neither exists; says which models there are.
+    """
+    for path in (Path(name), results / name):
+        if path.exists():
+            return path
+    known = [card["model"] for card in list_models(results)]
+    hint = f"Models here: {', '.join(known)}" if known else f"No models below {results}: {HOW_TO_TRAIN}"
+    raise AirpipeError(f"no model {name!r}, as a path or below {results}. {hint}")
+
+
+# models
+
+
+def list_models(results: Path) -> list[dict[str, Any]]:
+    """Every exported model below a folder, sorted by id; those in `state` folders are not exported.
+
+    Returns:
+        model, network, parameters, scale, step, finished (None where the card does not say),
+        and problem: None, or why the card cannot be read.
+    """
+    found = []
+    for folder, below, files in os.walk(results):
+        below[:] = [name for name in below if name != "state" and not name.startswith("state.")]
+        if {"card.json", "model.safetensors"} <= set(files):
+            found.append(_read_model(Path(folder), results))
+    return sorted(found, key=lambda model: str(model["model"]))
+
+
+def _read_model(folder: Path, results: Path) -> dict[str, Any]:
+    columns = ("parameters", "scale", "step", "finished")
+    model: dict[str, Any] = {"model": folder.relative_to(results).as_posix(), "network": None}
+    try:
+        card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+        model["network"] = card["network"]["name"]
+        model |= {name: card.get(name) for name in columns} | {"problem": None}
+        return model if model["scale"] else model | {"scale": _frozen_scale(folder / "config.yaml")}
+    except (AirpipeError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        problem = f"card.json cannot be read ({type(error).__name__}: {error})"
+        return model | dict.fromkeys(columns) | {"problem": problem}
+
+
+def _frozen_scale(config: Path) -> str | None:
+    """The scale that a stage was trained at, from the settings frozen beside it."""
+    from airpipe.settings import read_yaml
+
+    return read_yaml(config).get("scale") if config.is_file() else None
+
+
+def _models(arguments: argparse.Namespace) -> int:
+    models = list_models(arguments.results)
+    if arguments.json:
+        print(json.dumps(models, indent=2))
+    elif not models:
+        print(f"no models below {arguments.results}: {HOW_TO_TRAIN}")
+    else:
+        header = ("model", "network", "parameters", "scale", "step", "finished")
+        rows = [header, *(tuple(_cell(model, name) for name in header) for model in models)]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+        for row in rows:
+            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        for model in models:
+            if model["problem"]:
+                print(f"{model['model']}: {model['problem']}")
+    return 0
+
+
+def _cell(model: dict[str, Any], name: str) -> str:
+    value = model[name]
+    if value is None:
+        return "unreadable" if name == "network" else "-"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+# doctor
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of `airpipe doctor`."""
+
+    state: Literal["ok", "note", "problem"]
+    what: str
+    found: str
+    remedy: str = ""
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    checks = [_check_python(), *_check_torch(), _check_slurm(), *_check_results(RESULTS), *_check_data()]
+    if arguments.json:
+        print(json.dumps([asdict(check) for check in checks], indent=2))
+    else:
+        for check in checks:
+            print(
+                f"{check.state:<8} {check.what}: {check.found}"
+                + (f". {check.remedy}" if check.remedy else "")
+            )
+    return 1 if any(check.state == "problem" for check in checks) else 0
+
+
+def _check_python() -> Check:
+    found = ".".join(map(str, sys.version_info[:3]))
+    if sys.version_info[:2] >= OLDEST_PYTHON:
+        return Check("ok", "Python", found)
+    return Check("problem", "Python", found, "Install 3.11 or newer, then `make clean setup PY=python3.11`")
+
+
+def _check_torch() -> list[Check]:
+    if importlib.util.find_spec("torch") is None:
+        return [
+            Check(
+                "problem",
+                "torch",
+                "not installed",
+                "Run `make setup`; tables and figures alone do not need it",
+            )
+        ]
+    version = Check("ok", "torch", importlib.metadata.version("torch"))
+    import torch
+
+    if not torch.cuda.is_available():
+        remedy = "Fine at demo scale; with an NVIDIA GPU here, `make clean setup TORCH=cuda`"
+        return [version, Check("note", "GPU", "none that torch can use", remedy)]
+    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return [version, Check("ok", "GPU", ", ".join(names))]
+
+
+def _check_slurm() -> Check:
+    sbatch = shutil.which("sbatch")
+    if sbatch is None:
+        return Check("note", "Slurm", "no sbatch on PATH", "Needed only for `snakemake --profile slurm`")
+    return Check("ok", "Slurm", sbatch)
+
+
+def _check_results(results: Path) -> list[Check]:
+    """Room and right to write in the folder, or where it would be made."""
+    place = results.absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free / 1e9
+    remedy = (
+        "" if free >= FREE_GB else f"Less than {FREE_GB} GB: free some, or link results/ to a larger disk"
+    )
+    room = Check("ok" if free >= FREE_GB else "note", "disk", f"{free:.0f} GB free for {results}/", remedy)
+    if place.is_dir() and os.access(place, os.W_OK | os.X_OK):
+        return [room, Check("ok", "results", f"{place} can be written")]
+    return [
+        room,
+        Check("problem", "results", f"{place} cannot be written", "Change its permissions or work elsewhere"),
+    ]
+
+
+def _check_data() -> list[Check]:
+    """The data sets of config/datasets.yaml, where there is one."""
+    registry = Path("config/datasets.yaml")
+    if not registry.is_file():
+        return [
+            Check(
+                "note", "data", f"no {registry} here", "Run this in a checkout to have its data sets checked"
+            )
+        ]
+    from airpipe.settings import DatasetSettings, check_settings, read_yaml
+
+    checks = []
+    try:
+        for name, entry in read_yaml(registry).get("datasets", {}).items():
+            dataset = check_settings(DatasetSettings, entry, f"{registry}, {name}")
+            checks.append(_check_embedded(name, dataset) if dataset.packages else _check_root(name, dataset))
+    except AirpipeError as error:
+        checks.append(Check("problem", "data", str(error), f"Mend {registry}"))
+    return checks
+
+
+def _check_embedded(name: str, dataset: Any) -> Check:
+    from airpipe.data.packages import locate
+    from airpipe.provenance import sha256_file
+
+    bad = []
+    for file in dataset.packages:
+        wanted = [(file.path, file.sha256)] + ([(file.depth, file.depth_sha256)] if file.depth else [])
+        for path, digest in wanted:
+            try:
+                if digest is not None and sha256_file(locate(f"{file.package}:{path}")) != digest:
+                    bad.append(f"{file.package}:{path} has another sha256")
+            except (AirpipeError, OSError) as error:
+                bad.append(str(error))
+    if bad:
+        found = f"{len(bad)} files missing or changed, first: {bad[0]}"
+        return Check(
+            "problem", f"data set {name}", found, "Install the pinned versions again: `make clean setup`"
+        )
+    return Check("ok", f"data set {name}", f"{len(dataset.packages)} embedded photographs, checksums right")
+
+
+def _check_root(name: str, dataset: Any) -> Check:
+    root = Path(os.path.expandvars(dataset.root or f"resources/datasets/{name}")).expanduser()
+    if root.is_dir():
+        return Check("ok", f"data set {name}", str(root))
+    home = f" (see {dataset.home})" if dataset.home else ""
+    remedy = f"Needed only where it is used: put it there{home}, or change root in config/datasets.yaml"
+    return Check("note", f"data set {name}", f"no folder {root}", remedy)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

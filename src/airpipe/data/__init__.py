@@ -1,0 +1,1 @@
+"""Data sets: manifests, pair lists, stateless sampling, training samples."""

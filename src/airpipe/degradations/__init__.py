@@ -1,0 +1,1 @@
+"""Degradations as pure, seeded functions, and the recipes that draw their parameters."""

@@ -1,0 +1,50 @@
+"""Motion blur. Images are float32 (H, W, 3), RGB, nominally in [0, 1]."""
+
+import cv2
+import numpy as np
+
+from airpipe.degradations.noise import FloatImage
+
+
+def line_kernel(length: float, angle: float, width: float = 1.0) -> FloatImage:
+    """A straight line through the centre of a square kernel, anti-aliased; its values sum to one.
+
+    Args:
+        length: of the line, in pixels; at least 1.
+        angle: against the horizontal, in degrees, counter-clockwise.
+        width: of the line, in pixels.
+
+    Raises:
+        ValueError: length or width below 1.
+    """
+    if length < 1 or width < 1:
+        raise ValueError(f"length {length} and width {width} must be at least 1 pixel")
+    half = int(np.ceil((length + width) / 2))
+    rows, columns = np.mgrid[-half : half + 1, -half : half + 1].astype(np.float32)
+    cosine, sine = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
+    along, across = columns * cosine - rows * sine, columns * sine + rows * cosine
+    profile = np.clip((length + 1) / 2 - abs(along), 0, 1) * np.clip((width + 1) / 2 - abs(across), 0, 1)
+    return np.asarray(profile / profile.sum(), np.float32)
+
+
+def motion_blur(
+    image: FloatImage, generator: np.random.Generator, *, length: float, angle: float
+) -> FloatImage:
+    """Blur along a straight line, as a steadily moving camera does; mirrored at the border.
+
+    Args:
+        image: clean image, (H, W, 3) in [0, 1].
+        generator: not used; every degradation takes one.
+        length: of the movement, in pixels; 1 leaves the image as it is.
+        angle: of the movement, in degrees.
+
+    Returns:
+        Blurred image of the same shape.
+
+    Raises:
+        ValueError: length below 1.
+
+    Source: ours; the uniform linear model of the classical deblurring literature.
+    """
+    blurred = cv2.filter2D(image, -1, line_kernel(length, angle), borderType=cv2.BORDER_REFLECT_101)
+    return np.asarray(blurred, np.float32)

@@ -1,0 +1,113 @@
+"""Rain and haze. Images are float32 (H, W, 3), RGB, nominally in [0, 1]."""
+
+import cv2
+import numpy as np
+
+from airpipe.degradations.blur import line_kernel
+from airpipe.degradations.noise import FloatImage
+
+
+def rain_streaks(
+    image: FloatImage,
+    generator: np.random.Generator,
+    *,
+    density: float,
+    length: float,
+    angle: float,
+    width: float,
+    strength: float,
+) -> FloatImage:
+    """Add bright rain streaks of one direction.
+
+    Args:
+        image: clean image, (H, W, 3) in [0, 1].
+        generator: places the drops and draws each one's brightness.
+        density: drops per pixel; 0.002 is light rain.
+        length: of a streak, in pixels.
+        angle: against the vertical, in degrees; positive leans to the right.
+        width: of a streak, in pixels.
+        strength: largest brightness of a single streak, in [0, 1].
+
+    Returns:
+        Rainy image of the same shape; values may exceed 1 where streaks cross or meet bright places.
+
+    Raises:
+        ValueError: density or strength outside [0, 1], length or width below 1.
+
+    Source: ours; additive model O = B + S of Rain100L/H (Yang et al., CVPR 2017, eq. 1).
+    """
+    if not (0 <= density <= 1 and 0 <= strength <= 1):
+        raise ValueError(f"density {density} and strength {strength} must lie in [0, 1]")
+    kernel = line_kernel(length, 90 - angle, width)
+    margin = kernel.shape[0] // 2
+    height, columns = image.shape[0] + 2 * margin, image.shape[1] + 2 * margin
+    drops = generator.random((height, columns), dtype=np.float32)
+    brightness = generator.uniform(0.4, 1.0, (height, columns)).astype(np.float32)
+    streaks = cv2.filter2D(np.where(drops < density, brightness, 0), -1, kernel / kernel.max())
+    streaks = streaks[margin : margin + image.shape[0], margin : margin + image.shape[1]]
+    streaks = np.maximum(
+        streaks, 0
+    )  # OpenCV filters large kernels in the frequency domain, exact to rounding
+    return image + np.float32(strength) * streaks[..., None]
+
+
+def procedural_depth(shape: tuple[int, int], generator: np.random.Generator) -> FloatImage:
+    """A smooth made-up depth map in [0, 1], for photographs without a measured one.
+
+    A plane, mostly far at the top as in outdoor views, plus a few broad bumps.
+
+    Args:
+        shape: (H, W).
+        generator: draws the plane and the bumps.
+
+    Source: ours.
+    """
+    height, width = shape
+    rows = np.linspace(1, 0, height, dtype=np.float32)[:, None]
+    columns = np.linspace(-0.5, 0.5, width, dtype=np.float32)[None]
+    plane = generator.uniform(0.3, 1.0) * rows + generator.uniform(-0.5, 0.5) * columns
+    bumps = generator.standard_normal((3, 3)).astype(np.float32)
+    broad = np.asarray(cv2.resize(bumps, (width, height), interpolation=cv2.INTER_CUBIC), np.float32)
+    depth = plane + np.float32(0.12) * broad
+    spread = float(depth.max() - depth.min())
+    return np.asarray((depth - depth.min()) / max(spread, 1e-6), np.float32)
+
+
+def haze(
+    image: FloatImage,
+    generator: np.random.Generator,
+    *,
+    airlight: float,
+    beta: float,
+    near: float,
+    far: float,
+    depth: FloatImage | None = None,
+) -> FloatImage:
+    """Mix the image with white airlight, more with distance: I = J t + A (1 - t), t = exp(-beta d).
+
+    Args:
+        image: clean image J, (H, W, 3) in [0, 1].
+        generator: draws a `procedural_depth` where none is given.
+        airlight: A, in [0, 1].
+        beta: scattering coefficient, at least 0.
+        near: distance d of the nearest point.
+        far: distance d of the farthest point.
+        depth: relative depth (H, W) in [0, 1], 0 near; None: a procedural one.
+
+    Returns:
+        Hazy image of the same shape, in [0, 1].
+
+    Raises:
+        ValueError: airlight outside [0, 1], beta negative, near > far, depth of another size.
+
+    Source: atmospheric scattering model as in RESIDE (Li et al., TIP 2019, eq. 1 and 2); A and
+    beta of its indoor set lie in [0.7, 1.0] and [0.6, 1.8].
+    """
+    if not 0 <= airlight <= 1 or beta < 0 or near > far:
+        raise ValueError(f"airlight {airlight} not in [0, 1], beta {beta} < 0 or near {near} > far {far}")
+    if depth is None:
+        depth = procedural_depth((image.shape[0], image.shape[1]), generator)
+    if depth.shape != image.shape[:2]:
+        raise ValueError(f"depth is {depth.shape}; expected {image.shape[:2]}")
+    transmission = np.exp(-np.float32(beta) * (np.float32(near) + np.float32(far - near) * depth))[..., None]
+    return np.asarray(image * transmission + np.float32(airlight) * (1 - transmission), np.float32)

@@ -1,0 +1,213 @@
+"""Tests under protocols: one network pass per distinct input, scored under every protocol that shares it."""
+
+import csv
+import re
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from airpipe.data.dataset import ImageCache, Rgb8, degrade_clean, pair_layers, quantised
+from airpipe.data.pairs import Pair
+from airpipe.degradations.noise import FloatImage
+from airpipe.errors import AirpipeError
+from airpipe.evaluation.metrics import score
+from airpipe.evaluation.restore import choose_device
+from airpipe.evaluation.tiling import restore_tiled
+from airpipe.images import Picture, centre_crop, write_picture
+from airpipe.progress import track
+from airpipe.provenance import atomic_path
+from airpipe.settings import NoiseRule, ProtocolSettings, TestSettings, canonical_json
+from airpipe.training.checkpoints import load_model
+
+Restorer = Callable[[FloatImage], FloatImage]
+"""Maps (H, W, 3) float32 to the same shape; nominally in [0, 1]."""
+COLUMNS = ("image", "degradation", "level", "protocol", "metric", "value")
+
+
+class NoiseStream:
+    """Noisy inputs of one test under one rule; ask for the images in list order.
+
+    Args:
+        rule: of the protocol.
+        sigma: standard deviation in 8-bit grey levels.
+    """
+
+    def __init__(self, rule: NoiseRule, sigma: float) -> None:
+        self.rule, self.sigma = rule, sigma
+        self._legacy = np.random.RandomState(rule.seed)  # noqa: NPY002 - published protocols use the legacy stream
+
+    def noisy(self, clean: Rgb8, name: str) -> FloatImage:
+        """Noisy version of (H, W, 3), float32 on the 0 to 1 scale; outside it where the rule does not clip."""
+        levels = clean + self.sigma * self._noise(clean.shape, name)
+        if self.rule.clip:
+            levels = np.clip(levels, 0, 255)
+        if self.rule.quantise == "truncate":
+            levels = np.trunc(levels)
+        elif self.rule.quantise == "round":
+            levels = np.rint(levels)
+        return (levels / 255).astype(np.float32)
+
+    def _noise(self, shape: tuple[int, ...], name: str) -> npt.NDArray[np.float64]:
+        if self.rule.generator == "per_image":
+            key = [self.rule.seed, round(1000 * self.sigma), zlib.crc32(name.encode())]
+            return np.random.default_rng(key).standard_normal(shape)
+        if self.rule.generator == "restart":
+            self._legacy.seed(self.rule.seed)
+        return self._legacy.standard_normal(shape)
+
+
+@dataclass
+class _Input:
+    """Protocols that see the same degraded image."""
+
+    crop_multiple: int
+    noise: NoiseStream | None
+    protocols: dict[str, ProtocolSettings] = field(default_factory=dict)
+
+
+def distinct_inputs(test: TestSettings, protocols: dict[str, ProtocolSettings]) -> list[_Input]:
+    """Group a test's protocols by the degraded image that they see (cut and, for noise, noise rule)."""
+    sigma = noise_sigma(test)
+    groups: dict[tuple[int, str], _Input] = {}
+    for name in test.protocols:
+        protocol = protocols[name]
+        rule = "" if sigma is None else canonical_json(protocol.noise)
+        stream = None if sigma is None else NoiseStream(protocol.noise, sigma)
+        group = groups.setdefault((protocol.crop_multiple, rule), _Input(protocol.crop_multiple, stream))
+        group.protocols[name] = protocol
+    return list(groups.values())
+
+
+def noise_sigma(test: TestSettings) -> float | None:
+    """Sigma when the test is pure Gaussian noise of one level, so that the protocol's noise rule applies."""
+    if len(test.operations) != 1 or test.operations[0].operation != "gaussian_noise":
+        return None
+    sigma = test.operations[0].parameters["sigma"].constant
+    if sigma is None:
+        raise AirpipeError("a noise test needs one level: set fixed: {sigma: ...}")
+    return float(sigma)
+
+
+def natural_key(name: str) -> list[tuple[int, str]]:
+    """Sort key that puts img2 before img10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def evaluate(
+    test: TestSettings,
+    protocols: dict[str, ProtocolSettings],
+    pairs: Sequence[Pair],
+    restorer: Restorer | None,
+    keep: Callable[[str, FloatImage, Rgb8], None] | None = None,
+    label: str = "scoring",
+) -> list[dict[str, Any]]:
+    """Score every image of a test under every protocol of it.
+
+    Args:
+        test: with its recipe written out.
+        protocols: by name.
+        pairs: scored in natural order of their names.
+        restorer: the model; None scores the degraded images exactly as a model gets them ("no
+            restoration": the textbook input PSNR, 14.15 dB for unclipped noise of sigma 50).
+        keep: called with (name, restored, clean) for the first `keep_images` images, under the
+            first protocol's input.
+        label: for the progress display.
+
+    Returns:
+        One row per image, protocol and metric, with the keys of `COLUMNS`.
+    """
+    inputs = distinct_inputs(test, protocols)
+    cache, rows = ImageCache(), []
+    ordered = sorted(pairs, key=lambda pair: natural_key(pair.name))
+    for number, pair in enumerate(track(ordered, len(ordered), label)):
+        layers = pair_layers(pair, cache)
+        for place, group in enumerate(inputs):
+            cut = [cast(Any, centre_crop(layer, group.crop_multiple)) for layer in layers]
+            degraded, clean = _degraded(test, pair, cut, group.noise), cut[0]
+            restored = degraded if restorer is None else restorer(degraded)
+            if keep is not None and place == 0 and number < test.keep_images:
+                keep(pair.name, restored, clean)
+            for name, protocol in group.protocols.items():
+                rows += _rows(test, pair, name, protocol, restored, clean, untouched=restorer is None)
+    return rows
+
+
+def _degraded(
+    test: TestSettings, pair: Pair, layers: list[npt.NDArray[Any]], noise: NoiseStream | None
+) -> FloatImage:
+    if pair.degraded is not None:
+        return (layers[1] / np.float32(255)).astype(np.float32)
+    if noise is not None:
+        return noise.noisy(layers[0], pair.name)
+    generator = np.random.default_rng([test.seed, zlib.crc32(pair.name.encode())])
+    degraded, _ = degrade_clean(layers[0], test.operations, generator, layers[1] if layers[1:] else None)
+    return (quantised(degraded) / np.float32(255)).astype(np.float32)
+
+
+def _rows(
+    test: TestSettings,
+    pair: Pair,
+    name: str,
+    protocol: ProtocolSettings,
+    restored: FloatImage,
+    clean: Rgb8,
+    untouched: bool,
+) -> list[dict[str, Any]]:
+    """Scores of one image under one protocol; an untouched input is neither clipped nor rounded."""
+    values = score(
+        restored,
+        clean,
+        colour=protocol.colour,
+        border=protocol.border,
+        round_output=protocol.round_output and not untouched,
+        clip=not untouched,
+        ssim=protocol.ssim,
+    )
+    common = {"image": pair.name, "degradation": test.degradation, "level": test.level, "protocol": name}
+    return [{**common, "metric": metric, "value": value} for metric, value in values.items()]
+
+
+def network_restorer(model: Path, device: str, threads: int, tile: int) -> tuple[Restorer, dict[str, Any]]:
+    """A restorer from a model file, and the model's card.
+
+    Args:
+        model: anything that `load_model` takes.
+        device: "cpu", "cuda" or "cuda:<n>".
+        threads: torch threads.
+        tile: side of the tiles in pixels; 0: whole images.
+    """
+    torch.set_num_threads(threads)
+    loaded, where = load_model(model), choose_device(device)
+    network = loaded.network.to(where)
+
+    def restore(degraded: FloatImage) -> FloatImage:
+        image = torch.from_numpy(np.ascontiguousarray(degraded.transpose(2, 0, 1)))
+        restored = restore_tiled(network, image, tile=tile, device=where)
+        return np.ascontiguousarray(restored.numpy().transpose(1, 2, 0))
+
+    return restore, loaded.card
+
+
+def write_scores(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write rows as csv, atomically; values with 6 decimals (inf stays inf)."""
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, COLUMNS)
+        writer.writeheader()
+        writer.writerows({**row, "value": f"{row['value']:.6f}"} for row in rows)
+
+
+def picture_keeper(folder: Path, with_clean: bool) -> Callable[[str, FloatImage, Rgb8], None]:
+    """A `keep` function that writes `<name>.png`, and `<name>_clean.png` when asked for."""
+
+    def keep(name: str, restored: FloatImage, clean: Rgb8) -> None:
+        write_picture(folder / f"{name}.png", Picture(quantised(restored)))
+        if with_clean:
+            write_picture(folder / f"{name}_clean.png", Picture(np.ascontiguousarray(clean)))
+
+    return keep

@@ -1,0 +1,299 @@
+"""The one place where image files become arrays and tensors, and back.
+
+Files hold 8 or 16 bit. Inside, a picture is uint8 or uint16 `(H, W, 3)` RGB; tensors are
+float32 `(B, 3, H, W)` in [0, 1].
+"""
+
+import struct
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from airpipe.errors import AirpipeError
+from airpipe.provenance import atomic_path
+
+Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+MAX_PIXELS = 400_000_000
+"""Larger pictures are refused: a lying header could otherwise claim all memory."""
+Image.MAX_IMAGE_PIXELS = None  # the limit above is checked by us, with a message
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
+"""Decoders that may run, whatever a file is called."""
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "I;16", "I;16L", "I;16B")
+EXIF_ORIENTATION = 0x0112
+TIFF_BITS_PER_SAMPLE = 258
+DECODER_ERRORS = (
+    *(OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, MemoryError),
+    *(struct.error, zlib.error, cv2.error),
+)
+"""What Pillow and OpenCV raise for damaged bytes."""
+LARGEST_SIDE = {".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383}
+"""Pixels; limits of the formats."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded file: upright RGB pixels and what is needed to write it back as it was."""
+
+    pixels: Pixels
+    """(H, W, 3), uint8 or uint16."""
+    alpha: Pixels | None = None
+    """(H, W), same depth."""
+    grey: bool = False
+    """The file had one channel; `pixels` repeats it."""
+    icc: bytes | None = field(default=None, repr=False)
+
+
+def read_picture(path: Path) -> Picture:
+    """Read any supported file completely and carefully: orientation applied, alpha set apart.
+
+    Grey, palette and CMYK files become RGB; 16-bit files keep their depth.
+
+    Raises:
+        AirpipeError: missing, truncated, not an image, animated, of a depth other than 8 or 16
+            bit, or larger than `MAX_PIXELS`.
+    """
+    try:
+        # A stream, not a name: Pillow 13 turns memory-mapped TIFFs of orientation 5 to 8 wrongly.
+        with path.open("rb") as stream, Image.open(stream, formats=FORMATS) as image:
+            _refuse_unsuitable(path, image)
+            raw_mode = _raw_mode(image)
+            image.load()  # a truncated file fails here
+            return _sixteen_bit(path, image, raw_mode) if "16" in raw_mode else _eight_bit(image)
+    except (FileNotFoundError, NotADirectoryError):
+        raise AirpipeError(f"{path}: no such image. Check the path") from None
+    except (IsADirectoryError, PermissionError) as error:
+        raise AirpipeError(f"{path}: cannot be read ({error.strerror}). Expected an image file") from None
+    except UnidentifiedImageError:
+        raise AirpipeError(
+            f"{path}: not an image that can be read. Expected a complete file of one of {', '.join(SUFFIXES)}"
+        ) from None
+    except DECODER_ERRORS as error:
+        raise AirpipeError(
+            f"{path}: corrupt or truncated image ({error}). Copy or download it again"
+        ) from None
+
+
+def _refuse_unsuitable(path: Path, image: Image.Image) -> None:
+    """Judge by the header, before anything is decoded."""
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":  # many phones' JPEGs: the photo first, then a thumbnail
+        raise AirpipeError(f"{path}: has {frames} frames. Save the wanted one as a still image")
+    if image.width * image.height > MAX_PIXELS:
+        raise AirpipeError(
+            f"{path}: {image.width}x{image.height} pixels, more than {MAX_PIXELS:,}. Cut it into parts first"
+        )
+    if image.mode not in MODES:
+        raise AirpipeError(
+            f"{path}: pixels of kind {image.mode!r} (floating point, 32 bit or another colour space). "
+            "Expected grey, RGB, palette or CMYK of 8 or 16 bit: convert it first"
+        )
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """Layout in the file, as Pillow's decoder names it: "RGB;16B", "L", ... ("" when unknown)."""
+    if 16 in getattr(image, "tag_v2", {}).get(TIFF_BITS_PER_SAMPLE, ()) and image.mode in ("RGB", "RGBA"):
+        return f"{image.mode};16"  # separate planes do not tell
+    tiles = getattr(image, "tile", None)
+    arguments = tiles[0][3] if tiles else ""
+    first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    return first if isinstance(first, str) else ""
+
+
+def _eight_bit(image: Image.Image) -> Picture:
+    image = ImageOps.exif_transpose(image)
+    grey = image.mode in ("1", "L", "LA")
+    icc = _fitting_profile(image, grey)
+    if not image.has_transparency_data:
+        return Picture(np.asarray(image.convert("RGB")), None, grey, icc)
+    rgba = np.asarray(image.convert("RGBA"))
+    return Picture(np.ascontiguousarray(rgba[..., :3]), np.ascontiguousarray(rgba[..., 3]), grey, icc)
+
+
+def _fitting_profile(image: Image.Image, grey: bool) -> bytes | None:
+    """The colour profile, if it describes what we hold (a CMYK profile does not)."""
+    icc: bytes | None = image.info.get("icc_profile")
+    return icc if icc and icc[16:20] == (b"GRAY" if grey else b"RGB ") else None
+
+
+def _sixteen_bit(path: Path, image: Image.Image, raw_mode: str) -> Picture:
+    """Decode 16 bits a channel; Pillow has them for grey only, and is the check for colour."""
+    shallow = ImageOps.exif_transpose(image)
+    grey = raw_mode.startswith(("I;16", "L"))
+    icc = _fitting_profile(image, grey)
+    if shallow.mode.startswith("I;16"):
+        return Picture(np.repeat(np.asarray(shallow, np.uint16)[..., None], 3, axis=2), None, True, icc)
+    raw: Any = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    if image.format == "PNG" and raw is not None:  # OpenCV turns TIFF upright by itself
+        raw = _upright(raw, image.getexif().get(EXIF_ORIENTATION, 1))
+    if raw is None or raw.dtype != np.uint16 or not _same_high_bytes(raw, np.asarray(shallow)):
+        raise AirpipeError(f"{path}: a 16-bit layout that cannot be read. Save it as an ordinary 16-bit .png")
+    rgb = np.ascontiguousarray(raw[..., 2::-1])
+    return Picture(rgb, np.ascontiguousarray(raw[..., 3]) if raw.shape[2] == 4 else None, grey, icc)
+
+
+def _same_high_bytes(raw: Pixels, shallow: Pixels) -> bool:
+    """Whether OpenCV's BGR(A) of 16 bit and Pillow's RGB(A) of 8 bit show the same picture."""
+    if raw.ndim != 3 or raw.shape[:2] != shallow.shape[:2]:
+        return False
+    high = (raw[..., 2::-1] >> 8).astype(np.int16)
+    return bool(np.abs(high - shallow[..., :3].astype(np.int16)).max(initial=0) <= 1)
+
+
+def _upright(pixels: Pixels, orientation: object) -> Pixels:
+    """Undo an EXIF orientation (1 to 8), as `ImageOps.exif_transpose` does for 8 bit."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return pixels
+
+
+def read_rgb8(path: Path) -> npt.NDArray[np.uint8]:
+    """Decode a file that `read_picture` has accepted before, fast: uint8 (H, W, 3) RGB, upright.
+
+    Raises:
+        AirpipeError: the file is gone or does not decode.
+    """
+    try:
+        data = np.fromfile(path, np.uint8)
+        if data[:4].tobytes() in (b"II*\0", b"MM\0*"):  # OpenCV multiplies a TIFF's colours by its alpha
+            return _as_eight_bit(read_picture(path).pixels)
+        pixels = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if data.size else None
+    except OSError as error:
+        raise AirpipeError(f"{path}: cannot be read ({error.strerror}). Check the data set again") from None
+    except cv2.error as error:
+        raise AirpipeError(f"{path}: corrupt image ({error.err}). Check the data set again") from None
+    if pixels is None:
+        raise AirpipeError(f"{path}: corrupt image. Check the data set again")
+    return np.asarray(pixels, np.uint8)
+
+
+def _as_eight_bit(pixels: Pixels) -> npt.NDArray[np.uint8]:
+    """The high byte, as both decoders cut 16 bit."""
+    return np.asarray(pixels if pixels.dtype == np.uint8 else pixels >> 8, np.uint8)
+
+
+def why_not(path: Path, picture: Picture) -> str | None:
+    """Why a file of this suffix cannot hold the picture's depth, alpha or size; None if it can."""
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        return f"{path}: cannot write {suffix or 'a file without suffix'}. Use one of {', '.join(SUFFIXES)}"
+    height, width = picture.pixels.shape[:2]
+    if max(height, width) > LARGEST_SIDE.get(suffix, max(height, width)):
+        return f"{path}: {width}x{height} pixels are too many for {suffix}. Write .png instead"
+    if picture.pixels.dtype == np.uint16 and suffix not in (".png", ".tif", ".tiff"):
+        return f"{path}: {suffix} cannot hold 16 bit. Write .png instead"
+    if picture.alpha is not None and suffix not in (".png", ".tif", ".tiff", ".webp"):
+        return f"{path}: {suffix} cannot hold transparency. Write .png instead"
+    return None
+
+
+def write_picture(path: Path, picture: Picture) -> None:
+    """Write a picture in the format of its suffix: depth, grey, alpha and profile as they were read.
+
+    JPEG and WebP are written at quality 95. Other metadata (camera, place) are not carried over.
+
+    Raises:
+        AirpipeError: a suffix that cannot hold it (16 bit or alpha in a JPEG), or the disk refuses.
+    """
+    if reason := why_not(path, picture):
+        raise AirpipeError(reason)
+    with atomic_path(path) as temporary:
+        if picture.pixels.dtype == np.uint8:
+            _write_eight_bit(temporary, picture)
+        elif path.suffix.lower() == ".png":
+            _write_deep_png(temporary, picture)
+        else:
+            _write_deep_tiff(temporary, picture)
+
+
+def _write_eight_bit(path: Path, picture: Picture) -> None:
+    layers = [picture.pixels[..., :1] if picture.grey else picture.pixels]
+    if picture.alpha is not None:
+        layers.append(picture.alpha[..., None])
+    pixels = np.concatenate(layers, axis=2)
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    suffix = path.suffix.lower()
+    options: dict[str, Any] = {"quality": 95} if suffix in (".jpg", ".jpeg", ".webp") else {}
+    if suffix in (".jpg", ".jpeg"):
+        options["subsampling"] = 0
+    image.save(path, icc_profile=picture.icc, **options)
+
+
+def _write_deep_png(path: Path, picture: Picture) -> None:
+    """16-bit PNG; grey with alpha becomes RGB with alpha, which is what OpenCV can write."""
+    pixels: Any = picture.pixels[..., ::-1]
+    icc = picture.icc
+    if picture.alpha is not None:
+        pixels = np.dstack([pixels, picture.alpha])
+        icc = None if picture.grey else icc
+    elif picture.grey:
+        pixels = picture.pixels[..., 0]
+    encoded = cv2.imencode(".png", np.ascontiguousarray(pixels))[1].tobytes()
+    header, rest = encoded[:33], encoded[33:]  # signature and IHDR; the profile must follow
+    path.write_bytes(header + (_png_chunk(b"iCCP", b"icc\0\0" + zlib.compress(icc)) if icc else b"") + rest)
+
+
+def _png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def _write_deep_tiff(path: Path, picture: Picture) -> None:
+    from tifffile import imwrite
+
+    pixels: Any = picture.pixels
+    alpha = picture.alpha is not None
+    if picture.alpha is not None:
+        pixels = np.dstack([pixels, picture.alpha])
+    elif picture.grey:
+        pixels = pixels[..., 0]
+    imwrite(
+        path,
+        np.ascontiguousarray(pixels),
+        photometric="rgb" if pixels.ndim == 3 else "minisblack",
+        extrasamples=["unassalpha"] if alpha else None,
+        iccprofile=None if alpha and picture.grey else picture.icc,
+        compression="zlib",
+    )
+
+
+def to_tensor(pixels: Pixels) -> Tensor:
+    """uint8 or uint16 (H, W, 3) to float32 (3, H, W) in [0, 1]."""
+    scale = 65535.0 if pixels.dtype == np.uint16 else 255.0
+    array = np.ascontiguousarray(pixels.transpose(2, 0, 1)).astype(np.float32)
+    return torch.from_numpy(array).div_(scale)
+
+
+def to_pixels(image: Tensor, bits: int = 8) -> Pixels:
+    """Float (3, H, W) to (H, W, 3) of 8 or 16 bit: clipped to [0, 1], rounded half to even."""
+    top, kind = (255.0, np.uint8) if bits == 8 else (65535.0, np.uint16)
+    array = image.detach().float().clamp(0, 1).mul_(top).round_().permute(1, 2, 0).cpu().numpy()
+    return np.ascontiguousarray(array.astype(kind))
+
+
+def centre_crop(pixels: Pixels, multiple: int) -> Pixels:
+    """Cut height and width to multiples: floor of half the excess at the start, the rest at the end.
+
+    Raises:
+        AirpipeError: the picture is smaller than the multiple, so that nothing would be left.
+
+    Source: the crop rule of AirNet, PromptIR, DyNet and DSRIR test code.
+    """
+    height, width = pixels.shape[:2]
+    if min(height, width) < multiple:
+        raise AirpipeError(
+            f"a picture of {width}x{height} pixels cannot be cut to multiples of {multiple}. Leave it out"
+        )
+    top, left = (height % multiple) // 2, (width % multiple) // 2
+    return pixels[top : top + height - height % multiple, left : left + width - width % multiple]

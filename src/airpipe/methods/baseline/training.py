@@ -1,0 +1,32 @@
+"""Baseline: one network learns all degradations from pairs, from scratch, with a pixel loss.
+
+Source: the supervised all-in-one setting of AirNet (Li et al., CVPR 2022) and PromptIR
+(Potlapalli et al., NeurIPS 2023), with any backbone.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from airpipe.data.dataset import Batch
+from airpipe.registry import build_network
+from airpipe.settings import StageSettings
+from airpipe.training.losses import PIXEL_LOSSES
+from airpipe.training.task import Task, make_adamw
+
+
+class BaselineTask(Task):
+    """Supervised restoration with one network and one optimizer, both called "net"."""
+
+    def __init__(self, settings: StageSettings, parents: Mapping[str, nn.Module]) -> None:
+        super().__init__(settings, parents)
+        torch.manual_seed(settings.seed)
+        net = build_network(settings.network.name, **settings.network.arguments)
+        self.networks = {"net": net}
+        self.optimizers = {"net": make_adamw(net.parameters(), settings.optimizers["net"])}
+        self.pixel_loss = PIXEL_LOSSES[settings.pixel_loss]
+
+    def step(self, batch: Batch, turn: str) -> dict[str, Tensor]:
+        """Return the pixel loss: the network learns to map degraded to clean."""
+        return {"pixel": self.pixel_loss(self.networks["net"](batch.degraded), batch.clean)}

@@ -1,0 +1,1 @@
+"""Backbones, one file each; they know nothing of Fabric, Snakemake or files."""

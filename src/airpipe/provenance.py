@@ -1,0 +1,102 @@
+"""Where a result comes from: hashes, atomic files, the state of git, library versions."""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from airpipe.errors import AirpipeError
+
+LIBRARIES = ("torch", "lightning-fabric", "numpy", "opencv-python-headless", "scikit-image", "pandas")
+
+
+def sha256_file(path: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def atomic_path(target: Path) -> Iterator[Path]:
+    """Give a temporary name beside `target`; rename it to `target` when the block succeeds.
+
+    Missing parent folders are made. When the block fails, the temporary file is
+    removed and `target` stays as it was.
+
+    Raises:
+        AirpipeError: the folder cannot be written or the disk is full; says which and what to do.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{target.stem}.", suffix=target.suffix, dir=target.parent)
+    except OSError as error:
+        raise write_failed(target, error) from None
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(target)
+    except OSError as error:
+        raise write_failed(target, error) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_failed(target: Path, error: Exception) -> AirpipeError:
+    """The message for a file that could not be written."""
+    reason = getattr(error, "strerror", None) or str(error)
+    return AirpipeError(
+        f"{target}: cannot be written ({reason}). Nothing was replaced. "
+        "Free disk space or make the folder writable, then run the same command again"
+    )
+
+
+def write_text(target: Path, text: str) -> None:
+    """Write a text file atomically (see `atomic_path`)."""
+    with atomic_path(target) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(target: Path, value: Any) -> None:
+    """Write indented JSON atomically."""
+    write_text(target, json.dumps(value, indent=2) + "\n")
+
+
+def write_atomically(target: Path, write: Callable[[Path], object]) -> None:
+    """Call `write(temporary path)`, then rename to `target`."""
+    with atomic_path(target) as temporary:
+        write(temporary)
+
+
+def git_state() -> dict[str, Any]:
+    """Commit and cleanliness of the checkout that holds this package; commit is None outside git."""
+    here = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(here), *words], capture_output=True, text=True, check=True
+        ).stdout
+
+    try:
+        return {
+            "commit": git("rev-parse", "HEAD").strip(),
+            "dirty": bool(git("status", "--porcelain").strip()),
+        }
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "dirty": None}
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that can change a number."""
+    return {name: importlib.metadata.version(name) for name in LIBRARIES}

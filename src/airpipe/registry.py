@@ -1,0 +1,100 @@
+"""What can be named: networks and training stages. Adding one is one line here.
+
+Targets are written as "module:attribute" and imported on use.
+"""
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from airpipe.errors import AirpipeError
+from airpipe.settings import StageSettings, unknown_name
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class StageEntry:
+    """A training stage: how to build its task, its settings class, its revision."""
+
+    build: str
+    settings: str = "airpipe.settings:StageSettings"
+    revision: int = 1
+    """Raise it when equal settings would give other numbers: the stage and what follows are then redone."""
+
+
+NETWORKS = {
+    "nafnet": "airpipe.models.nafnet:NAFNet",
+    "nafnet_tlc": "airpipe.models.nafnet:NAFNetTLC",
+}
+
+STAGES = {
+    "baseline.train": StageEntry(build="airpipe.methods.baseline.training:BaselineTask"),
+}
+
+
+def resolve(target: str) -> Any:
+    """Import "module:attribute"."""
+    module, attribute = target.split(":")
+    return getattr(import_module(module), attribute)
+
+
+def stage_entry(task: str) -> StageEntry:
+    """The registered stage of this name.
+
+    Raises:
+        AirpipeError: unknown name; says which is nearest.
+    """
+    if task not in STAGES:
+        raise AirpipeError(unknown_name(task, STAGES, "task"))
+    return STAGES[task]
+
+
+def settings_class(task: str) -> type[StageSettings]:
+    """The settings class of a registered stage."""
+    found: type[StageSettings] = resolve(stage_entry(task).settings)
+    return found
+
+
+def build_network(name: str, **arguments: Any) -> "nn.Module":
+    """Build a registered network with the constructor arguments of its published implementation.
+
+    Args:
+        name: a key of `NETWORKS`, for example "nafnet".
+        arguments: as the published constructor names them.
+
+    Raises:
+        AirpipeError: unknown network, or arguments that its constructor refuses.
+    """
+    if name not in NETWORKS:
+        raise AirpipeError(unknown_name(name, NETWORKS, "network"))
+    try:
+        network: nn.Module = resolve(NETWORKS[name])(**arguments)
+    except (TypeError, ValueError) as error:
+        raise AirpipeError(f"network {name}: {error}") from None
+    return network
+
+
+def load_published(network: "nn.Module", state_dict: "Mapping[str, Tensor]") -> "nn.Module":
+    """Load a state dict in its published key layout into `network`, strictly.
+
+    The network maps published names to its own through `published_key(key)`.
+
+    Args:
+        network: from `build_network`.
+        state_dict: published names to tensors, without container or prefix.
+
+    Returns:
+        The same network.
+
+    Raises:
+        AirpipeError: missing, unexpected or wrongly shaped entries; names the first of each.
+    """
+    from airpipe.training.checkpoints import load_strictly
+
+    rename = getattr(network, "published_key", str)
+    load_strictly(network, {rename(key): value for key, value in state_dict.items()}, "the published state")
+    return network

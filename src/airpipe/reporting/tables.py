@@ -1,0 +1,742 @@
+"""From scores on disk to tables: long csv, Markdown and LaTeX twins, gains, efficiency, metrics.json.
+
+A row of the long table is one number: a metric of one model (its seeds taken together) on one
+data set, degradation and level, under one protocol. Pivots have one block per protocol, so that
+numbers under different protocols never share a column. This module needs no torch.
+"""
+
+import json
+import logging
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from airpipe.errors import AirpipeError
+from airpipe.provenance import write_json, write_text
+
+log = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+Card = Mapping[str, Any]
+
+COLUMNS = (
+    *("method", "backbone", "setting", "model", "scale", "seeds", "dataset", "degradation", "level"),
+    *("protocol", "metric", "value", "sd", "n_images", "published", "gap", "comparable", "reason", "source"),
+)
+SCORE_COLUMNS = ("image", "degradation", "level", "protocol", "metric", "value")
+GAIN_COLUMNS = (
+    *("model", "dataset", "test", "image", "degradation", "level"),
+    *("protocol", "none", "restored", "gain"),
+)
+EFFICIENCY_COLUMNS = (
+    *("model", "network", "parameters", "macs", "latency_ms"),
+    *("input", "device", "threads", "wall_s"),
+)
+PUBLISHED_COLUMNS = (
+    *("method", "backbone", "setting", "dataset", "degradation", "level"),
+    *("protocol", "metric", "value", "paper", "table", "note"),
+)
+METRICS = ("psnr", "ssim", "psnr_gain", "psnr_gain_min")
+"""Order of metrics in the long table; others follow."""
+PLACE = ["dataset", "degradation", "level"]
+"""What one column of a pivot stands for."""
+
+NONE = "none"
+NO_RESTORATION = "no restoration"
+UNKNOWN_PROTOCOL = "unknown"
+PAPER_SCALE = "paper"
+IMAGES = {"cbsd68": 68, "kodak24": 24}
+"""Pictures in a complete test set; fewer are not comparable with published numbers."""
+TASKS = {"single_denoise": "denoise", "allinone3": "3d", "allinone5": "5d", "allinone10": "10d"}
+"""Setting of a published row: the word that our setting (`<backbone>_<tasks>`) has for it."""
+TRAINING_DATA = {
+    "single_denoise": {"bsd400", "wed"},
+    "allinone3": {"bsd400", "wed", "rain100l", "reside_ots"},
+    "allinone5": {"bsd400", "wed", "rain200l", "reside_ots", "lol_v1", "gopro"},
+}
+"""Data sets that published models of a setting were trained on (AirNet's three tasks, IDR's five)."""
+
+
+# Reading
+
+
+def score_info(path: Path) -> dict[str, Any]:
+    """The JSON beside a score file: model, test, dataset, scale, kept, hashes.
+
+    Raises:
+        AirpipeError: it is missing or not JSON.
+    """
+    return _json(path.with_suffix(".json"))
+
+
+def read_cards(paths: Iterable[Path], root: Path) -> dict[str, Card]:
+    """Cards by model id; the id is the card's folder below `root` (usually results/)."""
+    return {path.parent.relative_to(root).as_posix(): _json(path) for path in paths}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise AirpipeError(f"{path}: cannot be read ({error.strerror}); run the evaluation again") from None
+    except json.JSONDecodeError as error:
+        raise AirpipeError(f"{path}: not valid JSON ({error}); delete it and run again") from None
+    return value
+
+
+def read_scores(paths: Sequence[Path]) -> pd.DataFrame:
+    """Per-image scores of all files, no restoration first, otherwise in the order given.
+
+    Returns:
+        The columns of the files (value as float, dB for psnr) after model_id, model (id without
+        its seed), test, dataset, scale.
+
+    Raises:
+        AirpipeError: wrong columns, a value that is not a number, or no file of `none`.
+    """
+    frames = [_read_score(path) for path in paths]
+    frames.sort(key=lambda frame: bool(frame["model"].iloc[0] != NONE))
+    if not frames or frames[0]["model"].iloc[0] != NONE:
+        raise AirpipeError("no scores of 'none' (no restoration) were given; every table needs them")
+    return pd.concat(frames, ignore_index=True)
+
+
+def _read_score(path: Path) -> pd.DataFrame:
+    frame = _csv(path, SCORE_COLUMNS)
+    if frame.empty:
+        raise AirpipeError(f"{path}: has no scores; delete it and run the evaluation again")
+    info = score_info(path)
+    scale = info["scale"] or ""
+    texts = [info["model"], without_seed(info["model"]), info["test"], info["dataset"], scale]
+    for place, (name, text) in enumerate(
+        zip(("model_id", "model", "test", "dataset", "scale"), texts, strict=True)
+    ):
+        frame.insert(place, name, text)
+    return frame
+
+
+def _csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """Read a csv of text columns and one numeric column, `value`; empty cells stay ''."""
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    if list(frame.columns) != list(columns):
+        raise AirpipeError(
+            f"{path}: expected columns {','.join(columns)}; found {','.join(map(str, frame.columns))}"
+        )
+    numbers = pd.to_numeric(frame["value"], errors="coerce").astype(float)
+    if numbers.isna().any():
+        line = int(np.flatnonzero(numbers.isna())[0])
+        raise AirpipeError(f"{path}: line {line + 2}: value {frame['value'].iloc[line]!r} is not a number")
+    return frame.assign(value=numbers)
+
+
+def read_published(paths: Sequence[Path]) -> pd.DataFrame:
+    """Printed numbers of all files under resources/published; columns PUBLISHED_COLUMNS.
+
+    Raises:
+        AirpipeError: wrong columns, a value that is not a number, or a row without its source.
+    """
+    frames = [_csv(path, PUBLISHED_COLUMNS) for path in paths]
+    for path, frame in zip(paths, frames, strict=True):
+        if (frame["paper"] == "").any():
+            line = int(np.flatnonzero(frame["paper"] == "")[0]) + 2
+            raise AirpipeError(f"{path}: line {line}: names no paper; every printed number needs its source")
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(PUBLISHED_COLUMNS))
+
+
+def without_seed(model_id: str) -> str:
+    """'baseline/nafnet_5d/seed0/train' to 'baseline/nafnet_5d/train'; other ids stay."""
+    return "/".join(part for part in model_id.split("/") if not re.fullmatch(r"seed\d+", part))
+
+
+# Gains
+
+
+def image_gains(scores: pd.DataFrame) -> pd.DataFrame:
+    """PSNR of every restored image minus that of the same image without restoration, in dB.
+
+    Two infinite values (nothing to restore, nothing broken) are a gain of 0.
+
+    Returns:
+        GAIN_COLUMNS; model is the full id with its seed.
+
+    Raises:
+        AirpipeError: a model was not scored on exactly the images of `none`.
+    """
+    keys = ["test", "image", "protocol", *PLACE]
+    psnr = scores[scores["metric"] == "psnr"]
+    none = psnr[psnr["model"] == NONE].set_index(keys)["value"].rename("none")
+    ours = psnr[psnr["model"] != NONE]
+    _check_same_images(ours, none.index, keys)
+    gains = ours.join(none, on=keys).rename(columns={"value": "restored"})
+    with np.errstate(invalid="ignore"):  # inf - inf, mended below
+        difference = gains["restored"].to_numpy(float) - gains["none"].to_numpy(float)
+    same = gains["restored"].to_numpy(float) == gains["none"].to_numpy(float)
+    gains = gains.assign(gain=np.where(same, 0.0, difference), model=gains["model_id"])
+    return gains[list(GAIN_COLUMNS)].reset_index(drop=True)
+
+
+def _check_same_images(ours: pd.DataFrame, expected: pd.Index, keys: list[str]) -> None:
+    for (model, test), group in ours.groupby(["model_id", "test"], sort=False):
+        found = set(group.set_index(keys).index)
+        wanted = {key for key in expected if key[0] == test}
+        if found != wanted:
+            names = sorted(f"{key[1]} ({key[2]})" for key in found ^ wanted)
+            raise AirpipeError(
+                f"{model} on {test}: scored on other images than no restoration; {len(names)} differ: "
+                f"{', '.join(names[:10])}. Run the evaluation of both again"
+            )
+
+
+# The long table
+
+
+def build_table(
+    scores: pd.DataFrame, cards: Mapping[str, Card], published: pd.DataFrame, scale: str
+) -> pd.DataFrame:
+    """The long table: our numbers over seeds, then the published reference rows.
+
+    value is the mean over images, then over seeds (psnr_gain_min: the smallest of all); sd is the
+    standard deviation (n - 1) over the seeds' means, empty with one seed. psnr in dB.
+
+    Args:
+        scores: from `read_scores`.
+        cards: card of every model id but `none`.
+        published: from `read_published`.
+        scale: of this run; anything but "paper" makes published numbers not comparable.
+
+    Returns:
+        COLUMNS; empty cells are "" or NaN.
+
+    Raises:
+        AirpipeError: seeds scored on different numbers of images, or two tests for one column.
+    """
+    gains = image_gains(scores)
+    values = pd.concat([scores, *_gain_metrics(scores, gains)], ignore_index=True)
+    rows = [
+        _our_row(group, cards, published)
+        for _, group in values.groupby(["model", *PLACE, "protocol", "metric"], sort=False)
+    ]
+    rows.sort(key=_order(values))
+    return pd.DataFrame([*rows, *_reference_rows(scores, published, scale)], columns=list(COLUMNS))
+
+
+def _gain_metrics(scores: pd.DataFrame, gains: pd.DataFrame) -> list[pd.DataFrame]:
+    if gains.empty:
+        return []
+    scales = dict(zip(scores["model_id"], scores["scale"], strict=True))
+    base = gains.rename(columns={"gain": "value", "model": "model_id"}).drop(columns=["none", "restored"])
+    base = base.assign(model=base["model_id"].map(without_seed), scale=base["model_id"].map(scales))
+    return [base.assign(metric="psnr_gain"), base.assign(metric="psnr_gain_min")]
+
+
+def _order(values: pd.DataFrame) -> Any:
+    """Sort key: models, then columns, then protocols as they came; metrics as in METRICS."""
+    places = list(dict.fromkeys(values[PLACE].itertuples(index=False, name=None)))
+    models, protocols = list(values["model"].unique()), list(values["protocol"].unique())
+    metrics = [*METRICS, *(m for m in values["metric"].unique() if m not in METRICS)]
+
+    def key(row: Row) -> tuple[int, int, int, int]:
+        place = tuple(row[name] for name in PLACE)
+        return (
+            models.index(row["model"]),
+            places.index(place),
+            protocols.index(row["protocol"]),
+            metrics.index(row["metric"]),
+        )
+
+    return key
+
+
+def _our_row(group: pd.DataFrame, cards: Mapping[str, Card], published: pd.DataFrame) -> Row:
+    row: Row = {name: group[name].iloc[0] for name in ("model", "scale", *PLACE, "protocol", "metric")}
+    _check_one_test(row, group)
+    row.update(_identity(str(group["model_id"].iloc[0]), cards))
+    by_seed = group.groupby("model_id", sort=False)["value"]
+    smallest = row["metric"] == "psnr_gain_min"
+    values = (by_seed.min() if smallest else by_seed.mean()).to_numpy(float)
+    row["value"] = float(values.min() if smallest else values.mean())
+    row["seeds"] = len(values) if row["model"] != NONE else ""
+    row["sd"] = float(values.std(ddof=1)) if len(values) > 1 and np.isfinite(values).all() else math.nan
+    row["n_images"] = int(by_seed.size().iloc[0])
+    if math.isinf(row["value"]):
+        where = " ".join(str(row[name]) for name in ("model", *PLACE, "protocol", "metric"))
+        log.warning("%s: the mean is infinite because an image equals its clean one", where)
+    trained = cards[str(group["model_id"].iloc[0])] if row["model"] != NONE else {}
+    row.update(_compare(row, trained, published))
+    return row
+
+
+def _check_one_test(row: Row, group: pd.DataFrame) -> None:
+    where = f"{row['model']}, {row['dataset']} {row['degradation']} {row['level']}, {row['protocol']}"
+    tests = list(group["test"].unique())
+    if len(tests) > 1:
+        raise AirpipeError(
+            f"{where}: tests {' and '.join(tests)} would share a cell; give them different levels"
+        )
+    sizes = group.groupby("model_id").size()
+    if sizes.nunique() > 1:
+        raise AirpipeError(
+            f"{where}: seeds were scored on {sorted(set(sizes))} images; run the evaluation again"
+        )
+
+
+def _identity(model_id: str, cards: Mapping[str, Card]) -> Row:
+    if model_id == NONE:
+        return {"method": NO_RESTORATION, "backbone": "", "setting": ""}
+    if model_id not in cards:
+        raise AirpipeError(f"{model_id}: has scores but no card.json; train or import it again")
+    card = cards[model_id]
+    return {"method": card["method"], "backbone": card["network"]["name"], "setting": card["setting"]}
+
+
+# Published numbers
+
+
+def _compare(row: Row, card: Card, published: pd.DataFrame) -> Row:
+    """published, gap, comparable, reason and source of one of our rows."""
+    none: Row = {"published": math.nan, "gap": math.nan, "comparable": "no", "source": ""}
+    if row["model"] == NONE or row["metric"] not in ("psnr", "ssim"):
+        return {**none, "reason": "nothing published to compare with"}
+    reference = _matching(row, published)
+    if reference is None:
+        return {**none, "reason": "no published number for this method, tasks and protocol"}
+    reasons = differences(row, card, reference)
+    return {
+        "published": reference["value"],
+        "gap": row["value"] - reference["value"],
+        "comparable": "no" if reasons else "yes",
+        "reason": "; ".join(reasons),
+        "source": _source(reference),
+    }
+
+
+def _matching(row: Row, published: pd.DataFrame) -> Row | None:
+    """The first published row of the same method, network, tasks, place, protocol and metric."""
+    for reference in published.to_dict("records"):
+        same_place = all(reference[key] == row[key] for key in (*PLACE, "protocol", "metric"))
+        if same_place and row["protocol"] != UNKNOWN_PROTOCOL and _same_model(row, reference):
+            return {str(key): value for key, value in reference.items()}
+    return None
+
+
+def _same_model(row: Row, reference: Mapping[Any, Any]) -> bool:
+    """Published 'NAFNet' is our baseline/nafnet_*, 'DCPT-NAFNet' our dcpt/nafnet_*; tasks must agree too."""
+    method, backbone = row["method"], row["backbone"]
+    ours = {backbone} if method == "baseline" else {method, f"{method}-{backbone}"}
+    same_method = str(reference["method"]).lower() in {str(name).lower() for name in ours}
+    tasks = TASKS.get(reference["setting"])
+    return same_method and reference["backbone"] == backbone and tasks in str(row["setting"]).split("_")
+
+
+def differences(row: Row, card: Card, reference: Row) -> list[str]:
+    """Why our number and the printed one measure different things; empty when nothing is known to differ."""
+    reasons = []
+    if row["scale"] != PAPER_SCALE:
+        reasons.append(f"{row['scale'] or 'unknown'} scale")
+    expected = IMAGES.get(row["dataset"])
+    if expected is not None and row["n_images"] != expected:
+        reasons.append(f"{row['n_images']} images instead of {expected}")
+    trained = {str(part["id"]).split(".")[0] for part in card["pairs"]}
+    if trained != TRAINING_DATA.get(reference["setting"]):
+        reasons.append("other training data")
+    return reasons
+
+
+def _reference_rows(scores: pd.DataFrame, published: pd.DataFrame, scale: str) -> list[Row]:
+    """Published rows for the columns of this table, under its protocols or an unknown one."""
+    shown = scores[scores["metric"].isin(["psnr", "ssim"])]
+    places = list(dict.fromkeys(shown[PLACE].itertuples(index=False, name=None)))
+    known = set(shown[[*PLACE, "protocol", "metric"]].itertuples(index=False, name=None))
+    rows = []
+    for reference in published.to_dict("records"):
+        place = tuple(reference[name] for name in PLACE)
+        unknown = reference["protocol"] == UNKNOWN_PROTOCOL and place in places
+        if unknown or (*place, reference["protocol"], reference["metric"]) in known:
+            rows.append(_reference_row(reference, scale, unknown))
+    return rows
+
+
+def _reference_row(reference: Mapping[Any, Any], scale: str, unknown: bool) -> Row:
+    reasons = [f"{scale} scale"] if scale != PAPER_SCALE else []
+    if unknown:
+        reasons.append("protocol not re-measured")
+    copied = {
+        name: reference[name] for name in ("method", "backbone", "setting", *PLACE, "protocol", "metric")
+    }
+    return {
+        **copied,
+        "model": "published",
+        "scale": "",
+        "seeds": "",
+        "n_images": "",
+        "value": math.nan,
+        "sd": math.nan,
+        "published": reference["value"],
+        "gap": math.nan,
+        "comparable": "no" if reasons else "yes",
+        "reason": "; ".join(reasons),
+        "source": _source(reference),
+    }
+
+
+def _source(reference: Mapping[Any, Any]) -> str:
+    return ", ".join(str(part) for part in (reference["paper"], reference["table"]) if part)
+
+
+# Pivots
+
+
+@dataclass(frozen=True)
+class Cell:
+    """PSNR in dB and SSIM of one model in one column, as shown; '' where there is none."""
+
+    psnr: str = ""
+    ssim: str = ""
+    psnr_best: bool = False
+    ssim_best: bool = False
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of a block."""
+
+    label: str
+    published: bool
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Block:
+    """All numbers under one protocol."""
+
+    protocol: str
+    dataset: str
+    """Its id where the block has only one; the columns name it otherwise."""
+    columns: tuple[str, ...]
+    lines: tuple[Line, ...]
+
+    @property
+    def title(self) -> str:
+        """Protocol and data set, for headings."""
+        return f"Protocol {self.protocol}" + (f", data set {self.dataset}" if self.dataset else "")
+
+
+def pivot(table: pd.DataFrame) -> list[Block]:
+    """The long table as one block per protocol: rows are models, columns are degradation and level.
+
+    The best of our own numbers in a column (no restoration takes part) is marked, PSNR and SSIM
+    each. Published rows stand last in their block and take no part.
+    """
+    shown = table[table["metric"].isin(["psnr", "ssim"])]
+    labels = short_labels(shown.loc[shown["model"] != "published", "model"].unique())
+    protocols = list(dict.fromkeys(shown["protocol"]))
+    protocols.sort(key=lambda name: name == UNKNOWN_PROTOCOL)
+    return [_block(shown[shown["protocol"] == name], name, labels) for name in protocols]
+
+
+def _block(part: pd.DataFrame, protocol: str, labels: Mapping[str, str]) -> Block:
+    places = list(dict.fromkeys(part[PLACE].itertuples(index=False, name=None)))
+    rows: dict[str, dict[tuple[Any, ...], Row]] = {}
+    for row in part.to_dict("records"):
+        label = labels.get(row["model"]) or published_label(row)
+        place = (*(row[name] for name in PLACE), row["metric"])
+        rows.setdefault(label, {})[place] = {str(key): value for key, value in row.items()}
+    best = {place: _best(rows, place) for cells in rows.values() for place in cells}
+    lines = tuple(
+        Line(
+            label,
+            next(iter(cells.values()))["model"] == "published",
+            tuple(_cell(cells, place, best) for place in places),
+        )
+        for label, cells in rows.items()
+    )
+    datasets = {str(place[0]) for place in places}
+    return Block(protocol, datasets.pop() if len(datasets) == 1 else "", tuple(place_names(places)), lines)
+
+
+def _best(rows: Mapping[str, Mapping[tuple[Any, ...], Row]], place: tuple[Any, ...]) -> float:
+    values = [float(cells[place]["value"]) for cells in rows.values() if place in cells]
+    values = [value for value in values if not math.isnan(value)]
+    return max(values) if len(values) > 1 else math.nan
+
+
+def _cell(cells: Mapping[tuple[Any, ...], Row], place: tuple[Any, ...], best: Mapping[Any, float]) -> Cell:
+    texts, marks = [], []
+    for metric, digits in (("psnr", 2), ("ssim", 3)):
+        row = cells.get((*place, metric))
+        texts.append(_number(row, digits) if row else "")
+        marks.append(bool(row) and row is not None and row["value"] == best[(*place, metric)])
+    return Cell(texts[0], texts[1], marks[0], marks[1])
+
+
+def _number(row: Row, digits: int) -> str:
+    value = row["published"] if row["model"] == "published" else row["value"]
+    text = f"{float(value):.{digits}f}"
+    return f"{text} ± {float(row['sd']):.{digits}f}" if not math.isnan(float(row["sd"])) else text
+
+
+def place_names(places: Sequence[tuple[Any, ...]]) -> list[str]:
+    """Column titles: degradation and level, with the data set in front where there are several."""
+    several = len({place[0] for place in places}) > 1
+    return [" ".join(str(part) for part in (place if several else place[1:]) if part) for place in places]
+
+
+def published_label(row: Mapping[Any, Any]) -> str:
+    """How a published row is called, with its setting and source."""
+    return f"{row['method']}, {row['setting']} [{row['source']}]"
+
+
+def short_labels(models: Iterable[str]) -> dict[str, str]:
+    """The shortest name of each model that no other one has: setting, method/setting or all of it.
+
+    >>> short_labels(["none", "dcpt/nafnet_5d/finetune", "baseline/nafnet_5d/train"])["none"]
+    'no restoration'
+    """
+    names = [str(model) for model in models]
+    own = [name for name in names if name != NONE]
+    labels = dict.fromkeys(names, NO_RESTORATION)
+    for name in own:
+        parts = name.split("/")
+        if len(parts) < 3:
+            labels[name] = name
+            continue
+        choices = (parts[1], "/".join(parts[:2]), name)
+        rivals = [other.split("/") for other in own if other != name]
+        taken = ({other[1] for other in rivals}, {"/".join(other[:2]) for other in rivals}, set[str]())
+        labels[name] = next(choice for choice, used in zip(choices, taken, strict=True) if choice not in used)
+    return labels
+
+
+def notes(table: pd.DataFrame, scale: str) -> list[str]:
+    """What must be said under a table: the scale, the spread over seeds, infinite values, published rows."""
+    lines = []
+    if scale != PAPER_SCALE:
+        lines.append(f"{scale} scale: not comparable with published numbers.")
+    lines.append("PSNR in dB / SSIM, mean over images; bold: the best of our own numbers in a column.")
+    if table["sd"].notna().any():
+        lines.append("±: standard deviation over seeds.")
+    if np.isinf(table["value"].to_numpy(float)).any():
+        lines.append("inf: an image equals its clean one.")
+    if (table["model"] == "published").any():
+        lines.append("†: as printed in the source named in brackets; not run here.")
+    if (table["protocol"] == UNKNOWN_PROTOCOL).any():
+        lines.append("Protocol unknown: how the source measured was not verified; never comparable.")
+    return lines
+
+
+def markdown(table: pd.DataFrame, title: str, scale: str) -> str:
+    """The pivots as Markdown, one pipe table per protocol, with their notes."""
+    parts = [f"# {title}"]
+    for block in pivot(table):
+        parts.append(f"## {block.title}")
+        head = ["model", *block.columns]
+        body = [[_markdown_label(line), *map(_markdown_cell, line.cells)] for line in block.lines]
+        parts.append(pipe_table(head, body))
+    parts.append("\n".join(f"- {note}" for note in notes(table, scale)))
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown_label(line: Line) -> str:
+    return f"{line.label} †" if line.published else line.label
+
+
+def _markdown_cell(cell: Cell) -> str:
+    psnr = f"**{cell.psnr}**" if cell.psnr_best else cell.psnr
+    ssim = f"**{cell.ssim}**" if cell.ssim_best else cell.ssim
+    return f"{psnr or '–'} / {ssim or '–'}" if psnr or ssim else "–"
+
+
+def pipe_table(head: Sequence[str], body: Sequence[Sequence[object]]) -> str:
+    """A Markdown table; the first column left, the others right aligned."""
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    lines = [head, rule, *body]
+    return "\n".join(
+        "| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines
+    )
+
+
+def latex(table: pd.DataFrame, title: str, scale: str) -> str:
+    """The pivots as LaTeX tables (package booktabs), one per protocol, with their notes as caption."""
+    return "\n".join(_latex_block(block, title, notes(table, scale)) for block in pivot(table))
+
+
+def _latex_block(block: Block, title: str, remarks: Sequence[str]) -> str:
+    body = [
+        " & ".join(
+            [_tex(line.label) + ("$^\\dagger$" if line.published else ""), *map(_tex_cell, line.cells)]
+        )
+        for line in block.lines
+    ]
+    caption = " ".join([f"{title}. {block.title}.", *remarks])
+    return "\n".join(
+        [
+            "\\begin{table}",
+            "  \\centering",
+            f"  \\caption{{{_tex(caption)}}}",
+            f"  \\begin{{tabular}}{{l{'c' * len(block.columns)}}}",
+            "    \\toprule",
+            "    " + " & ".join(["model", *map(_tex, block.columns)]) + " \\\\",
+            "    \\midrule",
+            *(f"    {line} \\\\" for line in body),
+            "    \\bottomrule",
+            "  \\end{tabular}",
+            "\\end{table}",
+            "",
+        ]
+    )
+
+
+def _tex_cell(cell: Cell) -> str:
+    psnr = f"\\textbf{{{_tex(cell.psnr)}}}" if cell.psnr_best else _tex(cell.psnr)
+    ssim = f"\\textbf{{{_tex(cell.ssim)}}}" if cell.ssim_best else _tex(cell.ssim)
+    return f"{psnr or '--'} / {ssim or '--'}" if psnr or ssim else "--"
+
+
+def _tex(text: str) -> str:
+    """Escape the characters that LaTeX reads as commands."""
+    special = {char: f"\\{char}" for char in "&%$#_{}"}
+    special |= {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
+    special |= {"±": "$\\pm$", "†": "$^\\dagger$", "–": "--"}
+    return "".join(special.get(char, char) for char in text)
+
+
+# Gains, efficiency, metrics
+
+
+def gains_markdown(gains: pd.DataFrame, title: str) -> str:
+    """Gain of every image as a Markdown table, with the number of images that lost."""
+    head = [name for name in GAIN_COLUMNS if name != "dataset"]
+    body = [[_short(row[name]) for name in head] for row in gains.to_dict("records")]
+    lost = int((gains["gain"] < 0).sum())
+    verdict = f"{lost} of {len(gains)} gains are negative; PSNR in dB."
+    return "\n\n".join([f"# {title}: PSNR gain of every image", pipe_table(head, body), verdict]) + "\n"
+
+
+def _short(value: object) -> str:
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+def efficiency(complexities: Sequence[Path], cards: Mapping[str, Card]) -> pd.DataFrame:
+    """Cost of every model: parameters, multiply-accumulates, latency in ms, training time in s.
+
+    Args:
+        complexities: results/complexity/<model id>.json files.
+        cards: card of each of these models.
+
+    Returns:
+        EFFICIENCY_COLUMNS; wall_s is the evaluated stage's own training time.
+    """
+    copied = ("model", "parameters", "macs", "latency_ms", "input", "device", "threads")
+    rows = []
+    for path in complexities:
+        measured = _json(path)
+        card = cards[measured["model"]]
+        row = {name: measured[name] for name in copied}
+        rows.append({**row, "network": card["network"]["name"], "wall_s": card["wall_s"]})
+    return pd.DataFrame(rows, columns=list(EFFICIENCY_COLUMNS))
+
+
+def efficiency_cells(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """Head and body of the efficiency table for readers: units in the head, rounded numbers."""
+    head = ["model", "network", "parameters (M)", "MACs (G)", "latency (ms)", "input"]
+    body = [
+        [
+            *(str(row["model"]), str(row["network"])),
+            *(_scaled(row["parameters"], 1e6, 3), _scaled(row["macs"], 1e9, 2)),
+            *(_scaled(row["latency_ms"], 1.0, 1), str(row["input"]), str(row["device"]), str(row["threads"])),
+            _scaled(row["wall_s"], 1.0, 0),
+        ]
+        for row in table.to_dict("records")
+    ]
+    return [*head, "device", "threads", "training (s)"], body
+
+
+def _scaled(value: Any, unit: float, digits: int) -> str:
+    return "–" if value is None or value == "" or pd.isna(value) else f"{float(value) / unit:.{digits}f}"
+
+
+def efficiency_latex(table: pd.DataFrame) -> str:
+    """The efficiency table as a LaTeX tabular (package booktabs)."""
+    head, body = efficiency_cells(table)
+    lines = [" & ".join(_tex(cell) for cell in line) + " \\\\" for line in (head, *body)]
+    rule = f"\\begin{{tabular}}{{ll{'r' * (len(head) - 2)}}}"
+    return "\n".join(
+        [rule, "\\toprule", lines[0], "\\midrule", *lines[1:], "\\bottomrule", "\\end{tabular}", ""]
+    )
+
+
+def metrics(tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
+    """What DVC compares: {table: {model: {degradation_level: {protocol: {metric: number}}}}}.
+
+    Our own finite numbers only (JSON has no infinity); the data set stands in front of the
+    degradation where a table has several.
+    """
+    found: dict[str, Any] = {}
+    for name, table in tables.items():
+        ours = table[(table["model"] != "published") & table["metric"].isin(["psnr", "ssim", "psnr_gain"])]
+        several = ours["dataset"].nunique() > 1
+        for row in ours.to_dict("records"):
+            if not math.isfinite(row["value"]):
+                continue
+            place = "_".join(str(row[key]) for key in (PLACE if several else PLACE[1:]) if row[key])
+            level = found.setdefault(name, {}).setdefault(row["model"], {}).setdefault(place, {})
+            level.setdefault(row["protocol"], {})[row["metric"]] = float(row["value"])
+    return found
+
+
+# Writing
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A long table as `write_tables` wrote it: texts as text, numbers as float."""
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    numbers = {name: pd.to_numeric(frame[name]).astype(float) for name in ("value", "sd", "published", "gap")}
+    return frame.assign(**numbers)
+
+
+def read_gains(path: Path) -> pd.DataFrame:
+    """Per-image gains as `write_tables` wrote them."""
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    return frame.assign(**{name: frame[name].astype(float) for name in ("none", "restored", "gain")})
+
+
+def write_tables(
+    name: str,
+    scale: str,
+    scores: Sequence[Path],
+    cards: Mapping[str, Card],
+    published: Sequence[Path],
+    folder: Path,
+) -> None:
+    """Write <name>.csv, .md and .tex and <name>_gains.csv and .md below `folder`.
+
+    Raises:
+        AirpipeError: scores that do not fit together (see `read_scores`, `build_table`).
+    """
+    values = read_scores(scores)
+    table = build_table(values, cards, read_published(published), scale)
+    gains = image_gains(values)
+    write_text(folder / f"{name}.csv", table.to_csv(index=False))
+    write_text(folder / f"{name}.md", markdown(table, name, scale))
+    write_text(folder / f"{name}.tex", latex(table, name, scale))
+    write_text(folder / f"{name}_gains.csv", gains.to_csv(index=False))
+    write_text(folder / f"{name}_gains.md", gains_markdown(gains, name))
+
+
+def write_efficiency(complexities: Sequence[Path], cards: Mapping[str, Card], folder: Path) -> None:
+    """Write efficiency.csv, .md and .tex below `folder`."""
+    table = efficiency(complexities, cards)
+    write_text(folder / "efficiency.csv", table.to_csv(index=False))
+    write_text(folder / "efficiency.md", f"# Efficiency\n\n{pipe_table(*efficiency_cells(table))}\n")
+    write_text(folder / "efficiency.tex", efficiency_latex(table))
+
+
+def write_metrics(tables: Sequence[Path], target: Path) -> None:
+    """Write metrics.json for DVC from long tables; a table is called as its file."""
+    write_json(target, metrics({path.stem: read_table(path) for path in tables}))

@@ -1,0 +1,577 @@
+"""Every setting of airpipe, typed; unknown keys are errors that name the nearest valid key.
+
+`ProjectSettings` is what `config/*.yaml` merge to. `StageSettings` is one training
+stage as frozen in its `config.yaml`: the unit of re-run. Device, workers, threads,
+memory, paths and logging never enter it (see `ComputeSettings`).
+
+This module imports no torch: Snakemake reads it at every start.
+"""
+
+import difflib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, cast
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from airpipe.errors import AirpipeError
+
+Json = Any
+Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
+PairListId = Annotated[str, Field(pattern=r"^[a-z0-9_]+\.[a-z0-9_]+$", description="data set dot split")]
+S = TypeVar("S", bound="Settings")
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, and strict about keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_unknown_keys(cls, values: Any) -> Any:
+        if isinstance(values, Mapping):
+            for key in values:
+                if key not in cls.model_fields:
+                    raise ValueError(unknown_name(str(key), cls.model_fields, "setting"))
+        return values
+
+
+def unknown_name(found: str, valid: Any, what: str) -> str:
+    """Say that `found` is not one of `valid`, and which of them is nearest."""
+    names = sorted(str(name) for name in valid)
+    near = difflib.get_close_matches(found, names, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"unknown {what} {found!r}; {hint}Valid: {', '.join(names) or '(none)'}"
+
+
+def check_settings(model: type[S], values: Any, where: str) -> S:
+    """Validate `values` against `model`.
+
+    Args:
+        model: the settings class.
+        values: plain mapping, as read from YAML.
+        where: what is being read, for the message ("config/config.yaml", "stage train of ...").
+
+    Raises:
+        AirpipeError: one line per problem, each with its path, what was found and what is valid.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        lines = [f"{'.'.join(str(p) for p in e['loc']) or 'top level'}: {_reason(e)}" for e in error.errors()]
+        raise AirpipeError(f"{where} is not valid:\n  " + "\n  ".join(lines)) from None
+
+
+def _reason(error: Any) -> str:
+    message = str(error["msg"]).removeprefix("Value error, ")
+    found = error.get("input")
+    return message if isinstance(found, Mapping) else f"{message} (found {found!r})"
+
+
+# Degradations and data
+
+
+class Draw(Settings):
+    """How one parameter is drawn; exactly one key. A bare number or text is a constant."""
+
+    constant: Json = None
+    choice: tuple[Json, ...] | None = None
+    uniform: tuple[float, float] | None = None
+    integers: tuple[int, int] | None = Field(None, description="both ends included")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_value_is_constant(cls, values: Any) -> Any:
+        return values if isinstance(values, Mapping | Draw) else {"constant": values}
+
+    @model_validator(mode="after")
+    def _one_key(self) -> "Draw":
+        given = [k for k in ("constant", "choice", "uniform", "integers") if getattr(self, k) is not None]
+        if len(given) != 1:
+            raise ValueError("give exactly one of constant, choice, uniform, integers")
+        for low_high in (self.uniform, self.integers):
+            if low_high is not None and low_high[0] > low_high[1]:
+                raise ValueError(f"range {list(low_high)} runs backwards")
+        return self
+
+
+class Operation(Settings):
+    """One degradation function of `airpipe.degradations` and how its parameters are drawn."""
+
+    operation: Name
+    parameters: dict[Name, Draw] = {}
+
+
+class DataPart(Settings):
+    """One part of a training mix."""
+
+    pairs: PairListId
+    recipe: Name | None = Field(
+        None, description="Degrades the clean image; none: the list has degraded files."
+    )
+    operations: tuple[Operation, ...] = Field((), description="The recipe, written out when frozen.")
+    share: PositiveFloat = Field(1.0, description="Relative share of samples.")
+    label: NonNegativeInt = Field(0, description="Degradation class, for methods that classify.")
+    rescale: tuple[float, float] = Field(
+        (1.0, 1.0), description="Clean images are shrunk by a factor drawn from this range before the crop."
+    )
+    quantise: bool = Field(
+        True, description="Clip and round the degraded image to 8 bit, as a file would be."
+    )
+
+    @field_validator("rescale")
+    @classmethod
+    def _rescale_shrinks(cls, rescale: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < rescale[0] <= rescale[1] <= 1:
+            raise ValueError("expected [low, high] with 0 < low <= high <= 1")
+        return rescale
+
+
+class Phase(Settings):
+    """A stretch of training with one patch and batch size (progressive schedules have several)."""
+
+    steps: PositiveInt
+    patch_size: PositiveInt = Field(description="Crop side in pixels.")
+    batch_size: PositiveInt = Field(description="Samples per optimizer step, over all devices.")
+
+
+# Training
+
+
+class NetworkSettings(Settings):
+    """A registered network and its constructor arguments."""
+
+    name: Name
+    arguments: dict[str, Json] = {}
+
+
+class OptimizerSettings(Settings):
+    """AdamW and its schedule: linear warm-up, then cosine to the minimum."""
+
+    learning_rate: PositiveFloat = Field(description="Peak rate, after warm-up.")
+    minimum_rate: NonNegativeFloat = Field(0.0, description="Rate at the last step.")
+    warmup_steps: NonNegativeInt = 0
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: NonNegativeFloat = 0.0
+
+
+class ValidationSettings(Settings):
+    """PSNR on fixed centre crops of validation images; drawn in the curves, chooses nothing."""
+
+    data: tuple[DataPart, ...] = ()
+    every: PositiveInt = Field(500, description="Steps between two validations.")
+    patch_size: PositiveInt = Field(256, description="Side of the centre crop.")
+
+
+class StageSettings(Settings):
+    """One training stage, as frozen in its config.yaml."""
+
+    task: str = Field(pattern=r"^[a-z0-9_]+\.[a-z0-9_]+$", description="Entry of the registry.")
+    revision: PositiveInt = Field(
+        description="From the registry: raised when equal settings would give other numbers."
+    )
+    method: Name
+    setting: Name
+    stage: Name
+    scale: Name
+    seed: NonNegativeInt = Field(description="Seeds weights, samples, augmentation and degradations.")
+    network: NetworkSettings
+    parents: dict[Name, str] = Field({}, description="Role: model id of an earlier stage.")
+    data: tuple[DataPart, ...] = Field(min_length=1)
+    validation: ValidationSettings = ValidationSettings()
+    phases: tuple[Phase, ...] = Field(min_length=1)
+    optimizers: dict[Name, OptimizerSettings]
+    loss_weights: dict[Name, float] = Field({}, description="Weight of each named loss; 1 when absent.")
+    pixel_loss: Literal["l1", "charbonnier", "mse"] = "l1"
+    ema_decay: float = Field(0.0, ge=0.0, lt=1.0, description="0 switches the moving average off.")
+    clip_norm: NonNegativeFloat = Field(0.0, description="Largest gradient norm; 0 switches clipping off.")
+    accumulate: PositiveInt = Field(
+        1, description="Micro-batches per optimizer step; numbers stay those of the batch."
+    )
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    deterministic: bool = Field(False, description="Deterministic CUDA kernels (CPU runs always are).")
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps over all phases."""
+        return sum(phase.steps for phase in self.phases)
+
+    @property
+    def model_id(self) -> str:
+        """Path of the stage folder below results/."""
+        return f"{self.method}/{self.setting}/seed{self.seed}/{self.stage}"
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> "StageSettings":
+        for phase in self.phases:
+            if phase.batch_size % self.accumulate:
+                raise ValueError(
+                    f"batch_size {phase.batch_size} is not a multiple of accumulate {self.accumulate}"
+                )
+        return self
+
+
+class ComputeSettings(Settings):
+    """What a stage asks of the machine; never science, never in a frozen config."""
+
+    threads: PositiveInt = 2
+    gpu: NonNegativeInt = Field(0, description="GPUs per node.")
+    nodes: PositiveInt = 1
+    mem_mb: PositiveInt = 4000
+    runtime: PositiveInt = Field(60, description="Minutes before a cluster stops the job; it then resumes.")
+    workers: NonNegativeInt = Field(0, description="Loader processes per device.")
+    checkpoint_seconds: PositiveFloat = Field(60.0, description="Wall time between two checkpoints.")
+
+
+# Evaluation
+
+
+class NoiseRule(Settings):
+    """How a protocol makes the noisy input of a denoising test."""
+
+    generator: Literal["per_image", "once", "restart"] = Field(
+        description="per_image: own stream from (seed, sigma, name); once: one legacy NumPy stream over the sorted "
+        "files; restart: the legacy stream is seeded again for every image."
+    )
+    seed: NonNegativeInt = 0
+    clip: bool = True
+    quantise: Literal["none", "round", "truncate"] = Field("round", description="To 8 bit.")
+
+
+class ProtocolSettings(Settings):
+    """A published (or our) convention of measuring, including its known mistakes."""
+
+    title: str
+    source: str
+    colour: Literal["rgb", "y"] = "rgb"
+    border: NonNegativeInt = Field(0, description="Pixels cut from each side before scoring.")
+    round_output: bool = Field(True, description="Round the restored image to 8 bit before scoring.")
+    ssim: Literal["gaussian11", "uniform7"] = "gaussian11"
+    crop_multiple: PositiveInt = Field(1, description="Inputs are centre-cut to a multiple of this.")
+    noise: NoiseRule
+
+
+class TestSettings(Settings):
+    """One test: a pair list, how it is degraded, under which protocols it is scored."""
+
+    __test__ = False  # not a pytest class
+
+    pairs: PairListId
+    degradation: Name
+    level: str = ""
+    recipe: Name | None = Field(
+        None, description="Degrades the clean image; none: the list has degraded files."
+    )
+    fixed: dict[Name, Json] = Field({}, description="Parameters that replace the recipe's draws.")
+    operations: tuple[Operation, ...] = ()
+    seed: NonNegativeInt = Field(100000, description="Unlike any training seed.")
+    protocols: tuple[Name, ...] = Field(("airpipe",), min_length=1)
+    tile: NonNegativeInt = Field(0, description="Side of the tiles that the network sees; 0: whole images.")
+    keep_images: NonNegativeInt = Field(8, description="Restored images written to disk, in list order.")
+
+
+class TableSettings(Settings):
+    """What a table shows."""
+
+    tests: tuple[Name, ...] = Field(min_length=1)
+    models: tuple[str, ...] | None = Field(None, description="method/setting; none: all of `models`.")
+
+
+class ReportSettings(Settings):
+    """What figures and page show; changing it redoes the report only."""
+
+    title: str = "airpipe"
+    zoom: PositiveInt = Field(96, description="Side in pixels of the zoomed crop in the qualitative grid.")
+    images_per_test: PositiveInt = 2
+    protocol: Name = "airpipe"
+    jpeg_quality: int = Field(90, ge=50, le=100)
+
+
+# Data sets
+
+
+class PackageFile(Settings):
+    """A photograph that ships inside an installed package."""
+
+    name: str = Field(description="Name in manifests and lists, with suffix.")
+    package: Name
+    path: str = Field(description="Below the package's folder.")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    split: Name
+    group: Name = Field(description="Scene; never split over train and test.")
+    depth: str | None = Field(None, description="Disparity file (npz, key arr_0) below the package's folder.")
+    depth_sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+
+
+class SplitSettings(Settings):
+    """Which files of a folder make a split."""
+
+    clean: str = Field(description='Glob below root, for example "clean/*.png".')
+    degraded: str | None = Field(None, description="Glob of the degraded files; pairs are matched by `rule`.")
+    rule: Literal["same"] = Field("same", description="same: equal file stem.")
+    degradation: Name | None = None
+    level: str = ""
+    expected: PositiveInt | None = Field(None, description="Number of pairs; another number is an error.")
+
+
+class DatasetSettings(Settings):
+    """A data set: files of installed packages, or a folder that the user has."""
+
+    title: str
+    home: str = ""
+    licence: str = ""
+    root: str | None = Field(
+        None, description="Folder; ${VARIABLES} are expanded; default resources/datasets/<id>."
+    )
+    packages: tuple[PackageFile, ...] = ()
+    splits: dict[Name, SplitSettings] = {}
+
+    @model_validator(mode="after")
+    def _packages_or_splits(self) -> "DatasetSettings":
+        if bool(self.packages) == bool(self.splits):
+            raise ValueError("give either packages (embedded files) or splits (files below a folder)")
+        return self
+
+
+# Project
+
+
+class StagePlan(Settings):
+    """A stage in config/methods/<name>.yaml: common values, and what each scale overrides."""
+
+    task: str
+    common: dict[str, Json] = {}
+    scales: dict[Name, dict[str, Json]] = Field(min_length=1)
+
+
+class SettingPlan(Settings):
+    """A named setting of a method: its stages in order; the last one is evaluated."""
+
+    about: str = ""
+    stages: dict[Name, StagePlan] = Field(min_length=1)
+
+
+class MethodSettings(Settings):
+    """config/methods/<name>.yaml."""
+
+    title: str
+    source: str = ""
+    settings: dict[Name, SettingPlan] = Field(min_length=1)
+
+
+class ProjectSettings(Settings):
+    """All of config/, merged."""
+
+    scale: Name = "demo"
+    seeds: tuple[NonNegativeInt, ...] = Field((0,), min_length=1)
+    models: tuple[str, ...] = Field(description="What is trained and evaluated: method/setting.")
+    methods: dict[Name, MethodSettings]
+    datasets: dict[Name, DatasetSettings]
+    recipes: dict[Name, tuple[Operation, ...]]
+    protocols: dict[Name, ProtocolSettings]
+    tests: dict[Name, TestSettings]
+    tables: dict[Name, TableSettings]
+    report: ReportSettings = ReportSettings()
+    compute: dict[Name, dict[str, dict[str, Json]]] = Field(
+        {}, description="scale: {default or registry entry: ComputeSettings}"
+    )
+
+    @field_validator("models")
+    @classmethod
+    def _models_look_right(cls, models: tuple[str, ...]) -> tuple[str, ...]:
+        for model in models:
+            if not re.fullmatch(r"[a-z0-9_]+/[a-z0-9_]+", model):
+                raise ValueError(f"{model!r} is not of the form method/setting")
+        return models
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> "ProjectSettings":
+        for model in self.models:
+            self.setting_plan(model)
+        for name, test in self.tests.items():
+            _known(test.pairs.split(".")[0], self.datasets, f"data set in test {name}")
+            for protocol in test.protocols:
+                _known(protocol, self.protocols, f"protocol in test {name}")
+            if test.recipe is not None:
+                _known(test.recipe, self.recipes, f"recipe in test {name}")
+        for name, table in self.tables.items():
+            for test_name in table.tests:
+                _known(test_name, self.tests, f"test in table {name}")
+        _known(self.report.protocol, self.protocols, "protocol in report")
+        for scale, stages in self.compute.items():
+            for stage, values in stages.items():
+                check_settings(ComputeSettings, values, f"compute.{scale}.{stage}")
+        return self
+
+    def setting_plan(self, model: str) -> SettingPlan:
+        """The plan of `method/setting`; unknown names are errors."""
+        method, setting = model.split("/")
+        _known(method, self.methods, "method")
+        _known(setting, self.methods[method].settings, f"setting of {method}")
+        return self.methods[method].settings[setting]
+
+    def test(self, name: str) -> TestSettings:
+        """A test with its recipe written out and its fixed parameters set."""
+        test = self.tests[name]
+        if test.recipe is None:
+            return test
+        fixed = {key: Draw(constant=value) for key, value in test.fixed.items()}
+        operations = tuple(
+            op.model_copy(
+                update={
+                    "parameters": {**op.parameters, **{k: v for k, v in fixed.items() if k in op.parameters}}
+                }
+            )
+            for op in self.recipes[test.recipe]
+        )
+        known = {key for op in operations for key in op.parameters}
+        for key in fixed:
+            if key not in known:
+                raise AirpipeError(f"tests.{name}.fixed: " + unknown_name(key, known, "parameter"))
+        return test.model_copy(update={"operations": operations})
+
+    def compute_for(self, task: str) -> ComputeSettings:
+        """What a stage asks of the machine at this scale."""
+        block = self.compute.get(self.scale, {})
+        return ComputeSettings.model_validate({**block.get("default", {}), **block.get(task, {})})
+
+    def root(self, dataset: str) -> str:
+        """Folder of a data set on this machine, variables expanded; '' for embedded files."""
+        entry = self.datasets[dataset]
+        if entry.packages:
+            return ""
+        return os.path.expandvars(entry.root or f"resources/datasets/{dataset}")
+
+
+def _known(name: str, valid: Any, what: str) -> None:
+    if name not in valid:
+        raise ValueError(unknown_name(name, valid, what))
+
+
+def load_project(config: Mapping[str, Any]) -> ProjectSettings:
+    """Validate the merged configuration that Snakemake read.
+
+    Raises:
+        AirpipeError: one line per problem.
+    """
+    return check_settings(
+        ProjectSettings, _plain(config), "the configuration (config/*.yaml, --configfile, --config)"
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Ordered or frozen mappings as plain dicts, sequences as lists."""
+    return json.loads(json.dumps(value))
+
+
+def deep_merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge mappings key by key; lists and scalars are replaced."""
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        merged[key] = (
+            deep_merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+        )
+    return merged
+
+
+def frozen_stage(
+    project: ProjectSettings,
+    model: str,
+    seed: int,
+    stage: str,
+    settings_class: type[StageSettings],
+    revision: int,
+) -> StageSettings:
+    """The validated settings of one stage at the project's scale, recipes written out.
+
+    Args:
+        project: the merged configuration.
+        model: "method/setting".
+        seed: of this run.
+        stage: stage folder, for example "train".
+        settings_class: of the stage's task, from the registry.
+        revision: of the stage's task, from the registry.
+
+    Raises:
+        AirpipeError: unknown names, a scale that this stage does not have, invalid values.
+    """
+    method, setting = model.split("/")
+    stages = project.setting_plan(model).stages
+    if stage not in stages:
+        raise AirpipeError(unknown_name(stage, stages, f"stage of {model}"))
+    plan = stages[stage]
+    if project.scale not in plan.scales:
+        raise AirpipeError(
+            f"{model}, stage {stage}: no scale {project.scale!r}; it has {', '.join(sorted(plan.scales))}. "
+            f"Choose one of them (scale: ...) or add {project.scale!r} to config/methods/{method}.yaml"
+        )
+    values = _plain(deep_merge(plan.common, plan.scales[project.scale]))
+    parts = [*values.get("data", ()), *values.get("validation", {}).get("data", ())]
+    for part in parts:
+        dataset = str(part.get("pairs", "")).split(".")[0]
+        if dataset not in project.datasets:
+            raise AirpipeError(
+                f"{model}, stage {stage}: " + unknown_name(dataset, project.datasets, "data set")
+            )
+        recipe = part.get("recipe")
+        if recipe is not None:
+            if recipe not in project.recipes:
+                raise AirpipeError(
+                    f"{model}, stage {stage}: " + unknown_name(recipe, project.recipes, "recipe")
+                )
+            part["operations"] = [op.model_dump(mode="json") for op in project.recipes[recipe]]
+    values |= {"task": plan.task, "revision": revision, "method": method, "setting": setting, "stage": stage}
+    values |= {"scale": project.scale, "seed": seed}
+    return check_settings(settings_class, values, f"{model}, stage {stage}, scale {project.scale}")
+
+
+def canonical_json(settings: Settings) -> str:
+    """Settings as one line of JSON with sorted keys: what is hashed and passed between programs."""
+    return json.dumps(
+        settings.model_dump(mode="json", exclude_none=True), sort_keys=True, separators=(",", ":")
+    )
+
+
+def settings_hash(settings: Settings) -> str:
+    """First 16 hex digits of the sha256 of the canonical JSON."""
+    return hashlib.sha256(canonical_json(settings).encode()).hexdigest()[:16]
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping.
+
+    Raises:
+        AirpipeError: the file is missing, is not YAML, or is not a mapping.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise AirpipeError(f"{path}: cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise AirpipeError(f"{path}: not valid YAML ({error})") from None
+    if not isinstance(values, dict):
+        raise AirpipeError(f"{path}: expected a YAML mapping, found {type(values).__name__}")
+    return cast(dict[str, Any], values)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of the whole configuration (workflow/schemas/config.schema.json)."""
+    return ProjectSettings.model_json_schema()

@@ -1,0 +1,1 @@
+"""The step loop on Lightning Fabric, its losses and its checkpoints."""

@@ -1,0 +1,197 @@
+"""Model files: ours (safetensors and a card) and published ones; never a pickle that can run code."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from airpipe.errors import AirpipeError
+from airpipe.provenance import atomic_path, sha256_file, write_json
+from airpipe.registry import NETWORKS, build_network, load_published, resolve
+
+WEIGHTS = "model.safetensors"
+CARD = "card.json"
+CONTAINERS = ("params_ema", "params", "state_dict", "model")
+"""Keys under which published files keep the weights, in order of preference."""
+PREFIXES = ("module.", "net_g.", "net.", "model.")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A network ready to restore: evaluation mode, CPU, float32, no gradients."""
+
+    network: nn.Module
+    card: dict[str, Any]
+    """The card beside the file; for published files only `network` and `source`."""
+    path: Path
+
+
+def save_model(folder: Path, network: nn.Module, card: Mapping[str, Any]) -> None:
+    """Write `model.safetensors` and `card.json` into a folder, each atomically, the weights last.
+
+    Raises:
+        AirpipeError: the folder cannot be written or the disk is full.
+    """
+    state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+    write_json(folder / CARD, dict(card))
+    with atomic_path(folder / WEIGHTS) as temporary:
+        try:
+            save_file(state, temporary)
+        except SafetensorError as error:
+            raise OSError(str(error)) from None
+
+
+def load_model(path: Path) -> LoadedModel:
+    """Load a stage folder, one of our `.safetensors`, or a published file.
+
+    A published file needs no card: network and sizes are read off its keys and shapes.
+
+    Raises:
+        AirpipeError: missing, truncated, foreign or unsafe file, or a card that does not fit.
+    """
+    path = Path(path)
+    file = path / WEIGHTS if path.is_dir() else path
+    if not file.is_file():
+        raise AirpipeError(f"{file}: no such model. `airpipe models` lists what is there")
+    state = read_state(file)
+    card_file = file.with_name(CARD)
+    if file.name == WEIGHTS and card_file.is_file():
+        card = _read_card(card_file)
+        network = build_network(card["network"]["name"], **card["network"]["arguments"])
+        load_strictly(network, state, str(file))
+    else:
+        name, arguments = identify(state, file)
+        card = {
+            "network": {"name": name, "arguments": arguments},
+            "source": file.name,
+            "sha256": sha256_file(file),
+        }
+        network = build_network(name, **arguments)
+        load_published(network, state)
+    return LoadedModel(network.float().eval().requires_grad_(False), card, file)
+
+
+def read_state(file: Path) -> dict[str, Tensor]:
+    """Tensors of a `.safetensors` or torch file, container and prefixes removed.
+
+    Raises:
+        AirpipeError: truncated, not a model file, or a pickle that wants to run code.
+    """
+    if file.suffix == ".safetensors":
+        try:
+            return dict(load_file(file))
+        except (SafetensorError, OSError) as error:
+            raise AirpipeError(
+                f"{file}: not a readable safetensors file ({error}); copy or make it again"
+            ) from None
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types here; all mean the same to the user
+        raise AirpipeError(
+            f"{file}: cannot be loaded safely ({str(error).splitlines()[0]}). Expected a state dict of tensors; "
+            "a file that needs code to load is refused: save its state_dict() and try again"
+        ) from None
+    return _unpack(content, file)
+
+
+def _unpack(content: Any, file: Path) -> dict[str, Tensor]:
+    for container in CONTAINERS:
+        if isinstance(content, Mapping) and isinstance(content.get(container), Mapping):
+            content = content[container]
+            break
+    state = (
+        {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
+        if isinstance(content, Mapping)
+        else {}
+    )
+    if not state:
+        raise AirpipeError(
+            f"{file}: holds no tensors. Expected a state dict, or one under {', '.join(CONTAINERS)}"
+        )
+    for prefix in PREFIXES:
+        if all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state
+
+
+def identify(state: Mapping[str, Tensor], file: Path) -> tuple[str, dict[str, Any]]:
+    """Name and constructor arguments of the registered network that has these keys and shapes.
+
+    Raises:
+        AirpipeError: none has.
+    """
+    shapes = {key: tuple(value.shape) for key, value in state.items()}
+    for name, target in NETWORKS.items():
+        arguments = resolve(target).arguments_from(shapes)
+        if arguments is not None:
+            return name, arguments
+    first = ", ".join(list(state)[:3])
+    raise AirpipeError(
+        f"{file}: no known network has its {len(state)} entries (first: {first}). Known: {', '.join(NETWORKS)}"
+    )
+
+
+def load_strictly(network: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
+    """Load every entry or nothing.
+
+    Raises:
+        AirpipeError: missing, unexpected or wrongly shaped entries: counts and the first of each.
+    """
+    own = network.state_dict()
+    missing = [key for key in own if key not in state]
+    unexpected = [key for key in state if key not in own]
+    shapes = [key for key in own if key in state and own[key].shape != state[key].shape]
+    if missing or unexpected or shapes:
+        problems = []
+        for label, keys in (("missing", missing), ("unexpected", unexpected), ("wrong shape", shapes)):
+            if keys:
+                problems.append(f"{len(keys)} {label} (first {keys[0]})")
+        raise AirpipeError(f"{what} does not fit {type(network).__name__}: {'; '.join(problems)}")
+    network.load_state_dict(dict(state))
+
+
+def load_matching(network: nn.Module, state: Mapping[str, Tensor], what: str) -> dict[str, list[str]]:
+    """Load the entries that fit a parent model and report the rest.
+
+    Args:
+        network: to fill; in place.
+        state: the parent's entries.
+        what: the parent, for messages.
+
+    Returns:
+        {"matched": [...], "missing": [...], "unexpected": [...]}; a wrong shape counts as missing.
+
+    Raises:
+        AirpipeError: nothing matches.
+    """
+    own = network.state_dict()
+    matched = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
+    if not matched:
+        raise AirpipeError(
+            f"{what}: none of its {len(state)} entries fits {type(network).__name__}; wrong parent?"
+        )
+    network.load_state_dict(matched, strict=False)
+    return {
+        "matched": sorted(matched),
+        "missing": sorted(k for k in own if k not in matched),
+        "unexpected": sorted(k for k in state if k not in matched),
+    }
+
+
+def _read_card(path: Path) -> dict[str, Any]:
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+        card["network"]["name"], card["network"]["arguments"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AirpipeError(
+            f"{path}: not a model card ({error!r}); it must name network.name and .arguments"
+        ) from None
+    if not isinstance(card, dict):
+        raise AirpipeError(f"{path}: not a model card")
+    return card

@@ -1,0 +1,241 @@
+"""From a frozen config to `model.safetensors`: builds the parts and runs the step loop."""
+
+import datetime as dt
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+from torch.utils.data import DataLoader
+
+from airpipe import __version__
+from airpipe.data.dataset import TrainingSamples, ValidationSamples, collate
+from airpipe.data.pairs import Pair
+from airpipe.data.sampling import MicroBatches, SamplePlan
+from airpipe.errors import AirpipeError
+from airpipe.evaluation.complexity import network_cost
+from airpipe.provenance import atomic_path, git_state, library_versions, sha256_file
+from airpipe.registry import resolve, stage_entry
+from airpipe.settings import StageSettings, settings_hash
+from airpipe.training.checkpoints import load_model, save_model
+from airpipe.training.loop import StepLoop
+from airpipe.training.state import StateFolder
+from airpipe.training.task import Task
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What a run needs beside its settings; none of it may change a number, but `threads`."""
+
+    workdir: Path
+    gpus: int = 0
+    """GPUs per node; 0 trains on the CPU."""
+    processes: int = 1
+    """Processes per node on the CPU (for tests of data parallelism)."""
+    nodes: int = 1
+    threads: int = 1
+    """Torch threads of each process; the bits of a CPU run depend on it."""
+    workers: int = 0
+    checkpoint_seconds: float = 60.0
+    attempt: int = 1
+    resume: Path | None = None
+    parents: Mapping[str, Path] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PairLists:
+    """The pair lists of a mix, in the order of its parts, with their files for the card."""
+
+    files: Sequence[Path]
+    pairs: Sequence[Sequence[Pair]]
+
+
+def train_stage(
+    settings: StageSettings, train: PairLists, validation: PairLists, options: RunOptions
+) -> None:
+    """Train a stage to its end, resuming from its state folder.
+
+    Args:
+        settings: frozen.
+        train, validation: one pair list per data part.
+        options: device, threads, folders.
+
+    Raises:
+        AirpipeError: see the messages: no GPU, foreign state, non-finite loss, full disk, ...
+    """
+    torch.set_num_threads(options.threads)
+    fabric = launch(settings, options)
+    state = StateFolder(options.workdir / "state", settings_hash(settings))
+    if fabric.is_global_zero:
+        said = state.claim(options.threads, fabric.world_size)
+        if said:
+            print(said, flush=True)
+    fabric.barrier()
+    started = dt.datetime.now(dt.UTC)
+    loop, plan = _assemble(fabric, settings, train, state, options)
+    first = state.load(fabric, loop.stored(), options.resume)
+    if fabric.is_global_zero:
+        state.note_attempt(options.attempt, first)
+        state.drop_curves_after(first)
+        print(
+            f"{settings.model_id}: from step {first} of {plan.steps} on {fabric.device}, world {fabric.world_size}"
+        )
+    if first < plan.steps:
+        loop.run(
+            _loader(fabric, settings, train, plan, first, options),
+            first,
+            _validation(settings, validation, loop),
+        )
+        fabric.print(loop.shares.summary())
+    if fabric.is_global_zero:
+        _export(fabric, loop, settings, (train, validation), options, started)
+    fabric.barrier()
+
+
+def launch(settings: StageSettings, options: RunOptions) -> Fabric:
+    """Start Fabric and check that it has the devices and processes that were asked for.
+
+    Raises:
+        AirpipeError: no GPU where one is asked for, or another world size than asked for.
+    """
+    per_node = options.gpus or options.processes
+    world = per_node * options.nodes
+    if options.gpus and torch.cuda.device_count() < (options.gpus if _launched() is None else 1):
+        raise AirpipeError(
+            f"{options.gpus} GPU(s) asked for (compute: gpu), torch sees {torch.cuda.device_count()}. Ask for gpu: 0, "
+            "run where a GPU is, or install the CUDA build (make clean setup TORCH=cuda); `airpipe doctor` tells more"
+        )
+    if world > 1 and _launched() != world:
+        raise AirpipeError(
+            f"{world} processes asked for, launched {_launched() or 1}: start with "
+            f"torchrun --standalone --nproc-per-node {per_node}, or srun with {world} tasks"
+        )
+    if settings.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = not settings.deterministic
+    fabric = Fabric(
+        accelerator="cuda" if options.gpus else "cpu",
+        devices=per_node,
+        num_nodes=options.nodes,
+        strategy="ddp" if world > 1 else "auto",
+        precision=settings.precision,
+    )
+    fabric.launch()
+    if fabric.world_size != world:
+        raise AirpipeError(f"world size is {fabric.world_size}, {world} asked for; check the launcher")
+    return fabric
+
+
+def _launched() -> int | None:
+    """World size that torchrun or srun announced, or None."""
+    found = os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS")
+    return int(found) if found else None
+
+
+def _assemble(
+    fabric: Fabric, settings: StageSettings, train: PairLists, state: StateFolder, options: RunOptions
+) -> tuple[StepLoop, SamplePlan]:
+    parents: dict[str, nn.Module] = {role: load_model(path).network for role, path in options.parents.items()}
+    if set(parents) != set(settings.parents):
+        raise AirpipeError(
+            f"stage has parents {sorted(settings.parents)}, given {sorted(parents)} (--parent role=path)"
+        )
+    task: Task = resolve(stage_entry(settings.task).build)(settings, parents)
+    plan = SamplePlan(
+        [len(p) for p in train.pairs], [part.share for part in settings.data], settings.phases, settings.seed
+    )
+
+    def batch_names(step: int) -> list[str]:
+        return [train.pairs[key.part][key.image].name for key in plan.batch(step)]
+
+    return StepLoop(fabric, task, plan, state, options.checkpoint_seconds, batch_names), plan
+
+
+def _loader(
+    fabric: Fabric,
+    settings: StageSettings,
+    train: PairLists,
+    plan: SamplePlan,
+    first: int,
+    options: RunOptions,
+) -> DataLoader[Any]:
+    sampler = MicroBatches(plan, first, fabric.global_rank, fabric.world_size, settings.accumulate)
+    return DataLoader(
+        TrainingSamples(settings.data, train.pairs, settings.seed),
+        batch_sampler=sampler,
+        collate_fn=collate,
+        num_workers=options.workers,
+        pin_memory=fabric.device.type == "cuda",
+        persistent_workers=options.workers > 0,
+    )
+
+
+def _validation(settings: StageSettings, validation: PairLists, loop: StepLoop) -> DataLoader[Any] | None:
+    if not validation.pairs:
+        return None
+    multiple = getattr(loop.exported(), "size_multiple", 1)
+    size = settings.validation.patch_size
+    samples = ValidationSamples(settings.validation.data, validation.pairs, settings.seed, size, multiple)
+    return DataLoader(samples, batch_size=1, collate_fn=collate)
+
+
+def _export(
+    fabric: Fabric,
+    loop: StepLoop,
+    settings: StageSettings,
+    lists: tuple[PairLists, PairLists],
+    options: RunOptions,
+    started: dt.datetime,
+) -> None:
+    """Write curves.csv, card.json and, last, model.safetensors."""
+    network = settings.network
+    seconds = sum(loop.shares.seconds.values())
+    card = {
+        "schema_version": 1,
+        "model": settings.model_id,
+        "method": settings.method,
+        "stage": settings.stage,
+        "setting": settings.setting,
+        "scale": settings.scale,
+        "seed": settings.seed,
+        "network": {"name": network.name, "arguments": network.arguments},
+        "settings_hash": settings_hash(settings),
+        "revision": settings.revision,
+        "parents": [
+            {"role": r, "path": str(p), "sha256": sha256_file(p)} for r, p in options.parents.items()
+        ],
+        "weights": "ema" if loop.averages else "raw",
+        "step": loop.plan.steps,
+        "pairs": [
+            {"id": f.stem, "sha256": sha256_file(f)}
+            for pair_list in lists
+            for f in dict.fromkeys(pair_list.files)
+        ],
+        "package": f"airpipe {__version__}",
+        "git": git_state(),
+        "libraries": library_versions(),
+        "device": device_name(fabric.device),
+        "threads": options.threads,
+        "world_size": fabric.world_size,
+        "precision": settings.precision,
+        "wall_s": round(seconds, 1),
+        "shares": {what: round(s, 2) for what, s in loop.shares.seconds.items()},
+        "gpu_hours": round(seconds * fabric.world_size / 3600, 4) if options.gpus else 0.0,
+        **network_cost(network.name, network.arguments),
+        "started": started.isoformat(timespec="seconds"),
+        "finished": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+    }
+    with atomic_path(options.workdir / "curves.csv") as temporary:
+        shutil.copyfile(loop.state.curves, temporary)
+    save_model(options.workdir, loop.exported(), card)
+
+
+def device_name(device: torch.device) -> str:
+    """Name of the GPU, or cpu."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

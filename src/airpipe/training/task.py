@@ -1,0 +1,98 @@
+"""What a method brings to the step loop: networks, optimizers, and named losses of one step."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+
+from airpipe.data.dataset import Batch
+from airpipe.settings import OptimizerSettings, StageSettings
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One backward pass of a step and the optimizers that follow it.
+
+    A joint objective is one turn with several optimizers; an adversarial one has two turns.
+    Parameters of the optimizers that are not in a turn get no gradient during it.
+    """
+
+    name: str
+    optimizers: tuple[str, ...]
+
+
+class Task(ABC):
+    """A training stage. The loop wraps, moves, saves and restores what stands in the attributes.
+
+    Args:
+        settings: of the stage.
+        parents: role to loaded network of each named parent.
+    """
+
+    def __init__(self, settings: StageSettings, parents: Mapping[str, nn.Module]) -> None:
+        self.settings, self.parents = settings, parents
+        self.networks: dict[str, nn.Module] = {}
+        """Trained; wrapped by the loop, so `step` may only call them, not their methods."""
+        self.frozen: dict[str, nn.Module] = {}
+        """Used but not trained: evaluation mode, no gradients, not wrapped."""
+        self.optimizers: dict[str, Optimizer] = {}
+        """The keys of `settings.optimizers`, which hold each one's schedule."""
+        self.exported = "net"
+        """The network that becomes model.safetensors."""
+        self.averaged: tuple[str, ...] = ("net",)
+        """Networks with a moving average, where the settings ask for one."""
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """Backward passes of a step, in order; by default one for all optimizers."""
+        return (Turn("train", tuple(self.optimizers)),)
+
+    @abstractmethod
+    def step(self, batch: Batch, turn: str) -> dict[str, Tensor]:
+        """Named scalar losses of one micro-batch; the loop weighs and sums them."""
+
+    def restore(self, network: nn.Module, degraded: Tensor) -> Tensor:
+        """Restore validation images (B, 3, H, W) with the exported network or its average."""
+        restored: Tensor = network(degraded)
+        return restored
+
+
+def make_adamw(parameters: Iterable[nn.Parameter], settings: OptimizerSettings) -> AdamW:
+    """AdamW with the stage's betas and weight decay; the loop sets the rate at each step."""
+    return AdamW(
+        parameters, lr=settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay
+    )
+
+
+def learning_rate_at(step: int, steps: int, settings: OptimizerSettings) -> float:
+    """Linear warm-up, then half a cosine from the peak to the minimum.
+
+    Args:
+        step: from 0.
+        steps: of the whole stage.
+    """
+    if step < settings.warmup_steps:
+        return settings.learning_rate * (step + 1) / settings.warmup_steps
+    progress = (step - settings.warmup_steps) / max(1, steps - settings.warmup_steps)
+    span = settings.learning_rate - settings.minimum_rate
+    return settings.minimum_rate + span * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
+    """Set the rate of every parameter group."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def parameters_of(optimizer: Optimizer) -> list[Tensor]:
+    """All tensors that an optimizer moves."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """Seed of a step's model randomness (dropout and the like), different on every rank."""
+    return int(torch.tensor([seed * 1_000_003 + step * 1009 + rank]).remainder(2**31).item())

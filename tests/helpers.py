@@ -1,0 +1,126 @@
+"""Small real stages for tests: seconds on one core."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from airpipe.settings import StageSettings, canonical_json
+
+ROOT = Path(__file__).parents[1]
+NOISE = {"operation": "gaussian_noise", "parameters": {"sigma": {"choice": [15, 25, 50]}}}
+RAIN = {
+    "operation": "rain_streaks",
+    "parameters": {
+        "density": 0.004,
+        "length": 15,
+        "angle": {"uniform": [-20, 20]},
+        "width": 1,
+        "strength": 0.5,
+    },
+}
+
+
+def stage(**changes) -> StageSettings:
+    """A tiny stage on the list toy.train; keyword arguments replace top-level settings."""
+    values = {
+        "task": "baseline.train",
+        "revision": 1,
+        "method": "baseline",
+        "setting": "nafnet_toy",
+        "stage": "train",
+        "scale": "demo",
+        "seed": 3,
+        "network": {
+            "name": "nafnet",
+            "arguments": {"width": 8, "middle_blk_num": 1, "enc_blk_nums": [1], "dec_blk_nums": [1]},
+        },
+        "data": [
+            {"pairs": "toy.train", "recipe": "noise", "operations": [NOISE], "share": 2, "quantise": False},
+            {"pairs": "toy.train", "recipe": "rain", "operations": [RAIN], "label": 1},
+        ],
+        "validation": {
+            "every": 20,
+            "patch_size": 32,
+            "data": [{"pairs": "toy.train", "recipe": "noise", "operations": [NOISE]}],
+        },
+        "phases": [
+            {"steps": 30, "patch_size": 16, "batch_size": 4},
+            {"steps": 30, "patch_size": 24, "batch_size": 2},
+        ],
+        "optimizers": {"net": {"learning_rate": 2e-3, "warmup_steps": 5, "betas": [0.9, 0.9]}},
+        "ema_decay": 0.9,
+        "clip_norm": 1.0,
+    }
+    return StageSettings.model_validate({**values, **changes})
+
+
+def toy_images(folder: Path, count: int = 5, size: tuple[int, int] = (48, 56)) -> list[Path]:
+    """Smooth random pictures, the same in every run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for number in range(count):
+        coarse = np.random.default_rng(number).integers(0, 256, (6, 7, 3), dtype=np.uint8)
+        paths.append(folder / f"img{number}.png")
+        cv2.imwrite(str(paths[-1]), cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC))
+    return paths
+
+
+def toy_list(folder: Path) -> Path:
+    """Pair list toy.train over `toy_images`."""
+    paths = toy_images(folder / "images")
+    target = folder / "toy.train.csv"
+    with target.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["degraded", "clean", "degradation", "level", "crop", "name", "group"])
+        writer.writerows(["", path.name, "", "", "none", path.stem, path.stem] for path in paths)
+    target.with_suffix(".json").write_text("{}")
+    return target
+
+
+class Stage:
+    """A stage on disk that `scripts/train.py` can run."""
+
+    def __init__(self, folder: Path, settings: StageSettings | None = None) -> None:
+        self.folder, self.workdir = folder, folder / "stage"
+        self.list = toy_list(folder)
+        self.workdir.mkdir(exist_ok=True)
+        self.freeze(settings or stage())
+
+    def freeze(self, settings: StageSettings) -> None:
+        self.config = self.workdir / "config.yaml"
+        self.config.write_text(json.dumps(json.loads(canonical_json(settings))))
+
+    def command(self, *more: str, launch: tuple[str, ...] = (sys.executable,)) -> list[str]:
+        lists = [
+            "--train",
+            str(self.list),
+            "--val",
+            str(self.list),
+            "--root",
+            f"toy={self.folder / 'images'}",
+        ]
+        where = ["--config", str(self.config), "--workdir", str(self.workdir)]
+        return [*launch, str(ROOT / "scripts" / "train.py"), *where, *lists, *more]
+
+    def run(self, *more: str, check: bool = True, **options) -> subprocess.CompletedProcess:
+        done = subprocess.run(
+            self.command(*more, **options), capture_output=True, text=True, env=one_thread(), timeout=300
+        )
+        assert not check or done.returncode == 0, done.stderr
+        return done
+
+    def weights(self) -> bytes:
+        return (self.workdir / "model.safetensors").read_bytes()
+
+    def curves(self) -> str:
+        return (self.workdir / "curves.csv").read_text()
+
+
+def one_thread() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}

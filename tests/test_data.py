@@ -1,0 +1,349 @@
+"""Samples are functions of (seed, step); degradations are pure; manifests and pair lists are checked."""
+
+import collections
+import itertools
+import math
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from helpers import NOISE, RAIN, stage, toy_images
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+from airpipe.data.dataset import ImageCache, TrainingSamples, align, collate, quantised, read_depth
+from airpipe.data.manifest import build_manifest, manifest_paths, write_manifest
+from airpipe.data.packages import locate
+from airpipe.data.pairs import Pair, folder_pairs, package_pairs, read_pairs, write_pairs
+from airpipe.data.sampling import MicroBatches, SamplePlan, interleave
+from airpipe.degradations.blur import line_kernel, motion_blur
+from airpipe.degradations.lowlight import low_light
+from airpipe.degradations.noise import gaussian_noise
+from airpipe.degradations.recipes import OPERATIONS, check_operations, degrade, draw
+from airpipe.degradations.weather import haze, procedural_depth, rain_streaks
+from airpipe.errors import AirpipeError
+from airpipe.settings import DatasetSettings, Draw, Operation, PackageFile, Phase, SplitSettings
+
+PARAMETERS = {
+    "gaussian_noise": {"sigma": 25},
+    "rain_streaks": {"density": 0.01, "length": 12, "angle": 10, "width": 1, "strength": 0.5},
+    "haze": {"airlight": 0.9, "beta": 1.0, "near": 0.2, "far": 1.5},
+    "motion_blur": {"length": 9, "angle": 30},
+    "low_light": {"gain": 0.3, "gamma": 1.5, "sigma": 2},
+}
+GREY = np.full((64, 72, 3), 0.5, np.float32)
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=5))
+def test_interleaving_keeps_the_shares_exactly(shares):
+    order = interleave(shares)
+    counts = collections.Counter(order)
+    assert [counts[p] * shares[0] for p in range(len(shares))] == [s * counts[0] for s in shares]
+
+
+@given(
+    lengths=st.lists(st.integers(1, 7), min_size=1, max_size=3),
+    sizes=st.lists(st.tuples(st.integers(1, 5), st.integers(1, 6)), min_size=1, max_size=3),
+    seed=st.integers(0, 5),
+)
+def test_every_image_of_a_part_comes_once_per_pass_whatever_the_phases(lengths, sizes, seed):
+    phases = [Phase(steps=steps, patch_size=8, batch_size=batch) for steps, batch in sizes]
+    plan = SamplePlan(lengths, [1.0] * len(lengths), phases, seed)
+    keys = [key for step in range(plan.steps) for key in plan.batch(step)]
+    assert [key.slot for key in keys] == list(range(sum(s * b for s, b in sizes)))
+    for part, length in enumerate(lengths):
+        images = [key.image for key in keys if key.part == part]
+        for start in range(0, len(images) - length + 1, length):
+            assert sorted(images[start : start + length]) == list(range(length))
+
+
+def test_progressive_phases_change_patch_and_batch_at_their_step():
+    plan = SamplePlan(
+        [3],
+        [1.0],
+        [Phase(steps=2, patch_size=8, batch_size=4), Phase(steps=1, patch_size=16, batch_size=2)],
+        0,
+    )
+    assert [(len(plan.batch(s)), plan.batch(s)[0].patch_size) for s in range(3)] == [(4, 8), (4, 8), (2, 16)]
+    with pytest.raises(IndexError, match="only 3 steps"):
+        plan.batch(3)
+
+
+@pytest.mark.parametrize(("world", "accumulate"), [(1, 1), (2, 1), (2, 2), (4, 1)])
+def test_processes_and_micro_batches_share_one_global_batch(world, accumulate):
+    plan = SamplePlan([5, 3], [2.0, 1.0], [Phase(steps=6, patch_size=8, batch_size=4)], 1)
+    streams = [list(MicroBatches(plan, 2, rank, world, accumulate)) for rank in range(world)]
+    for step in range(2, 6):
+        mine = [
+            key
+            for s in streams
+            for micro in s[(step - 2) * accumulate : (step - 1) * accumulate]
+            for key in micro
+        ]
+        assert sorted(mine) == sorted(plan.batch(step))
+    assert {len(micro) for s in streams for micro in s} == {4 // (world * accumulate)}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_worker_count_and_start_do_not_change_a_sample(tmp_path, workers):
+    settings = stage()
+    pairs = [Pair(path, None, "", "", "none", path.stem, path.stem) for path in toy_images(tmp_path)]
+    plan = SamplePlan([5, 5], [2.0, 1.0], settings.phases, 7)
+    samples = TrainingSamples(settings.data, [pairs, pairs], 7)
+
+    def batches(first, workers):
+        sampler = MicroBatches(plan, first, 0, 1, 1)
+        return DataLoader(samples, batch_sampler=sampler, collate_fn=collate, num_workers=workers)
+
+    plain = list(itertools.islice(batches(0, 0), 12))
+    parallel = list(itertools.islice(batches(0, workers), 12))
+    late = list(itertools.islice(batches(9, workers), 3))
+    for one, other in zip([*plain, *plain[9:]], [*parallel, *late], strict=True):
+        assert torch.equal(one.degraded, other.degraded)
+        assert torch.equal(one.clean, other.clean)
+        assert one.level == other.level
+
+
+def test_a_sample_is_cut_turned_and_degraded_as_its_generator_says(tmp_path):
+    path = toy_images(tmp_path, 1)[0]
+    pair = Pair(path, None, "", "", "none", "img0", "img0")
+    part = stage().data[0].model_copy(update={"operations": ()})
+    samples = TrainingSamples([part], [[pair]], 0)
+    plan = SamplePlan([1], [1.0], [Phase(steps=40, patch_size=16, batch_size=1)], 0)
+    clean = cv2.imread(str(path))[..., ::-1]
+    views = [np.rot90(c, t)[:, ::f] for c in (clean,) for t in range(4) for f in (1, -1)]
+    seen = set()
+    for step in range(40):
+        sample = samples[plan.batch(step)[0]]
+        np.testing.assert_allclose(sample["degraded"] * 255, sample["clean"], atol=1e-4)
+        found = [i for i, view in enumerate(views) if contains(view, sample["clean"])]
+        assert found
+        seen.add(found[0])
+    assert len(seen) == 8
+
+
+def contains(view, patch):
+    windows = np.lib.stride_tricks.sliding_window_view(view, patch.shape)[:, :, 0]
+    return bool((windows == patch).all((2, 3, 4)).any())
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_degradations_are_pure_and_fixed_by_their_generator(name):
+    image = rng(1).random((40, 52, 3), dtype=np.float32)
+    kept = image.copy()
+    first = OPERATIONS[name](image, rng(5), **PARAMETERS[name])
+    again = OPERATIONS[name](image, rng(5), **PARAMETERS[name])
+    assert first.dtype == np.float32
+    assert first.shape == image.shape
+    np.testing.assert_array_equal(first, again)
+    np.testing.assert_array_equal(image, kept)
+    assert abs(first - image).mean() > 0.005
+
+
+@pytest.mark.parametrize("sigma", [15, 25, 50])
+def test_noise_has_the_requested_strength(sigma):
+    noise = gaussian_noise(np.full((256, 256, 3), 0.5, np.float32), rng(), sigma=sigma) - 0.5
+    assert noise.std() * 255 == pytest.approx(sigma, rel=0.01)
+    assert abs(noise.mean()) * 255 < 0.3
+    correlation = np.corrcoef(noise[:, :-1].ravel(), noise[:, 1:].ravel())[0, 1]
+    assert abs(correlation) < 0.01
+
+
+def test_motion_blur_of_one_pixel_changes_nothing_and_a_line_has_its_length():
+    image = rng(2).random((30, 30, 3), dtype=np.float32)
+    np.testing.assert_allclose(motion_blur(image, rng(), length=1, angle=0), image, atol=1e-6)
+    kernel = line_kernel(9, 0)
+    assert kernel.sum() == pytest.approx(1)
+    assert (kernel > 0).sum() == 9
+    np.testing.assert_allclose(line_kernel(9, 90).T, kernel, atol=1e-6)
+    np.testing.assert_allclose(motion_blur(GREY, rng(), length=9, angle=33), GREY, atol=1e-6)
+
+
+def test_rain_adds_light_only_in_proportion_to_its_density():
+    dry = np.zeros((200, 200, 3), np.float32)
+    parameters = {"length": 10, "angle": 0, "width": 1, "strength": 0.8}
+    light = rain_streaks(dry, rng(), density=0.001, **parameters)
+    heavy = rain_streaks(dry, rng(), density=0.004, **parameters)
+    assert light.min() >= 0
+    assert heavy.mean() / light.mean() == pytest.approx(4, rel=0.25)
+    assert (light[..., 0] == light[..., 2]).all()
+    rows, columns = (np.abs(np.diff(heavy[..., 0], axis=a)).mean() for a in (0, 1))
+    assert columns > 3 * rows  # vertical streaks change quickly across, slowly along
+
+
+def test_haze_follows_the_scattering_model():
+    depth = np.linspace(0, 1, 72, dtype=np.float32)[None].repeat(64, 0)
+    hazy = haze(GREY, rng(), airlight=0.8, beta=1.2, near=0.5, far=1.5, depth=depth)
+    transmission = np.exp(-1.2 * (0.5 + depth))[..., None]
+    expected = np.repeat(0.5 * transmission + 0.8 * (1 - transmission), 3, axis=2)
+    np.testing.assert_allclose(hazy, expected, atol=1e-6)
+
+
+def test_low_light_darkens_by_gain_and_gamma():
+    np.testing.assert_allclose(low_light(GREY, rng(), gain=0.4, gamma=2, sigma=0), 0.1, atol=1e-6)
+
+
+def test_procedural_depth_fills_zero_to_one():
+    depth = procedural_depth((50, 80), rng(3))
+    assert (depth.min(), depth.max(), depth.shape) == (0, 1, (50, 80))
+
+
+@pytest.mark.parametrize(
+    ("name", "bad", "message"),
+    [
+        ("gaussian_noise", {"sigma": -1}, "sigma is -1"),
+        ("rain_streaks", {"density": 2}, "must lie in"),
+        ("haze", {"near": 2}, "near 2 > far"),
+        ("motion_blur", {"length": 0}, "at least 1 pixel"),
+        ("low_light", {"gamma": 0.5}, "gamma 0.5 must be at least 1"),
+    ],
+)
+def test_impossible_parameters_are_refused(name, bad, message):
+    with pytest.raises(ValueError, match=message):
+        OPERATIONS[name](GREY, rng(), **{**PARAMETERS[name], **bad})
+
+
+def test_recipes_draw_within_their_ranges_and_write_down_what_they_drew():
+    operations = [Operation.model_validate(NOISE), Operation.model_validate(RAIN)]
+    degraded, drawn = degrade(GREY, operations, rng(4))
+    again, _ = degrade(GREY, operations, rng(4))
+    np.testing.assert_array_equal(degraded, again)
+    assert drawn["sigma"] in (15, 25, 50)
+    assert -20 <= drawn["angle"] <= 20
+    assert {draw(Draw(integers=(1, 3)), rng(i)) for i in range(50)} == {1, 2, 3}
+
+
+@pytest.mark.parametrize(
+    ("operation", "message"),
+    [
+        ({"operation": "gausian_noise"}, "did you mean 'gaussian_noise'"),
+        ({"operation": "gaussian_noise", "parameters": {"sigm": 3}}, "did you mean 'sigma'"),
+        ({"operation": "gaussian_noise"}, "parameter 'sigma' is missing"),
+    ],
+)
+def test_recipes_are_checked_against_the_functions(operation, message):
+    with pytest.raises(AirpipeError, match=message):
+        check_operations([Operation.model_validate(operation)], "recipes.x")
+
+
+def test_real_depth_is_used_and_grows_with_distance():
+    depth = read_depth(locate("skimage:data/motorcycle_disp.npz"))
+    assert depth.shape == (500, 741)
+    assert (depth.min(), depth.max()) == (0, 1)
+    assert depth[400, 300] < 0.2 < 0.4 < depth[20, 400]  # the wheel is nearer than the wall
+
+
+def test_the_cache_forgets_the_oldest_image_and_returns_equal_pixels(tmp_path):
+    paths = toy_images(tmp_path, 4)
+    cache = ImageCache(limit=2 * 48 * 56 * 3)
+    first = cache.rgb8(paths[0])
+    for path in paths:
+        cache.rgb8(path)
+    assert len(cache._images) == 2
+    np.testing.assert_array_equal(cache.rgb8(paths[0]), first)
+
+
+def test_crop_rules_line_up_pairs_and_refuse_the_rest():
+    clean = np.arange(12 * 14 * 3, dtype=np.uint8).reshape(12, 14, 3)
+    degraded, cut = align(clean[1:-1, 2:-2], clean, "centre", "x")
+    np.testing.assert_array_equal(degraded, cut)
+    degraded, cut = align(clean[:10, :9], clean, "top_left", "x")
+    np.testing.assert_array_equal(degraded, cut)
+    with pytest.raises(AirpipeError, match=r"x: degraded is \(10, 9\), clean \(12, 14\)"):
+        align(clean[:10, :9], clean, "none", "x")
+
+
+def test_quantising_rounds_half_to_even_and_clips():
+    values = np.array([-1, 0, 0.5 / 255, 1.5 / 255, 0.5, 1, 2], np.float32)
+    assert quantised(values).tolist() == [0, 0, 0, 2, 128, 255, 255]
+
+
+def folder_entry(**split):
+    return DatasetSettings(title="x", splits={"train": SplitSettings(**split)})
+
+
+def test_a_folder_becomes_manifest_and_pair_list(tmp_path):
+    toy_images(tmp_path / "d" / "clean", 3)
+    toy_images(tmp_path / "d" / "hazy", 3)
+    entry = folder_entry(clean="clean/*.png", degraded="hazy/*.png", degradation="haze", expected=3)
+    rows = build_manifest("d", entry, str(tmp_path / "d"))
+    assert [(r["path"], r["width"], r["height"]) for r in rows][:2] == [
+        ("clean/img0.png", 56, 48),
+        ("clean/img1.png", 56, 48),
+    ]
+    write_manifest(tmp_path / "d.csv", rows)
+    pairs = folder_pairs(manifest_paths(tmp_path / "d.csv"), entry.splits["train"])
+    write_pairs(tmp_path / "d.train.csv", pairs, {})
+    first = read_pairs(tmp_path / "d.train.csv", tmp_path / "d")[0]
+    assert (first.degraded, first.degradation) == (tmp_path / "d" / "hazy" / "img0.png", "haze")
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        (
+            {"clean": "clean/*.png", "degraded": "hazy/*.png"},
+            "1 files have no partner of the same name; the first: img2",
+        ),
+        ({"clean": "*/*.png"}, "2 files share a name; the first: hazy/img0.png and clean/img0.png"),
+        ({"clean": "clean/*.png", "expected": 5}, "3 pairs found, 5 expected"),
+        ({"clean": "clean/*.jpg"}, "no file matches 'clean/\\*.jpg'"),
+    ],
+)
+def test_pairing_problems_are_counted_and_named(split, message):
+    paths = ["clean/img0.png", "clean/img1.png", "clean/img2.png", "hazy/img0.png", "hazy/img1.png"]
+    with pytest.raises(AirpipeError, match=message):
+        folder_pairs(paths, SplitSettings(**split))
+
+
+def test_unreadable_files_are_counted_and_named(tmp_path):
+    toy_images(tmp_path, 2)
+    (tmp_path / "img0.png").write_bytes((tmp_path / "img0.png").read_bytes()[:200])
+    (tmp_path / "zero.png").touch()
+    with pytest.raises(
+        AirpipeError, match=r"data set d: 2 of 3 files cannot be used:(.|\n)*img0.png(.|\n)*zero.png"
+    ):
+        build_manifest("d", folder_entry(clean="*.png"), str(tmp_path))
+
+
+def test_a_missing_folder_says_where_to_put_the_files(tmp_path):
+    with pytest.raises(
+        AirpipeError, match=r"nowhere is not a folder. Put the files there, or set datasets.d.root"
+    ):
+        build_manifest("d", folder_entry(clean="*.png"), str(tmp_path / "nowhere"))
+
+
+def test_an_embedded_photo_with_another_checksum_or_missing_is_refused():
+    good = {
+        "name": "a.png",
+        "package": "skimage",
+        "path": "data/astronaut.png",
+        "split": "test",
+        "group": "a",
+    }
+    other = DatasetSettings(title="x", packages=(PackageFile(**good, sha256="0" * 64),))
+    with pytest.raises(AirpipeError, match="sha256 is not the listed 000000000000"):
+        build_manifest("photos", other, "")
+    gone = DatasetSettings(
+        title="x", packages=(PackageFile(**{**good, "path": "data/no.png"}, sha256="0" * 64),)
+    )
+    with pytest.raises(AirpipeError, match="ships no such file"):
+        build_manifest("photos", gone, "")
+
+
+def test_depth_files_travel_in_the_json_of_an_embedded_list(tmp_path):
+    file = PackageFile(
+        name="m.png", package="skimage", path="data/motorcycle_left.png", sha256="0" * 64, split="train", group="m",
+        depth="data/motorcycle_disp.npz",
+    )  # fmt: skip
+    rows, depth = package_pairs([file], "train")
+    write_pairs(tmp_path / "photos.train.csv", rows, {"depth": depth})
+    pair = read_pairs(tmp_path / "photos.train.csv", None)[0]
+    assert pair.depth == locate("skimage:data/motorcycle_disp.npz")
+    assert math.isclose(pair.clean.stat().st_size, locate("skimage:data/motorcycle_left.png").stat().st_size)

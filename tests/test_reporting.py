@@ -1,0 +1,370 @@
+"""The report: numbers of the tables, and what the figures and the page show."""
+
+import json
+import logging
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from airpipe.errors import AirpipeError
+from airpipe.reporting import figures, page, tables
+from airpipe.settings import ReportSettings
+
+MODELS = ("baseline/nafnet_5d/seed0/train", "baseline/nafnet_5d/seed1/train", "dcpt/nafnet_5d/seed0/finetune")
+IMAGES = ("<b>one", "two")
+TESTS = {"noise15": ("noise", "15"), "noise25": ("noise", "25")}
+PROTOCOLS = ("airpipe", "dcpt")
+REPORT = ReportSettings(title="A <title>", zoom=16).model_dump(mode="json")
+PUBLISHED = """
+NAFNet,nafnet,allinone5,cbsd68,noise,25,dcpt,psnr,31.02,A paper,Table 1,
+PromptIR,,allinone3,cbsd68,noise,25,dcpt,psnr,31.31,B paper,Table 2,
+AirNet,,allinone3,cbsd68,noise,25,unknown,psnr,31.26,B paper,,
+AirNet,,allinone3,cbsd68,noise,50,dcpt,psnr,28.00,B paper,,
+"""
+
+
+def psnr_of(model: str, image: int, test: str, protocol: str) -> float:
+    """Invented: every number of the tree follows from this."""
+    base = 24.0 if test == "noise15" else 20.0
+    gains = {"none": 0.0, MODELS[0]: 3.0, MODELS[1]: 4.0, MODELS[2]: 5.0}
+    last_loses = -4.0 if model == MODELS[0] and image == 1 and test == "noise15" else 0.0
+    return base + image + gains[model] + last_loses + (0.5 if protocol == "dcpt" else 0.0)
+
+
+class Tree:
+    """A results folder as the rules before the report leave it."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.scores = [self.write_score(m, t) for m in (*MODELS, "none") for t in TESTS]  # none is not first
+        self.cards = tables.read_cards([self.write_card(model) for model in MODELS], root)
+        for model in MODELS:
+            self.write_curves(model)
+        self.published = [root / "published.csv"]
+        self.published[0].write_text(",".join(tables.PUBLISHED_COLUMNS) + PUBLISHED)
+
+    def write_score(self, model: str, test: str, change: dict[tuple[str, str], str] | None = None) -> Path:
+        path = self.root / "scores" / model / f"{test}.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = []
+        for protocol in PROTOCOLS:
+            for number, image in enumerate(IMAGES):
+                psnr = (change or {}).get((image, protocol), f"{psnr_of(model, number, test, protocol):.6f}")
+                rows.append((image, *TESTS[test], protocol, "psnr", psnr))
+                rows.append((image, *TESTS[test], protocol, "ssim", f"{0.8 + 0.1 * number:.6f}"))
+        pd.DataFrame(rows, columns=list(tables.SCORE_COLUMNS)).to_csv(path, index=False)
+        scale = None if model == "none" else "demo"
+        info = {"model": model, "test": test, "dataset": "cbsd68", "scale": scale, "kept": list(IMAGES)}
+        path.with_suffix(".json").write_text(json.dumps(info))
+        self.write_pictures(model, test)
+        return path
+
+    def write_pictures(self, model: str, test: str) -> None:
+        folder = self.root / "restored" / model / test
+        folder.mkdir(parents=True, exist_ok=True)
+        clean = np.full((40, 60, 3), 128, np.uint8)
+        picture = clean.copy()
+        if model == "none":
+            picture[20:36, 40:56] = 255  # all degradation is here
+        for image in IMAGES:
+            Image.fromarray(picture).save(folder / f"{image}.png")
+            if model == "none":
+                Image.fromarray(clean).save(folder / f"{image}_clean.png")
+
+    def write_card(self, model: str) -> Path:
+        method, setting, seed, stage = model.split("/")
+        card = {
+            "method": method,
+            "setting": setting,
+            "seed": int(seed[4:]),
+            "stage": stage,
+            "network": {"name": "nafnet", "arguments": {}},
+            "settings_hash": "0123456789abcdef",
+            "parameters": 1_500_000,
+            "macs": 2_000_000_000,
+            "wall_s": 61.0,
+            "device": "cpu",
+            "git": {"commit": "a" * 40, "dirty": False},
+            "finished": "2026-01-01T00:00:00Z",
+            "pairs": [{"id": "photos.train", "sha256": "0" * 64}],
+        }
+        path = self.root / model / "card.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(card))
+        measured = {"model": model, "parameters": 1_500_000, "macs": 2_000_000_000, "input": "1x3x256x256"}
+        measured |= {"latency_ms": 12.5, "device": "cpu", "threads": 2}
+        complexity = self.root / "complexity" / f"{model}.json"
+        complexity.parent.mkdir(parents=True, exist_ok=True)
+        complexity.write_text(json.dumps(measured))
+        return path
+
+    def write_curves(self, model: str) -> None:
+        rows = [(step, "loss/total", 1 / step) for step in range(1, 30)]
+        rows += [(step, "validation/psnr", 20 + step / 10) for step in (10, 20)]
+        path = self.root / model / "curves.csv"
+        pd.DataFrame(rows, columns=["step", "name", "value"]).to_csv(path, index=False)
+
+    def table(self, scale: str = "demo") -> pd.DataFrame:
+        published = tables.read_published(self.published)
+        return tables.build_table(tables.read_scores(self.scores), self.cards, published, scale)
+
+    def page(self, scale: str = "demo") -> str:
+        folder = self.root / "tables"
+        tables.write_tables("all", scale, self.scores, self.cards, self.published, folder)
+        complexities = [self.root / "complexity" / f"{model}.json" for model in MODELS]
+        tables.write_efficiency(complexities, self.cards, folder)
+        scenes = figures.read_scenes(self.scores, self.root / "restored", "airpipe", 2)
+        curves = figures.read_curves([self.root / model / "curves.csv" for model in MODELS], self.root)
+        drawn = self.root / "figures" / "all"
+        figures.draw_figures(tables.read_table(folder / "all.csv"), curves, scenes, REPORT, drawn)
+        sources = page.Sources(
+            tables=[folder / "all.csv"],
+            figures=self.root / "figures",
+            efficiency=folder / "efficiency.csv",
+            scores=self.scores,
+            pictures=self.root / "restored",
+        )
+        page.write_page(sources, self.cards, REPORT, scale, self.root / "index.html")
+        return (self.root / "index.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def tree(tmp_path):
+    return Tree(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    tree = Tree(tmp_path_factory.mktemp("report"))
+    return tree, tree.page()
+
+
+def pick(table, model, test="noise15", protocol="airpipe", metric="psnr"):
+    wanted = dict(zip(("degradation", "level"), TESTS[test], strict=True))
+    wanted |= {"model": model, "protocol": protocol, "metric": metric}
+    rows = table[np.logical_and.reduce([table[name] == value for name, value in wanted.items()])]
+    assert len(rows) == 1
+    return rows.iloc[0]
+
+
+def test_a_value_is_the_mean_over_images_then_seeds_and_sd_is_over_seeds(tree):
+    row = pick(tree.table(), "baseline/nafnet_5d/train", "noise25")
+    assert row["value"] == pytest.approx((23.5 + 24.5) / 2)
+    assert row["sd"] == pytest.approx(math.sqrt(0.5))
+    assert (row["seeds"], row["n_images"], row["backbone"]) == (2, 2, "nafnet")
+
+
+def test_one_seed_has_no_sd(tree):
+    assert math.isnan(pick(tree.table(), "dcpt/nafnet_5d/finetune")["sd"])
+
+
+def test_no_restoration_stands_first(tree):
+    first = tree.table().iloc[0]
+    assert (first["model"], first["method"]) == ("none", "no restoration")
+
+
+def test_the_long_table_has_the_promised_columns(tree):
+    columns = (
+        "method,backbone,setting,model,scale,seeds,dataset,degradation,level,protocol,metric,value,sd,"
+        "n_images,published,gap,comparable,reason,source"
+    )
+    assert list(tree.table().columns) == columns.split(",")
+
+
+def test_gains_are_per_image_and_their_minimum_is_over_all_seeds(tree):
+    table = tree.table()
+    gain = pick(table, "baseline/nafnet_5d/train", metric="psnr_gain")
+    smallest = pick(table, "baseline/nafnet_5d/train", metric="psnr_gain_min")
+    assert gain["value"] == pytest.approx((3.0 - 1.0 + 4.0 + 4.0) / 4)
+    assert smallest["value"] == pytest.approx(-1.0)
+
+
+def test_gains_csv_has_one_row_per_image_seed_and_protocol(tree):
+    gains = tables.image_gains(tables.read_scores(tree.scores))
+    columns = "model,dataset,test,image,degradation,level,protocol,none,restored,gain"
+    assert ",".join(gains.columns) == columns
+    assert len(gains) == len(MODELS) * len(TESTS) * len(PROTOCOLS) * len(IMAGES)
+    assert (gains["gain"] == gains["restored"] - gains["none"]).all()
+
+
+def test_an_identical_image_keeps_the_mean_infinite_and_warns(tree, caplog):
+    for model in ("none", MODELS[2]):
+        tree.write_score(model, "noise15", {(IMAGES[0], "airpipe"): "inf"})
+    with caplog.at_level(logging.WARNING):
+        table = tree.table()
+    assert pick(table, "dcpt/nafnet_5d/finetune")["value"] == math.inf
+    assert pick(table, "dcpt/nafnet_5d/finetune", metric="psnr_gain")["value"] == pytest.approx(5.0 / 2)
+    assert "infinite" in caplog.text
+    assert "inf" in tables.markdown(table, "t", "demo")
+
+
+def test_a_score_that_is_not_a_number_is_refused(tree):
+    tree.write_score("none", "noise15", {(IMAGES[0], "airpipe"): "nan"})
+    with pytest.raises(AirpipeError, match="line 2: value 'nan' is not a number"):
+        tree.table()
+
+
+def test_models_scored_on_other_images_are_refused(tree):
+    path = tree.root / "scores" / MODELS[0] / "noise15.csv"
+    frame = pd.read_csv(path)
+    frame[frame["image"] != "two"].to_csv(path, index=False)
+    with pytest.raises(AirpipeError, match="two"):
+        tree.table()
+
+
+def test_a_table_without_no_restoration_is_refused(tree):
+    tree.scores = [path for path in tree.scores if "none" not in path.parts]
+    with pytest.raises(AirpipeError, match="none"):
+        tree.table()
+
+
+def test_protocols_never_share_a_block_or_a_column(tree):
+    table = tree.table()
+    blocks = tables.pivot(table)
+    assert [block.protocol for block in blocks] == ["airpipe", "dcpt", "unknown"]
+    cells = {block.protocol: block.lines[0].cells[0].psnr for block in blocks[:2]}
+    assert cells == {"airpipe": "24.50", "dcpt": "25.00"}
+    assert all(block.columns[:2] == ("noise 15", "noise 25") for block in blocks[:2])
+    text = tables.markdown(table, "t", "demo")
+    assert len(re.findall(r"^## Protocol ", text, re.M)) == 3
+    assert tables.latex(table, "t", "demo").count(r"\begin{table}") == 3
+
+
+def test_the_best_of_our_own_numbers_is_bold(tree):
+    text = tables.markdown(tree.table(), "t", "demo")
+    line = next(line for line in text.splitlines() if line.startswith("| dcpt/nafnet_5d "))
+    assert "**29.50** / **0.850**" in line
+
+
+def test_published_rows_are_listed_but_not_comparable_at_demo_scale(tree):
+    rows = tree.table()
+    rows = rows[rows["model"] == "published"]
+    assert list(rows["method"]) == ["NAFNet", "PromptIR", "AirNet"]  # level 50 was not tested
+    assert set(rows["comparable"]) == {"no"}
+    assert rows["reason"].str.contains("demo scale").all()
+    assert rows["value"].isna().all()
+    assert "demo scale: not comparable with published numbers" in tables.markdown(tree.table(), "t", "demo")
+
+
+def test_the_published_number_of_the_same_model_gives_a_gap_and_reasons(tree):
+    row = pick(tree.table(), "baseline/nafnet_5d/train", "noise25", "dcpt")
+    assert (row["published"], row["source"]) == (31.02, "A paper, Table 1")
+    assert row["gap"] == pytest.approx(24.5 - 31.02)
+    assert row["comparable"] == "no"
+    assert row["reason"] == "demo scale; 2 images instead of 68; other training data"
+
+
+def test_a_number_is_comparable_only_when_scale_images_and_training_data_match(tree):
+    row = {"scale": "paper", "dataset": "cbsd68", "n_images": 68}
+    names = ("bsd400", "wed", "rain100l", "reside_ots")
+    card = {"pairs": [{"id": f"{name}.train"} for name in names]}
+    assert tables.differences(row, card, {"setting": "allinone3"}) == []
+    assert tables.differences(row, card, {"setting": "allinone5"}) == ["other training data"]
+
+
+def test_an_unknown_protocol_is_never_comparable(tree):
+    rows = tree.table(scale="paper")
+    rows = rows[rows["protocol"] == "unknown"]
+    assert list(rows["comparable"]) == ["no"]
+    assert list(rows["reason"]) == ["protocol not re-measured"]
+
+
+def test_shipped_published_numbers_are_readable_and_have_sources():
+    paths = sorted((Path(__file__).parents[1] / "resources" / "published").glob("*.csv"))
+    published = tables.read_published(paths)
+    assert len(published) > 100
+    assert set(published["protocol"]) == {"promptir", "dcpt", "unknown"}
+    assert not published.duplicated([name for name in tables.PUBLISHED_COLUMNS if name != "value"]).any()
+
+
+def test_metrics_are_finite_floats(tree):
+    tree.write_score("none", "noise15", {(IMAGES[0], "airpipe"): "inf"})
+    tables.write_tables("all", "demo", tree.scores, tree.cards, tree.published, tree.root)
+    tables.write_metrics([tree.root / "all.csv"], tree.root / "metrics.json")
+    found = json.loads((tree.root / "metrics.json").read_text(), parse_constant=pytest.fail)
+    assert "airpipe" not in {p for p, m in found["all"]["none"]["noise_15"].items() if "psnr" in m}
+    assert found["all"]["dcpt/nafnet_5d/finetune"]["noise_25"]["airpipe"] == {
+        "psnr": pytest.approx(25.5),
+        "ssim": pytest.approx(0.85),
+        "psnr_gain": pytest.approx(5.0),
+    }
+
+
+def test_the_csv_comes_back_as_it_was_written(tree):
+    tables.write_tables("all", "demo", tree.scores, tree.cards, tree.published, tree.root)
+    again = tables.read_table(tree.root / "all.csv")
+    assert again["value"].equals(tree.table()["value"])
+    assert set(again["level"]) == {"15", "25"}
+
+
+def test_latex_escapes_what_it_would_read_as_commands(tree):
+    text = tables.latex(tree.table(), "all_in_one", "demo")
+    assert "all\\_in\\_one" in text
+    assert not re.search(r"(?<!\\)_", text)
+
+
+def test_labels_are_as_short_as_they_can_be_without_clashing():
+    labels = tables.short_labels(["none", "a/x/train", "b/x/train", "a/y/one", "a/y/two", "imported/z"])
+    assert list(labels.values()) == ["no restoration", "a/x", "b/x", "a/y/one", "a/y/two", "imported/z"]
+
+
+def test_the_crop_lies_where_restoration_changes_most(tree):
+    scene = figures.read_scenes(tree.scores, tree.root / "restored", "airpipe", 1)[0]
+    restored = [shown.pixels for shown in scene.restored]
+    assert len(restored) == 2  # one seed of each model
+    assert figures.crop_place(scene.degraded.pixels, restored, 16) == (20, 40, 16)
+    assert figures.crop_place(scene.degraded.pixels, restored, 500)[2] == 40
+
+
+def test_pictures_carry_the_psnr_of_the_report_protocol(tree):
+    scene = figures.read_scenes(tree.scores, tree.root / "restored", "dcpt", 1)[0]
+    assert [shown.psnr for shown in scene.pictures] == [24.5, 27.5, 29.5, None]
+
+
+def test_equal_numbers_give_equal_figures(report):
+    tree, _ = report
+    again = tree.root / "again.png"
+    figures.draw_bars(tables.read_table(tree.root / "tables" / "all.csv"), ["airpipe"], again)
+    assert again.read_bytes() == (tree.root / "figures" / "all" / "bars.png").read_bytes()
+    with Image.open(again) as image:
+        assert not {"Software", "Creation Time"} & set(image.info)
+
+
+def test_the_page_asks_nothing_from_outside(report):
+    _, text = report
+    assert not re.search(r"https?://", text)
+    assert not re.search(r"""src=(?!"data:)|href=(?!"#)|url\((?!data:)|@import|<link""", text)
+    assert "default-src 'none'" in text
+
+
+def test_the_page_has_one_slider_per_model_test_and_image(report):
+    _, text = report
+    assert text.count('<input type="range"') == 2 * len(TESTS) * len(IMAGES)
+
+
+def test_names_are_escaped_in_the_page(report):
+    _, text = report
+    assert "<b>one" not in text
+    assert "&lt;b&gt;one" in text
+    assert "A &lt;title&gt;" in text
+
+
+def test_the_page_shows_numbers_scale_and_provenance(report):
+    _, text = report
+    assert "demo scale: not comparable with published numbers" in text
+    assert '<span class="best">29.50 /</span>' in text
+    assert "the smallest gain of a single picture is -1.00 dB" in text
+    for words in ("0123456789ab", "aaaaaaaaaaaa", "2026-01-01T00:00:00Z", "1.500", "12.5"):
+        assert words in text
+
+
+def test_the_report_needs_no_torch():
+    code = "import sys; import airpipe.reporting.page; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

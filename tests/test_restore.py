@@ -1,0 +1,253 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+from torch import nn
+
+import airpipe
+from airpipe.errors import AirpipeError
+from airpipe.evaluation.restore import choose_device, restore, restore_file
+from airpipe.images import Picture, read_picture, to_pixels, to_tensor, write_picture
+from airpipe.training.checkpoints import LoadedModel, load_model, save_model
+
+SIZES = {"width": 8, "middle_blk_num": 1, "enc_blk_nums": [1, 1], "dec_blk_nums": [1, 1]}
+
+
+class Identity(nn.Module):
+    def forward(self, image):
+        return image.clone()
+
+
+class Tint(nn.Module):
+    """Adds another constant to each channel: what grey makes of it is their mean."""
+
+    def forward(self, image):
+        return image + torch.tensor([0.0, 0.1, 0.2]).reshape(1, 3, 1, 1)
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stage")
+    torch.manual_seed(0)
+    network = airpipe.build_network("nafnet", **SIZES)
+    for name, parameter in network.named_parameters():
+        if name.endswith(("beta", "gamma")):
+            nn.init.constant_(parameter, 0.2)  # fresh blocks would be the identity
+    save_model(folder, network, {"schema_version": 1, "network": {"name": "nafnet", "arguments": SIZES}})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photo():
+    return np.ascontiguousarray(skimage.data.coffee()[100:171, 200:293])
+
+
+def deepened(pixels):
+    return (pixels.astype(np.uint16) << 8) + 93
+
+
+def test_the_public_name_is_the_function():
+    assert airpipe.restore is restore
+
+
+@pytest.mark.parametrize("channels", [None, 3, 4])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_arrays_come_back_as_they_were(photo, channels, bits):
+    array = np.dstack([photo, photo[..., 0]])[..., 0 if channels is None else slice(channels)]
+    array = array if bits == 8 else deepened(array)
+    restored = restore(array, Identity())
+    assert (restored.dtype, restored.shape) == (array.dtype, array.shape)
+    assert np.array_equal(restored, array)
+
+
+def test_grey_is_the_mean_of_the_three_outputs():
+    restored = restore(np.full((5, 6), 51, np.uint8), Tint())
+    assert restored.tolist() == [[76] * 6] * 5  # 0.2 + 0.1, times 255, is 76.5: half to even
+
+
+def test_alpha_is_untouched(photo):
+    rgba = np.dstack([photo, np.arange(photo[..., 0].size, dtype=np.uint8).reshape(photo.shape[:2])])
+    restored = restore(rgba, Tint())
+    assert np.array_equal(restored[..., 3], rgba[..., 3])
+    assert not np.array_equal(restored[..., :3], photo)
+
+
+@pytest.mark.parametrize("shape", [(3, 9, 7), (2, 3, 9, 7)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_tensors_come_back_as_they_were(shape, dtype):
+    image = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    restored = restore(image, Identity())
+    assert (restored.dtype, restored.shape) == (dtype, image.shape)
+    assert (restored - image).abs().max() < 1e-6
+
+
+def test_a_tensor_is_clipped_and_takes_part_in_no_gradient():
+    image = torch.full((3, 4, 4), 0.95, requires_grad=True)
+    restored = restore(image, Tint())
+    assert restored[:, 0, 0].tolist() == pytest.approx([0.95, 1, 1])
+    assert not restored.requires_grad
+    (restored * torch.ones((), requires_grad=True)).sum().backward()  # no inference tensor leaks out
+
+
+def test_all_kinds_of_image_and_model_give_the_same(tmp_path, stage, photo):
+    write_picture(tmp_path / "a.png", Picture(photo))
+    expected = restore(photo, load_model(stage))
+    assert not np.array_equal(expected, photo)
+    for model in (stage, str(stage), stage / "model.safetensors", load_model(stage).network):
+        assert np.array_equal(restore(tmp_path / "a.png", model), expected)
+    assert np.array_equal(restore(str(tmp_path / "a.png"), stage), expected)
+    assert np.array_equal(to_pixels(restore(to_tensor(photo), stage)), expected)
+
+
+def test_a_path_gives_upright_rgb_of_the_files_depth(tmp_path, photo):
+    write_picture(tmp_path / "a.png", Picture(deepened(photo), deepened(photo[..., 0])))
+    assert np.array_equal(restore(tmp_path / "a.png", Identity()), deepened(photo))
+
+
+def test_a_network_gets_its_modes_back(photo):
+    network = nn.Sequential(nn.Identity(), nn.Dropout(0.9)).train()
+    network[0].eval()
+    assert np.array_equal(restore(photo, network), photo)
+    assert [module.training for module in network] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("image", "found", "expected"),
+    [
+        (np.zeros((4, 5, 2), np.uint8), "(4, 5, 2)", "(H, W, 3)"),
+        (np.zeros((0, 5, 3), np.uint8), "(0, 5, 3)", "none of them 0"),
+        (np.zeros((4, 5, 3), np.float32), "float32", "uint8 or uint16"),
+        (np.zeros((4, 5), np.int64), "int64", "uint8 or uint16"),
+        (torch.zeros(4, 5, 3), "(4, 5, 3)", "(3, H, W)"),
+        (torch.zeros(3, 4, 5, dtype=torch.uint8), "uint8", "divide 8-bit values by 255"),
+        (torch.full((3, 4, 5), 255.0), "from 255 to 255", "[0, 1]"),
+        (torch.tensor([0.0, float("nan"), 1.0]).reshape(3, 1, 1), "nan", "[0, 1]"),
+        ([[1, 2]], "list", "a path, an array or a tensor"),
+        (Path("missing.png"), "missing.png", "Check the path"),
+    ],
+)
+def test_unsuitable_images_are_refused(image, found, expected):
+    with pytest.raises(AirpipeError) as caught:
+        restore(image, Identity())
+    assert found in str(caught.value)
+    assert expected in str(caught.value)
+
+
+def test_a_thing_that_is_no_model_is_refused(photo):
+    with pytest.raises(AirpipeError, match="a dict is no model"):
+        restore(photo, {"network": 1})
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "meta", "", "cuda:99"])
+def test_devices_that_are_not_there_are_refused(name, photo):
+    with pytest.raises(AirpipeError, match="device"):
+        restore(photo, Identity(), device=name)
+
+
+def test_without_a_gpu_auto_is_the_cpu_and_cuda_an_error(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto") == choose_device("cpu") == torch.device("cpu")
+    with pytest.raises(AirpipeError, match="no GPU that this torch can use. Use --device auto or cpu"):
+        choose_device("cuda")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_gpu_gives_the_same_within_one_level(stage, photo):
+    difference = restore(photo, stage, device="cuda").astype(int) - restore(photo, stage, device="cpu")
+    assert np.abs(difference).max() <= 1
+
+
+def test_tiled_is_close_to_whole(stage):
+    photo = skimage.data.astronaut()[:200, :300]
+    whole = restore(photo, stage, tile=0).astype(int)
+    tiled = restore(photo, stage, tile=160, overlap=32)
+    assert np.abs(whole - tiled).mean() < 1.5  # the channel attention pools over what it sees
+
+
+@pytest.mark.parametrize(
+    ("name", "depth", "alpha", "expected"),
+    [
+        ("a.png", 8, False, "a_restored.png"),
+        ("a.v2.jpg", 8, False, "a.v2_restored.jpg"),
+        ("a.tif", 16, True, "a_restored.tif"),
+        ("a.jpg", 16, False, "a_restored.png"),
+        ("a.bmp", 8, True, "a_restored.png"),
+        ("noname", 8, False, "noname_restored.png"),
+    ],
+)
+def test_files_keep_depth_alpha_and_where_possible_the_suffix(tmp_path, photo, name, depth, alpha, expected):
+    pixels = photo if depth == 8 else deepened(photo)
+    written = tmp_path / ("x.tif" if name.endswith("tif") else "x.png")
+    write_picture(written, Picture(pixels, pixels[..., 0] if alpha else None))
+    written.rename(tmp_path / name)
+    done = restore_file(tmp_path / name, None, Identity())
+    assert done.target == tmp_path / expected
+    assert (done.height, done.width, done.tiles) == (71, 93, 1)
+    result = read_picture(done.target)
+    assert result.pixels.dtype == pixels.dtype
+    assert (result.alpha is not None) == alpha
+    if done.target.suffix != ".jpg":
+        assert np.array_equal(result.pixels, pixels)
+
+
+def test_grey_files_stay_grey(tmp_path, photo):
+    write_picture(tmp_path / "a.png", Picture(photo[..., :1].repeat(3, 2), grey=True))
+    done = restore_file(tmp_path / "a.png", None, Tint())
+    assert read_picture(done.target).grey
+
+
+def test_the_target_may_be_a_file_or_a_folder(tmp_path, photo):
+    write_picture(tmp_path / "a.png", Picture(photo))
+    (tmp_path / "v1.2").mkdir()
+    for target, expected in (
+        ("b.tif", "b.tif"),
+        ("new/deep", "new/deep/a_restored.png"),
+        ("v1.2", "v1.2/a_restored.png"),
+    ):
+        assert restore_file(tmp_path / "a.png", tmp_path / target, Identity()).target == tmp_path / expected
+
+
+def test_nothing_is_replaced_unasked_and_the_photo_never(tmp_path, photo):
+    source, target = tmp_path / "a.png", tmp_path / "b.png"
+    write_picture(source, Picture(photo))
+    target.write_text("precious")
+    with pytest.raises(AirpipeError, match="Add --overwrite"):
+        restore_file(source, target, Identity())
+    with pytest.raises(AirpipeError, match="of the same name"):
+        restore_file(source, target, Identity(), overwrite=True, keep={target.resolve()})
+    assert target.read_text() == "precious"
+    with pytest.raises(AirpipeError, match="the photo itself"):
+        restore_file(source, source, Identity(), overwrite=True)
+    restore_file(source, target, Identity(), overwrite=True)
+    assert np.array_equal(read_picture(target).pixels, photo)
+
+
+def test_a_target_that_cannot_hold_the_result_is_refused_before_the_work(tmp_path, photo):
+    class Never(nn.Module):
+        def forward(self, image):
+            raise AssertionError("worked in vain")
+
+    write_picture(tmp_path / "a.png", Picture(deepened(photo)))
+    for name, word in (("b.jpg", "16 bit"), ("b.xyz", "cannot write .xyz")):
+        with pytest.raises(AirpipeError, match=word):
+            restore_file(tmp_path / "a.png", tmp_path / name, Never())
+
+
+def test_a_failing_network_leaves_no_file(tmp_path, photo):
+    class Broken(nn.Module):
+        def forward(self, image):
+            return image / 0
+
+    write_picture(tmp_path / "a.png", Picture(photo))
+    with pytest.raises(AirpipeError, match="not finite"):
+        restore_file(tmp_path / "a.png", tmp_path / "out" / "b.png", Broken())
+    assert [path.name for path in tmp_path.rglob("*")] == ["a.png"]
+
+
+def test_a_loaded_model_is_loaded_once_for_many(tmp_path, photo):
+    loaded = LoadedModel(Identity(), {}, tmp_path)
+    for name in ("a.png", "b.png"):
+        write_picture(tmp_path / name, Picture(photo))
+        assert restore_file(tmp_path / name, None, loaded).target.is_file()

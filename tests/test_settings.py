@@ -1,0 +1,153 @@
+"""Settings are strict, shipped configs are valid, and the frozen settings hold science only."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import yaml
+from helpers import ROOT, stage
+
+from airpipe.errors import AirpipeError
+from airpipe.registry import NETWORKS, STAGES, resolve, settings_class, stage_entry
+from airpipe.settings import (
+    ComputeSettings,
+    Draw,
+    StageSettings,
+    canonical_json,
+    check_settings,
+    deep_merge,
+    frozen_stage,
+    load_project,
+    settings_hash,
+)
+
+BASE = ["config.yaml", "datasets.yaml", "recipes.yaml", "protocols.yaml", "methods/baseline.yaml"]
+
+
+def shipped(*overlays: str) -> dict:
+    merged: dict = {}
+    for name in [*BASE, *overlays]:
+        merged = deep_merge(merged, yaml.safe_load((ROOT / "config" / name).read_text()))
+    return merged
+
+
+@pytest.mark.parametrize(
+    "overlay", [(), ("paper.yaml",), ("denoise.yaml",)], ids=["demo", "paper", "denoise"]
+)
+def test_every_shipped_config_is_valid_and_freezes_all_its_stages(overlay):
+    project = load_project(shipped(*overlay))
+    for model in project.models:
+        for name, plan in project.setting_plan(model).stages.items():
+            frozen = frozen_stage(
+                project, model, 0, name, settings_class(plan.task), stage_entry(plan.task).revision
+            )
+            assert frozen.steps > 100
+            assert all(part.operations for part in frozen.data)
+    for test in project.tests:
+        assert project.test(test).operations
+
+
+def test_the_json_schema_is_in_step():
+    from airpipe.settings import json_schema
+
+    stored = json.loads((ROOT / "workflow" / "schemas" / "config.schema.json").read_text())
+    assert stored == json_schema(), "run: make docs"
+
+
+def test_every_registered_name_resolves():
+    for target in [*NETWORKS.values(), *(entry.build for entry in STAGES.values())]:
+        assert callable(resolve(target))
+    for task in STAGES:
+        assert issubclass(settings_class(task), StageSettings)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (["scal"], "demo", r"unknown setting 'scal'; did you mean 'scale'\?"),
+        (["report", "zom"], 3, r"report: unknown setting 'zom'; did you mean 'zoom'\?"),
+        (["report", "zoom"], -3, r"report.zoom: .*greater than 0 \(found -3\)"),
+        (
+            ["models"],
+            ["baseline/nafnet_6d"],
+            r"unknown setting of baseline 'nafnet_6d'; did you mean 'nafnet_5d'\?",
+        ),
+        (["models"], ["baselin/nafnet_5d"], r"unknown method 'baselin'; did you mean 'baseline'\?"),
+        (["models"], ["nafnet_5d"], "not of the form method/setting"),
+        (
+            ["tests", "photos_rain", "recipe"],
+            "rian",
+            r"unknown recipe in test photos_rain 'rian'; did you mean 'rain'\?",
+        ),
+        (["tests", "photos_rain", "protocols"], ["airpip"], r"did you mean 'airpipe'\?"),
+        (["tables", "allinone", "tests"], ["photos_ran"], r"did you mean 'photos_rain'\?"),
+        (["compute", "demo", "default", "thread"], 2, r"did you mean 'threads'\?"),
+        (
+            ["recipes", "rain"],
+            [{"operation": "rain_streaks", "parameters": {"angle": {"uniform": [3, 1]}}}],
+            "backwards",
+        ),
+        (
+            ["recipes", "rain"],
+            [{"operation": "x", "parameters": {"a": {"choice": [1], "uniform": [0, 1]}}}],
+            "exactly one",
+        ),
+        (["datasets", "photos", "splits"], {"train": {"clean": "*"}}, "give either packages"),
+    ],
+)
+def test_a_wrong_setting_gets_one_message_with_the_nearest_name(path, value, message):
+    config = shipped()
+    inner = config
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    with pytest.raises(AirpipeError, match=message):
+        load_project(config)
+
+
+def test_a_scale_that_a_setting_does_not_have_is_named():
+    project = load_project({**shipped(), "scale": "paper"})
+    with pytest.raises(AirpipeError, match=r"no scale 'paper'; it has demo. Choose one of them"):
+        frozen_stage(project, "baseline/nafnet_5d", 0, "train", StageSettings, 1)
+
+
+def test_unknown_recipes_data_sets_and_fixed_parameters_are_named():
+    config = shipped()
+    common = config["methods"]["baseline"]["settings"]["nafnet_5d"]["stages"]["train"]["common"]
+    common["data"][0]["recipe"] = "nois"
+    with pytest.raises(AirpipeError, match="unknown recipe 'nois'; did you mean 'noise'"):
+        frozen_stage(load_project(config), "baseline/nafnet_5d", 0, "train", StageSettings, 1)
+    common["data"][0] = {"pairs": "photo.train"}
+    with pytest.raises(AirpipeError, match="unknown data set 'photo'; did you mean 'photos'"):
+        frozen_stage(load_project(config), "baseline/nafnet_5d", 0, "train", StageSettings, 1)
+    config = shipped()
+    config["tests"]["photos_noise25"]["fixed"] = {"sigm": 25}
+    with pytest.raises(AirpipeError, match="unknown parameter 'sigm'; did you mean 'sigma'"):
+        load_project(config).test("photos_noise25")
+
+
+def test_the_hash_follows_science_and_ignores_spelling():
+    assert settings_hash(stage()) == settings_hash(
+        check_settings(StageSettings, json.loads(canonical_json(stage())), "x")
+    )
+    assert settings_hash(stage(seed=4)) != settings_hash(stage())
+    assert settings_hash(stage(revision=2)) != settings_hash(stage())
+    machine = set(ComputeSettings.model_fields)
+    assert machine.isdisjoint(StageSettings.model_fields)
+
+
+def test_a_bare_value_is_a_constant_and_zero_is_one_too():
+    assert Draw.model_validate(0).constant == 0
+    assert Draw.model_validate({"uniform": [0, 1]}).uniform == (0, 1)
+
+
+def test_a_batch_that_accumulation_cannot_split_is_refused():
+    with pytest.raises(AirpipeError, match="batch_size 4 is not a multiple of accumulate 3"):
+        check_settings(StageSettings, {**json.loads(canonical_json(stage())), "accumulate": 3}, "x")
+
+
+def test_settings_and_registry_stay_light():
+    code = "import sys, airpipe.settings, airpipe.registry, airpipe.cli; print([m for m in ('torch', 'cv2', 'pandas') if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

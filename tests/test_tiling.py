@@ -1,0 +1,196 @@
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from airpipe.errors import AirpipeError
+from airpipe.evaluation.tiling import blend_weights, plan_tiles, restore_tiled
+from airpipe.models.nafnet import NAFNet
+
+SIDES = st.integers(1, 700)
+TILES = st.integers(0, 200)
+OVERLAPS = st.integers(0, 60)
+MULTIPLES = st.sampled_from([1, 2, 8, 16])
+
+
+class Spy(nn.Module):
+    """Returns its input, remembers the shapes, refuses sizes that a network would refuse."""
+
+    def __init__(self, multiple=1):
+        super().__init__()
+        self.size_multiple = multiple
+        self.shapes = []
+
+    def forward(self, image):
+        assert image.shape[2] % self.size_multiple == 0
+        assert image.shape[3] % self.size_multiple == 0
+        self.shapes.append(tuple(image.shape))
+        return image.clone()
+
+
+def small_nafnet():
+    torch.manual_seed(0)
+    network = NAFNet(width=8, middle_blk_num=1, enc_blk_nums=[1, 1], dec_blk_nums=[1, 1]).eval()
+    for name, parameter in network.named_parameters():
+        if name.endswith(("beta", "gamma")):
+            nn.init.constant_(parameter, 0.2)  # fresh blocks would be the identity
+    return network
+
+
+def feasible(tile, overlap, multiple):
+    return tile == 0 or -(-tile // multiple) * multiple > overlap
+
+
+@given(SIDES, SIDES, TILES, OVERLAPS, MULTIPLES)
+@settings(max_examples=150, deadline=None)
+def test_equal_tiles_cover_every_pixel(height, width, tile, overlap, multiple):
+    assume(feasible(tile, overlap, multiple) and (tile == 0 or tile - overlap > 5))
+    tiles = plan_tiles(height, width, tile, overlap, multiple)
+    assert len({(t.height, t.width) for t in tiles}) == 1
+    assert tiles[0].height % multiple == tiles[0].width % multiple == 0
+    assert tile == 0 or max(tiles[0].height, tiles[0].width) <= -(-tile // multiple) * multiple
+    covered = torch.zeros(height, width, dtype=torch.bool)
+    for t in tiles:
+        assert t.top >= 0 and t.left >= 0  # noqa: PT018
+        covered[t.top : t.top + t.height, t.left : t.left + t.width] = True
+    assert covered.all()
+
+
+@given(SIDES, TILES, OVERLAPS, MULTIPLES)
+@settings(max_examples=150, deadline=None)
+def test_neighbours_share_the_overlap_evenly_and_weights_sum_to_one(length, tile, overlap, multiple):
+    assume(feasible(tile, overlap, multiple) and (tile == 0 or tile - overlap > 5))
+    tiles = plan_tiles(length, 1, tile, overlap, multiple)
+    starts, size = [t.top for t in tiles], tiles[0].height
+    shared = [first + size - second for first, second in zip(starts, starts[1:], strict=False)]
+    assert all(pixels >= overlap for pixels in shared)
+    assert not shared or max(shared) - min(shared) <= 1
+    assert len(tiles) == 1 or starts[-1] + size == length  # nothing is padded where tiles can move
+    weights = blend_weights(starts, size, length)
+    assert weights.min() >= 0
+    assert (weights.sum(0) - 1).abs().max() < 1e-6
+
+
+@given(st.integers(1, 150), st.integers(1, 150), st.integers(40, 90), st.integers(0, 32), MULTIPLES)
+@settings(max_examples=60, deadline=None)
+def test_identity_network_returns_the_image(height, width, tile, overlap, multiple):
+    image = torch.rand(3, height, width, generator=torch.Generator().manual_seed(height * 1000 + width))
+    restored = restore_tiled(Spy(multiple), image, tile=tile, overlap=overlap, batch_size=2)
+    assert restored.dtype == torch.float32
+    assert (restored - image).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "tile", "count", "share"),
+    [(1080, 1920, 720, 6, 1.08), (1080, 1920, 512, 12, 1.12), (1356, 2040, 512, 18, 1.15)],
+)
+def test_few_pixels_are_computed_twice(height, width, tile, count, share):
+    tiles = plan_tiles(height, width, tile, 32, 8)
+    assert len(tiles) <= count
+    assert len(tiles) * tiles[0].height * tiles[0].width <= share * height * width
+
+
+def test_more_tiles_are_used_where_rounding_makes_them_cheaper():
+    tiles = plan_tiles(1000, 64, 448, 0, 64)  # three of 384 would be 1152 rows
+    assert (len(tiles), tiles[0].height) == (4, 256)
+
+
+def test_weights_ramp_linearly_between_two_tiles():
+    first, second = blend_weights([0, 6], 10, 16)
+    assert first.tolist() == pytest.approx([1] * 6 + [0.875, 0.625, 0.375, 0.125] + [0] * 6)
+    assert second.tolist() == pytest.approx(first.tolist()[::-1])
+
+
+@pytest.mark.parametrize("arguments", [(0, 5, 8, 2, 1), (5, 5, -1, 2, 1), (5, 5, 8, -1, 1)])
+def test_senseless_sizes_are_refused(arguments):
+    with pytest.raises(AirpipeError, match="cannot tile"):
+        plan_tiles(*arguments)
+
+
+def test_a_tile_that_the_overlap_fills_is_refused_with_a_size_that_works():
+    with pytest.raises(AirpipeError, match="tile 32 is not larger than the overlap of 32.*Use a tile of 72"):
+        plan_tiles(300, 300, 32, 32, 8)
+    assert plan_tiles(300, 300, 72, 32, 8)
+    assert len(plan_tiles(32, 30, 32, 32, 8)) == 1  # nothing overlaps, nothing to refuse
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 37), (2, 3), (3, 2), (5, 129), (40, 64)])
+@pytest.mark.parametrize("tile", [0, 64])
+def test_any_size_passes_a_real_network(size, tile):
+    image = torch.rand(3, *size)
+    restored = restore_tiled(small_nafnet(), image, tile=tile, overlap=16)
+    assert restored.shape == image.shape
+    assert torch.isfinite(restored).all()
+
+
+def test_padding_reflects_on_the_right_and_below():
+    spied = []
+    network = Spy(4)
+    network.register_forward_hook(lambda module, inputs, output: spied.append(inputs[0]))
+    image = torch.arange(9.0).reshape(1, 3, 3).repeat(3, 1, 1) / 9
+    restore_tiled(network, image, tile=0)
+    assert (spied[0][0, 0] * 9).round().tolist() == [[0, 1, 2, 1], [3, 4, 5, 4], [6, 7, 8, 7], [3, 4, 5, 4]]
+
+
+def test_an_image_that_fits_goes_through_in_one_pass():
+    network, image = small_nafnet(), torch.rand(3, 48, 64)
+    expected = network(image[None])[0].detach()
+    assert torch.equal(restore_tiled(network, image, tile=64), expected)
+
+
+def test_a_local_network_gives_the_same_tiled_and_whole():
+    torch.manual_seed(0)
+    network = nn.Conv2d(3, 3, 3, padding=1)
+    image = torch.rand(3, 90, 130)
+    tiled = restore_tiled(network, image, tile=48, overlap=16)
+    inner = (tiled - network(image[None])[0].detach()).abs()
+    assert inner.mean() < 1e-3
+    assert inner.max() < 0.05  # the outermost pixel of a tile sees zeros, at 1/32 of the weight
+
+
+def test_batches_are_equal_in_size_and_change_nothing():
+    image = torch.rand(3, 100, 140, generator=torch.Generator().manual_seed(0))
+    one, three = Spy(8), Spy(8)
+    first = restore_tiled(one, image, tile=64, overlap=8)
+    second = restore_tiled(three, image, tile=64, overlap=8, batch_size=3)
+    assert torch.equal(first, second)
+    assert len(set(one.shapes)) == 1
+    assert {shape[0] for shape in three.shapes[:-1]} == {3}
+
+
+def test_equal_inputs_give_equal_bits():
+    network, image = small_nafnet(), torch.rand(3, 100, 140)
+    runs = [restore_tiled(network, image, tile=64, overlap=16) for _ in range(2)]
+    assert torch.equal(*runs)
+
+
+def test_progress_counts_the_tiles():
+    seen = []
+    restore_tiled(
+        Spy(), torch.rand(3, 20, 50), tile=20, overlap=5, progress=lambda *counts: seen.append(counts)
+    )
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_a_network_that_gives_nan_or_another_shape_is_an_error():
+    class Broken(nn.Module):
+        def __init__(self, change):
+            super().__init__()
+            self.change = change
+
+        def forward(self, image):
+            return self.change(image)
+
+    for change, word in ((lambda x: x / 0, "not finite"), (lambda x: x[..., 1:], "has shape")):
+        with pytest.raises(AirpipeError, match=word):
+            restore_tiled(Broken(change), torch.rand(3, 9, 9), tile=0)
+
+
+def test_too_little_memory_is_one_message():
+    class Hungry(nn.Module):
+        def forward(self, image):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    with pytest.raises(AirpipeError, match=r"not enough memory on cpu for 1 tile\(s\) of 9x8 pixels"):
+        restore_tiled(Hungry(), torch.rand(3, 8, 9), tile=0)

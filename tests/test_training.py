@@ -1,0 +1,280 @@
+"""Training resumes to the same bits, runs in parallel to the same losses, and fails clearly."""
+
+import csv
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import Stage, one_thread, stage
+from torch import nn
+
+from airpipe.errors import AirpipeError
+from airpipe.settings import OptimizerSettings
+from airpipe.training.checkpoints import load_matching, load_model
+from airpipe.training.state import StateFolder
+from airpipe.training.task import learning_rate_at
+
+LONG = {
+    "phases": [
+        {"steps": 400, "patch_size": 24, "batch_size": 4},
+        {"steps": 200, "patch_size": 16, "batch_size": 6},
+    ]
+}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    done = Stage(tmp_path_factory.mktemp("uninterrupted"), stage(**LONG))
+    done.run()
+    return done
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_killed_three_times_at_random_moments_ends_with_the_same_bits(tmp_path, uninterrupted, workers):
+    trained = Stage(tmp_path, stage(**LONG))
+    moments = random.Random(workers)
+    more = ("--workers", str(workers), "--checkpoint-seconds", "0.2")
+    kills = 0
+    while kills < 3:
+        process = subprocess.Popen(trained.command(*more), env=one_thread(), start_new_session=True)
+        before = newest(trained)
+        while process.poll() is None and newest(trained) == before:
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0, 0.5))
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            kills += 1
+        process.wait()
+        assert not (trained.workdir / "model.safetensors").exists(), (
+            "the run was too short to be killed three times"
+        )
+    last = trained.run(*more)
+    assert "from step 0" not in last.stdout
+    assert trained.weights() == uninterrupted.weights()
+    assert trained.curves() == uninterrupted.curves()
+
+
+def newest(trained: Stage) -> str:
+    return max((file.name for file in (trained.workdir / "state").glob("step_*.ckpt")), default="")
+
+
+def test_sigterm_saves_and_the_next_run_resumes_there(tmp_path, uninterrupted):
+    trained = Stage(tmp_path, stage(**LONG))
+    process = subprocess.Popen(trained.command(), env=one_thread(), stderr=subprocess.PIPE, text=True)
+    while not (trained.workdir / "state" / "curves.csv").exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    assert "stopped by SIGTERM after step" in process.communicate(timeout=60)[1]
+    assert process.returncode != 0
+    step = int(newest(trained)[5:13])
+    assert f"from step {step} of 600" in trained.run().stdout
+    assert trained.weights() == uninterrupted.weights()
+
+
+def test_a_finished_stage_exports_again_without_a_step(tmp_path):
+    trained = Stage(tmp_path)
+    trained.run()
+    first = trained.weights()
+    (trained.workdir / "model.safetensors").unlink()
+    assert "from step 60 of 60" in trained.run().stdout
+    assert trained.weights() == first
+
+
+def test_the_exported_model_is_the_average_and_the_card_says_what_made_it(tmp_path):
+    trained = Stage(tmp_path)
+    trained.run()
+    loaded = load_model(trained.workdir)
+    state = torch.load(trained.workdir / "state" / "step_00000060.ckpt", weights_only=True)
+    exported = loaded.network.state_dict()
+    for key, value in exported.items():
+        assert torch.equal(value, state["average.net"][f"module.{key}"])
+    assert any(not torch.equal(value, state["network.net"][key]) for key, value in exported.items())
+    card = loaded.card
+    assert (card["weights"], card["step"], card["threads"], card["world_size"]) == ("ema", 60, 1, 1)
+    assert card["parameters"] == sum(p.numel() for p in loaded.network.parameters())
+    assert set(card["shares"]) == {"data", "step", "checkpoint", "validation"}
+    assert [pairs["id"] for pairs in card["pairs"]] == ["toy.train", "toy.train"]
+
+
+def test_only_the_last_two_checkpoints_are_kept_and_curves_are_keyed_by_step(tmp_path):
+    trained = Stage(tmp_path)
+    trained.run("--checkpoint-seconds", "0.0001")
+    assert sorted(f.name for f in (trained.workdir / "state").glob("*.ckpt")) == [
+        "step_00000059.ckpt",
+        "step_00000060.ckpt",
+    ]
+    rows = list(csv.DictReader(trained.curves().splitlines()))
+    assert [int(r["step"]) for r in rows if r["name"] == "validation/psnr"] == [20, 40, 60]
+    assert [int(r["step"]) for r in rows if r["name"] == "loss/pixel"] == list(range(1, 61))
+
+
+def test_other_settings_set_the_old_state_aside(tmp_path):
+    trained = Stage(tmp_path)
+    trained.run()
+    trained.freeze(stage(seed=4))
+    again = trained.run()
+    assert "settings changed" in again.stdout
+    assert "from step 0 of 60" in again.stdout
+    kept = [f for f in trained.workdir.iterdir() if f.name.startswith("state.")]
+    assert len(kept) == 1
+    assert (kept[0] / "step_00000060.ckpt").is_file()
+
+
+def losses(trained: Stage, name: str = "loss/pixel") -> dict[int, float]:
+    rows = csv.DictReader(trained.curves().splitlines())
+    return {int(row["step"]): float(row["value"]) for row in rows if row["name"] == name}
+
+
+def test_two_processes_and_micro_batches_compute_what_one_process_does(tmp_path):
+    one, two, micro = (Stage(tmp_path / name) for name in make(tmp_path, "one", "two", "micro"))
+    micro.freeze(stage(accumulate=2))
+    one.run()
+    micro.run()
+    torchrun = (str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc-per-node", "2")
+    two.run("--processes", "2", launch=torchrun)
+    assert json.loads((two.workdir / "card.json").read_text())["world_size"] == 2
+    for other in (two, micro):
+        for step in range(1, 11):
+            assert losses(other)[step] == pytest.approx(losses(one)[step], abs=1e-5)
+
+
+def make(folder: Path, *names: str) -> tuple[str, ...]:
+    for name in names:
+        (folder / name).mkdir()
+    return names
+
+
+def test_a_world_that_was_not_launched_is_refused(tmp_path):
+    failed = Stage(tmp_path).run("--processes", "2", check=False)
+    assert failed.returncode == 2
+    assert "2 processes asked for, launched 1: start with torchrun" in failed.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there_is_refused(tmp_path):
+    failed = Stage(tmp_path).run("--gpus", "1", check=False)
+    assert failed.returncode == 2
+    assert "1 GPU(s) asked for (compute: gpu), torch sees 0" in failed.stderr
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(tmp_path):
+    phases = [{"steps": 2, "patch_size": 16, "batch_size": 3}]
+    torchrun = (str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc-per-node", "2")
+    failed = Stage(tmp_path, stage(phases=phases)).run("--processes", "2", check=False, launch=torchrun)
+    assert "batch_size 3 cannot be shared by 2 processes x 1 micro-batches" in failed.stderr
+
+
+def test_a_non_finite_loss_stops_names_the_batch_and_exports_nothing(tmp_path):
+    optimizers = {"net": {"learning_rate": 1e18}}
+    failed = Stage(tmp_path, stage(optimizers=optimizers, clip_norm=0.0, pixel_loss="mse"))
+    result = failed.run("--checkpoint-seconds", "0.0001", check=False)
+    assert result.returncode == 2
+    assert "non-finite loss or gradient at step" in result.stderr
+    assert "img" in result.stderr
+    assert "step_0000" in result.stderr
+    assert not (failed.workdir / "model.safetensors").exists()
+
+
+def test_a_checkpoint_of_other_settings_is_refused_for_resume(tmp_path):
+    first, second = (Stage(tmp_path / name) for name in make(tmp_path, "first", "second"))
+    first.run()
+    second.freeze(stage(seed=9))
+    failed = second.run("--resume", str(first.workdir / "state" / "step_00000060.ckpt"), check=False)
+    assert failed.returncode == 2
+    assert "belongs to settings" in failed.stderr
+
+
+def test_resume_from_a_chosen_checkpoint(tmp_path):
+    trained = Stage(tmp_path)
+    trained.run("--checkpoint-seconds", "0.0001")
+    first = trained.weights()
+    again = trained.run("--resume", str(trained.workdir / "state" / "step_00000059.ckpt"))
+    assert "from step 59 of 60" in again.stdout
+    assert trained.weights() == first
+
+
+def test_a_broken_newest_checkpoint_falls_back_to_the_one_before(tmp_path):
+    trained = Stage(tmp_path)
+    trained.run("--checkpoint-seconds", "0.0001")
+    first = trained.weights()
+    newest_file = trained.workdir / "state" / "step_00000060.ckpt"
+    newest_file.write_bytes(newest_file.read_bytes()[:1000])
+    again = trained.run()
+    assert "from step 59 of 60" in again.stdout
+    assert trained.weights() == first
+
+
+def test_a_full_disk_during_a_checkpoint_keeps_the_earlier_one(tmp_path):
+    """A limit on the size of written files stands for the full disk: both refuse the write."""
+    trained = Stage(tmp_path)
+    size = 20_000
+
+    def limit():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+    failed = subprocess.run(
+        trained.command(), env=one_thread(), capture_output=True, text=True, preexec_fn=limit
+    )
+    assert failed.returncode == 2, failed.stderr
+    assert "cannot be written" in failed.stderr
+    assert "Free disk space" in failed.stderr
+    assert not (trained.workdir / "model.safetensors").exists()
+    assert [f.suffix for f in (trained.workdir / "state").iterdir() if f.suffix in (".ckpt", ".tmp")] == []
+    trained.run()
+    assert load_model(trained.workdir).card["step"] == 60
+
+
+def test_two_attempts_without_progress_are_enough(tmp_path):
+    state = StateFolder(tmp_path / "state", "abc")
+    state.note_attempt(1, 0)
+    state.note_attempt(2, 0)
+    with pytest.raises(AirpipeError, match="no progress: the last two attempts started at step 0"):
+        state.note_attempt(3, 0)
+    state.note_attempt(1, 0)  # a fresh submission counts anew
+    state.note_attempt(2, 0)
+    state.note_attempt(3, 10)
+    state.note_attempt(4, 10)
+
+
+def test_a_pair_list_that_the_mix_does_not_name_is_refused(tmp_path):
+    trained = Stage(tmp_path)
+    data = [{"pairs": "other.train", "operations": [], "recipe": None}]
+    trained.freeze(stage(data=data))
+    failed = trained.run(check=False)
+    assert "the frozen config names pair list 'other.train'; given: toy.train" in failed.stderr
+
+
+def test_an_image_smaller_than_the_patch_is_named(tmp_path):
+    phases = [{"steps": 2, "patch_size": 64, "batch_size": 2}]
+    failed = Stage(tmp_path, stage(phases=phases)).run(check=False)
+    assert "is smaller than patch_size 64" in failed.stderr
+
+
+def test_learning_rate_warms_up_and_follows_half_a_cosine():
+    settings = OptimizerSettings(learning_rate=1.0, minimum_rate=0.1, warmup_steps=4)
+    rates = [learning_rate_at(step, 104, settings) for step in (0, 3, 4, 54, 104)]
+    assert rates == pytest.approx([0.25, 1.0, 1.0, 0.55, 0.1])
+
+
+def test_partial_loading_reports_and_refuses_a_foreign_parent():
+    target = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 4))
+    report = load_matching(
+        target, {"0.weight": torch.ones(3, 2), "1.weight": torch.ones(1), "x": torch.ones(1)}, "p"
+    )
+    assert report == {
+        "matched": ["0.weight"],
+        "missing": ["0.bias", "1.bias", "1.weight"],
+        "unexpected": ["1.weight", "x"],
+    }
+    assert torch.equal(target[0].weight, torch.ones(3, 2))
+    with pytest.raises(AirpipeError, match="none of its 1 entries fits"):
+        load_matching(target, {"x": torch.ones(1)}, "p")

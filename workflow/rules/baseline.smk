@@ -1,0 +1,37 @@
+# The baseline has one stage: a network learns all degradations from pairs, from scratch.
+
+
+localrules:
+    train_baseline,
+
+
+rule baseline_train:
+    input:
+        config="results/baseline/{setting}/seed{seed}/train/config.yaml",
+        train=training_pairs("baseline", "train"),
+        val=validation_pairs("baseline", "train"),
+    output:
+        model="results/baseline/{setting}/seed{seed}/train/model.safetensors",
+        card="results/baseline/{setting}/seed{seed}/train/card.json",
+        curves="results/baseline/{setting}/seed{seed}/train/curves.csv",
+    log:
+        "results/logs/baseline/{setting}/seed{seed}/train.log",
+    benchmark:
+        "results/benchmarks/baseline/{setting}/seed{seed}/train.tsv"
+    conda:
+        "../../envs/train.yaml"
+    threads: stage_threads("baseline.train")
+    resources:
+        **stage_resources("baseline.train"),
+    params:
+        workdir=subpath(output.model, parent=True),
+    message:
+        "Baseline {wildcards.setting}, seed {wildcards.seed}: train"
+    shell:
+        "{resources.launch} scripts/train.py --config {input.config} --train {input.train} --val {input.val}"
+        " --workdir {params.workdir} --threads {threads} {resources.machine} > {log} 2>&1"
+
+
+rule train_baseline:
+    input:
+        [f"results/{model}/model.safetensors" for model in model_ids() if model.startswith("baseline/")],

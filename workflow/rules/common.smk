@@ -1,0 +1,180 @@
+# What the chapters share: the validated project, and the few questions that rules ask of it.
+# Science goes into a rule's params (a change there redoes it); the machine goes into its
+# resources (Snakemake does not compare them), so that devices and folders redo nothing.
+import json
+import os
+import shlex
+import sys
+
+from airpipe.degradations.recipes import check_operations
+from airpipe.errors import AirpipeError
+from airpipe.registry import settings_class, stage_entry
+from airpipe.settings import canonical_json, frozen_stage, load_project, unknown_name
+from snakemake.exceptions import WorkflowError
+
+FIGURES = ["bars", "curves", "qualitative"]
+
+try:
+    PROJECT = load_project(config)
+    for name, operations in PROJECT.recipes.items():
+        check_operations(operations, f"recipes.{name}")
+except AirpipeError as error:
+    raise WorkflowError(str(error)) from None
+
+
+wildcard_constraints:
+    method="[a-z0-9_]+",
+    setting="[a-z0-9_]+",
+    seed="[0-9]+",
+    stage="[a-z0-9_]+",
+    dataset="[a-z0-9_]+",
+    split="[a-z0-9_]+",
+    test="[a-z0-9_]+",
+    model="none|[a-z0-9_]+/[a-z0-9_]+/seed[0-9]+/[a-z0-9_]+",
+
+
+def stage_settings(method, setting, seed, stage):
+    """Validated settings of a stage, as they get frozen."""
+    try:
+        plan = PROJECT.setting_plan(f"{method}/{setting}").stages.get(stage)
+        task = plan.task if plan else f"{method}.{stage}"
+        return frozen_stage(
+            PROJECT, f"{method}/{setting}", int(seed), stage, settings_class(task), stage_entry(task).revision
+        )
+    except (AirpipeError, ValueError) as error:
+        raise WorkflowError(str(error)) from None
+
+
+def frozen_json(wildcards):
+    """Settings of a stage as JSON: a change of them is what redoes a stage."""
+    return canonical_json(stage_settings(wildcards.method, wildcards.setting, wildcards.seed, wildcards.stage))
+
+
+def pair_lists(parts):
+    """Files of the pair lists of data parts, each once, in order."""
+    return [f"results/pairs/{name}.csv" for name in dict.fromkeys(part.pairs for part in parts)]
+
+
+def training_pairs(method, stage):
+    """Input function: pair lists of a stage's mix."""
+    return lambda w: pair_lists(stage_settings(method, w.setting, w.seed, stage).data)
+
+
+def validation_pairs(method, stage):
+    """Input function: pair lists of a stage's validation."""
+    return lambda w: pair_lists(stage_settings(method, w.setting, w.seed, stage).validation.data)
+
+
+def roots():
+    """--root arguments: where the data sets in use lie on this machine (embedded ones need none)."""
+    names = sorted({pairs.split(".")[0] for pairs in used_pairs()})
+    folders = {name: PROJECT.root(name) for name in names}
+    return " ".join(f"--root {shlex.quote(f'{name}={folder}')}" for name, folder in folders.items() if folder)
+
+
+def launcher(compute, threads):
+    """How a training command starts: python, torchrun for several GPUs, srun for several nodes."""
+    if compute.nodes > 1:
+        tasks = compute.nodes * max(compute.gpu, 1)
+        return f"srun -n {tasks} --ntasks-per-node {max(compute.gpu, 1)} -c {threads} python"
+    if compute.gpu > 1:
+        return f"torchrun --standalone --nproc-per-node {compute.gpu}"
+    return "python"
+
+
+def stage_resources(task):
+    """Resources of a training rule: what it asks of the machine and the matching arguments."""
+    compute = PROJECT.compute_for(task)
+
+    def machine(wildcards, attempt):
+        return (
+            f"--gpus {compute.gpu} --nodes {compute.nodes} --workers {compute.workers}"
+            f" --checkpoint-seconds {compute.checkpoint_seconds} --attempt {attempt} {roots()}"
+        )
+
+    asked = {
+        "mem_mb": compute.mem_mb,
+        "runtime": compute.runtime,
+        "launch": launcher(compute, compute.threads),
+        "machine": machine,
+    }
+    if compute.gpu:
+        asked["gpu"] = compute.gpu
+    if compute.nodes > 1:
+        asked |= {"nodes": compute.nodes, "tasks": compute.nodes * max(compute.gpu, 1), "mpi": "srun"}
+    return asked
+
+
+def stage_threads(task):
+    """Threads of a stage at this scale."""
+    return PROJECT.compute_for(task).threads
+
+
+def model_ids(models=None):
+    """Model ids (stage folders below results/) of method/setting names, for all seeds."""
+    return [
+        f"{model}/seed{seed}/{list(PROJECT.setting_plan(model).stages)[-1]}"
+        for model in (PROJECT.models if models is None else models)
+        for seed in PROJECT.seeds
+    ]
+
+
+def table_models(table):
+    """Model ids in a table."""
+    return model_ids(PROJECT.tables[table].models)
+
+
+def table_scores(table):
+    """Score files of a table: no restoration, then its models."""
+    return [
+        f"results/scores/{model}/{test}.csv"
+        for model in ["none", *table_models(table)]
+        for test in PROJECT.tables[table].tests
+    ]
+
+
+def dataset_json(dataset):
+    """Registry entry as JSON, without the root: moving a folder redoes nothing."""
+    if dataset not in PROJECT.datasets:
+        raise WorkflowError(unknown_name(dataset, PROJECT.datasets, "data set"))
+    return canonical_json(PROJECT.datasets[dataset].model_copy(update={"root": None}))
+
+
+def used_pairs():
+    """Pair lists that the chosen models and tables need."""
+    for model in model_ids():
+        method, setting, seed, _ = model.split("/")
+        for stage in PROJECT.setting_plan(f"{method}/{setting}").stages:
+            settings = stage_settings(method, setting, seed.removeprefix("seed"), stage)
+            yield from (part.pairs for part in (*settings.data, *settings.validation.data))
+    for table in PROJECT.tables.values():
+        yield from (PROJECT.tests[test].pairs for test in table.tests)
+
+
+def test_json(wildcards):
+    """A test with its recipe written out, as JSON."""
+    if wildcards.test not in PROJECT.tests:
+        raise WorkflowError(unknown_name(wildcards.test, PROJECT.tests, "test"))
+    return canonical_json(PROJECT.test(wildcards.test))
+
+
+def protocols_json(wildcards):
+    """The protocols of a test, as JSON."""
+    names = PROJECT.tests[wildcards.test].protocols
+    return json.dumps({name: json.loads(canonical_json(PROJECT.protocols[name])) for name in names})
+
+
+def model_file(wildcards):
+    """The model of an evaluation; nothing for `none`."""
+    return [] if wildcards.model == "none" else f"results/{wildcards.model}/model.safetensors"
+
+
+def evaluation_resources():
+    """Resources of a rule that runs a trained model."""
+    compute = PROJECT.compute_for("evaluate")
+    asked = {
+        "mem_mb": compute.mem_mb,
+        "runtime": compute.runtime,
+        "machine": f"--device {'cuda' if compute.gpu else 'cpu'} {roots()}",
+    }
+    return asked | ({"gpu": compute.gpu} if compute.gpu else {})

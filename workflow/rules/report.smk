@@ -1,0 +1,166 @@
+# From scores to what people read: tables, metrics for DVC, figures, and one page over all of it.
+
+
+localrules:
+    tables,
+    efficiency,
+    metrics,
+
+
+rule tables:
+    input:
+        scores=lambda wildcards: table_scores(wildcards.table),
+        cards=lambda wildcards: collect(
+            "results/{model}/card.json", model=table_models(wildcards.table)
+        ),
+        published=collect(
+            "resources/published/{name}.csv",
+            name=sorted(glob_wildcards("resources/published/{name}.csv").name),
+        ),
+    output:
+        csv="results/tables/{table}.csv",
+        md="results/tables/{table}.md",
+        tex="results/tables/{table}.tex",
+        gains="results/tables/{table}_gains.csv",
+        gains_md="results/tables/{table}_gains.md",
+    log:
+        "results/logs/tables/{table}.log",
+    benchmark:
+        "results/benchmarks/tables/{table}.tsv"
+    wildcard_constraints:
+        table="|".join(PROJECT.tables),
+    conda:
+        "../../envs/report.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        scale=PROJECT.scale,
+    message:
+        "Table {wildcards.table}"
+    script:
+        "../../scripts/make_tables.py"
+
+
+rule efficiency:
+    input:
+        complexity=collect("results/complexity/{model}.json", model=model_ids()),
+        cards=collect("results/{model}/card.json", model=model_ids()),
+    output:
+        csv="results/tables/efficiency.csv",
+        md="results/tables/efficiency.md",
+        tex="results/tables/efficiency.tex",
+    log:
+        "results/logs/efficiency.log",
+    benchmark:
+        "results/benchmarks/efficiency.tsv"
+    conda:
+        "../../envs/report.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    message:
+        "Table of parameters, operations and latency"
+    script:
+        "../../scripts/make_tables.py"
+
+
+rule metrics:
+    input:
+        tables=collect("results/tables/{table}.csv", table=PROJECT.tables),
+    output:
+        metrics="results/metrics.json",
+    log:
+        "results/logs/metrics.log",
+    benchmark:
+        "results/benchmarks/metrics.tsv"
+    conda:
+        "../../envs/report.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    message:
+        "Metrics for DVC"
+    script:
+        "../../scripts/make_tables.py"
+
+
+rule figures:
+    input:
+        table="results/tables/{table}.csv",
+        scores=lambda wildcards: table_scores(wildcards.table),
+        curves=lambda wildcards: collect(
+            "results/{model}/curves.csv", model=table_models(wildcards.table)
+        ),
+        pictures=lambda wildcards: collect(
+            "results/restored/{model}/{test}",
+            model=["none", *table_models(wildcards.table)],
+            test=PROJECT.tables[wildcards.table].tests,
+        ),
+    output:
+        bars="results/figures/{table}/bars.png",
+        curves="results/figures/{table}/curves.png",
+        qualitative="results/figures/{table}/qualitative.png",
+    log:
+        "results/logs/figures/{table}.log",
+    benchmark:
+        "results/benchmarks/figures/{table}.tsv"
+    wildcard_constraints:
+        table="|".join(PROJECT.tables),
+    conda:
+        "../../envs/report.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=20,
+    params:
+        report=PROJECT.report.model_dump(
+            mode="json", include={"zoom", "images_per_test", "protocol"}
+        ),
+    message:
+        "Figures of table {wildcards.table}"
+    script:
+        "../../scripts/make_figures.py"
+
+
+rule page:
+    input:
+        tables=collect("results/tables/{table}.csv", table=PROJECT.tables),
+        gains=collect("results/tables/{table}_gains.csv", table=PROJECT.tables),
+        figures=collect(
+            "results/figures/{table}/{kind}.png",
+            table=PROJECT.tables,
+            kind=["bars", "curves", "qualitative"],
+        ),
+        efficiency="results/tables/efficiency.csv",
+        cards=collect("results/{model}/card.json", model=model_ids()),
+        scores=list(
+            dict.fromkeys(
+                path for table in PROJECT.tables for path in table_scores(table)
+            )
+        ),
+        pictures=list(
+            dict.fromkeys(
+                f"results/restored/{model}/{test}"
+                for table in PROJECT.tables
+                for model in ["none", *table_models(table)]
+                for test in PROJECT.tables[table].tests
+            )
+        ),
+    output:
+        page="results/report/index.html",
+    log:
+        "results/logs/page.log",
+    benchmark:
+        "results/benchmarks/page.tsv"
+    conda:
+        "../../envs/report.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=20,
+    params:
+        report=PROJECT.report.model_dump(mode="json"),
+        scale=PROJECT.scale,
+    message:
+        "Report page"
+    script:
+        "../../scripts/make_report.py"
