@@ -7,8 +7,8 @@ import subprocess
 from pathlib import Path
 
 from airpipe.errors import AirpipeError, run_main
+from airpipe.project import json_schema
 from airpipe.provenance import write_text
-from airpipe.settings import json_schema
 
 SCHEMA = Path("workflow/schemas/config.schema.json")
 ARCHITECTURE = Path("docs/architecture.md")
@@ -16,16 +16,18 @@ BLOCK = re.compile(r"(<!-- rule graph: begin -->\n).*?(<!-- rule graph: end -->)
 
 
 def rule_graph() -> str:
+    """The default targets' rules as a mermaid chart, in an order that does not change."""
     command = ["snakemake", "--rulegraph", "mermaid-js", "--forceall", "--quiet", "all", "--", "all"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return done.stdout.strip()
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    names = dict(re.findall(r"^\s*(id\d+)\[(\w+)\]", "\n".join(lines), re.MULTILINE))
+    edges = re.findall(r"^\s*(id\d+) --> (id\d+)", "\n".join(lines), re.MULTILINE)
+    chart = sorted(f"    {names[first]} --> {names[second]}" for first, second in edges)
+    return "\n".join(["flowchart TB", *chart])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--check", action="store_true", help="change nothing, fail when something is out of step"
-    )
+    parser.add_argument("--check", action="store_true", help="change nothing, fail when something is out of step")
     given = parser.parse_args()
     text = ARCHITECTURE.read_text(encoding="utf-8")
     made = {

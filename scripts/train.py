@@ -21,9 +21,7 @@ def pair_lists(files: list[Path], wanted: list[str], roots: dict[str, Path]) -> 
     by_id = {file.stem: file for file in files}
     missing = [name for name in wanted if name not in by_id]
     if missing:
-        raise AirpipeError(
-            f"the frozen config names pair list {missing[0]!r}; given: {', '.join(by_id) or 'none'}"
-        )
+        raise AirpipeError(f"the frozen config names pair list {missing[0]!r}; given: {', '.join(by_id) or 'none'}")
     lists = {name: read_pairs(by_id[name], roots.get(name.split(".")[0])) for name in dict.fromkeys(wanted)}
     return PairLists([by_id[name] for name in wanted], [lists[name] for name in wanted])
 
@@ -33,12 +31,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--config", type=Path, required=True, help="frozen config.yaml")
     parser.add_argument("--train", type=Path, nargs="+", required=True, help="pair lists of the mix")
     parser.add_argument("--val", type=Path, nargs="*", default=[], help="pair lists for validation")
-    parser.add_argument(
-        "--root", type=role_path, action="append", default=[], help="dataset=folder; none: embedded"
-    )
-    parser.add_argument(
-        "--parent", type=role_path, action="append", default=[], help="role=model.safetensors"
-    )
+    parser.add_argument("--root", type=role_path, action="append", default=[], help="dataset=folder; none: embedded")
+    parser.add_argument("--parent", type=role_path, action="append", default=[], help="role=model.safetensors")
     parser.add_argument("--workdir", type=Path, required=True, help="stage folder")
     parser.add_argument("--resume", type=Path, help="a checkpoint, instead of the newest in state/")
     parser.add_argument("--gpus", type=int, default=0, help="GPUs per node; 0: CPU")

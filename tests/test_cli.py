@@ -68,9 +68,7 @@ finally:
         assert command in done.stdout
 
 
-@pytest.mark.parametrize(
-    "words", [[], ["restore"], ["restore", "a.png", "-m", "x", "--tile", "-1"], ["paint"]]
-)
+@pytest.mark.parametrize("words", [[], ["restore"], ["restore", "a.png", "-m", "x", "--tile", "-1"], ["paint"]])
 def test_wrong_usage_ends_with_status_2(words, capsys):
     with pytest.raises(SystemExit) as caught:
         main(words)

@@ -80,12 +80,7 @@ def test_processes_and_micro_batches_share_one_global_batch(world, accumulate):
     plan = SamplePlan([5, 3], [2.0, 1.0], [Phase(steps=6, patch_size=8, batch_size=4)], 1)
     streams = [list(MicroBatches(plan, 2, rank, world, accumulate)) for rank in range(world)]
     for step in range(2, 6):
-        mine = [
-            key
-            for s in streams
-            for micro in s[(step - 2) * accumulate : (step - 1) * accumulate]
-            for key in micro
-        ]
+        mine = [key for s in streams for micro in s[(step - 2) * accumulate : (step - 1) * accumulate] for key in micro]
         assert sorted(mine) == sorted(plan.batch(step))
     assert {len(micro) for s in streams for micro in s} == {4 // (world * accumulate)}
 
@@ -306,16 +301,12 @@ def test_unreadable_files_are_counted_and_named(tmp_path):
     toy_images(tmp_path, 2)
     (tmp_path / "img0.png").write_bytes((tmp_path / "img0.png").read_bytes()[:200])
     (tmp_path / "zero.png").touch()
-    with pytest.raises(
-        AirpipeError, match=r"data set d: 2 of 3 files cannot be used:(.|\n)*img0.png(.|\n)*zero.png"
-    ):
+    with pytest.raises(AirpipeError, match=r"data set d: 2 of 3 files cannot be used:(.|\n)*img0.png(.|\n)*zero.png"):
         build_manifest("d", folder_entry(clean="*.png"), str(tmp_path))
 
 
 def test_a_missing_folder_says_where_to_put_the_files(tmp_path):
-    with pytest.raises(
-        AirpipeError, match=r"nowhere is not a folder. Put the files there, or set datasets.d.root"
-    ):
+    with pytest.raises(AirpipeError, match=r"nowhere is not a folder. Put the files there, or set datasets.d.root"):
         build_manifest("d", folder_entry(clean="*.png"), str(tmp_path / "nowhere"))
 
 
@@ -330,9 +321,7 @@ def test_an_embedded_photo_with_another_checksum_or_missing_is_refused():
     other = DatasetSettings(title="x", packages=(PackageFile(**good, sha256="0" * 64),))
     with pytest.raises(AirpipeError, match="sha256 is not the listed 000000000000"):
         build_manifest("photos", other, "")
-    gone = DatasetSettings(
-        title="x", packages=(PackageFile(**{**good, "path": "data/no.png"}, sha256="0" * 64),)
-    )
+    gone = DatasetSettings(title="x", packages=(PackageFile(**{**good, "path": "data/no.png"}, sha256="0" * 64),))
     with pytest.raises(AirpipeError, match="ships no such file"):
         build_manifest("photos", gone, "")
 

@@ -300,10 +300,7 @@ def test_depths_that_would_be_cut_are_refused(tmp_path, photo, mode):
 def test_a_lying_header_claims_no_memory(tmp_path):
     header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
     data = (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(b"\0" * 99))
-        + chunk(b"IEND", b"")
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
     )
     (tmp_path / "a.png").write_bytes(data)
     assert_refused(tmp_path / "a.png", "100000x100000")

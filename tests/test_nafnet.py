@@ -42,9 +42,7 @@ def test_local_pooling_equals_the_golden_and_shares_its_state_dict():
     everywhere = load_published(build_network("nafnet", **config), golden.reference_state()).eval()
     with torch.no_grad():
         torch.testing.assert_close(local(golden.input()), golden.outputs["out"], rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(
-            everywhere(golden.input()), golden.outputs["out_global"], rtol=1e-4, atol=1e-4
-        )
+        torch.testing.assert_close(everywhere(golden.input()), golden.outputs["out_global"], rtol=1e-4, atol=1e-4)
 
 
 def test_local_windows_of_the_published_size():
@@ -94,9 +92,7 @@ def test_sizes_that_do_not_divide_are_refused_or_zero_padded():
 def test_channels_last_and_compile_capture_compute_the_same():
     model, golden = published("nafnet_small", "nafnet")
     with torch.no_grad():
-        last = model.to(memory_format=torch.channels_last)(
-            golden.input().to(memory_format=torch.channels_last)
-        )
+        last = model.to(memory_format=torch.channels_last)(golden.input().to(memory_format=torch.channels_last))
     torch.testing.assert_close(last, golden.outputs["out"], rtol=1e-4, atol=1e-4)
 
 

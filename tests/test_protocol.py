@@ -71,9 +71,7 @@ def test_protocols_share_a_pass_only_when_their_input_is_the_same():
 
 @pytest.fixture
 def pairs(tmp_path):
-    return [
-        Pair(path, None, "", "", "none", path.stem, path.stem) for path in toy_images(tmp_path, 3, (50, 61))
-    ]
+    return [Pair(path, None, "", "", "none", path.stem, path.stem) for path in toy_images(tmp_path, 3, (50, 61))]
 
 
 def test_one_pass_per_distinct_input_scores_every_protocol(pairs):
@@ -112,9 +110,7 @@ def test_kept_pictures_are_the_first_in_natural_order_under_the_first_protocol(p
 
 
 def test_a_noise_test_without_a_fixed_level_is_refused(pairs):
-    operation = Operation.model_validate(
-        {"operation": "gaussian_noise", "parameters": {"sigma": {"choice": [1, 2]}}}
-    )
+    operation = Operation.model_validate({"operation": "gaussian_noise", "parameters": {"sigma": {"choice": [1, 2]}}})
     test = TestSettings(pairs="toy.test", degradation="noise", operations=(operation,))
     with pytest.raises(AirpipeError, match="needs one level"):
         evaluate(test, SHIPPED, pairs, None)

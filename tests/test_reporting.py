@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from airpipe.errors import AirpipeError
-from airpipe.reporting import figures, page, tables
+from airpipe.reporting import figures, page, pivots, tables
 from airpipe.settings import ReportSettings
 
 MODELS = ("baseline/nafnet_5d/seed0/train", "baseline/nafnet_5d/seed1/train", "dcpt/nafnet_5d/seed0/finetune")
@@ -117,9 +117,9 @@ class Tree:
 
     def page(self, scale: str = "demo") -> str:
         folder = self.root / "tables"
-        tables.write_tables("all", scale, self.scores, self.cards, self.published, folder)
+        pivots.write_tables("all", scale, self.scores, self.cards, self.published, folder)
         complexities = [self.root / "complexity" / f"{model}.json" for model in MODELS]
-        tables.write_efficiency(complexities, self.cards, folder)
+        pivots.write_efficiency(complexities, self.cards, folder)
         scenes = figures.read_scenes(self.scores, self.root / "restored", "airpipe", 2)
         curves = figures.read_curves([self.root / model / "curves.csv" for model in MODELS], self.root)
         drawn = self.root / "figures" / "all"
@@ -202,7 +202,7 @@ def test_an_identical_image_keeps_the_mean_infinite_and_warns(tree, caplog):
     assert pick(table, "dcpt/nafnet_5d/finetune")["value"] == math.inf
     assert pick(table, "dcpt/nafnet_5d/finetune", metric="psnr_gain")["value"] == pytest.approx(5.0 / 2)
     assert "infinite" in caplog.text
-    assert "inf" in tables.markdown(table, "t", "demo")
+    assert "inf" in pivots.markdown(table, "t", "demo")
 
 
 def test_a_score_that_is_not_a_number_is_refused(tree):
@@ -227,18 +227,18 @@ def test_a_table_without_no_restoration_is_refused(tree):
 
 def test_protocols_never_share_a_block_or_a_column(tree):
     table = tree.table()
-    blocks = tables.pivot(table)
+    blocks = pivots.pivot(table)
     assert [block.protocol for block in blocks] == ["airpipe", "dcpt", "unknown"]
     cells = {block.protocol: block.lines[0].cells[0].psnr for block in blocks[:2]}
     assert cells == {"airpipe": "24.50", "dcpt": "25.00"}
     assert all(block.columns[:2] == ("noise 15", "noise 25") for block in blocks[:2])
-    text = tables.markdown(table, "t", "demo")
+    text = pivots.markdown(table, "t", "demo")
     assert len(re.findall(r"^## Protocol ", text, re.M)) == 3
-    assert tables.latex(table, "t", "demo").count(r"\begin{table}") == 3
+    assert pivots.latex(table, "t", "demo").count(r"\begin{table}") == 3
 
 
 def test_the_best_of_our_own_numbers_is_bold(tree):
-    text = tables.markdown(tree.table(), "t", "demo")
+    text = pivots.markdown(tree.table(), "t", "demo")
     line = next(line for line in text.splitlines() if line.startswith("| dcpt/nafnet_5d "))
     assert "**29.50** / **0.850**" in line
 
@@ -250,7 +250,7 @@ def test_published_rows_are_listed_but_not_comparable_at_demo_scale(tree):
     assert set(rows["comparable"]) == {"no"}
     assert rows["reason"].str.contains("demo scale").all()
     assert rows["value"].isna().all()
-    assert "demo scale: not comparable with published numbers" in tables.markdown(tree.table(), "t", "demo")
+    assert "demo scale: not comparable with published numbers" in pivots.markdown(tree.table(), "t", "demo")
 
 
 def test_the_published_number_of_the_same_model_gives_a_gap_and_reasons(tree):
@@ -286,8 +286,8 @@ def test_shipped_published_numbers_are_readable_and_have_sources():
 
 def test_metrics_are_finite_floats(tree):
     tree.write_score("none", "noise15", {(IMAGES[0], "airpipe"): "inf"})
-    tables.write_tables("all", "demo", tree.scores, tree.cards, tree.published, tree.root)
-    tables.write_metrics([tree.root / "all.csv"], tree.root / "metrics.json")
+    pivots.write_tables("all", "demo", tree.scores, tree.cards, tree.published, tree.root)
+    pivots.write_metrics([tree.root / "all.csv"], tree.root / "metrics.json")
     found = json.loads((tree.root / "metrics.json").read_text(), parse_constant=pytest.fail)
     assert "airpipe" not in {p for p, m in found["all"]["none"]["noise_15"].items() if "psnr" in m}
     assert found["all"]["dcpt/nafnet_5d/finetune"]["noise_25"]["airpipe"] == {
@@ -298,20 +298,20 @@ def test_metrics_are_finite_floats(tree):
 
 
 def test_the_csv_comes_back_as_it_was_written(tree):
-    tables.write_tables("all", "demo", tree.scores, tree.cards, tree.published, tree.root)
+    pivots.write_tables("all", "demo", tree.scores, tree.cards, tree.published, tree.root)
     again = tables.read_table(tree.root / "all.csv")
     assert again["value"].equals(tree.table()["value"])
     assert set(again["level"]) == {"15", "25"}
 
 
 def test_latex_escapes_what_it_would_read_as_commands(tree):
-    text = tables.latex(tree.table(), "all_in_one", "demo")
+    text = pivots.latex(tree.table(), "all_in_one", "demo")
     assert "all\\_in\\_one" in text
     assert not re.search(r"(?<!\\)_", text)
 
 
 def test_labels_are_as_short_as_they_can_be_without_clashing():
-    labels = tables.short_labels(["none", "a/x/train", "b/x/train", "a/y/one", "a/y/two", "imported/z"])
+    labels = pivots.short_labels(["none", "a/x/train", "b/x/train", "a/y/one", "a/y/two", "imported/z"])
     assert list(labels.values()) == ["no restoration", "a/x", "b/x", "a/y/one", "a/y/two", "imported/z"]
 
 

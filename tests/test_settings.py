@@ -9,18 +9,9 @@ import yaml
 from helpers import ROOT, stage
 
 from airpipe.errors import AirpipeError
+from airpipe.project import deep_merge, frozen_stage, load_project
 from airpipe.registry import NETWORKS, STAGES, resolve, settings_class, stage_entry
-from airpipe.settings import (
-    ComputeSettings,
-    Draw,
-    StageSettings,
-    canonical_json,
-    check_settings,
-    deep_merge,
-    frozen_stage,
-    load_project,
-    settings_hash,
-)
+from airpipe.settings import ComputeSettings, Draw, StageSettings, canonical_json, check_settings, settings_hash
 
 BASE = ["config.yaml", "datasets.yaml", "recipes.yaml", "protocols.yaml", "methods/baseline.yaml"]
 
@@ -32,16 +23,12 @@ def shipped(*overlays: str) -> dict:
     return merged
 
 
-@pytest.mark.parametrize(
-    "overlay", [(), ("paper.yaml",), ("denoise.yaml",)], ids=["demo", "paper", "denoise"]
-)
+@pytest.mark.parametrize("overlay", [(), ("paper.yaml",), ("denoise.yaml",)], ids=["demo", "paper", "denoise"])
 def test_every_shipped_config_is_valid_and_freezes_all_its_stages(overlay):
     project = load_project(shipped(*overlay))
     for model in project.models:
         for name, plan in project.setting_plan(model).stages.items():
-            frozen = frozen_stage(
-                project, model, 0, name, settings_class(plan.task), stage_entry(plan.task).revision
-            )
+            frozen = frozen_stage(project, model, 0, name, settings_class(plan.task), stage_entry(plan.task).revision)
             assert frozen.steps > 100
             assert all(part.operations for part in frozen.data)
     for test in project.tests:
@@ -49,7 +36,7 @@ def test_every_shipped_config_is_valid_and_freezes_all_its_stages(overlay):
 
 
 def test_the_json_schema_is_in_step():
-    from airpipe.settings import json_schema
+    from airpipe.project import json_schema
 
     stored = json.loads((ROOT / "workflow" / "schemas" / "config.schema.json").read_text())
     assert stored == json_schema(), "run: make docs"
@@ -148,6 +135,9 @@ def test_a_batch_that_accumulation_cannot_split_is_refused():
 
 
 def test_settings_and_registry_stay_light():
-    code = "import sys, airpipe.settings, airpipe.registry, airpipe.cli; print([m for m in ('torch', 'cv2', 'pandas') if m in sys.modules])"
+    code = (
+        "import sys, airpipe.project, airpipe.registry, airpipe.cli;"
+        "print([m for m in ('torch', 'cv2', 'pandas') if m in sys.modules])"
+    )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

@@ -167,9 +167,7 @@ def test_equal_inputs_give_equal_bits():
 
 def test_progress_counts_the_tiles():
     seen = []
-    restore_tiled(
-        Spy(), torch.rand(3, 20, 50), tile=20, overlap=5, progress=lambda *counts: seen.append(counts)
-    )
+    restore_tiled(Spy(), torch.rand(3, 20, 50), tile=20, overlap=5, progress=lambda *counts: seen.append(counts))
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 

@@ -53,9 +53,7 @@ def test_killed_three_times_at_random_moments_ends_with_the_same_bits(tmp_path, 
             os.killpg(process.pid, signal.SIGKILL)
             kills += 1
         process.wait()
-        assert not (trained.workdir / "model.safetensors").exists(), (
-            "the run was too short to be killed three times"
-        )
+        assert not (trained.workdir / "model.safetensors").exists(), "the run was too short to be killed three times"
     last = trained.run(*more)
     assert "from step 0" not in last.stdout
     assert trained.weights() == uninterrupted.weights()
@@ -221,9 +219,7 @@ def test_a_full_disk_during_a_checkpoint_keeps_the_earlier_one(tmp_path):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
-    failed = subprocess.run(
-        trained.command(), env=one_thread(), capture_output=True, text=True, preexec_fn=limit
-    )
+    failed = subprocess.run(trained.command(), env=one_thread(), capture_output=True, text=True, preexec_fn=limit)
     assert failed.returncode == 2, failed.stderr
     assert "cannot be written" in failed.stderr
     assert "Free disk space" in failed.stderr
@@ -267,9 +263,7 @@ def test_learning_rate_warms_up_and_follows_half_a_cosine():
 
 def test_partial_loading_reports_and_refuses_a_foreign_parent():
     target = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 4))
-    report = load_matching(
-        target, {"0.weight": torch.ones(3, 2), "1.weight": torch.ones(1), "x": torch.ones(1)}, "p"
-    )
+    report = load_matching(target, {"0.weight": torch.ones(3, 2), "1.weight": torch.ones(1), "x": torch.ones(1)}, "p")
     assert report == {
         "matched": ["0.weight"],
         "missing": ["0.bias", "1.bias", "1.weight"],

@@ -97,9 +97,7 @@ def test_interrupted_adversarial_training_ends_with_the_same_bits(tmp_path, adve
     resumed = train(tmp_path / "broken", parent)
     assert resumed.weights() == whole.weights()
     assert resumed.curves() == whole.curves()
-    states = [
-        torch.load(s.workdir / "state" / "step_00000020.ckpt", weights_only=True) for s in (whole, resumed)
-    ]
+    states = [torch.load(s.workdir / "state" / "step_00000020.ckpt", weights_only=True) for s in (whole, resumed)]
     for key, value in states[0]["network.critic"].items():
         assert torch.equal(value, states[1]["network.critic"][key])
 

@@ -58,20 +58,14 @@ def _say_error(error: object) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "airpipe", description="All-in-one image restoration.", allow_abbrev=False
-    )
+    parser = argparse.ArgumentParser("airpipe", description="All-in-one image restoration.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"airpipe {airpipe.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add_restore(
-        commands.add_parser("restore", help="restore photos with a trained model", allow_abbrev=False)
-    )
+    _add_restore(commands.add_parser("restore", help="restore photos with a trained model", allow_abbrev=False))
 
     models = commands.add_parser("models", help="list the trained models", allow_abbrev=False)
     models.set_defaults(command=_models)
-    models.add_argument(
-        "--results", type=Path, default=RESULTS, help="folder to look in (default: %(default)s)"
-    )
+    models.add_argument("--results", type=Path, default=RESULTS, help="folder to look in (default: %(default)s)")
     models.add_argument("--json", action="store_true", help="for programs")
 
     doctor = commands.add_parser("doctor", help="check this machine and the data", allow_abbrev=False)
@@ -108,9 +102,7 @@ def _add_restore(parser: argparse.ArgumentParser) -> None:
         default=32,
         help="pixels that neighbouring tiles share (default: %(default)s)",
     )
-    parser.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda or cuda:<number> (default: %(default)s)"
-    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<number> (default: %(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
 
 
@@ -301,10 +293,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
         print(json.dumps([asdict(check) for check in checks], indent=2))
     else:
         for check in checks:
-            print(
-                f"{check.state:<8} {check.what}: {check.found}"
-                + (f". {check.remedy}" if check.remedy else "")
-            )
+            print(f"{check.state:<8} {check.what}: {check.found}" + (f". {check.remedy}" if check.remedy else ""))
     return 1 if any(check.state == "problem" for check in checks) else 0
 
 
@@ -348,9 +337,7 @@ def _check_results(results: Path) -> list[Check]:
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free / 1e9
-    remedy = (
-        "" if free >= FREE_GB else f"Less than {FREE_GB} GB: free some, or link results/ to a larger disk"
-    )
+    remedy = "" if free >= FREE_GB else f"Less than {FREE_GB} GB: free some, or link results/ to a larger disk"
     room = Check("ok" if free >= FREE_GB else "note", "disk", f"{free:.0f} GB free for {results}/", remedy)
     if place.is_dir() and os.access(place, os.W_OK | os.X_OK):
         return [room, Check("ok", "results", f"{place} can be written")]
@@ -364,11 +351,7 @@ def _check_data() -> list[Check]:
     """The data sets of config/datasets.yaml, where there is one."""
     registry = Path("config/datasets.yaml")
     if not registry.is_file():
-        return [
-            Check(
-                "note", "data", f"no {registry} here", "Run this in a checkout to have its data sets checked"
-            )
-        ]
+        return [Check("note", "data", f"no {registry} here", "Run this in a checkout to have its data sets checked")]
     from airpipe.settings import DatasetSettings, check_settings, read_yaml
 
     checks = []
@@ -396,9 +379,7 @@ def _check_embedded(name: str, dataset: Any) -> Check:
                 bad.append(str(error))
     if bad:
         found = f"{len(bad)} files missing or changed, first: {bad[0]}"
-        return Check(
-            "problem", f"data set {name}", found, "Install the pinned versions again: `make clean setup`"
-        )
+        return Check("problem", f"data set {name}", found, "Install the pinned versions again: `make clean setup`")
     return Check("ok", f"data set {name}", f"{len(dataset.packages)} embedded photographs, checksums right")
 
 

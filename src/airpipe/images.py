@@ -77,9 +77,7 @@ def read_picture(path: Path) -> Picture:
             f"{path}: not an image that can be read. Expected a complete file of one of {', '.join(SUFFIXES)}"
         ) from None
     except DECODER_ERRORS as error:
-        raise AirpipeError(
-            f"{path}: corrupt or truncated image ({error}). Copy or download it again"
-        ) from None
+        raise AirpipeError(f"{path}: corrupt or truncated image ({error}). Copy or download it again") from None
 
 
 def _refuse_unsuitable(path: Path, image: Image.Image) -> None:

@@ -84,9 +84,7 @@ def git_state() -> dict[str, Any]:
     here = Path(__file__).parent
 
     def git(*words: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(here), *words], capture_output=True, text=True, check=True
-        ).stdout
+        return subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, check=True).stdout
 
     try:
         return {

@@ -1,6 +1,6 @@
 """Every setting of airpipe, typed; unknown keys are errors that name the nearest valid key.
 
-`ProjectSettings` is what `config/*.yaml` merge to. `StageSettings` is one training
+`airpipe.project` holds what `config/*.yaml` merge to. `StageSettings` is one training
 stage as frozen in its `config.yaml`: the unit of re-run. Device, workers, threads,
 memory, paths and logging never enter it (see `ComputeSettings`).
 
@@ -10,8 +10,6 @@ This module imports no torch: Snakemake reads it at every start.
 import difflib
 import hashlib
 import json
-import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast
@@ -123,18 +121,14 @@ class DataPart(Settings):
     """One part of a training mix."""
 
     pairs: PairListId
-    recipe: Name | None = Field(
-        None, description="Degrades the clean image; none: the list has degraded files."
-    )
+    recipe: Name | None = Field(None, description="Degrades the clean image; none: the list has degraded files.")
     operations: tuple[Operation, ...] = Field((), description="The recipe, written out when frozen.")
     share: PositiveFloat = Field(1.0, description="Relative share of samples.")
     label: NonNegativeInt = Field(0, description="Degradation class, for methods that classify.")
     rescale: tuple[float, float] = Field(
         (1.0, 1.0), description="Clean images are shrunk by a factor drawn from this range before the crop."
     )
-    quantise: bool = Field(
-        True, description="Clip and round the degraded image to 8 bit, as a file would be."
-    )
+    quantise: bool = Field(True, description="Clip and round the degraded image to 8 bit, as a file would be.")
 
     @field_validator("rescale")
     @classmethod
@@ -184,9 +178,7 @@ class StageSettings(Settings):
     """One training stage, as frozen in its config.yaml."""
 
     task: str = Field(pattern=r"^[a-z0-9_]+\.[a-z0-9_]+$", description="Entry of the registry.")
-    revision: PositiveInt = Field(
-        description="From the registry: raised when equal settings would give other numbers."
-    )
+    revision: PositiveInt = Field(description="From the registry: raised when equal settings would give other numbers.")
     method: Name
     setting: Name
     stage: Name
@@ -202,9 +194,7 @@ class StageSettings(Settings):
     pixel_loss: Literal["l1", "charbonnier", "mse"] = "l1"
     ema_decay: float = Field(0.0, ge=0.0, lt=1.0, description="0 switches the moving average off.")
     clip_norm: NonNegativeFloat = Field(0.0, description="Largest gradient norm; 0 switches clipping off.")
-    accumulate: PositiveInt = Field(
-        1, description="Micro-batches per optimizer step; numbers stay those of the batch."
-    )
+    accumulate: PositiveInt = Field(1, description="Micro-batches per optimizer step; numbers stay those of the batch.")
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     deterministic: bool = Field(False, description="Deterministic CUDA kernels (CPU runs always are).")
 
@@ -222,9 +212,7 @@ class StageSettings(Settings):
     def _batches_divide(self) -> "StageSettings":
         for phase in self.phases:
             if phase.batch_size % self.accumulate:
-                raise ValueError(
-                    f"batch_size {phase.batch_size} is not a multiple of accumulate {self.accumulate}"
-                )
+                raise ValueError(f"batch_size {phase.batch_size} is not a multiple of accumulate {self.accumulate}")
         return self
 
 
@@ -276,9 +264,7 @@ class TestSettings(Settings):
     pairs: PairListId
     degradation: Name
     level: str = ""
-    recipe: Name | None = Field(
-        None, description="Degrades the clean image; none: the list has degraded files."
-    )
+    recipe: Name | None = Field(None, description="Degrades the clean image; none: the list has degraded files.")
     fixed: dict[Name, Json] = Field({}, description="Parameters that replace the recipe's draws.")
     operations: tuple[Operation, ...] = ()
     seed: NonNegativeInt = Field(100000, description="Unlike any training seed.")
@@ -337,9 +323,7 @@ class DatasetSettings(Settings):
     title: str
     home: str = ""
     licence: str = ""
-    root: str | None = Field(
-        None, description="Folder; ${VARIABLES} are expanded; default resources/datasets/<id>."
-    )
+    root: str | None = Field(None, description="Folder; ${VARIABLES} are expanded; default resources/datasets/<id>.")
     packages: tuple[PackageFile, ...] = ()
     splits: dict[Name, SplitSettings] = {}
 
@@ -350,204 +334,12 @@ class DatasetSettings(Settings):
         return self
 
 
-# Project
-
-
-class StagePlan(Settings):
-    """A stage in config/methods/<name>.yaml: common values, and what each scale overrides."""
-
-    task: str
-    common: dict[str, Json] = {}
-    scales: dict[Name, dict[str, Json]] = Field(min_length=1)
-
-
-class SettingPlan(Settings):
-    """A named setting of a method: its stages in order; the last one is evaluated."""
-
-    about: str = ""
-    stages: dict[Name, StagePlan] = Field(min_length=1)
-
-
-class MethodSettings(Settings):
-    """config/methods/<name>.yaml."""
-
-    title: str
-    source: str = ""
-    settings: dict[Name, SettingPlan] = Field(min_length=1)
-
-
-class ProjectSettings(Settings):
-    """All of config/, merged."""
-
-    scale: Name = "demo"
-    seeds: tuple[NonNegativeInt, ...] = Field((0,), min_length=1)
-    models: tuple[str, ...] = Field(description="What is trained and evaluated: method/setting.")
-    methods: dict[Name, MethodSettings]
-    datasets: dict[Name, DatasetSettings]
-    recipes: dict[Name, tuple[Operation, ...]]
-    protocols: dict[Name, ProtocolSettings]
-    tests: dict[Name, TestSettings]
-    tables: dict[Name, TableSettings]
-    report: ReportSettings = ReportSettings()
-    compute: dict[Name, dict[str, dict[str, Json]]] = Field(
-        {}, description="scale: {default or registry entry: ComputeSettings}"
-    )
-
-    @field_validator("models")
-    @classmethod
-    def _models_look_right(cls, models: tuple[str, ...]) -> tuple[str, ...]:
-        for model in models:
-            if not re.fullmatch(r"[a-z0-9_]+/[a-z0-9_]+", model):
-                raise ValueError(f"{model!r} is not of the form method/setting")
-        return models
-
-    @model_validator(mode="after")
-    def _names_exist(self) -> "ProjectSettings":
-        for model in self.models:
-            self.setting_plan(model)
-        for name, test in self.tests.items():
-            _known(test.pairs.split(".")[0], self.datasets, f"data set in test {name}")
-            for protocol in test.protocols:
-                _known(protocol, self.protocols, f"protocol in test {name}")
-            if test.recipe is not None:
-                _known(test.recipe, self.recipes, f"recipe in test {name}")
-        for name, table in self.tables.items():
-            for test_name in table.tests:
-                _known(test_name, self.tests, f"test in table {name}")
-        _known(self.report.protocol, self.protocols, "protocol in report")
-        for scale, stages in self.compute.items():
-            for stage, values in stages.items():
-                check_settings(ComputeSettings, values, f"compute.{scale}.{stage}")
-        return self
-
-    def setting_plan(self, model: str) -> SettingPlan:
-        """The plan of `method/setting`; unknown names are errors."""
-        method, setting = model.split("/")
-        _known(method, self.methods, "method")
-        _known(setting, self.methods[method].settings, f"setting of {method}")
-        return self.methods[method].settings[setting]
-
-    def test(self, name: str) -> TestSettings:
-        """A test with its recipe written out and its fixed parameters set."""
-        test = self.tests[name]
-        if test.recipe is None:
-            return test
-        fixed = {key: Draw(constant=value) for key, value in test.fixed.items()}
-        operations = tuple(
-            op.model_copy(
-                update={
-                    "parameters": {**op.parameters, **{k: v for k, v in fixed.items() if k in op.parameters}}
-                }
-            )
-            for op in self.recipes[test.recipe]
-        )
-        known = {key for op in operations for key in op.parameters}
-        for key in fixed:
-            if key not in known:
-                raise AirpipeError(f"tests.{name}.fixed: " + unknown_name(key, known, "parameter"))
-        return test.model_copy(update={"operations": operations})
-
-    def compute_for(self, task: str) -> ComputeSettings:
-        """What a stage asks of the machine at this scale."""
-        block = self.compute.get(self.scale, {})
-        return ComputeSettings.model_validate({**block.get("default", {}), **block.get(task, {})})
-
-    def root(self, dataset: str) -> str:
-        """Folder of a data set on this machine, variables expanded; '' for embedded files."""
-        entry = self.datasets[dataset]
-        if entry.packages:
-            return ""
-        return os.path.expandvars(entry.root or f"resources/datasets/{dataset}")
-
-
-def _known(name: str, valid: Any, what: str) -> None:
-    if name not in valid:
-        raise ValueError(unknown_name(name, valid, what))
-
-
-def load_project(config: Mapping[str, Any]) -> ProjectSettings:
-    """Validate the merged configuration that Snakemake read.
-
-    Raises:
-        AirpipeError: one line per problem.
-    """
-    return check_settings(
-        ProjectSettings, _plain(config), "the configuration (config/*.yaml, --configfile, --config)"
-    )
-
-
-def _plain(value: Any) -> Any:
-    """Ordered or frozen mappings as plain dicts, sequences as lists."""
-    return json.loads(json.dumps(value))
-
-
-def deep_merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge mappings key by key; lists and scalars are replaced."""
-    merged = dict(base)
-    for key, value in over.items():
-        old = merged.get(key)
-        merged[key] = (
-            deep_merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-        )
-    return merged
-
-
-def frozen_stage(
-    project: ProjectSettings,
-    model: str,
-    seed: int,
-    stage: str,
-    settings_class: type[StageSettings],
-    revision: int,
-) -> StageSettings:
-    """The validated settings of one stage at the project's scale, recipes written out.
-
-    Args:
-        project: the merged configuration.
-        model: "method/setting".
-        seed: of this run.
-        stage: stage folder, for example "train".
-        settings_class: of the stage's task, from the registry.
-        revision: of the stage's task, from the registry.
-
-    Raises:
-        AirpipeError: unknown names, a scale that this stage does not have, invalid values.
-    """
-    method, setting = model.split("/")
-    stages = project.setting_plan(model).stages
-    if stage not in stages:
-        raise AirpipeError(unknown_name(stage, stages, f"stage of {model}"))
-    plan = stages[stage]
-    if project.scale not in plan.scales:
-        raise AirpipeError(
-            f"{model}, stage {stage}: no scale {project.scale!r}; it has {', '.join(sorted(plan.scales))}. "
-            f"Choose one of them (scale: ...) or add {project.scale!r} to config/methods/{method}.yaml"
-        )
-    values = _plain(deep_merge(plan.common, plan.scales[project.scale]))
-    parts = [*values.get("data", ()), *values.get("validation", {}).get("data", ())]
-    for part in parts:
-        dataset = str(part.get("pairs", "")).split(".")[0]
-        if dataset not in project.datasets:
-            raise AirpipeError(
-                f"{model}, stage {stage}: " + unknown_name(dataset, project.datasets, "data set")
-            )
-        recipe = part.get("recipe")
-        if recipe is not None:
-            if recipe not in project.recipes:
-                raise AirpipeError(
-                    f"{model}, stage {stage}: " + unknown_name(recipe, project.recipes, "recipe")
-                )
-            part["operations"] = [op.model_dump(mode="json") for op in project.recipes[recipe]]
-    values |= {"task": plan.task, "revision": revision, "method": method, "setting": setting, "stage": stage}
-    values |= {"scale": project.scale, "seed": seed}
-    return check_settings(settings_class, values, f"{model}, stage {stage}, scale {project.scale}")
+# Identity and files
 
 
 def canonical_json(settings: Settings) -> str:
     """Settings as one line of JSON with sorted keys: what is hashed and passed between programs."""
-    return json.dumps(
-        settings.model_dump(mode="json", exclude_none=True), sort_keys=True, separators=(",", ":")
-    )
+    return json.dumps(settings.model_dump(mode="json", exclude_none=True), sort_keys=True, separators=(",", ":"))
 
 
 def settings_hash(settings: Settings) -> str:
@@ -570,8 +362,3 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise AirpipeError(f"{path}: expected a YAML mapping, found {type(values).__name__}")
     return cast(dict[str, Any], values)
-
-
-def json_schema() -> dict[str, Any]:
-    """The JSON schema of the whole configuration (workflow/schemas/config.schema.json)."""
-    return ProjectSettings.model_json_schema()

@@ -4,13 +4,19 @@
 import json
 import os
 import shlex
+import shutil
 import sys
 
 from airpipe.degradations.recipes import check_operations
 from airpipe.errors import AirpipeError
 from airpipe.registry import settings_class, stage_entry
-from airpipe.settings import canonical_json, frozen_stage, load_project, unknown_name
+from airpipe.project import frozen_stage, load_project
+from airpipe.settings import canonical_json, unknown_name
 from snakemake.exceptions import WorkflowError
+
+# Threads that wait for each other spin only briefly: an idle machine loses nothing, a shared one
+# does not stall (measured: docs/measurements.md).
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 FIGURES = ["bars", "curves", "qualitative"]
 
@@ -178,3 +184,11 @@ def evaluation_resources():
         "machine": f"--device {'cuda' if compute.gpu else 'cpu'} {roots()}",
     }
     return asked | ({"gpu": compute.gpu} if compute.gpu else {})
+
+
+onstart:
+    if workflow.executor_plugin.name == "slurm" and shutil.which("sbatch") is None:
+        raise WorkflowError(
+            "--profile slurm submits jobs with sbatch, and this machine has no sbatch on its PATH. Run on a login"
+            " node of the cluster, or without --profile slurm to use this machine; `airpipe doctor` tells more"
+        )

@@ -117,9 +117,7 @@ def align(degraded: Rgb8, clean: Rgb8, crop: str, name: str) -> tuple[Rgb8, Rgb8
         height, width = min(clean.shape[0], degraded.shape[0]), min(clean.shape[1], degraded.shape[1])
         clean, degraded = clean[:height, :width], degraded[:height, :width]
     if clean.shape != degraded.shape:
-        raise AirpipeError(
-            f"{name}: degraded is {degraded.shape[:2]}, clean {clean.shape[:2]} (rows, columns)"
-        )
+        raise AirpipeError(f"{name}: degraded is {degraded.shape[:2]}, clean {clean.shape[:2]} (rows, columns)")
     return degraded, clean
 
 
@@ -161,16 +159,12 @@ class TrainingSamples(Dataset[dict[str, Any]]):
         return _sample(part, pair, layers, generator)
 
     @staticmethod
-    def _window(
-        part: DataPart, pair: Pair, shortest: int, patch_size: int, generator: np.random.Generator
-    ) -> int:
+    def _window(part: DataPart, pair: Pair, shortest: int, patch_size: int, generator: np.random.Generator) -> int:
         """Side of the window that becomes the patch; larger than it when the image is shrunk."""
         if part.rescale == (1.0, 1.0):
             return patch_size
         if pair.degraded is not None:
-            raise AirpipeError(
-                f"{pair.name}: rescale is for images that are degraded online; {part.pairs} has pairs"
-            )
+            raise AirpipeError(f"{pair.name}: rescale is for images that are degraded online; {part.pairs} has pairs")
         return min(shortest, round(patch_size / generator.uniform(*part.rescale)))
 
 

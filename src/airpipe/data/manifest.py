@@ -42,9 +42,7 @@ def build_manifest(dataset: str, entry: DatasetSettings, root: str) -> list[dict
     return _described([(path.relative_to(folder).as_posix(), path, None) for path in paths], dataset)
 
 
-def _described(
-    files: Sequence[tuple[str, Path, PackageFile | None]], dataset: str
-) -> list[dict[str, str | int]]:
+def _described(files: Sequence[tuple[str, Path, PackageFile | None]], dataset: str) -> list[dict[str, str | int]]:
     rows: list[dict[str, str | int]] = []
     problems = []
     for name, path, expected in track(files, len(files), f"checking {dataset}"):
@@ -57,14 +55,10 @@ def _described(
             problems.append(str(error))
             continue
         size = path.stat().st_size
-        rows.append(
-            {"path": name, "bytes": size, "sha256": sha256_file(path), "width": width, "height": height}
-        )
+        rows.append({"path": name, "bytes": size, "sha256": sha256_file(path), "width": width, "height": height})
     if problems:
         first = "\n  ".join(problems[:10])
-        raise AirpipeError(
-            f"data set {dataset}: {len(problems)} of {len(files)} files cannot be used:\n  {first}"
-        )
+        raise AirpipeError(f"data set {dataset}: {len(problems)} of {len(files)} files cannot be used:\n  {first}")
     return rows
 
 

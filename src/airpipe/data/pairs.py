@@ -55,9 +55,7 @@ def read_pairs(path: Path, root: Path | None) -> list[Pair]:
             rows = list(reader)
         depth = json.loads(path.with_suffix(".json").read_text(encoding="utf-8")).get("depth", {})
     except (OSError, ValueError) as error:
-        raise AirpipeError(
-            f"{path}: cannot be read with its JSON ({error}); make it: snakemake {path}"
-        ) from None
+        raise AirpipeError(f"{path}: cannot be read with its JSON ({error}); make it: snakemake {path}") from None
     if tuple(reader.fieldnames or ()) != COLUMNS:
         raise AirpipeError(f"{path}: columns {reader.fieldnames}; expected {list(COLUMNS)}")
     if not rows:
@@ -95,10 +93,7 @@ def write_pairs(path: Path, rows: Sequence[Mapping[str, str]], facts: Mapping[st
 def package_pairs(files: Sequence[PackageFile], split: str) -> tuple[list[dict[str, str]], dict[str, str]]:
     """Rows of one split of an embedded data set, and the depth files of its images by name."""
     chosen = [file for file in files if file.split == split]
-    rows = [
-        _row(clean=f"{file.package}:{file.path}", name=Path(file.name).stem, group=file.group)
-        for file in chosen
-    ]
+    rows = [_row(clean=f"{file.package}:{file.path}", name=Path(file.name).stem, group=file.group) for file in chosen]
     depth = {Path(file.name).stem: f"{file.package}:{file.depth}" for file in chosen if file.depth}
     return rows, depth
 
@@ -122,8 +117,7 @@ def folder_pairs(paths: Sequence[str], split: SplitSettings) -> list[dict[str, s
         degraded = _by_stem(matching(paths, split.degraded))
         _complain(sorted(set(degraded) ^ set(clean)), "files have no partner of the same name")
         rows = [
-            _row(degraded=path, clean=clean[stem], name=stem, group=stem, **options)
-            for stem, path in degraded.items()
+            _row(degraded=path, clean=clean[stem], name=stem, group=stem, **options) for stem, path in degraded.items()
         ]
     if split.expected is not None and len(rows) != split.expected:
         raise AirpipeError(
@@ -141,9 +135,7 @@ def matching(paths: Sequence[str], pattern: str) -> list[str]:
     depth = pattern.count("/")
     found = sorted(p for p in paths if p.count("/") == depth and PurePosixPath(p).match(pattern))
     if not found:
-        raise AirpipeError(
-            f"no file matches {pattern!r}; correct the glob or the root in config/datasets.yaml"
-        )
+        raise AirpipeError(f"no file matches {pattern!r}; correct the glob or the root in config/datasets.yaml")
     return found
 
 

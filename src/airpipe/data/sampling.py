@@ -63,9 +63,7 @@ class SamplePlan:
         seed: of the stage.
     """
 
-    def __init__(
-        self, lengths: Sequence[int], shares: Sequence[float], phases: Sequence[Phase], seed: int
-    ) -> None:
+    def __init__(self, lengths: Sequence[int], shares: Sequence[float], phases: Sequence[Phase], seed: int) -> None:
         self.lengths, self.phases, self.seed = list(lengths), list(phases), seed
         self._order = interleave(shares)
         self._before = [[0] * (len(self._order) + 1) for _ in lengths]
@@ -112,9 +110,7 @@ class MicroBatches(Sampler[list[SampleKey]]):
         AirpipeError: a batch size that the processes and micro-batches cannot share evenly.
     """
 
-    def __init__(
-        self, plan: SamplePlan, first_step: int, rank: int, world_size: int, accumulate: int
-    ) -> None:
+    def __init__(self, plan: SamplePlan, first_step: int, rank: int, world_size: int, accumulate: int) -> None:
         for phase in plan.phases:
             if phase.batch_size % (world_size * accumulate):
                 raise AirpipeError(

@@ -27,9 +27,7 @@ def line_kernel(length: float, angle: float, width: float = 1.0) -> FloatImage:
     return np.asarray(profile / profile.sum(), np.float32)
 
 
-def motion_blur(
-    image: FloatImage, generator: np.random.Generator, *, length: float, angle: float
-) -> FloatImage:
+def motion_blur(image: FloatImage, generator: np.random.Generator, *, length: float, angle: float) -> FloatImage:
     """Blur along a straight line, as a steadily moving camera does; mirrored at the border.
 
     Args:

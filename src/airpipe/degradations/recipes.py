@@ -39,9 +39,7 @@ def check_operations(operations: Iterable[Operation], where: str) -> None:
         drawn = {p.name: p for p in signature if p.kind is p.KEYWORD_ONLY and p.name != "depth"}
         for name in operation.parameters:
             if name not in drawn:
-                raise AirpipeError(
-                    f"{where}, {operation.operation}: " + unknown_name(name, drawn, "parameter")
-                )
+                raise AirpipeError(f"{where}, {operation.operation}: " + unknown_name(name, drawn, "parameter"))
         missing = [n for n, p in drawn.items() if p.default is p.empty and n not in operation.parameters]
         if missing:
             raise AirpipeError(f"{where}, {operation.operation}: parameter {missing[0]!r} is missing")

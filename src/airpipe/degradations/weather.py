@@ -45,9 +45,7 @@ def rain_streaks(
     brightness = generator.uniform(0.4, 1.0, (height, columns)).astype(np.float32)
     streaks = cv2.filter2D(np.where(drops < density, brightness, 0), -1, kernel / kernel.max())
     streaks = streaks[margin : margin + image.shape[0], margin : margin + image.shape[1]]
-    streaks = np.maximum(
-        streaks, 0
-    )  # OpenCV filters large kernels in the frequency domain, exact to rounding
+    streaks = np.maximum(streaks, 0)  # OpenCV filters large kernels in the frequency domain, exact to rounding
     return image + np.float32(strength) * streaks[..., None]
 
 

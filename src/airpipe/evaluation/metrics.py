@@ -48,9 +48,7 @@ def ssim_gaussian11(restored: npt.NDArray[np.generic], clean: npt.NDArray[np.gen
         ValueError: shapes differ, or a side below 11.
     """
     kernel = cv2.getGaussianKernel(11, 1.5)
-    return _ssim(
-        restored, clean, lambda x: np.asarray(cv2.sepFilter2D(x, -1, kernel, kernel), np.float64), 5, 1.0
-    )
+    return _ssim(restored, clean, lambda x: np.asarray(cv2.sepFilter2D(x, -1, kernel, kernel), np.float64), 5, 1.0)
 
 
 def ssim_uniform7(restored: npt.NDArray[np.generic], clean: npt.NDArray[np.generic]) -> float:

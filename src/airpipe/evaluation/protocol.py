@@ -138,9 +138,7 @@ def evaluate(
     return rows
 
 
-def _degraded(
-    test: TestSettings, pair: Pair, layers: list[npt.NDArray[Any]], noise: NoiseStream | None
-) -> FloatImage:
+def _degraded(test: TestSettings, pair: Pair, layers: list[npt.NDArray[Any]], noise: NoiseStream | None) -> FloatImage:
     if pair.degraded is not None:
         return (layers[1] / np.float32(255)).astype(np.float32)
     if noise is not None:

@@ -46,17 +46,11 @@ class RestoredFile:
 
 
 @overload
-def restore(
-    image: PathLike, model: Model, *, tile: int = ..., overlap: int = ..., device: str = ...
-) -> Pixels: ...
+def restore(image: PathLike, model: Model, *, tile: int = ..., overlap: int = ..., device: str = ...) -> Pixels: ...
 @overload
-def restore(
-    image: Pixels, model: Model, *, tile: int = ..., overlap: int = ..., device: str = ...
-) -> Pixels: ...
+def restore(image: Pixels, model: Model, *, tile: int = ..., overlap: int = ..., device: str = ...) -> Pixels: ...
 @overload
-def restore(
-    image: Tensor, model: Model, *, tile: int = ..., overlap: int = ..., device: str = ...
-) -> Tensor: ...
+def restore(image: Tensor, model: Model, *, tile: int = ..., overlap: int = ..., device: str = ...) -> Tensor: ...
 def restore(
     image: PathLike | Pixels | Tensor,
     model: Model,
@@ -175,9 +169,7 @@ def _ready(model: Model, device: str) -> Iterator[tuple[nn.Module, torch.device]
             model = load_model(Path(model))
         network = getattr(model, "network", None)
         if not isinstance(network, nn.Module):
-            raise AirpipeError(
-                f"a {type(model).__name__} is no model. Expected a path, a LoadedModel or a network"
-            )
+            raise AirpipeError(f"a {type(model).__name__} is no model. Expected a path, a LoadedModel or a network")
     else:
         network = model
         first = next(network.parameters(), None)
@@ -225,9 +217,7 @@ def _checked_tensor(image: Tensor) -> Tensor:
     if len(shape) not in (3, 4) or shape[-3] != 3 or 0 in shape:
         raise AirpipeError(f"a tensor of shape {shape}. Expected (3, H, W) or (B, 3, H, W), none of them 0")
     if not image.is_floating_point():
-        raise AirpipeError(
-            f"a tensor of {image.dtype}. Expected floats in [0, 1]: divide 8-bit values by 255"
-        )
+        raise AirpipeError(f"a tensor of {image.dtype}. Expected floats in [0, 1]: divide 8-bit values by 255")
     image = image.detach()
     low, high = float(image.min()), float(image.max())
     if not (low >= 0 and high <= 1):  # NaN is neither
@@ -237,13 +227,9 @@ def _checked_tensor(image: Tensor) -> Tensor:
 
 def _as_picture(array: Any) -> Picture:
     if array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,), (4,)) or 0 in array.shape:
-        raise AirpipeError(
-            f"an array of shape {array.shape}. Expected (H, W), (H, W, 3) or (H, W, 4), none of them 0"
-        )
+        raise AirpipeError(f"an array of shape {array.shape}. Expected (H, W), (H, W, 3) or (H, W, 4), none of them 0")
     if array.dtype not in (np.uint8, np.uint16):
-        raise AirpipeError(
-            f"an array of {array.dtype}. Expected uint8 or uint16; for floats in [0, 1] give a tensor"
-        )
+        raise AirpipeError(f"an array of {array.dtype}. Expected uint8 or uint16; for floats in [0, 1] give a tensor")
     if array.ndim == 2:
         return Picture(np.repeat(array[..., None], 3, axis=2), grey=True)
     return Picture(array[..., :3], alpha=array[..., 3] if array.shape[2] == 4 else None)
@@ -255,9 +241,7 @@ def _refuse_to_replace(target: Path, source: Path, overwrite: bool, keep: Collec
     if target.samefile(source):
         raise AirpipeError(f"{target}: is the photo itself. Give another name")
     if target.resolve() in keep:
-        raise AirpipeError(
-            f"{target}: holds the result of another photo of the same name. Use another folder"
-        )
+        raise AirpipeError(f"{target}: holds the result of another photo of the same name. Use another folder")
     if not overwrite:
         raise AirpipeError(f"{target}: exists already. Add --overwrite to replace it, or move it away")
 

@@ -104,7 +104,7 @@ class NAFBlock(nn.Module):
         mixed = gate(self.conv2(self.conv1(self.norm1(features))))  # (B, C, H, W)
         mixed = mixed * self.sca(mixed)
         features = features + self.conv3(mixed) * self.beta
-        return features + self.conv5(gate(self.conv4(self.norm2(features)))) * self.gamma
+        return cast(Tensor, features + self.conv5(gate(self.conv4(self.norm2(features)))) * self.gamma)
 
 
 class NAFNet(nn.Module):
@@ -153,9 +153,7 @@ class NAFNet(nn.Module):
             channels *= 2
         self.middle_blks = _stage(channels, middle_blk_num)
         for blocks in dec_blk_nums:
-            self.ups.append(
-                nn.Sequential(nn.Conv2d(channels, 2 * channels, 1, bias=False), nn.PixelShuffle(2))
-            )
+            self.ups.append(nn.Sequential(nn.Conv2d(channels, 2 * channels, 1, bias=False), nn.PixelShuffle(2)))
             channels //= 2
             self.decoders.append(_stage(channels, blocks))
         self.size_multiple = 2 ** len(enc_blk_nums)
@@ -204,9 +202,7 @@ class NAFNet(nn.Module):
         height, width = image.shape[-2:]
         rows, columns = -height % self.size_multiple, -width % self.size_multiple
         if (rows or columns) and self.pad == "none":
-            raise ValueError(
-                f"image is {width}x{height}; both must be multiples of {self.size_multiple}: pad it first"
-            )
+            raise ValueError(f"image is {width}x{height}; both must be multiples of {self.size_multiple}: pad it first")
         return F.pad(image, (0, columns, 0, rows)) if rows or columns else image
 
     @staticmethod
@@ -272,9 +268,7 @@ class NAFNetTLC(NAFNet):
         stages = [*enumerate(self.encoders), (levels, self.middle_blks)]
         stages += [(levels - 1 - i, decoder) for i, decoder in enumerate(self.decoders)]
         for level, stage in stages:
-            size = [
-                -(-side // self.size_multiple) * self.size_multiple // 2**level for side in (height, columns)
-            ]
+            size = [-(-side // self.size_multiple) * self.size_multiple // 2**level for side in (height, columns)]
             kernel = (int(size[0] * int(1.5 * height) / height), int(size[1] * int(1.5 * columns) / columns))
             for block in cast(nn.Sequential, stage):
                 cast(NAFBlock, block).sca[0] = LocalPool(kernel)

@@ -29,7 +29,8 @@ from PIL import Image
 
 from airpipe.errors import AirpipeError
 from airpipe.provenance import atomic_path
-from airpipe.reporting.tables import NONE, PLACE, place_names, score_info, short_labels, without_seed
+from airpipe.reporting.pivots import place_names, short_labels
+from airpipe.reporting.tables import NONE, PLACE, score_info, without_seed
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -112,9 +113,7 @@ def _bar_panel(axis: Axes, part: pd.DataFrame, protocol: str) -> None:
             _bar_text(axis, x, height, numbers.get((model, *place, "psnr_gain"), math.nan))
     axis.set_xticks(np.arange(len(places)), [_wrapped(name) for name in place_names(places)])
     axis.set(ylabel="PSNR (dB)", title=f"PSNR, protocol {protocol}; above the bars: gain in dB")
-    axis.set_ylim(
-        0, 1.24 * max((v for k, v in numbers.items() if k[-1] == "psnr" and math.isfinite(v)), default=1.0)
-    )
+    axis.set_ylim(0, 1.24 * max((v for k, v in numbers.items() if k[-1] == "psnr" and math.isfinite(v)), default=1.0))
     axis.grid(False, axis="x")
     sns.despine(ax=axis, left=True)
 
@@ -165,9 +164,7 @@ def draw_curves(curves: Mapping[str, pd.DataFrame], target: Path) -> None:
                 if _curve(axis, curve[curve["name"] == name], name, label, colours[model]):
                     named.add(model)
             _curve_axis(axis, name, empty=not named)
-        handles, texts = next(
-            (found for axis in axes[0] if (found := axis.get_legend_handles_labels())[0]), ([], [])
-        )
+        handles, texts = next((found for axis in axes[0] if (found := axis.get_legend_handles_labels())[0]), ([], []))
         figure.legend(handles, texts, loc="upper center", ncols=min(max(len(texts), 1), 4), frameon=False)
         figure.tight_layout(rect=(0, 0, 1, 1 - (0.1 + 0.24 * math.ceil(len(texts) / 4)) / 3.9))
 

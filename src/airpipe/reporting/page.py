@@ -20,20 +20,8 @@ from PIL import Image
 
 from airpipe.provenance import write_text
 from airpipe.reporting.figures import Scene, read_pixels, read_scenes
-from airpipe.reporting.tables import (
-    PAPER_SCALE,
-    PLACE,
-    Block,
-    Card,
-    efficiency_cells,
-    notes,
-    pivot,
-    place_names,
-    read_gains,
-    read_table,
-    short_labels,
-    without_seed,
-)
+from airpipe.reporting.pivots import Block, efficiency_cells, notes, pivot, place_names, short_labels
+from airpipe.reporting.tables import PAPER_SCALE, PLACE, Card, read_gains, read_table, without_seed
 
 TEMPLATE = "page.html.j2"
 SIDES = (448, 384, 320, 256, 192)
@@ -211,9 +199,7 @@ def summary(gains: pd.DataFrame, cards: Mapping[str, Card], scale: str) -> str:
             f"and {int((values < 0).sum()) or 'none'} of {len(values)} gains are negative."
         )
     if scale != PAPER_SCALE:
-        text += (
-            " Numbers at this scale show that the pipeline works; do not compare them with published ones."
-        )
+        text += " Numbers at this scale show that the pipeline works; do not compare them with published ones."
     return text
 
 

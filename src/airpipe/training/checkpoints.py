@@ -87,9 +87,7 @@ def read_state(file: Path) -> dict[str, Tensor]:
         try:
             return dict(load_file(file))
         except (SafetensorError, OSError) as error:
-            raise AirpipeError(
-                f"{file}: not a readable safetensors file ({error}); copy or make it again"
-            ) from None
+            raise AirpipeError(f"{file}: not a readable safetensors file ({error}); copy or make it again") from None
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types here; all mean the same to the user
@@ -105,15 +103,9 @@ def _unpack(content: Any, file: Path) -> dict[str, Tensor]:
         if isinstance(content, Mapping) and isinstance(content.get(container), Mapping):
             content = content[container]
             break
-    state = (
-        {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
-        if isinstance(content, Mapping)
-        else {}
-    )
+    state = {str(k): v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
     if not state:
-        raise AirpipeError(
-            f"{file}: holds no tensors. Expected a state dict, or one under {', '.join(CONTAINERS)}"
-        )
+        raise AirpipeError(f"{file}: holds no tensors. Expected a state dict, or one under {', '.join(CONTAINERS)}")
     for prefix in PREFIXES:
         if all(key.startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): value for key, value in state.items()}
@@ -173,9 +165,7 @@ def load_matching(network: nn.Module, state: Mapping[str, Tensor], what: str) ->
     own = network.state_dict()
     matched = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
     if not matched:
-        raise AirpipeError(
-            f"{what}: none of its {len(state)} entries fits {type(network).__name__}; wrong parent?"
-        )
+        raise AirpipeError(f"{what}: none of its {len(state)} entries fits {type(network).__name__}; wrong parent?")
     network.load_state_dict(matched, strict=False)
     return {
         "matched": sorted(matched),
@@ -189,9 +179,7 @@ def _read_card(path: Path) -> dict[str, Any]:
         card = json.loads(path.read_text(encoding="utf-8"))
         card["network"]["name"], card["network"]["arguments"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise AirpipeError(
-            f"{path}: not a model card ({error!r}); it must name network.name and .arguments"
-        ) from None
+        raise AirpipeError(f"{path}: not a model card ({error!r}); it must name network.name and .arguments") from None
     if not isinstance(card, dict):
         raise AirpipeError(f"{path}: not a model card")
     return card

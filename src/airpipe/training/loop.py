@@ -177,9 +177,7 @@ class StepLoop:
             with ExitStack() as unsynced:
                 for network in self.task.networks.values():
                     later = number < len(micro) - 1
-                    unsynced.enter_context(
-                        self.fabric.no_backward_sync(cast(_FabricModule, network), enabled=later)
-                    )
+                    unsynced.enter_context(self.fabric.no_backward_sync(cast(_FabricModule, network), enabled=later))
                 losses = self.task.step(batch, turn.name)
                 weights = self.settings.loss_weights
                 total = torch.stack([weights.get(n, 1.0) * loss for n, loss in losses.items()]).sum()
@@ -195,9 +193,7 @@ class StepLoop:
         for name in turn.optimizers:
             optimizer = self.task.optimizers[name]
             norms[f"grad_norm_{name}"] = nn.utils.clip_grad_norm_(parameters_of(optimizer), limit)
-            set_learning_rate(
-                optimizer, learning_rate_at(step, self.plan.steps, self.settings.optimizers[name])
-            )
+            set_learning_rate(optimizer, learning_rate_at(step, self.plan.steps, self.settings.optimizers[name]))
         finite = torch.stack([torch.isfinite(v).all() for v in (*sums.values(), *norms.values())]).all()
         fresh = ~finite & (self._first_bad < 0)
         self._first_bad = torch.where(fresh, torch.full_like(self._first_bad, step), self._first_bad)
@@ -216,7 +212,8 @@ class StepLoop:
         good = self.state.checkpoints()
         raise AirpipeError(
             f"non-finite loss or gradient at step {bad + 1} (batch: {names}). Nothing was exported; last "
-            f"good checkpoint: {good[0] if good else 'none'}. Lower the learning rate, set clip_norm, or look at the batch"
+            f"good checkpoint: {good[0] if good else 'none'}. Lower the learning rate, set clip_norm, or look at "
+            "the batch"
         )
 
     def _agree(self, done: int, due: bool) -> tuple[bool, bool]:

@@ -55,9 +55,7 @@ class PairLists:
     pairs: Sequence[Sequence[Pair]]
 
 
-def train_stage(
-    settings: StageSettings, train: PairLists, validation: PairLists, options: RunOptions
-) -> None:
+def train_stage(settings: StageSettings, train: PairLists, validation: PairLists, options: RunOptions) -> None:
     """Train a stage to its end, resuming from its state folder.
 
     Args:
@@ -82,9 +80,7 @@ def train_stage(
     if fabric.is_global_zero:
         state.note_attempt(options.attempt, first)
         state.drop_curves_after(first)
-        print(
-            f"{settings.model_id}: from step {first} of {plan.steps} on {fabric.device}, world {fabric.world_size}"
-        )
+        print(f"{settings.model_id}: from step {first} of {plan.steps} on {fabric.device}, world {fabric.world_size}")
     if first < plan.steps:
         loop.run(
             _loader(fabric, settings, train, plan, first, options),
@@ -207,15 +203,11 @@ def _export(
         "network": {"name": network.name, "arguments": network.arguments},
         "settings_hash": settings_hash(settings),
         "revision": settings.revision,
-        "parents": [
-            {"role": r, "path": str(p), "sha256": sha256_file(p)} for r, p in options.parents.items()
-        ],
+        "parents": [{"role": r, "path": str(p), "sha256": sha256_file(p)} for r, p in options.parents.items()],
         "weights": "ema" if loop.averages else "raw",
         "step": loop.plan.steps,
         "pairs": [
-            {"id": f.stem, "sha256": sha256_file(f)}
-            for pair_list in lists
-            for f in dict.fromkeys(pair_list.files)
+            {"id": f.stem, "sha256": sha256_file(f)} for pair_list in lists for f in dict.fromkeys(pair_list.files)
         ],
         "package": f"airpipe {__version__}",
         "git": git_state(),

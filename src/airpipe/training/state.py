@@ -58,9 +58,7 @@ class StateFolder:
         try:
             return json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise AirpipeError(
-                f"{path}: cannot be read ({error}); delete {path.parent} to start anew"
-            ) from None
+            raise AirpipeError(f"{path}: cannot be read ({error}); delete {path.parent} to start anew") from None
 
     def note_attempt(self, attempt: int, step: int) -> None:
         """Record that an attempt starts at `step`; fail when two before it ended without progress.

@@ -63,9 +63,7 @@ class Task(ABC):
 
 def make_adamw(parameters: Iterable[nn.Parameter], settings: OptimizerSettings) -> AdamW:
     """AdamW with the stage's betas and weight decay; the loop sets the rate at each step."""
-    return AdamW(
-        parameters, lr=settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay
-    )
+    return AdamW(parameters, lr=settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay)
 
 
 def learning_rate_at(step: int, steps: int, settings: OptimizerSettings) -> float:

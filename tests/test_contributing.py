@@ -1,0 +1,240 @@
+"""CONTRIBUTING.md is true: its worked examples run, and its messages are the ones that users read."""
+
+import json
+import re
+import subprocess
+from math import isfinite
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from helpers import ROOT, toy_images
+
+from airpipe.data.manifest import build_manifest
+from airpipe.data.pairs import folder_pairs
+from airpipe.errors import AirpipeError
+from airpipe.project import deep_merge, load_project
+from airpipe.settings import DatasetSettings, check_settings, read_yaml
+from workflow import TOY, TRAIN, copy_project, environment, snakemake, write_overlay
+
+GUIDE = ROOT / "CONTRIBUTING.md"
+HEAD = re.compile(r"^\*\*(New file|Edit|Overlay) `([^`]+)`\*\*")
+EDGE = "edge/nafnet_5d/seed0/train"
+
+
+def blocks(kind: str) -> list[tuple[str, str]]:
+    """(file, code) of every fenced block below a line that starts with **<kind> `file`**."""
+    found, file, lines = [], None, iter(GUIDE.read_text().splitlines())
+    for line in lines:
+        if head := HEAD.match(line):
+            file = head[2] if head[1] == kind else None
+        elif line.startswith("#"):
+            file = None
+        elif re.match(r"```\w", line):
+            code = []
+            while (inner := next(lines)) != "```":
+                code.append(inner)
+            if file:
+                found.append((file, "\n".join(code) + "\n"))
+                file = file if kind == "Edit" else None
+    return found
+
+
+def apply_edit(path: Path, diff: str) -> int:
+    """Apply a block of ' ', '-' and '+' lines to the one place that fits; return how many are new."""
+    kept = {sign: [line[1:] for line in diff.splitlines() if line[0] in sign] for sign in (" -", " +")}
+    old, new = (re.sub(r"\.\.\.$", "", "\n".join(lines)) for lines in kept.values())
+    text = path.read_text()
+    assert text.count(old) == 1, f"CONTRIBUTING.md edits {path.name} where it says {old!r}: not there once"
+    path.write_text(text.replace(old, new))
+    return sum(line.startswith("+") for line in diff.splitlines())
+
+
+# A method
+
+
+@pytest.fixture(scope="module")
+def with_edge(tmp_path_factory):
+    """A copy of the project with the guide's method, run to the end at toy scale."""
+    folder = copy_project(tmp_path_factory.mktemp("method"))
+    for name, code in blocks("New file"):
+        assert not (folder / name).exists(), f"{name} is there already"
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(code)
+    for name, diff in blocks("Edit"):
+        apply_edit(folder / name, diff)
+    stages = {"train": {"scales": {"demo": TRAIN}}}
+    toy = {"methods": {"edge": {"settings": {"nafnet_5d": {"stages": stages}}}}, "models": ["edge/nafnet_5d"]}
+    write_overlay(folder, TOY, toy)
+    return folder
+
+
+def test_a_method_is_four_new_files_and_four_lines():
+    files = [name for name, _ in blocks("New file")]
+    assert len(files) == len(set(files)) == 4
+    added = [line for _, diff in blocks("Edit") for line in diff.splitlines() if line.startswith("+")]
+    assert len(added) == 4
+    assert {name for name, _ in blocks("Edit")} == {
+        "src/airpipe/registry.py",
+        "workflow/Snakefile",
+        "config/config.yaml",
+    }
+
+
+@pytest.mark.pipeline
+def test_the_methods_model_joins_those_of_the_default_config(with_edge):
+    models = read_yaml(with_edge / "config" / "config.yaml")["models"]
+    assert models == ["edge/nafnet_5d", *read_yaml(ROOT / "config" / "config.yaml")["models"]]
+
+
+@pytest.mark.pipeline
+def test_the_new_method_runs_to_the_end(with_edge):
+    snakemake(with_edge, "all", "--configfile", "overlay.yaml")
+    results = with_edge / "results"
+    table = pd.read_csv(results / "tables" / "allinone.csv").set_index(["model", "metric"])
+    row = table.loc["edge/nafnet_5d/train", "psnr"]
+    assert row["method"] == "edge" and row["n_images"] == 3
+    assert isfinite(row["value"])
+    curves = pd.read_csv(results / EDGE / "curves.csv")
+    losses = curves.pivot(index="step", columns="name", values="value").dropna(subset="loss/edge")
+    assert len(losses) == 12
+    total = losses["loss/pixel"] + 0.5 * losses["loss/edge"]
+    assert losses["loss/total_train"].to_numpy() == pytest.approx(total.to_numpy(), rel=1e-4)
+    frozen = yaml.safe_load((results / EDGE / "config.yaml").read_text())
+    assert frozen["edge_distance"] == 1 and frozen["loss_weights"] == {"edge": 0.5}
+    assert json.loads((results / "complexity" / f"{EDGE}.json").read_text())["parameters"] > 0
+
+
+@pytest.mark.pipeline
+def test_the_new_methods_settings_are_checked(with_edge):
+    stage = {"train": {"common": {"edge_distanse": 2}}}
+    wrong = {"methods": {"edge": {"settings": {"nafnet_5d": {"stages": stage}}}}}
+    write_overlay(with_edge, wrong, name="wrong.yaml")
+    done = snakemake(with_edge, "-n", "--configfile", "overlay.yaml", "wrong.yaml", check=False)
+    assert done.returncode == 1
+    assert "unknown setting 'edge_distanse'; did you mean 'edge_distance'?" in done.stdout
+
+
+@pytest.mark.pipeline
+def test_the_new_method_passes_the_linters(with_edge, tmp_path):
+    new = [name for name, _ in blocks("New file") if name.endswith(".py")]
+    for command in (
+        ["ruff", "check", *new, "src/airpipe/registry.py"],
+        ["ruff", "format", "--check", *new, "src/airpipe/registry.py"],
+        ["snakefmt", "--check", "workflow/rules/edge.smk"],
+        ["mypy", "--cache-dir", str(tmp_path), "src/airpipe/methods/edge"],
+    ):
+        done = subprocess.run(command, cwd=with_edge, env=environment(with_edge), capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+# A data set
+
+
+def overlay(root: Path) -> dict:
+    """The guide's overlay, for a folder of this test."""
+    [(_, code)] = blocks("Overlay")
+    assert code.count("${HOME}/photographs") == 1
+    return yaml.safe_load(code.replace("${HOME}/photographs", str(root)))
+
+
+@pytest.mark.pipeline
+def test_a_users_folder_is_checked_listed_and_scored(tmp_path):
+    root, folder = tmp_path / "photographs", copy_project(tmp_path / "project")
+    for path in toy_images(root / "sharp", count=3, size=(96, 112)):
+        picture = cv2.imread(str(path))
+        cv2.imwrite(str(path), (64 + picture // 2).astype(np.uint8))  # 64 to 191: noise is hardly clipped
+    toy_images(root / "blurred", count=2)
+    write_overlay(folder, overlay(root), name="my_photos.yaml")
+    target = "results/scores/none/mine_noise25.csv"
+    done = snakemake(folder, target, "--configfile", "my_photos.yaml")
+    assert "3 of 3 steps (100%) done" in done.stdout  # manifest, pairs, one evaluation
+    results = folder / "results"
+    assert list(pd.read_csv(results / "manifests" / "mine.csv")["path"]) == [
+        f"sharp/img{number}.png" for number in range(3)
+    ]
+    assert json.loads((results / "pairs" / "mine.test.json").read_text())["pairs"] == 3
+    scores = pd.read_csv(folder / target)
+    psnr = scores[(scores["protocol"] == "airpipe") & (scores["metric"] == "psnr")]["value"]
+    assert len(psnr) == 3
+    assert psnr.to_numpy() == pytest.approx(20.17, abs=0.3)  # 10 log10(255^2 / 25^2) dB
+
+
+@pytest.mark.pipeline
+def test_a_mistyped_split_is_named(tmp_path):
+    folder = copy_project(tmp_path / "project")
+    toy_images(tmp_path / "photographs" / "sharp", count=1)
+    wrong = deep_merge(overlay(tmp_path / "photographs"), {"tests": {"mine_noise25": {"pairs": "mine.tets"}}})
+    write_overlay(folder, wrong, name="my_photos.yaml")
+    target = "results/scores/none/mine_noise25.csv"
+    done = snakemake(folder, target, "--configfile", "my_photos.yaml", check=False)
+    assert done.returncode == 1
+    assert f"airpipe: error: {message_for('a mistyped split')}" in done.stdout
+
+
+def message_for(cause: str) -> str:
+    """The message that the guide's table promises."""
+    [message] = re.findall(rf"^\| {cause} \| `([^`]+)`", GUIDE.read_text(), re.MULTILINE)
+    return message
+
+
+def make_lists(root: Path, **split) -> None:
+    """Manifest and pair list of the guide's data set; `split` replaces settings of its split."""
+    entry = deep_merge(overlay(root)["datasets"]["mine"], {"splits": {"test": split}})
+    settings = check_settings(DatasetSettings, entry, "datasets.mine")
+    rows = build_manifest("mine", settings, settings.root)
+    folder_pairs([str(row["path"]) for row in rows], settings.splits["test"])
+
+
+def load_shipped(change: dict) -> None:
+    """Load the shipped configuration with the guide's overlay and a change."""
+    files = ["config.yaml", "datasets.yaml", "recipes.yaml", "protocols.yaml", "methods/baseline.yaml"]
+    config: dict = {}
+    for part in (
+        *(read_yaml(ROOT / "config" / name) for name in files),
+        {"models": ["baseline/nafnet_5d"]},
+        overlay(Path("photographs")),
+        change,
+    ):
+        config = deep_merge(config, part)
+    load_project(config)
+
+
+def cut_off(root: Path) -> None:
+    path = root / "sharp" / "img1.png"
+    path.write_bytes(path.read_bytes()[:200])
+
+
+BAD = {
+    "the folder is not there": lambda root: make_lists(root / "gone"),
+    "the glob fits nothing": lambda root: make_lists(root / "sharp"),
+    "a file is cut off or no image": lambda root: (cut_off(root), make_lists(root)),
+    "files are missing or too many": lambda root: make_lists(root, expected=4),
+    "a degraded file has no clean one": lambda root: (
+        toy_images(root / "blurred", count=4),
+        make_lists(root, degraded="blurred/*.png"),
+    ),
+    "two files differ in suffix only": lambda root: (
+        cv2.imwrite(str(root / "sharp" / "img0.jpg"), np.zeros((8, 8, 3), np.uint8)),
+        make_lists(root, clean="sharp/*"),
+    ),
+    "a mistyped key": lambda root: load_shipped({"datasets": {"mine": {"rot": "x"}}}),
+    "a mistyped data set": lambda root: load_shipped({"tests": {"mine_noise25": {"pairs": "mien.test"}}}),
+}
+
+
+@pytest.mark.parametrize("cause", BAD)
+def test_bad_input_gets_the_message_of_the_guide(tmp_path, cause):
+    toy_images(tmp_path / "sharp", count=3)
+    with pytest.raises(AirpipeError) as error:
+        BAD[cause](tmp_path)
+    parts = message_for(cause).split("…")
+    assert re.search(".+".join(map(re.escape, parts)), str(error.value)), str(error.value)
+
+
+def test_the_guide_explains_every_message_that_is_tested():
+    rows = re.findall(r"^\| (.+?) \| `[^`]+`[^|]*\|$", GUIDE.read_text().split("What goes wrong")[1], re.M)
+    assert rows == [*BAD, "a mistyped split"]

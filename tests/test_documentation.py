@@ -1,0 +1,94 @@
+"""What the documents and pins say is so."""
+
+import importlib.metadata
+import re
+import subprocess
+import sys
+
+import pytest
+import yaml
+from helpers import ROOT
+
+DOCUMENTS = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "config/README.md",
+    *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md")),
+]
+
+
+def pins() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return dict(re.match(r"([\w.-]+)==([^\s;]+)", line).groups() for line in lines if "==" in line)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_relative_links_lead_somewhere(document):
+    text = (ROOT / document).read_text()
+    links = re.findall(r"\]\((?!https?://|#)([^)#]+)", text)
+    assert [link for link in links if not ((ROOT / document).parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_named_files_of_the_project_exist(document):
+    text = (ROOT / document).read_text()
+    named = re.findall(r"`((?:src|config|workflow|scripts|tests|envs|slurm)/[\w./-]+\.\w+)`", text)
+    invented = {name for name in named if "edge" in name}  # CONTRIBUTING's worked example
+    assert [name for name in named if name not in invented and not (ROOT / name).exists()] == []
+
+
+def test_make_targets_that_the_readme_names_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    named = set(re.findall(r"`?make ([a-z-]+)", (ROOT / "README.md").read_text()))
+    assert {"demo", "test", "clean"} <= named
+    assert [target for target in named if not re.search(rf"^{target}:", makefile, re.MULTILINE)] == []
+
+
+def test_snakemake_targets_and_commands_that_the_readme_names_exist():
+    readme = (ROOT / "README.md").read_text()
+    for command in set(re.findall(r"`airpipe (\w+)", readme)):
+        done = subprocess.run([sys.executable, "-m", "airpipe.cli", command, "--help"], capture_output=True, text=True)
+        assert done.returncode == 0, command
+    assert "snakemake results/tables/allinone.csv" in readme
+    assert "snakemake --profile slurm all" in readme
+
+
+def test_the_first_screen_has_a_picture_and_the_two_commands_with_durations():
+    screen = "\n".join((ROOT / "README.md").read_text().splitlines()[:20])
+    assert re.search(r"!\[[^\]]+\]\((docs/[\w.]+)\)", screen)
+    assert "make demo" in screen
+    assert "make test" in screen
+    assert len(re.findall(r"\d+\s*(?:s|seconds|minutes|min)\b", screen)) >= 2
+
+
+def test_installed_versions_are_those_of_the_lock():
+    installed = {d.metadata["Name"].lower().replace("_", "-"): d.version for d in importlib.metadata.distributions()}
+    locked = {name.lower().replace("_", "-"): version for name, version in pins().items()}
+    wrong = {n: (v, locked[n]) for n, v in installed.items() if n in locked and v.split("+")[0] != locked[n]}
+    assert wrong == {}
+
+
+@pytest.mark.parametrize("environment", ["train", "report"])
+def test_conda_environments_pin_what_the_lock_pins(environment):
+    text = yaml.safe_load((ROOT / "envs" / f"{environment}.yaml").read_text())
+    listed = dict(package.split("==") for package in text["dependencies"][-1]["pip"])
+    assert listed == {name: pins()[name] for name in listed}
+
+
+def test_a_method_has_its_four_doors():
+    methods = [
+        path.name for path in (ROOT / "src/airpipe/methods").iterdir() if path.is_dir() and path.name != "__pycache__"
+    ]
+    sections = (ROOT / "docs/methods.md").read_text()
+    for method in methods:
+        assert (ROOT / "config" / "methods" / f"{method}.yaml").is_file()
+        assert (ROOT / "workflow" / "rules" / f"{method}.smk").is_file()
+        assert f"\n## {method}" in sections
+
+
+def test_no_file_names_a_folder_of_some_machine():
+    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    texts = [f for f in files if f.endswith((".py", ".smk", ".md", ".yaml", ".yml", ".toml", ".sh", ".j2", ".cfg"))]
+    pattern = re.compile(r"/(?:home|root|work|Users)/\w")
+    assert [f for f in texts if pattern.search((ROOT / f).read_text(encoding="utf-8"))] == []
