@@ -119,13 +119,12 @@ def test_the_new_methods_settings_are_checked(with_edge):
 
 
 @pytest.mark.pipeline
-def test_the_new_method_passes_the_linters(with_edge, tmp_path):
+def test_the_new_method_passes_the_linters(with_edge):
     new = [name for name, _ in blocks("New file") if name.endswith(".py")]
     for command in (
         ["ruff", "check", *new, "src/airpipe/registry.py"],
         ["ruff", "format", "--check", *new, "src/airpipe/registry.py"],
         ["snakefmt", "--check", "workflow/rules/edge.smk"],
-        ["mypy", "--cache-dir", str(tmp_path), "src/airpipe/methods/edge"],
     ):
         done = subprocess.run(command, cwd=with_edge, env=environment(with_edge), capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -141,38 +140,64 @@ def overlay(root: Path) -> dict:
     return yaml.safe_load(code.replace("${HOME}/photographs", str(root)))
 
 
-@pytest.mark.pipeline
-def test_a_users_folder_is_checked_listed_and_scored(tmp_path):
-    root, folder = tmp_path / "photographs", copy_project(tmp_path / "project")
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """A user's folder: three sharp pictures of grey levels 64 to 191, so that noise is hardly clipped, and others."""
+    root = tmp_path_factory.mktemp("photographs")
     for path in toy_images(root / "sharp", count=3, size=(96, 112)):
-        picture = cv2.imread(str(path))
-        cv2.imwrite(str(path), (64 + picture // 2).astype(np.uint8))  # 64 to 191: noise is hardly clipped
+        cv2.imwrite(str(path), 64 + cv2.imread(str(path)) // 2)
     toy_images(root / "blurred", count=2)
-    write_overlay(folder, overlay(root), name="my_photos.yaml")
-    target = "results/scores/none/mine_noise25.csv"
-    done = snakemake(folder, target, "--configfile", "my_photos.yaml")
-    assert "3 of 3 steps (100%) done" in done.stdout  # manifest, pairs, one evaluation
+    return root
+
+
+@pytest.fixture(scope="module")
+def with_photographs(tmp_path_factory, photographs):
+    """A copy of the project where the guide's overlay has scored `none`, and what Snakemake said."""
+    folder = copy_project(tmp_path_factory.mktemp("dataset"))
+    write_overlay(folder, overlay(photographs), name="my_photos.yaml")
+    done = snakemake(folder, "results/scores/none/mine_noise25.csv", "--configfile", "my_photos.yaml")
+    return folder, done.stdout
+
+
+@pytest.mark.pipeline
+def test_a_users_folder_is_checked_listed_and_scored(with_photographs):
+    folder, said = with_photographs
+    assert "3 of 3 steps (100%) done" in said  # manifest, pairs, one evaluation
     results = folder / "results"
-    assert list(pd.read_csv(results / "manifests" / "mine.csv")["path"]) == [
-        f"sharp/img{number}.png" for number in range(3)
-    ]
+    expected = [f"sharp/img{number}.png" for number in range(3)]
+    assert list(pd.read_csv(results / "manifests" / "mine.csv")["path"]) == expected
     assert json.loads((results / "pairs" / "mine.test.json").read_text())["pairs"] == 3
-    scores = pd.read_csv(folder / target)
+    scores = pd.read_csv(results / "scores" / "none" / "mine_noise25.csv")
     psnr = scores[(scores["protocol"] == "airpipe") & (scores["metric"] == "psnr")]["value"]
     assert len(psnr) == 3
     assert psnr.to_numpy() == pytest.approx(20.17, abs=0.3)  # 10 log10(255^2 / 25^2) dB
 
 
+def extra_test(folder: Path, pairs: str) -> tuple[int, str]:
+    """Exit status and output of scoring `none` on one more test, which no table shows."""
+    extra = {"pairs": pairs, "degradation": "noise", "level": "15", "recipe": "noise", "fixed": {"sigma": 15}}
+    changed = deep_merge(read_yaml(folder / "my_photos.yaml"), {"tests": {"mine_noise15": extra}})
+    changed.pop("tables")
+    write_overlay(folder, changed, name="extra.yaml")
+    target = "results/scores/none/mine_noise15.csv"
+    done = snakemake(folder, target, "--configfile", "extra.yaml", check=False)
+    return done.returncode, done.stdout
+
+
 @pytest.mark.pipeline
-def test_a_mistyped_split_is_named(tmp_path):
-    folder = copy_project(tmp_path / "project")
-    toy_images(tmp_path / "photographs" / "sharp", count=1)
-    wrong = deep_merge(overlay(tmp_path / "photographs"), {"tests": {"mine_noise25": {"pairs": "mine.tets"}}})
-    write_overlay(folder, wrong, name="my_photos.yaml")
-    target = "results/scores/none/mine_noise25.csv"
-    done = snakemake(folder, target, "--configfile", "my_photos.yaml", check=False)
-    assert done.returncode == 1
-    assert f"airpipe: error: {message_for('a mistyped split')}" in done.stdout
+def test_a_mistyped_split_is_named(with_photographs):
+    status, said = extra_test(with_photographs[0], "mine.tets")
+    assert status == 1
+    assert f"airpipe: error: {message_for('a mistyped split')}" in said
+
+
+@pytest.mark.pipeline
+@pytest.mark.xfail(reason="roots of data sets outside every table are not passed to the job", strict=True)
+def test_a_test_outside_every_table_is_scored_too(with_photographs):
+    status, said = extra_test(with_photographs[0], "mine.test")
+    assert status == 0, said
+    scores = pd.read_csv(with_photographs[0] / "results" / "scores" / "none" / "mine_noise15.csv")
+    assert scores.groupby("metric").size().to_dict() == {"psnr": 3, "ssim": 3}
 
 
 def message_for(cause: str) -> str:
