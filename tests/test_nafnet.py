@@ -89,7 +89,7 @@ def test_sizes_that_do_not_divide_are_refused_or_zero_padded():
     torch.testing.assert_close(padded(image), by_hand)
 
 
-def test_channels_last_and_compile_capture_compute_the_same():
+def test_channels_last_computes_the_same():
     model, golden = published("nafnet_small", "nafnet")
     with torch.no_grad():
         last = model.to(memory_format=torch.channels_last)(golden.input().to(memory_format=torch.channels_last))

@@ -211,8 +211,8 @@ def test_a_job_that_twice_makes_no_progress_ends_by_itself_and_says_so(tmp_path,
     with submitted(project, MODEL, "--configfile", str(given), retries=3) as run:
         for number in (1, 2):
             run.until(f"attempt {number}", lambda wanted=number: started(project) == [0] * wanted)
-            # scancel asks politely first, and training would save its state: so it must not hear it
-            os.kill(training_process(project), signal.SIGSTOP)
+            # scancel sends SIGTERM first, at which training saves its state: so it must be gone by then
+            os.kill(training_process(project), signal.SIGKILL)
             ask("scancel", str(run.running(train)))
         assert run.wait(300) != 0
 

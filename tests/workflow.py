@@ -92,7 +92,7 @@ def snakemake(folder: Path, *arguments: str, check: bool = True) -> subprocess.C
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert not check or done.returncode == 0, done.stdout
     return done

@@ -10,9 +10,7 @@ localrules:
 rule tables:
     input:
         scores=lambda wildcards: table_scores(wildcards.table),
-        cards=lambda wildcards: collect(
-            "results/{model}/card.json", model=table_models(wildcards.table)
-        ),
+        cards=lambda wildcards: collect("results/{model}/card.json", model=table_models(wildcards.table)),
         published=collect(
             "resources/published/{name}.csv",
             name=sorted(glob_wildcards("resources/published/{name}.csv").name),
@@ -89,9 +87,7 @@ rule figures:
     input:
         table="results/tables/{table}.csv",
         scores=lambda wildcards: table_scores(wildcards.table),
-        curves=lambda wildcards: collect(
-            "results/{model}/curves.csv", model=table_models(wildcards.table)
-        ),
+        curves=lambda wildcards: collect("results/{model}/curves.csv", model=table_models(wildcards.table)),
         pictures=lambda wildcards: collect(
             "results/restored/{model}/{test}",
             model=["none", *table_models(wildcards.table)],
@@ -113,9 +109,7 @@ rule figures:
         mem_mb=4000,
         runtime=20,
     params:
-        report=PROJECT.report.model_dump(
-            mode="json", include={"zoom", "images_per_test", "protocol"}
-        ),
+        report=PROJECT.report.model_dump(mode="json", include={"zoom", "images_per_test", "protocol"}),
     message:
         "Figures of table {wildcards.table}"
     script:
@@ -133,11 +127,7 @@ rule page:
         ),
         efficiency="results/tables/efficiency.csv",
         cards=collect("results/{model}/card.json", model=model_ids()),
-        scores=list(
-            dict.fromkeys(
-                path for table in PROJECT.tables for path in table_scores(table)
-            )
-        ),
+        scores=list(dict.fromkeys(path for table in PROJECT.tables for path in table_scores(table))),
         pictures=list(
             dict.fromkeys(
                 f"results/restored/{model}/{test}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import cv2
 import torch
 from lightning_fabric import Fabric
 from torch import nn
@@ -67,6 +68,7 @@ def train_stage(settings: StageSettings, train: PairLists, validation: PairLists
         AirpipeError: see the messages: no GPU, foreign state, non-finite loss, full disk, ...
     """
     torch.set_num_threads(options.threads)
+    cv2.setNumThreads(1)  # cores belong to torch and to the loader workers
     fabric = launch(settings, options)
     state = StateFolder(options.workdir / "state", settings_hash(settings))
     if fabric.is_global_zero:
