@@ -19,7 +19,6 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--root", action="append", help="ignored: all rules that run models pass the same arguments")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     loaded = load_model(given.model)

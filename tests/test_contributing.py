@@ -192,7 +192,6 @@ def test_a_mistyped_split_is_named(with_photographs):
 
 
 @pytest.mark.pipeline
-@pytest.mark.xfail(reason="roots of data sets outside every table are not passed to the job", strict=True)
 def test_a_test_outside_every_table_is_scored_too(with_photographs):
     status, said = extra_test(with_photographs[0], "mine.test")
     assert status == 0, said

@@ -336,3 +336,9 @@ def test_depth_files_travel_in_the_json_of_an_embedded_list(tmp_path):
     pair = read_pairs(tmp_path / "photos.train.csv", None)[0]
     assert pair.depth == locate("skimage:data/motorcycle_disp.npz")
     assert math.isclose(pair.clean.stat().st_size, locate("skimage:data/motorcycle_left.png").stat().st_size)
+
+
+def test_a_list_of_folder_files_without_its_folder_is_refused(tmp_path):
+    write_pairs(tmp_path / "d.train.csv", folder_pairs(["a.png"], SplitSettings(clean="*.png")), {})
+    with pytest.raises(AirpipeError, match="a.png: a file of a folder, but no folder was given"):
+        read_pairs(tmp_path / "d.train.csv", None)

@@ -18,6 +18,16 @@ from snakemake.exceptions import WorkflowError
 # does not stall (measured: docs/measurements.md).
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
+# Jobs run this checkout's package, also in environments that Snakemake makes (--sdm conda).
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [os.path.join(os.path.dirname(workflow.basedir), "src"), os.environ.get("PYTHONPATH")])
+)
+
+if os.path.exists("results") and not (os.path.isdir("results") and os.access("results", os.W_OK | os.X_OK)):
+    raise WorkflowError(
+        "results/ is not a folder that this user can write to; free the name, or link it to a disk with space"
+    )
+
 FIGURES = ["bars", "curves", "qualitative"]
 
 try:
@@ -71,10 +81,10 @@ def validation_pairs(method, stage):
     return lambda w: pair_lists(stage_settings(method, w.setting, w.seed, stage).validation.data)
 
 
-def roots():
-    """--root arguments: where the data sets in use lie on this machine (embedded ones need none)."""
-    names = sorted({pairs.split(".")[0] for pairs in used_pairs()})
-    folders = {name: PROJECT.root(name) for name in names}
+def roots(files):
+    """--root arguments: where the data sets of a job's pair lists lie on this machine (embedded ones need none)."""
+    lists = [os.path.basename(path) for path in files if path.startswith("results/pairs/")]
+    folders = {name: PROJECT.root(name) for name in sorted({name.split(".")[0] for name in lists})}
     return " ".join(f"--root {shlex.quote(f'{name}={folder}')}" for name, folder in folders.items() if folder)
 
 
@@ -92,10 +102,10 @@ def stage_resources(task):
     """Resources of a training rule: what it asks of the machine and the matching arguments."""
     compute = PROJECT.compute_for(task)
 
-    def machine(wildcards, attempt):
+    def machine(wildcards, input, attempt):
         return (
             f"--gpus {compute.gpu} --nodes {compute.nodes} --workers {compute.workers}"
-            f" --checkpoint-seconds {compute.checkpoint_seconds} --attempt {attempt} {roots()}"
+            f" --checkpoint-seconds {compute.checkpoint_seconds} --attempt {attempt} {roots(input)}"
         )
 
     asked = {
@@ -159,8 +169,6 @@ def used_pairs():
 
 def test_json(wildcards):
     """A test with its recipe written out, as JSON."""
-    if wildcards.test not in PROJECT.tests:
-        raise WorkflowError(unknown_name(wildcards.test, PROJECT.tests, "test"))
     return canonical_json(PROJECT.test(wildcards.test))
 
 
@@ -168,6 +176,13 @@ def protocols_json(wildcards):
     """The protocols of a test, as JSON."""
     names = PROJECT.tests[wildcards.test].protocols
     return json.dumps({name: json.loads(canonical_json(PROJECT.protocols[name])) for name in names})
+
+
+def test_pairs(wildcards):
+    """Pair list of a test."""
+    if wildcards.test not in PROJECT.tests:
+        raise WorkflowError(unknown_name(wildcards.test, PROJECT.tests, "test"))
+    return f"results/pairs/{PROJECT.tests[wildcards.test].pairs}.csv"
 
 
 def model_file(wildcards):
@@ -181,7 +196,7 @@ def evaluation_resources():
     asked = {
         "mem_mb": compute.mem_mb,
         "runtime": compute.runtime,
-        "machine": f"--device {'cuda' if compute.gpu else 'cpu'} {roots()}",
+        "machine": lambda wildcards, input: f"--device {'cuda' if compute.gpu else 'cpu'} {roots(input)}",
     }
     return asked | ({"gpu": compute.gpu} if compute.gpu else {})
 

@@ -8,7 +8,7 @@ localrules:
 rule evaluate:
     input:
         model=model_file,
-        pairs=lambda wildcards: f"results/pairs/{PROJECT.tests[wildcards.test].pairs}.csv",
+        pairs=test_pairs,
     output:
         scores="results/scores/{model}/{test}.csv",
         facts="results/scores/{model}/{test}.json",

@@ -18,7 +18,9 @@ def locate(name: str) -> Path:
     Raises:
         AirpipeError: the package is not installed or ships no such file.
     """
-    package, _, relative = name.partition(":")
+    package, colon, relative = name.partition(":")
+    if not colon:
+        raise AirpipeError(f"{name}: a file of a folder, but no folder was given (--root dataset=folder)")
     spec = find_spec(package)
     if spec is None or spec.origin is None:
         raise AirpipeError(f"{name}: package {package} is not installed; run: make setup")

@@ -1,0 +1,144 @@
+"""DVC over Snakemake: records what ran, reruns what a changed setting concerns, shows what changed."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from airpipe.project import deep_merge
+from workflow import TOY, copy_project, copy_run, environment, snakemake
+
+pytestmark = pytest.mark.pipeline
+
+MODEL = "results/baseline/nafnet_5d/seed0/train/model.safetensors"
+STAGES = {"data", "train@0", "evaluate", "report"}
+
+
+def call(project: Path, *command: str) -> str:
+    """Run git or dvc in the project; everything DVC keeps elsewhere stays beside the project too."""
+    apart = {"DVC_SITE_CACHE_DIR": str(project.parent / "dvc"), "DVC_NO_ANALYTICS": "1"}
+    done = subprocess.run(
+        command,
+        cwd=project,
+        env=environment(project) | apart | author(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def author() -> dict[str, str]:
+    """Git's author, and none of the settings of this machine."""
+    names = {f"GIT_{who}_{what}": "test@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    return names | {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
+
+
+def edit(project: Path, file: str, overlay: dict) -> None:
+    """Merge values into a config file, as a person edits it."""
+    values = deep_merge(yaml.safe_load((project / file).read_text()), overlay)
+    (project / file).write_text(yaml.safe_dump(values, sort_keys=False))
+
+
+def ran(output: str) -> set[str]:
+    """Stages that `dvc repro` ran."""
+    return set(re.findall(r"^Running stage '(.+)':$", output, re.MULTILINE))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A git clone at toy sizes after a plain `snakemake all`, without any trace of DVC."""
+    project = copy_project(tmp_path_factory.mktemp("finished") / "project")
+    edit(project, "config/methods/baseline.yaml", {"methods": TOY["methods"]})
+    rest = {key: value for key, value in TOY.items() if key != "methods"}
+    edit(project, "config/config.yaml", rest)
+    call(project, "git", "init", "-q")
+    call(project, "git", "add", "-A")
+    call(project, "git", "commit", "-qm", "settings")
+    snakemake(project, "all")
+    return project
+
+
+@pytest.fixture(scope="module")
+def recorded(finished, tmp_path_factory) -> Path:
+    """The same after `dvc repro`, with dvc.lock committed."""
+    project = copy_run(finished, tmp_path_factory.mktemp("recorded") / "project")
+    call(project, "dvc", "repro")
+    call(project, "git", "commit", "-qm", "results")
+    return project
+
+
+@pytest.fixture
+def project(recorded, tmp_path) -> Path:
+    """A copy to change."""
+    return copy_run(recorded, tmp_path / "project")
+
+
+def test_after_a_plain_run_repro_only_records(finished, tmp_path):
+    project = copy_run(finished, tmp_path / "project")
+    weights = project / MODEL
+    before = (weights.stat().st_mtime_ns, weights.read_bytes())
+    assert ran(call(project, "dvc", "repro")) == STAGES
+    assert (weights.stat().st_mtime_ns, weights.read_bytes()) == before
+    assert "up to date" in call(project, "dvc", "repro")
+    assert "Nothing to be done" in snakemake(project, "-n", "all").stdout
+    staged = call(project, "git", "status", "--porcelain").splitlines()
+    assert staged == ["A  dvc.lock"]
+
+
+def test_repro_in_a_fresh_clone_makes_everything(recorded, tmp_path):
+    project = tmp_path / "project"
+    call(recorded, "git", "clone", "-q", str(recorded), str(project))
+    assert "train@0" in ran(call(project, "dvc", "repro"))
+    assert (project / MODEL).read_bytes() == (recorded / MODEL).read_bytes()
+    assert (project / "results/report/index.html").is_file()
+
+
+def test_a_report_setting_reruns_the_report_only(project):
+    weights = (project / MODEL).stat().st_mtime_ns
+    edit(project, "config/config.yaml", {"report": {"title": "Another title"}})
+    assert ran(call(project, "dvc", "repro")) == {"report"}
+    assert "Another title" in (project / "results/report/index.html").read_text()
+    assert (project / MODEL).stat().st_mtime_ns == weights
+
+
+def test_a_learning_rate_reruns_training_and_what_follows_and_the_difference_shows(project):
+    rate = {"optimizers": {"net": {"learning_rate": 0.01}}}
+    stages = {"train": {"scales": {"demo": rate}}}
+    edit(
+        project,
+        "config/methods/baseline.yaml",
+        {"methods": {"baseline": {"settings": {"nafnet_5d": {"stages": stages}}}}},
+    )
+    before = (project / MODEL).read_bytes()
+    assert ran(call(project, "dvc", "repro")) == STAGES - {"data"}
+    assert (project / MODEL).read_bytes() != before
+
+    difference = call(project, "dvc", "metrics", "diff", "--precision", "3")
+    assert re.search(r"baseline/nafnet_5d/train\.noise_25\.airpipe\.psnr +\d+\.\d+ +\d+\.\d+ +-?\d+", difference)
+    assert "none.noise_25" not in difference
+    assert "index.html" in call(project, "dvc", "plots", "diff")
+    page = (project / "results/plots/index.html").read_text()
+    assert '"rev": "HEAD"' in page
+    assert '"rev": "workspace"' in page
+
+
+def test_metrics_and_plots_show_our_numbers(project):
+    assert "noise_25.airpipe.psnr" in call(project, "dvc", "metrics", "show")
+    call(project, "dvc", "plots", "show")
+    page = (project / "results/plots/index.html").read_text()
+    assert "validation/psnr" in page
+    assert "Gain of each test image" in page
+
+
+def test_a_failed_training_is_a_failed_stage_that_says_why(project):
+    wrong = {"train": {"scales": {"demo": {"phases": [{"steps": 2, "patch_size": 9000, "batch_size": 2}]}}}}
+    methods = {"baseline": {"settings": {"nafnet_5d": {"stages": wrong}}}}
+    edit(project, "config/methods/baseline.yaml", {"methods": methods})
+    with pytest.raises(AssertionError, match="is smaller than patch_size 9000"):
+        call(project, "dvc", "repro")
