@@ -3,7 +3,8 @@ SHELL := /usr/bin/env bash
 VENV ?= .venv
 PY ?= python3
 # cpu (default) or cuda: which build of torch to install; `make clean setup TORCH=cuda` switches.
-TORCH ?= cpu
+# Without TORCH the installed build is kept.
+TORCH ?= $(or $(patsubst $(VENV)/.installed-%,%,$(firstword $(wildcard $(VENV)/.installed-*))),cpu)
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 STAMP := $(VENV)/.installed-$(TORCH)

@@ -40,11 +40,17 @@ def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-@given(st.lists(st.integers(1, 9), min_size=1, max_size=5))
+@given(st.lists(st.sampled_from([1, 2, 4, 5, 8, 10]), min_size=1, max_size=5))
 def test_interleaving_keeps_the_shares_exactly(shares):
-    order = interleave(shares)
-    counts = collections.Counter(order)
-    assert [counts[p] * shares[0] for p in range(len(shares))] == [s * counts[0] for s in shares]
+    counts = collections.Counter(interleave([*shares, 10]))
+    assert [counts[p] * 10 for p in range(len(shares))] == [s * counts[len(shares)] for s in shares]
+
+
+def test_interleaving_stays_short_for_the_sizes_of_real_data_sets():
+    counts = collections.Counter(interleave([72135, 5144, 24000, 2103, 485]))
+    assert [counts[p] for p in range(5)] == [1000, 71, 333, 29, 7]
+    with pytest.raises(AirpipeError, match="below 1/1000 of the largest"):
+        interleave([1, 10000])
 
 
 @given(

@@ -9,7 +9,7 @@ import yaml
 from helpers import ROOT, stage
 
 from airpipe.errors import AirpipeError
-from airpipe.project import deep_merge, frozen_stage, load_project
+from airpipe.project import check_compute, deep_merge, frozen_stage, load_project
 from airpipe.registry import NETWORKS, STAGES, resolve, settings_class, stage_entry
 from airpipe.settings import ComputeSettings, Draw, StageSettings, canonical_json, check_settings, settings_hash
 
@@ -69,6 +69,8 @@ def test_every_registered_name_resolves():
         ),
         (["tests", "photos_rain", "protocols"], ["airpip"], r"did you mean 'airpipe'\?"),
         (["tables", "allinone", "tests"], ["photos_ran"], r"did you mean 'photos_rain'\?"),
+        (["tables", "allinone", "models"], ["baseline/nafnet_6d"], r"did you mean 'nafnet_5d'\?"),
+        (["datasets", "bsd400", "splits", "train", "clean"], "**/*.jpg", "expected a glob below root"),
         (["compute", "demo", "default", "thread"], 2, r"did you mean 'threads'\?"),
         (
             ["recipes", "rain"],
@@ -97,6 +99,24 @@ def test_a_scale_that_a_setting_does_not_have_is_named():
     project = load_project({**shipped(), "scale": "paper"})
     with pytest.raises(AirpipeError, match=r"no scale 'paper'; it has demo. Choose one of them"):
         frozen_stage(project, "baseline/nafnet_5d", 0, "train", StageSettings, 1)
+
+
+def test_compute_names_stages_and_scales_that_exist():
+    config = shipped()
+    config["compute"]["demo"]["baseline.trian"] = {"gpu": 1}
+    with pytest.raises(
+        AirpipeError, match=r"compute.demo: unknown stage 'baseline.trian'; did you mean 'baseline.train'"
+    ):
+        check_compute(load_project(config), [*STAGES, "evaluate"])
+    with pytest.raises(AirpipeError, match="unknown scale in compute 'tiny'"):
+        check_compute(load_project({**shipped(), "scale": "tiny"}), STAGES)
+
+
+def test_a_scene_stays_in_one_split():
+    config = shipped()
+    next(p for p in config["datasets"]["photos"]["packages"] if p["name"] == "motorcycle_right.png")["split"] = "test"
+    with pytest.raises(AirpipeError, match="scene 'motorcycle' is in train and in test"):
+        load_project(config)
 
 
 def test_unknown_recipes_data_sets_and_fixed_parameters_are_named():

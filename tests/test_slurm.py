@@ -3,6 +3,7 @@
 Every call of snakemake is as a user types it, in a copy of the project, plus one overlay of toy sizes.
 """
 
+import csv
 import json
 import os
 import re
@@ -174,9 +175,9 @@ def test_a_time_limit_and_a_cancelled_job_change_no_bit(tmp_path, slurm):
     for seed in (0, 1):
         resumed = re.search(rf"from step (\d+) of {steps} ", (project / LOG.format(seed)).read_text())
         assert resumed and 0 < int(resumed.group(1)) < steps
-    rows = (project / "results/tables/allinone.csv").read_text().splitlines()
-    trained = [dict(zip(rows[0].split(","), row.split(","), strict=True)) for row in rows[1:]]
-    assert {row["seeds"] for row in trained if row["model"] == "baseline/nafnet_5d/train"} == {"2"}
+    with (project / "results/tables/allinone.csv").open(newline="") as table:
+        seeds = {row["seeds"] for row in csv.DictReader(table) if row["model"] == "baseline/nafnet_5d/train"}
+    assert seeds == {"2"}
 
     again = [train_here(project, tmp_path / f"uninterrupted{seed}", seed) for seed in (0, 1)]
     assert [process.wait(timeout=1800) for process in again] == [0, 0]

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import pickle
 import random
 import resource
 import signal
@@ -119,7 +120,7 @@ def test_other_settings_set_the_old_state_aside(tmp_path):
     trained.run()
     trained.freeze(stage(seed=4))
     again = trained.run()
-    assert "settings changed" in again.stdout
+    assert "settings, pair lists or parents changed" in again.stdout
     assert "from step 0 of 60" in again.stdout
     kept = [f for f in trained.workdir.iterdir() if f.name.startswith("state.")]
     assert len(kept) == 1
@@ -187,7 +188,76 @@ def test_a_checkpoint_of_other_settings_is_refused_for_resume(tmp_path):
     second.freeze(stage(seed=9))
     failed = second.run("--resume", str(first.workdir / "state" / "step_00000060.ckpt"), check=False)
     assert failed.returncode == 2
-    assert "belongs to settings" in failed.stderr
+    assert "belongs to run" in failed.stderr
+
+
+@pytest.mark.parametrize("content", [b"xyz", b"", "list", "pickle"])
+def test_a_foreign_file_for_resume_is_refused(tmp_path, content):
+    foreign = tmp_path / "foreign.ckpt"
+    if content == "list":
+        torch.save([1, 2], foreign)
+    elif content == "pickle":
+        foreign.write_bytes(pickle.dumps(Path("x")))
+    else:
+        foreign.write_bytes(content)
+    failed = Stage(tmp_path).run("--resume", str(foreign), check=False)
+    assert failed.returncode == 2
+    assert "Give another --resume file, or leave it out" in failed.stderr
+    assert "Traceback" not in failed.stderr
+
+
+def test_a_changed_pair_list_trains_anew(tmp_path):
+    trained = Stage(tmp_path)
+    trained.run()
+    first = trained.weights()
+    lines = trained.list.read_text().splitlines()
+    trained.list.write_text("\n".join(lines[:4]) + "\n")
+    assert "from step 0 of 60" in trained.run().stdout
+    assert trained.weights() != first
+
+
+def test_going_back_to_an_older_checkpoint_drops_the_later_ones(tmp_path):
+    trained = Stage(tmp_path)
+    trained.run("--checkpoint-seconds", "0.0001")
+    state = trained.workdir / "state"
+    old = tmp_path / "step_00000059.ckpt"
+    (state / old.name).rename(old)
+    trained.run("--resume", str(old), "--checkpoint-seconds", "1000")
+    assert sorted(f.name for f in state.glob("*.ckpt")) == ["step_00000060.ckpt"]
+
+
+def test_a_bad_photo_in_a_loader_process_gives_one_line(tmp_path):
+    trained = Stage(tmp_path)
+    (tmp_path / "images" / "img3.png").write_bytes(b"no image")
+    failed = trained.run("--workers", "2", check=False)
+    assert failed.returncode == 2
+    assert "img3.png: corrupt image" in failed.stderr
+    assert "Original Traceback" not in failed.stderr
+
+
+def test_a_cluster_s_sigterm_to_all_processes_saves_with_loader_workers(tmp_path, uninterrupted):
+    trained = Stage(tmp_path, stage(**LONG))
+    process = subprocess.Popen(
+        trained.command("--workers", "2"), env=one_thread(), stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    while not (trained.workdir / "state" / "curves.csv").exists():
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGTERM)
+    assert "stopped by SIGTERM after step" in process.communicate(timeout=60)[1]
+    assert newest(trained) != ""
+    trained.run()
+    assert trained.weights() == uninterrupted.weights()
+
+
+def test_no_progress_quotes_the_last_error(tmp_path):
+    trained = Stage(tmp_path)
+    (tmp_path / "images" / "img3.png").write_bytes(b"no image")
+    for attempt in ("1", "2"):
+        assert "img3.png: corrupt image" in trained.run("--attempt", attempt, check=False).stderr
+    third = trained.run("--attempt", "3", check=False).stderr
+    assert "no progress" in third
+    assert "the last error" in third
+    assert "img3.png: corrupt image" in third
 
 
 def test_resume_from_a_chosen_checkpoint(tmp_path):

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import airpipe
 from airpipe.errors import AirpipeError
+from airpipe.project import expanded
 
 if TYPE_CHECKING:
     from airpipe.evaluation.restore import RestoredFile
@@ -384,7 +385,7 @@ def _check_embedded(name: str, dataset: Any) -> Check:
 
 
 def _check_root(name: str, dataset: Any) -> Check:
-    root = Path(os.path.expandvars(dataset.root or f"resources/datasets/{name}")).expanduser()
+    root = Path(expanded(dataset.root or f"resources/datasets/{name}"))
     if root.is_dir():
         return Check("ok", f"data set {name}", str(root))
     home = f" (see {dataset.home})" if dataset.home else ""

@@ -6,10 +6,11 @@ This module imports no torch: Snakemake reads it at every start.
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
-from pydantic import Field, NonNegativeInt, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, model_validator
 
 from airpipe.errors import AirpipeError
 from airpipe.settings import (
@@ -70,17 +71,12 @@ class ProjectSettings(Settings):
         {}, description="scale: {default or registry entry: ComputeSettings}"
     )
 
-    @field_validator("models")
-    @classmethod
-    def _models_look_right(cls, models: tuple[str, ...]) -> tuple[str, ...]:
-        for model in models:
-            if not re.fullmatch(r"[a-z0-9_]+/[a-z0-9_]+", model):
-                raise ValueError(f"{model!r} is not of the form method/setting")
-        return models
-
     @model_validator(mode="after")
     def _names_exist(self) -> "ProjectSettings":
-        for model in self.models:
+        tables = [model for table in self.tables.values() for model in table.models or ()]
+        for model in [*self.models, *tables]:
+            if not re.fullmatch(r"[a-z0-9_]+/[a-z0-9_]+", model):
+                raise ValueError(f"{model!r} is not of the form method/setting")
             self.setting_plan(model)
         for name, test in self.tests.items():
             _known(test.pairs.split(".")[0], self.datasets, f"data set in test {name}")
@@ -132,12 +128,32 @@ class ProjectSettings(Settings):
         entry = self.datasets[dataset]
         if entry.packages:
             return ""
-        return os.path.expandvars(entry.root or f"resources/datasets/{dataset}")
+        return expanded(entry.root or f"resources/datasets/{dataset}")
 
 
 def _known(name: str, valid: Any, what: str) -> None:
     if name not in valid:
         raise ValueError(unknown_name(name, valid, what))
+
+
+def expanded(root: str) -> str:
+    """A folder with ~ and ${VARIABLES} replaced."""
+    return str(Path(os.path.expandvars(root)).expanduser())
+
+
+def check_compute(project: ProjectSettings, stages: Iterable[str]) -> None:
+    """Check that `compute` names the chosen scale and only stages that exist.
+
+    Raises:
+        AirpipeError: says which name is nearest.
+    """
+    if project.scale not in project.compute:
+        raise AirpipeError(unknown_name(project.scale, project.compute, "scale in compute"))
+    valid = ["default", *stages]
+    for scale, block in project.compute.items():
+        for name in block:
+            if name not in valid:
+                raise AirpipeError(f"compute.{scale}: " + unknown_name(name, valid, "stage"))
 
 
 def load_project(config: Mapping[str, Any]) -> ProjectSettings:

@@ -97,4 +97,11 @@ def git_state() -> dict[str, Any]:
 
 def library_versions() -> dict[str, str]:
     """Versions of the libraries that can change a number."""
-    return {name: importlib.metadata.version(name) for name in LIBRARIES}
+    return {name: _version(name) for name in LIBRARIES}
+
+
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:  # the module may come from another distribution
+        return "not installed under this name"

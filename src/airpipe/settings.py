@@ -316,6 +316,13 @@ class SplitSettings(Settings):
     level: str = ""
     expected: PositiveInt | None = Field(None, description="Number of pairs; another number is an error.")
 
+    @field_validator("clean", "degraded")
+    @classmethod
+    def _glob_stays_below_root(cls, glob: str | None) -> str | None:
+        if glob is not None and (glob.startswith("/") or ".." in glob or "**" in glob):
+            raise ValueError("expected a glob below root such as 'clean/*.png', without a leading /, '..' or '**'")
+        return glob
+
 
 class DatasetSettings(Settings):
     """A data set: files of installed packages, or a folder that the user has."""
@@ -323,7 +330,9 @@ class DatasetSettings(Settings):
     title: str
     home: str = ""
     licence: str = ""
-    root: str | None = Field(None, description="Folder; ${VARIABLES} are expanded; default resources/datasets/<id>.")
+    root: str | None = Field(
+        None, description="Folder; ~ and ${VARIABLES} are expanded; default resources/datasets/<id>."
+    )
     packages: tuple[PackageFile, ...] = ()
     splits: dict[Name, SplitSettings] = {}
 
@@ -331,6 +340,10 @@ class DatasetSettings(Settings):
     def _packages_or_splits(self) -> "DatasetSettings":
         if bool(self.packages) == bool(self.splits):
             raise ValueError("give either packages (embedded files) or splits (files below a folder)")
+        places: dict[str, str] = {}
+        for file in self.packages:
+            if places.setdefault(file.group, file.split) != file.split:
+                raise ValueError(f"scene {file.group!r} is in {places[file.group]} and in {file.split}; keep it in one")
         return self
 
 

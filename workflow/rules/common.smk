@@ -9,8 +9,8 @@ import sys
 
 from airpipe.degradations.recipes import check_operations
 from airpipe.errors import AirpipeError
-from airpipe.registry import settings_class, stage_entry
-from airpipe.project import frozen_stage, load_project
+from airpipe.project import check_compute, frozen_stage, load_project
+from airpipe.registry import STAGES, settings_class, stage_entry
 from airpipe.settings import canonical_json, unknown_name
 from snakemake.exceptions import WorkflowError
 
@@ -34,6 +34,7 @@ try:
     PROJECT = load_project(config)
     for name, operations in PROJECT.recipes.items():
         check_operations(operations, f"recipes.{name}")
+    check_compute(PROJECT, [*STAGES, "evaluate"])
 except AirpipeError as error:
     raise WorkflowError(str(error)) from None
 
@@ -91,8 +92,9 @@ def roots(files):
 def launcher(compute, threads):
     """How a training command starts: python, torchrun for several GPUs, srun for several nodes."""
     if compute.nodes > 1:
-        tasks = compute.nodes * max(compute.gpu, 1)
-        return f"srun -n {tasks} --ntasks-per-node {max(compute.gpu, 1)} -c {threads} python"
+        per_node = max(compute.gpu, 1)
+        shape = f"-n {compute.nodes * per_node} --ntasks-per-node {per_node} -c {threads}"
+        return f"srun --kill-on-bad-exit=1 {shape} python"
     if compute.gpu > 1:
         return f"torchrun --standalone --nproc-per-node {compute.gpu}"
     return "python"
@@ -114,10 +116,12 @@ def stage_resources(task):
         "launch": launcher(compute, compute.threads),
         "machine": machine,
     }
-    if compute.gpu:
-        asked["gpu"] = compute.gpu
-    if compute.nodes > 1:
+    if compute.nodes > 1:  # the executor plugin reads `gpu` as the job's total; `gres` counts per node
         asked |= {"nodes": compute.nodes, "tasks": compute.nodes * max(compute.gpu, 1), "mpi": "srun"}
+        if compute.gpu:
+            asked |= {"gres": f"gpu:{compute.gpu}", "tasks_per_gpu": 0}
+    elif compute.gpu:
+        asked["gpu"] = compute.gpu
     return asked
 
 
@@ -150,10 +154,11 @@ def table_scores(table):
 
 
 def dataset_json(dataset):
-    """Registry entry as JSON, without the root: moving a folder redoes nothing."""
+    """Registry entry as JSON, without root and words: moving or describing a folder redoes nothing."""
     if dataset not in PROJECT.datasets:
         raise WorkflowError(unknown_name(dataset, PROJECT.datasets, "data set"))
-    return canonical_json(PROJECT.datasets[dataset].model_copy(update={"root": None}))
+    words = {"root": None, "title": "", "home": "", "licence": ""}
+    return canonical_json(PROJECT.datasets[dataset].model_copy(update=words))
 
 
 def used_pairs():
@@ -175,7 +180,8 @@ def test_json(wildcards):
 def protocols_json(wildcards):
     """The protocols of a test, as JSON."""
     names = PROJECT.tests[wildcards.test].protocols
-    return json.dumps({name: json.loads(canonical_json(PROJECT.protocols[name])) for name in names})
+    plain = {name: PROJECT.protocols[name].model_copy(update={"title": "", "source": ""}) for name in names}
+    return json.dumps({name: json.loads(canonical_json(protocol)) for name, protocol in plain.items()})
 
 
 def test_pairs(wildcards):
@@ -191,14 +197,14 @@ def model_file(wildcards):
 
 
 def evaluation_resources():
-    """Resources of a rule that runs a trained model."""
+    """Resources of a rule that runs a trained model (`none` runs no network and needs no GPU)."""
     compute = PROJECT.compute_for("evaluate")
     asked = {
         "mem_mb": compute.mem_mb,
         "runtime": compute.runtime,
         "machine": lambda wildcards, input: f"--device {'cuda' if compute.gpu else 'cpu'} {roots(input)}",
     }
-    return asked | ({"gpu": compute.gpu} if compute.gpu else {})
+    return asked | ({"gpu": lambda wildcards: 0 if wildcards.model == "none" else compute.gpu} if compute.gpu else {})
 
 
 onstart:

@@ -255,6 +255,8 @@ class ValidationSamples(Dataset[dict[str, Any]]):
         """Sample of one (part, image)."""
         part, index, pair = self.rows[row]
         layers = pair_layers(pair, self.cache)
+        if min(layers[0].shape[:2]) < self.multiple:
+            raise AirpipeError(f"{pair.clean}: smaller than the {self.multiple} pixels that the network needs")
         height, width = (
             max(self.multiple, min(side, self.patch_size) // self.multiple * self.multiple)
             for side in layers[0].shape[:2]

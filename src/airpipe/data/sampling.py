@@ -7,9 +7,8 @@ change nothing, and there is no sampler state to store.
 """
 
 from collections.abc import Iterator, Sequence
-from fractions import Fraction
 from functools import lru_cache
-from math import lcm
+from math import gcd
 from typing import NamedTuple
 
 import numpy as np
@@ -38,17 +37,19 @@ def interleave(shares: Sequence[float]) -> list[int]:
     """The shortest periodic order of parts that keeps the shares, each part spread evenly.
 
     Args:
-        shares: relative shares, positive; kept to within 1 in 1000.
+        shares: relative shares, positive; rounded to thousandths of the largest.
+
+    Raises:
+        AirpipeError: a share below half a thousandth of the largest.
 
     Example:
         >>> interleave([2, 1])
         [0, 1, 0]
     """
-    parts = [Fraction(share / max(shares)).limit_denominator(1000) for share in shares]
-    if min(parts) <= 0:
+    thousandths = [round(1000 * share / max(shares)) for share in shares]
+    if min(thousandths) == 0:
         raise AirpipeError(f"shares {list(shares)}: the smallest is below 1/1000 of the largest")
-    scale = lcm(*(p.denominator for p in parts))
-    counts = [int(p * scale) for p in parts]
+    counts = [number // gcd(*thousandths) for number in thousandths]
     places = [((k + 0.5) / count, part) for part, count in enumerate(counts) for k in range(count)]
     return [part for _, part in sorted(places)]
 

@@ -134,7 +134,10 @@ def evaluate(
             if keep is not None and place == 0 and number < test.keep_images:
                 keep(pair.name, restored, clean)
             for name, protocol in group.protocols.items():
-                rows += _rows(test, pair, name, protocol, restored, clean, untouched=restorer is None)
+                try:
+                    rows += _rows(test, pair, name, protocol, restored, clean, untouched=restorer is None)
+                except ValueError as error:
+                    raise AirpipeError(f"{pair.clean}: {error}. Leave the image out of {test.pairs}") from None
     return rows
 
 

@@ -60,6 +60,14 @@ class Shares:
         return f"wall time {total:.1f} s: {shares}"
 
 
+def _next_batch(batches: Iterator[Batch]) -> Batch:
+    """The next batch; an error of a loader process is told without that process's traceback."""
+    try:
+        return next(batches)
+    except AirpipeError as error:
+        raise AirpipeError(str(error).strip().rpartition("AirpipeError: ")[2]) from None
+
+
 class StepLoop:
     """Runs a task from where its state folder stands to the last step.
 
@@ -154,12 +162,13 @@ class StepLoop:
 
     def _step(self, step: int, batches: Iterator[Batch]) -> dict[str, Tensor]:
         with self.shares.spent("data"):
-            micro = [next(batches).to(self.fabric.device) for _ in range(self.settings.accumulate)]
+            micro = [_next_batch(batches).to(self.fabric.device) for _ in range(self.settings.accumulate)]
         with self.shares.spent("step"):
             torch.manual_seed(step_seed(self.settings.seed, step, self.fabric.global_rank))
             losses: dict[str, Tensor] = {}
             for turn in self.task.turns:
                 losses |= self._turn(step, turn, micro)
+            losses["total"] = torch.stack([v for k, v in losses.items() if k.startswith("total_")]).sum()
             for name, average in self.averages.items():
                 wrapped = self.task.networks[name]
                 average.update_parameters(getattr(wrapped, "module", wrapped))

@@ -1,8 +1,10 @@
 """From a frozen config to `model.safetensors`: builds the parts and runs the step loop."""
 
 import datetime as dt
+import hashlib
 import os
 import shutil
+import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +22,7 @@ from airpipe.data.pairs import Pair
 from airpipe.data.sampling import MicroBatches, SamplePlan
 from airpipe.errors import AirpipeError
 from airpipe.evaluation.complexity import network_cost
-from airpipe.provenance import atomic_path, git_state, library_versions, sha256_file
+from airpipe.provenance import atomic_path, git_state, library_versions, sha256_file, write_text
 from airpipe.registry import resolve, stage_entry
 from airpipe.settings import StageSettings, settings_hash
 from airpipe.training.checkpoints import load_model, save_model
@@ -70,29 +72,51 @@ def train_stage(settings: StageSettings, train: PairLists, validation: PairLists
     torch.set_num_threads(options.threads)
     cv2.setNumThreads(1)  # cores belong to torch and to the loader workers
     fabric = launch(settings, options)
-    state = StateFolder(options.workdir / "state", settings_hash(settings))
+    state = StateFolder(options.workdir / "state", run_identity(settings, train, options))
     if fabric.is_global_zero:
         said = state.claim(options.threads, fabric.world_size)
         if said:
             print(said, flush=True)
     fabric.barrier()
+    try:
+        _train(fabric, settings, (train, validation), state, options)
+    except AirpipeError as error:
+        write_text(state.last_error, f"{error}\n")
+        raise
+
+
+def _train(
+    fabric: Fabric,
+    settings: StageSettings,
+    lists: tuple[PairLists, PairLists],
+    state: StateFolder,
+    options: RunOptions,
+) -> None:
+    train, validation = lists
     started = dt.datetime.now(dt.UTC)
     loop, plan = _assemble(fabric, settings, train, state, options)
     first = state.load(fabric, loop.stored(), options.resume)
     if fabric.is_global_zero:
         state.note_attempt(options.attempt, first)
         state.drop_curves_after(first)
-        print(f"{settings.model_id}: from step {first} of {plan.steps} on {fabric.device}, world {fabric.world_size}")
-    if first < plan.steps:
-        loop.run(
-            _loader(fabric, settings, train, plan, first, options),
-            first,
-            _validation(settings, validation, loop),
+        print(
+            f"{settings.model_id}: from step {first} of {plan.steps} on {fabric.device}, world {fabric.world_size}",
+            flush=True,
         )
+    if first < plan.steps:
+        loop.run(_loader(fabric, settings, train, plan, first, options), first, _validation(settings, validation, loop))
         fabric.print(loop.shares.summary())
     if fabric.is_global_zero:
-        _export(fabric, loop, settings, (train, validation), options, started)
+        _export(fabric, loop, settings, lists, options, started)
     fabric.barrier()
+
+
+def run_identity(settings: StageSettings, train: PairLists, options: RunOptions) -> str:
+    """Hash of all that fixes a run's numbers: settings, pair lists (with their manifests' checksums), parents."""
+    files = [part for path in dict.fromkeys(train.files) for part in (path, path.with_suffix(".json"))]
+    parents = [f"{role} {sha256_file(path)}" for role, path in sorted(options.parents.items())]
+    known = [settings_hash(settings), *(sha256_file(path) for path in files), *parents]
+    return hashlib.sha256("\n".join(known).encode()).hexdigest()[:16]
 
 
 def launch(settings: StageSettings, options: RunOptions) -> Fabric:
@@ -103,7 +127,7 @@ def launch(settings: StageSettings, options: RunOptions) -> Fabric:
     """
     per_node = options.gpus or options.processes
     world = per_node * options.nodes
-    if options.gpus and torch.cuda.device_count() < (options.gpus if _launched() is None else 1):
+    if options.gpus and torch.cuda.device_count() < options.gpus:
         raise AirpipeError(
             f"{options.gpus} GPU(s) asked for (compute: gpu), torch sees {torch.cuda.device_count()}. Ask for gpu: 0, "
             "run where a GPU is, or install the CUDA build (make clean setup TORCH=cuda); `airpipe doctor` tells more"
@@ -171,7 +195,13 @@ def _loader(
         num_workers=options.workers,
         pin_memory=fabric.device.type == "cuda",
         persistent_workers=options.workers > 0,
+        worker_init_fn=_leave_sigterm_to_the_parent,
     )
+
+
+def _leave_sigterm_to_the_parent(worker: int) -> None:
+    """A cluster signals all processes of a job; workers must live until the parent has saved."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _validation(settings: StageSettings, validation: PairLists, loop: StepLoop) -> DataLoader[Any] | None:

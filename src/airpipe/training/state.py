@@ -1,14 +1,17 @@
 """The resumable state of a stage: `state/` beside its outputs, never declared to Snakemake.
 
-state/settings.json        hash of the frozen settings, threads, world size
+state/run.json             identity of the run (settings, pair lists, parents), threads, world size
 state/step_00001200.ckpt   the last two checkpoints
 state/curves.csv           step,name,value
 state/attempts.json        at which step each attempt of this submission started
+state/last_error.txt       what the last failed attempt said
 """
 
 import csv
 import json
+import os
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from lightning_fabric import Fabric
@@ -24,32 +27,36 @@ class StateFolder:
 
     Args:
         folder: `<stage folder>/state`.
-        settings_hash: of the frozen settings; state of other settings is set aside, not used.
+        identity: hash of all that fixes the numbers (frozen settings, pair lists, parents); state of
+            another identity is set aside, not used.
     """
 
-    def __init__(self, folder: Path, settings_hash: str) -> None:
-        self.folder, self.settings_hash = folder, settings_hash
+    def __init__(self, folder: Path, identity: str) -> None:
+        self.folder, self.identity = folder, identity
+        self.last_error = folder / "last_error.txt"
         self.curves = folder / "curves.csv"
 
     def claim(self, threads: int, world_size: int) -> str | None:
         """Make the folder ours; called by one process.
 
-        State of other settings is renamed `state.<old hash>`.
+        State of another identity is renamed `state.<old identity>`; what a kill left half-written is removed.
 
         Returns:
             A line to print when something was set aside or bits may differ, else None.
         """
-        record, said = self.folder / "settings.json", None
-        mine = {"settings_hash": self.settings_hash, "threads": threads, "world_size": world_size}
+        record, said = self.folder / "run.json", None
+        mine = {"identity": self.identity, "threads": threads, "world_size": world_size}
         if self.folder.is_dir():
             theirs = self._read(record) if record.is_file() else {}
-            old = theirs.get("settings_hash", "unknown")
-            if old != self.settings_hash and any(self.folder.iterdir()):
+            old = theirs.get("identity", "unknown")
+            if old != self.identity and any(self.folder.iterdir()):
                 aside = _free_name(self.folder.with_name(f"state.{old}"))
                 self.folder.rename(aside)
-                said = f"settings changed ({old} -> {self.settings_hash}): old state kept in {aside}, starting anew"
+                said = f"settings, pair lists or parents changed: old state kept in {aside}, starting anew"
             elif theirs and theirs != mine:
                 said = f"resuming with {mine}, earlier steps ran with {theirs}: bits may differ"
+            for half in (*self.folder.glob("*.tmp"), *self.folder.glob(".*"), *self.folder.parent.glob(".*.*")):
+                half.unlink()
         write_json(record, mine)
         return said
 
@@ -74,12 +81,16 @@ class StateFolder:
         started = self._read(record) if attempt > 1 and record.is_file() else []
         if started[-2:] == [step, step]:
             raise AirpipeError(
-                f"no progress: the last two attempts started at step {step} and ended before the next checkpoint. "
-                "Give the stage more time or memory (compute: runtime, mem_mb) or checkpoint more often "
-                "(compute: checkpoint_seconds); the first error stands in the earlier attempt's log. "
-                "Then run the same command again"
+                f"no progress: the last two attempts started at step {step} and ended before the next checkpoint"
+                f"{self._told()}. Mend that, give the stage more time or memory (compute: runtime, mem_mb) or "
+                "checkpoint more often (compute: checkpoint_seconds), then run the same command again"
             )
         write_json(record, [*started, step])
+
+    def _told(self) -> str:
+        if not self.last_error.is_file():
+            return " without a word (killed?)"
+        return f"; the last error: {self.last_error.read_text(encoding='utf-8').strip()}"
 
     def checkpoints(self) -> list[Path]:
         """Complete checkpoints, newest first."""
@@ -95,16 +106,19 @@ class StateFolder:
         """
         target = self.folder / f"step_{step:08d}.ckpt"
         temporary = target.with_suffix(".tmp")
-        content = {**state, "step": step, "settings_hash": self.settings_hash}
+        content = {**state, "step": step, "identity": self.identity}
         try:
             fabric.save(temporary, content)
             if fabric.is_global_zero:
+                with temporary.open("rb") as stream:
+                    os.fsync(stream.fileno())
                 temporary.replace(target)
         except (OSError, RuntimeError) as error:
             temporary.unlink(missing_ok=True)
             raise write_failed(target, error) from None
         if fabric.is_global_zero:
-            for old in self.checkpoints()[KEPT:]:
+            later = [old for old in self.checkpoints() if old.name > target.name]  # a run that went back
+            for old in [*later, *[c for c in self.checkpoints() if c not in later][KEPT:]]:
                 old.unlink()
         fabric.barrier()
         return target
@@ -123,20 +137,21 @@ class StateFolder:
         for candidate in candidates:
             try:
                 header = fabric.load(candidate, weights_only=True)
-                if header.get("settings_hash") != self.settings_hash:
+                if not isinstance(header, dict) or "identity" not in header:
+                    raise ValueError("not a checkpoint of airpipe")
+                if header["identity"] != self.identity:
                     raise AirpipeError(
-                        f"{candidate}: belongs to settings {header.get('settings_hash')}, this stage has "
-                        f"{self.settings_hash}. Use a checkpoint of the same frozen config.yaml"
+                        f"{candidate}: belongs to run {header['identity']}, this stage is {self.identity}. "
+                        "Use a checkpoint of the same settings, pair lists and parents"
                     )
                 restore_into(state, header)
                 return int(header["step"])
-            except (OSError, RuntimeError, KeyError, ValueError, EOFError) as error:
+            except (OSError, RuntimeError, KeyError, ValueError, EOFError, UnpicklingError) as error:
                 problems.append(f"{candidate}: {str(error).splitlines()[0] if str(error) else error!r}")
-                fabric.print(f"checkpoint cannot be used, trying the one before: {problems[-1]}")
+                fabric.print(f"checkpoint cannot be used: {problems[-1]}")
         if problems:
-            raise AirpipeError(
-                f"no checkpoint can be read ({'; '.join(problems)}). Delete the broken file(s) to start anew"
-            )
+            remedy = "Give another --resume file, or leave it out" if file else "Delete the broken files to start anew"
+            raise AirpipeError(f"no checkpoint can be read ({'; '.join(problems)}). {remedy}")
         return 0
 
     def drop_curves_after(self, step: int) -> None:
