@@ -68,6 +68,17 @@ def _next_batch(batches: Iterator[Batch]) -> Batch:
         raise AirpipeError(str(error).strip().rpartition("AirpipeError: ")[2]) from None
 
 
+@contextmanager
+def _ended(batches: Iterator[Batch]) -> Iterator[None]:
+    """End loader processes with the block; they ignore SIGTERM, so Python's exit would wait for them."""
+    try:
+        yield
+    finally:
+        shut_down = getattr(batches, "_shutdown_workers", None)
+        if shut_down is not None:
+            shut_down()
+
+
 class StepLoop:
     """Runs a task from where its state folder stands to the last step.
 
@@ -142,7 +153,8 @@ class StepLoop:
         steps = self.plan.steps
         log_every = max(1, steps // 200)
         batches, saved = iter(loader), time.monotonic()
-        with StepDisplay(first_step, steps, self.fabric.is_global_zero) as display, self._sigterm():
+        display = StepDisplay(first_step, steps, self.fabric.is_global_zero)
+        with display, self._sigterm(), _ended(batches):
             for step in range(first_step, steps):
                 losses = self._step(step, batches)
                 done = step + 1

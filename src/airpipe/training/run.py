@@ -194,7 +194,6 @@ def _loader(
         collate_fn=collate,
         num_workers=options.workers,
         pin_memory=fabric.device.type == "cuda",
-        persistent_workers=options.workers > 0,
         worker_init_fn=_leave_sigterm_to_the_parent,
     )
 
