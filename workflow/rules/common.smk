@@ -19,9 +19,8 @@ from snakemake.exceptions import WorkflowError
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 # Jobs run this checkout's package, also in environments that Snakemake makes (--sdm conda).
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    filter(None, [os.path.join(os.path.dirname(workflow.basedir), "src"), os.environ.get("PYTHONPATH")])
-)
+package = os.path.join(os.path.dirname(workflow.basedir), "src")
+os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")])))
 
 if os.path.exists("results") and not (os.path.isdir("results") and os.access("results", os.W_OK | os.X_OK)):
     raise WorkflowError(
