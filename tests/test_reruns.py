@@ -183,7 +183,7 @@ def test_a_moved_data_set_redoes_nothing(project, tmp_path):
     ("setting", "message"),
     [
         ("scal=demo", "unknown setting 'scal'; did you mean 'scale'?"),
-        ("scale=huge", "baseline/nafnet_5d, stage train: no scale 'huge'; it has demo."),
+        ("scale=huge", "unknown scale in compute 'huge'; Valid: demo, paper, small"),
         ("models=[baseline/nafnet_6d]", "unknown setting of baseline 'nafnet_6d'; did you mean 'nafnet_5d'?"),
     ],
 )

@@ -5,6 +5,7 @@ import hashlib
 import os
 import shutil
 import signal
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -141,6 +142,7 @@ def launch(settings: StageSettings, options: RunOptions) -> Fabric:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = not settings.deterministic
+    warnings.filterwarnings("ignore", message="The .srun. command is available")  # one process is meant
     fabric = Fabric(
         accelerator="cuda" if options.gpus else "cpu",
         devices=per_node,
