@@ -123,4 +123,5 @@ class Stage:
 
 
 def one_thread() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1"}
+    """An environment in which training has one thread and no GPU, whatever the machine has."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}

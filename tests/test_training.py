@@ -157,7 +157,6 @@ def test_a_world_that_was_not_launched_is_refused(tmp_path):
     assert "2 processes asked for, launched 1: start with torchrun" in failed.stderr
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_a_gpu_that_is_not_there_is_refused(tmp_path):
     failed = Stage(tmp_path).run("--gpus", "1", check=False)
     assert failed.returncode == 2
