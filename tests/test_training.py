@@ -298,6 +298,18 @@ def test_a_full_disk_during_a_checkpoint_keeps_the_earlier_one(tmp_path):
     assert load_model(trained.workdir).card["step"] == 60
 
 
+def test_what_a_kill_left_half_written_is_removed_and_nothing_else(tmp_path):
+    stage_folder = tmp_path / "stage"
+    state = StateFolder(stage_folder / "state", "abc")
+    state.claim(1, 1)
+    ours = [stage_folder / ".model.x1.safetensors", stage_folder / "state" / "step_00000010.tmp"]
+    others = [stage_folder / ".config.yaml.swp", stage_folder / "config.yaml"]
+    for path in (*ours, *others):
+        path.touch()
+    state.claim(1, 1)
+    assert [path.exists() for path in (*ours, *others)] == [False, False, True, True]
+
+
 def test_two_attempts_without_progress_are_enough(tmp_path):
     state = StateFolder(tmp_path / "state", "abc")
     state.note_attempt(1, 0)

@@ -5,7 +5,6 @@ import json
 import os
 import shlex
 import shutil
-import sys
 
 from airpipe.degradations.recipes import check_operations
 from airpipe.errors import AirpipeError

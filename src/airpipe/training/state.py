@@ -55,10 +55,15 @@ class StateFolder:
                 said = f"settings, pair lists or parents changed: old state kept in {aside}, starting anew"
             elif theirs and theirs != mine:
                 said = f"resuming with {mine}, earlier steps ran with {theirs}: bits may differ"
-            for half in (*self.folder.glob("*.tmp"), *self.folder.glob(".*"), *self.folder.parent.glob(".*.*")):
+            for half in (*self.folder.glob("*.tmp"), *self.folder.glob(".*"), *self._half_exported()):
                 half.unlink()
         write_json(record, mine)
         return said
+
+    def _half_exported(self) -> list[Path]:
+        """Temporary names of the stage's own outputs (see `atomic_path`); no other file of the folder."""
+        outputs = (".model.*.safetensors", ".card.*.json", ".curves.*.csv")
+        return [path for pattern in outputs for path in self.folder.parent.glob(pattern)]
 
     @staticmethod
     def _read(path: Path) -> Any:
@@ -78,6 +83,8 @@ class StateFolder:
             AirpipeError: the last two attempts of this submission started at this step as well.
         """
         record = self.folder / "attempts.json"
+        if attempt == 1:  # an error of an earlier submission explains nothing
+            self.last_error.unlink(missing_ok=True)
         started = self._read(record) if attempt > 1 and record.is_file() else []
         if started[-2:] == [step, step]:
             raise AirpipeError(
