@@ -5,8 +5,9 @@ import json
 from pathlib import Path
 
 from airpipe.data.manifest import build_manifest, write_manifest
+from airpipe.datasets import DatasetSettings
 from airpipe.errors import run_main
-from airpipe.settings import DatasetSettings, check_settings
+from airpipe.settings import check_settings
 
 
 def main() -> None:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from airpipe.data.manifest import manifest_paths
 from airpipe.data.pairs import folder_pairs, package_pairs, write_pairs
+from airpipe.datasets import DatasetSettings
 from airpipe.errors import AirpipeError, run_main
 from airpipe.provenance import sha256_file
-from airpipe.settings import DatasetSettings, check_settings, unknown_name
+from airpipe.settings import check_settings, unknown_name
 
 
 def main() -> None:

@@ -15,9 +15,10 @@ from helpers import ROOT, toy_images
 
 from airpipe.data.manifest import build_manifest
 from airpipe.data.pairs import folder_pairs
+from airpipe.datasets import DatasetSettings
 from airpipe.errors import AirpipeError
 from airpipe.project import deep_merge, load_project
-from airpipe.settings import DatasetSettings, check_settings, read_yaml
+from airpipe.settings import check_settings, read_yaml
 from workflow import TOY, TRAIN, copy_project, environment, snakemake, write_overlay
 
 GUIDE = ROOT / "CONTRIBUTING.md"

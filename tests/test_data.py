@@ -18,13 +18,14 @@ from airpipe.data.manifest import build_manifest, manifest_paths, write_manifest
 from airpipe.data.packages import locate
 from airpipe.data.pairs import Pair, folder_pairs, package_pairs, read_pairs, write_pairs
 from airpipe.data.sampling import MicroBatches, SamplePlan, interleave
+from airpipe.datasets import DatasetSettings, PackageFile, SplitSettings
 from airpipe.degradations.blur import line_kernel, motion_blur
 from airpipe.degradations.lowlight import low_light
 from airpipe.degradations.noise import gaussian_noise
 from airpipe.degradations.recipes import OPERATIONS, check_operations, degrade, draw
 from airpipe.degradations.weather import haze, procedural_depth, rain_streaks
 from airpipe.errors import AirpipeError
-from airpipe.settings import DatasetSettings, Draw, Operation, PackageFile, Phase, SplitSettings
+from airpipe.settings import Draw, Operation, Phase
 
 PARAMETERS = {
     "gaussian_noise": {"sigma": 25},

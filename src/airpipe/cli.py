@@ -353,7 +353,8 @@ def _check_data() -> list[Check]:
     registry = Path("config/datasets.yaml")
     if not registry.is_file():
         return [Check("note", "data", f"no {registry} here", "Run this in a checkout to have its data sets checked")]
-    from airpipe.settings import DatasetSettings, check_settings, read_yaml
+    from airpipe.datasets import DatasetSettings
+    from airpipe.settings import check_settings, read_yaml
 
     checks = []
     try:

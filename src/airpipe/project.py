@@ -12,12 +12,13 @@ from typing import Any
 
 from pydantic import Field, NonNegativeInt, model_validator
 
+from airpipe.datasets import DatasetSettings
 from airpipe.errors import AirpipeError
 from airpipe.settings import (
     ComputeSettings,
-    DatasetSettings,
     Draw,
     Json,
+    LeakageSettings,
     Name,
     Operation,
     ProtocolSettings,
@@ -67,9 +68,17 @@ class ProjectSettings(Settings):
     tests: dict[Name, TestSettings]
     tables: dict[Name, TableSettings]
     report: ReportSettings = ReportSettings()
+    leakage: LeakageSettings = LeakageSettings()
     compute: dict[Name, dict[str, dict[str, Json]]] = Field(
         {}, description="scale: {default or registry entry: ComputeSettings}"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _copies_of_datasets(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and isinstance(values.get("datasets"), Mapping):
+            return {**values, "datasets": inherited(values["datasets"])}
+        return values
 
     @model_validator(mode="after")
     def _names_exist(self) -> "ProjectSettings":
@@ -177,6 +186,28 @@ def deep_merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, An
         old = merged.get(key)
         merged[key] = deep_merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return merged
+
+
+def inherited(entries: Mapping[str, Mapping[str, Json]]) -> dict[str, dict[str, Json]]:
+    """Entries with `like: <id>` filled in from the entry that they name: another copy of a known data set.
+
+    Raises:
+        ValueError: `like` names no entry, or entries name each other.
+    """
+
+    def resolve(name: str, seen: tuple[str, ...]) -> dict[str, Json]:
+        entry = dict(entries[name])
+        model = entry.pop("like", None)
+        if model is None:
+            return entry
+        if model not in entries:
+            raise ValueError(f"datasets.{name}.like: " + unknown_name(str(model), entries, "data set"))
+        if model in seen:
+            raise ValueError(f"datasets.{name}.like: {' -> '.join((*seen, model))} goes round in a circle")
+        source = {key: value for key, value in resolve(model, (*seen, model)).items() if key != "root"}
+        return deep_merge(source, entry)
+
+    return {name: resolve(name, (name,)) for name in entries}
 
 
 def frozen_stage(

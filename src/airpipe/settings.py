@@ -226,6 +226,7 @@ class ComputeSettings(Settings):
     runtime: PositiveInt = Field(60, description="Minutes before a cluster stops the job; it then resumes.")
     workers: NonNegativeInt = Field(0, description="Loader processes per device.")
     checkpoint_seconds: PositiveFloat = Field(60.0, description="Wall time between two checkpoints.")
+    pack: bool = Field(False, description="Decode the images once into a memory-mapped file (needs disk space).")
 
 
 # Evaluation
@@ -290,61 +291,11 @@ class ReportSettings(Settings):
     jpeg_quality: int = Field(90, ge=50, le=100)
 
 
-# Data sets
+class LeakageSettings(Settings):
+    """What happens to training images that test images show, too."""
 
-
-class PackageFile(Settings):
-    """A photograph that ships inside an installed package."""
-
-    name: str = Field(description="Name in manifests and lists, with suffix.")
-    package: Name
-    path: str = Field(description="Below the package's folder.")
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    split: Name
-    group: Name = Field(description="Scene; never split over train and test.")
-    depth: str | None = Field(None, description="Disparity file (npz, key arr_0) below the package's folder.")
-    depth_sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
-
-
-class SplitSettings(Settings):
-    """Which files of a folder make a split."""
-
-    clean: str = Field(description='Glob below root, for example "clean/*.png".')
-    degraded: str | None = Field(None, description="Glob of the degraded files; pairs are matched by `rule`.")
-    rule: Literal["same"] = Field("same", description="same: equal file stem.")
-    degradation: Name | None = None
-    level: str = ""
-    expected: PositiveInt | None = Field(None, description="Number of pairs; another number is an error.")
-
-    @field_validator("clean", "degraded")
-    @classmethod
-    def _glob_stays_below_root(cls, glob: str | None) -> str | None:
-        if glob is not None and (glob.startswith("/") or ".." in glob or "**" in glob):
-            raise ValueError("expected a glob below root such as 'clean/*.png', without a leading /, '..' or '**'")
-        return glob
-
-
-class DatasetSettings(Settings):
-    """A data set: files of installed packages, or a folder that the user has."""
-
-    title: str
-    home: str = ""
-    licence: str = ""
-    root: str | None = Field(
-        None, description="Folder; ~ and ${VARIABLES} are expanded; default resources/datasets/<id>."
-    )
-    packages: tuple[PackageFile, ...] = ()
-    splits: dict[Name, SplitSettings] = {}
-
-    @model_validator(mode="after")
-    def _packages_or_splits(self) -> "DatasetSettings":
-        if bool(self.packages) == bool(self.splits):
-            raise ValueError("give either packages (embedded files) or splits (files below a folder)")
-        places: dict[str, str] = {}
-        for file in self.packages:
-            if places.setdefault(file.group, file.split) != file.split:
-                raise ValueError(f"scene {file.group!r} is in {places[file.group]} and in {file.split}; keep it in one")
-        return self
+    remove: bool = Field(False, description="Train without them; false: the published splits stay.")
+    against: tuple[PairListId, ...] | None = Field(None, description="Test lists; none: those of all `tests`.")
 
 
 # Identity and files

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from airpipe.data.packages import locate
+from airpipe.datasets import DatasetSettings, PackageFile
 from airpipe.errors import AirpipeError
 from airpipe.images import read_picture
 from airpipe.progress import track
 from airpipe.provenance import atomic_path, sha256_file
-from airpipe.settings import DatasetSettings, PackageFile
 
 COLUMNS = ("path", "bytes", "sha256", "width", "height")
 

@@ -13,9 +13,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from airpipe.data.packages import locate
+from airpipe.datasets import PackageFile, SplitSettings
 from airpipe.errors import AirpipeError
 from airpipe.provenance import atomic_path, write_json
-from airpipe.settings import PackageFile, SplitSettings
 
 COLUMNS = ("degraded", "clean", "degradation", "level", "crop", "name", "group")
 

@@ -1,0 +1,198 @@
+"""What an entry of the data-set registry (config/datasets.yaml) may say.
+
+This module imports no torch: Snakemake reads it at every start.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
+
+from airpipe.settings import Name, Settings
+
+PairRule = Literal["same", "rain_no", "no_prefix", "auto", "haze_id", "gopro_seq", "cdd"]
+Crop = Literal["none", "centre", "top_left"]
+ADDRESSES = ("url", "gdrive", "gdrive_folder", "huggingface", "by_hand")
+SHORTHAND = ("clean", "degraded", "rule", "crop")
+"""Keys of a layout that a split with one layout may hold itself."""
+
+
+def _below_root(path: str) -> str:
+    if path.startswith("/") or ".." in PurePosixPath(path).parts or "**" in path or "\\" in path:
+        raise ValueError("expected a glob below root such as 'clean/*.png', without a leading /, '..' or '**'")
+    return path
+
+
+def _as_tuple(globs: Any) -> Any:
+    return (globs,) if isinstance(globs, str) else globs
+
+
+Glob = Annotated[str, AfterValidator(_below_root)]
+Globs = Annotated[tuple[Glob, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+
+
+# Where a data set comes from
+
+
+class HubFile(Settings):
+    """A file of a data set on Hugging Face."""
+
+    repo: str = Field(pattern=r"^[\w.-]+/[\w.-]+$", description="owner/name of the data set.")
+    file: str = Field(description="Path inside the repository.")
+    revision: str = "main"
+
+
+class RemoteFile(Settings):
+    """One file of a source; exactly one of url, gdrive, gdrive_folder, huggingface, by_hand."""
+
+    url: str | None = Field(None, pattern=r"^https?://", description="Direct address.")
+    gdrive: str | None = Field(None, description="Google Drive file id.")
+    gdrive_folder: str | None = Field(None, description="Google Drive folder id.")
+    huggingface: HubFile | None = None
+    by_hand: str | None = Field(None, description="What to open and download in a browser, with any password.")
+    name: str = Field(
+        pattern=r"^[\w][\w. ()+-]*$", description="The file is kept under this name; its suffix is its format."
+    )
+    bytes: PositiveInt | None = None
+    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+    into: Annotated[str, AfterValidator(_below_root)] = Field("", description="Unpacked below this subfolder of root.")
+
+    @model_validator(mode="after")
+    def _one_address(self) -> "RemoteFile":
+        given = [
+            k for k in ("url", "gdrive", "gdrive_folder", "huggingface", "by_hand") if getattr(self, k) is not None
+        ]
+        if len(given) != 1:
+            raise ValueError("give exactly one of url, gdrive, gdrive_folder, huggingface, by_hand")
+        return self
+
+
+class Source(Settings):
+    """One way to get a whole data set; sources are tried in order."""
+
+    read_in: str = Field(min_length=1, description="Where the addresses were read.")
+    verified: bool = Field(False, description="Whether we have fetched from these addresses.")
+    files: tuple[RemoteFile, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> "Source":
+        names = [file.name for file in self.files]
+        if len(set(names)) < len(names):
+            raise ValueError(f"files of one source share a name: {', '.join(names)}")
+        return self
+
+
+# What its files are
+
+
+class PackageFile(Settings):
+    """A photograph that ships inside an installed package."""
+
+    name: str = Field(description="Name in manifests and lists, with suffix.")
+    package: Name
+    path: str = Field(description="Below the package's folder.")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    split: Name
+    group: Name = Field(description="Scene; never split over train and test.")
+    depth: str | None = Field(None, description="Disparity file (npz, key arr_0) below the package's folder.")
+    depth_sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+
+
+class Layout(Settings):
+    """One way in which copies of a split arrange their files. Globs name image files only."""
+
+    name: Name = "own"
+    clean: Globs = Field(description='Below root, for example "clean/*"; several: a list.')
+    degraded: Globs | None = Field(None, description="Pairs are matched by `rule`.")
+    rule: PairRule = Field("same", description="How a degraded file's name gives its clean file (airpipe.data.rules).")
+    crop: Crop = Field("none", description="How the larger file is cut: centre the clean one, top_left any.")
+    read_in: str = Field("", description="Where this layout was met.")
+
+
+class NameList(Settings):
+    """A published list that chooses the files of a split."""
+
+    file: str = Field(description="Path; ~ and ${VARIABLES} are expanded.")
+    format: Literal["names", "vrdir", "dsrir"] = Field(
+        "names",
+        description="names: one file name or path a line (AirNet, PromptIR, DyNet); vrdir: degraded|clean; "
+        "dsrir: target,degraded without a header",
+    )
+    lose_first_row: bool = Field(False, description="dsrir: drop the first row, as the published reader does.")
+    remove_prefix: str = Field("", description="Removed from the front of every listed path.")
+
+
+class SplitSettings(Settings):
+    """Which files of a folder make a split. `clean`, `degraded`, `rule`, `crop` may stand here: a single layout."""
+
+    layouts: tuple[Layout, ...] = Field(min_length=1, description="The one that matches most files is taken.")
+    degradation: Name | None = None
+    level: str = ""
+    names: tuple[str, ...] | None = Field(
+        None, description="File stems that belong to the split; a missing one is an error."
+    )
+    name_list: NameList | None = None
+    leave_out: tuple[Glob, ...] = Field((), description="Files that are left out; recorded in the pair list's JSON.")
+    expected: PositiveInt | None = Field(
+        None, description="Number of pairs (or clean images); another number is reported, with `strict` an error."
+    )
+    sizes: dict[str, tuple[str, ...]] = Field(
+        {}, description='Version: its image sizes, as "480x320" (width x height).'
+    )
+    input_psnr: PositiveFloat | None = Field(
+        None, description="Mean of the degraded files, RGB, in dB: tells copies apart."
+    )
+    strict: bool = Field(False, description="Another number of pairs than expected is an error.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _single_layout(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and any(key in values for key in SHORTHAND):
+            rest = {key: value for key, value in values.items() if key not in (*SHORTHAND, "layouts")}
+            return rest | {"layouts": [{key: values[key] for key in SHORTHAND if values.get(key) is not None}]}
+        return values
+
+    @field_validator("sizes")
+    @classmethod
+    def _sizes_are_sizes(cls, sizes: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        for size in (size for version in sizes.values() for size in version):
+            if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", size):
+                raise ValueError(f"expected width x height such as '480x320', found {size!r}")
+        return sizes
+
+
+class DatasetSettings(Settings):
+    """A data set: files of installed packages, or a folder that is fetched or that the user has."""
+
+    title: str
+    home: str = ""
+    licence: str = ""
+    citation: str = ""
+    about: str = Field("", description="Traps, versions, contradictions.")
+    used_by: tuple[str, ...] = Field((), description="Which systems train (+) or test on it, in words.")
+    root: str | None = Field(
+        None, description="Folder; ~ and ${VARIABLES} are expanded; default resources/datasets/<id>, fetched on demand."
+    )
+    sources: tuple[Source, ...] = Field((), description="In order of preference.")
+    packages: tuple[PackageFile, ...] = ()
+    splits: dict[Name, SplitSettings] = {}
+
+    @model_validator(mode="after")
+    def _packages_or_splits(self) -> "DatasetSettings":
+        if bool(self.packages) == bool(self.splits):
+            raise ValueError("give either packages (embedded files) or splits (files below a folder)")
+        places: dict[str, str] = {}
+        for file in self.packages:
+            if places.setdefault(file.group, file.split) != file.split:
+                raise ValueError(f"scene {file.group!r} is in {places[file.group]} and in {file.split}; keep it in one")
+        return self
