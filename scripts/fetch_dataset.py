@@ -1,0 +1,37 @@
+"""Fetch a data set of the registry into a folder."""
+
+import argparse
+import json
+from pathlib import Path
+
+from airpipe.data.fetch import WAIT_MINUTES, Places, default_wait, fetch_dataset
+from airpipe.datasets import DatasetSettings
+from airpipe.errors import AirpipeError, run_main
+from airpipe.settings import check_settings
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("id", help="name of the data set")
+    parser.add_argument("--entry", required=True, help="its entry in the registry as JSON")
+    parser.add_argument("--folder", type=Path, required=True, help="the finished data set")
+    parser.add_argument("--downloads", type=Path, required=True, help="kept downloads, and files dropped in by hand")
+    parser.add_argument("--lock", type=Path, required=True, help="YAML file of checksums")
+    parser.add_argument(
+        "--wait", type=float, help=f"minutes to wait for files by hand; {WAIT_MINUTES:.0f} on a terminal, else 0"
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    given = arguments()
+    try:
+        entry = check_settings(DatasetSettings, json.loads(given.entry), f"datasets.{given.id}")
+    except json.JSONDecodeError as error:
+        raise AirpipeError(f"--entry is not JSON ({error}). Give the data set's entry as one JSON object") from None
+    wait = default_wait() if given.wait is None else given.wait
+    fetch_dataset(given.id, entry, Places(given.folder, given.downloads, given.lock), wait)
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,106 @@
+"""The tracked file of checksums of downloads whose publisher gives none (config/datasets.lock.yaml)."""
+
+import datetime
+import fcntl
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+from pydantic import Field, PositiveInt
+
+from airpipe.errors import AirpipeError
+from airpipe.provenance import write_text
+from airpipe.settings import Name, Settings, check_settings
+
+HEADER = """\
+# Checksums of downloaded files, per data set and address, recorded when a file was fetched for the
+# first time (the publishers give none). Later fetches must bring the same bytes. Delete an entry only
+# when its publisher is known to have replaced the file.
+"""
+
+
+class Recorded(Settings):
+    """One file that was fetched once."""
+
+    name: str
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    bytes: PositiveInt
+    recorded: str = Field(description="Date, as 2025-01-31.")
+
+
+class Checksums(Settings):
+    """All recorded files: data set, address, file."""
+
+    datasets: dict[Name, dict[str, Recorded]] = {}
+
+
+def read_checksums(lock: Path, dataset: str) -> dict[str, Recorded]:
+    """Recorded files of a data set by address; none when nothing was recorded.
+
+    Raises:
+        AirpipeError: the file is not what this module writes.
+    """
+    return dict(_read(lock).datasets.get(dataset, {}))
+
+
+def record_checksums(lock: Path, guard: Path, dataset: str, files: dict[str, Recorded]) -> None:
+    """Add files by address; entries that are there stay as they are.
+
+    Args:
+        lock: the tracked file.
+        guard: an empty file that two processes lock, one after the other.
+        dataset: name of the data set.
+        files: what to add.
+    """
+    with only_process(guard):
+        datasets = {name: dict(entries) for name, entries in _read(lock).datasets.items()}
+        datasets[dataset] = files | datasets.get(dataset, {})
+        plain = Checksums(datasets=datasets).model_dump(mode="json")["datasets"]
+        write_text(lock, HEADER + yaml.safe_dump(plain, sort_keys=True, allow_unicode=True, width=1000))
+
+
+def today() -> str:
+    """The date, as 2025-01-31."""
+    return datetime.datetime.now(datetime.UTC).date().isoformat()
+
+
+@contextmanager
+def only_process(guard: Path, wait: bool = True, message: str = "") -> Iterator[None]:
+    """Hold a lock that ends with the process, however it ends.
+
+    Args:
+        guard: an empty file, made when missing.
+        wait: until another process lets go; otherwise that is an error.
+        message: of this error.
+
+    Raises:
+        AirpipeError: another process holds the lock and `wait` is false, or the file cannot be made.
+    """
+    try:
+        guard.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(guard, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise AirpipeError(f"{guard}: cannot be written ({error.strerror}). Make the folder writable") from None
+    try:
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise AirpipeError(message) from None
+        except OSError as error:
+            print(f"{guard}: this file system has no locks ({error.strerror}); going on without", file=sys.stderr)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _read(lock: Path) -> Checksums:
+    if not lock.exists():
+        return Checksums()
+    try:
+        plain = yaml.safe_load(lock.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise AirpipeError(f"{lock}: cannot be read ({error}). Restore it with git, then run again") from None
+    return check_settings(Checksums, {"datasets": plain or {}}, str(lock))

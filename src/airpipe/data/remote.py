@@ -1,0 +1,141 @@
+"""Where the files of a data set are: Google Drive, Hugging Face and plain addresses become HTTP transfers.
+
+The libraries of the two services find the address of the bytes; `airpipe.data.transfer` moves them,
+because neither library goes on with a half-received file of an earlier run when it has changed since.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from urllib.parse import quote
+
+import requests
+
+from airpipe.data.transfer import PATIENCE, QUOTA, SourceFailed, Transfer, new_session
+from airpipe.datasets import RemoteFile
+
+DRIVE = "https://drive.google.com"
+HOPS = 3
+"""Pages of Google Drive that may come before the file."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One file to fetch.
+
+    Args:
+        file: its entry in the registry.
+        name: where it is kept below the folder of downloads; differs from the entry's name for the
+            files of a Drive folder.
+        address: what a person can open; also the identity of its bytes.
+        drive_id: the file's id on Google Drive.
+    """
+
+    file: RemoteFile
+    name: str
+    address: str
+    drive_id: str | None = None
+
+    @property
+    def into(self) -> PurePosixPath:
+        """Folder below root that it is unpacked in."""
+        inside = PurePosixPath(*PurePosixPath(self.name).parts[1:-1])  # only files of a Drive folder have folders
+        return PurePosixPath(self.file.into) / inside
+
+    @property
+    def size(self) -> int | None:
+        """Bytes that the registry expects."""
+        return None if self.file.gdrive_folder else self.file.bytes
+
+    @property
+    def sha256(self) -> str | None:
+        """What the registry expects."""
+        return None if self.file.gdrive_folder else self.file.sha256
+
+
+def address_of(file: RemoteFile) -> str:
+    """The address of a file that a person can open, or for a file by hand what to do."""
+    if file.gdrive:
+        return f"{DRIVE}/file/d/{file.gdrive}/view"
+    if file.gdrive_folder:
+        return f"{DRIVE}/drive/folders/{file.gdrive_folder}"
+    if file.huggingface:
+        hub = file.huggingface
+        return f"https://huggingface.co/datasets/{hub.repo}/resolve/{quote(hub.revision, safe='')}/{quote(hub.file)}"
+    return file.url or file.by_hand or ""
+
+
+def list_files(file: RemoteFile) -> list[Wanted]:
+    """The files behind an entry: one, or those of a Drive folder.
+
+    Raises:
+        SourceFailed: the Drive folder cannot be listed or is empty.
+    """
+    if not file.gdrive_folder:
+        address = f"by hand: {file.name}" if file.by_hand else address_of(file)
+        return [Wanted(file, file.name, address, file.gdrive)]
+    import gdown
+
+    try:
+        found = gdown.download_folder(
+            id=file.gdrive_folder, quiet=True, use_cookies=False, skip_download=True, timeout=PATIENCE.timeout
+        )
+    except (gdown.DownloadError, requests.RequestException, LookupError, AssertionError, ValueError) as error:
+        raise SourceFailed(f"{address_of(file)}: the folder cannot be listed ({_brief(error)}). {QUOTA}") from None
+    entries = [(entry.id, PurePosixPath(entry.path)) for entry in found if not isinstance(entry, str)]
+    if not entries:
+        raise SourceFailed(f"{address_of(file)}: the folder is empty, or not public")
+    for _, path in entries:
+        if path.is_absolute() or ".." in path.parts:
+            raise SourceFailed(f"{address_of(file)}: the folder holds a file of the unsafe name {str(path)!r}")
+    return [Wanted(file, f"{file.name}/{path}", f"{DRIVE}/file/d/{drive}/view", drive) for drive, path in entries]
+
+
+def transfer_of(wanted: Wanted, downloads: Path) -> Transfer:
+    """Make the transfer that fetches a file below `downloads`.
+
+    Raises:
+        SourceFailed: Google Drive shows no way to the bytes, for example because of a quota.
+    """
+    target = downloads / wanted.name
+    if wanted.drive_id:
+        session = new_session(PATIENCE)
+        url = _drive_url(wanted.drive_id, session)
+        return Transfer(url, target, wanted.address, wanted.size, session=session)
+    if wanted.file.huggingface:
+        from huggingface_hub import get_token, hf_hub_url
+
+        hub = wanted.file.huggingface
+        endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+        url = hf_hub_url(hub.repo, hub.file, repo_type="dataset", revision=hub.revision, endpoint=endpoint)
+        token = get_token()
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        return Transfer(url, target, wanted.address, wanted.size, headers=headers)
+    return Transfer(wanted.address, target, wanted.address, wanted.size)
+
+
+def _drive_url(drive_id: str, session: requests.Session) -> str:
+    """Follow Drive's pages ("too large to scan for viruses") to the bytes; cookies stay in the session."""
+    from gdown.download import get_url_from_gdrive_confirmation
+    from gdown.exceptions import FileURLRetrievalError
+
+    page = f"{DRIVE}/file/d/{drive_id}/view"
+    url = f"{DRIVE}/uc?id={drive_id}&export=download"
+    for _ in range(HOPS):
+        try:
+            with session.get(url, stream=True, timeout=PATIENCE.timeout) as response:
+                html = response.headers.get("Content-Type", "").startswith("text/html")
+                if "Content-Disposition" in response.headers or (response.ok and not html):
+                    return url
+                if not html and not response.ok or response.status_code == 404:
+                    raise SourceFailed(f"{page}: the server answered {response.status_code} {response.reason}")
+                url = get_url_from_gdrive_confirmation(response.text)
+        except FileURLRetrievalError as error:
+            raise SourceFailed(f"{page}: Google Drive gives no file ({_brief(error)}). {QUOTA}") from None
+        except (requests.RequestException, LookupError, AssertionError, ValueError) as error:
+            raise SourceFailed(f"{page}: Google Drive cannot be asked ({_brief(error)})") from None
+    raise SourceFailed(f"{page}: Google Drive shows page after page and no file. {QUOTA}")
+
+
+def _brief(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -1,0 +1,299 @@
+"""Download one file, go on where an earlier attempt stopped, and never keep an error page.
+
+Received bytes grow in `<name>.<key>.part`, where the key stands for the address; what is known of
+them is in `<name>.<key>.part.json`. Both stay when the transfer fails or is killed.
+"""
+
+import hashlib
+import json
+import re
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+from urllib3.util.retry import Retry
+
+from airpipe.data.streams import Meter, enough_space, write_all
+from airpipe.errors import AirpipeError
+from airpipe.provenance import write_json
+
+CHUNK = 1 << 18
+PROGRESS = 1 << 20
+"""An attempt that gains this many bytes does not count as a failed one."""
+BUSY = (429, 500, 502, 503, 504)
+QUOTA = (
+    "Most likely it is an error page or, on Google Drive, the page that says that the file's download quota is used "
+    "up: try again in a day, or open the address in a browser"
+)
+
+
+class SourceFailed(AirpipeError):
+    """One address does not give its file; another source may."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How often and how long a transfer tries again. Times in seconds."""
+
+    tries: int = 4
+    backoff: float = 0.5
+    longest_wait: int = 30
+    timeout: tuple[float, float] = (30.0, 60.0)
+
+
+PATIENCE = Patience()
+
+
+@dataclass
+class Part:
+    """What is known of a half-received file.
+
+    `again` counts the bytes that were thrown away to start again, over all runs; `validator` is the
+    ETag or date that the server gave; `sha256` what a Hugging Face server says of the file.
+    """
+
+    address: str
+    validator: str = ""
+    total: int | None = None
+    again: int = 0
+    sha256: str = ""
+
+
+@dataclass
+class Transfer:
+    """One HTTP transfer to one file; `run` does it.
+
+    Args:
+        url: where to get it.
+        target: the finished file; appears by a rename.
+        address: identity of the bytes over runs (the url itself may hold a one-time token).
+        size: bytes that are expected; None when nobody knows.
+        headers: sent with every request.
+    """
+
+    url: str
+    target: Path
+    address: str
+    size: int | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    patience: Patience = field(default_factory=lambda: PATIENCE)
+    session: requests.Session | None = None
+
+    def __post_init__(self) -> None:
+        key = hashlib.sha256(self.address.encode()).hexdigest()[:8]
+        self.part = self.target.with_name(f"{self.target.name}.{key}.part")
+        self.notes = self.part.with_name(self.part.name + ".json")
+
+    def run(self) -> Part:
+        """Fetch into `part` until it is complete; the caller checks it and calls `finish`.
+
+        Raises:
+            SourceFailed: the address does not answer, refuses, or does not give this file.
+            AirpipeError: the disk is full.
+        """
+        self.target.parent.mkdir(parents=True, exist_ok=True)
+        state = self._read_notes()
+        session = self.session or new_session(self.patience)
+        failed = 0
+        while state.total is None or self._there() != state.total:
+            before = self._there()
+            try:
+                with self._ask(session, state, before) as response:
+                    complete = self._receive(response, state)
+                reason = "the connection ended early"
+            except (requests.RequestException, urllib3.exceptions.HTTPError, ConnectionError, TimeoutError) as error:
+                complete, reason = False, _why(error)
+            if complete:
+                break
+            failed = 0 if self._there() - before >= PROGRESS else failed + 1
+            if failed >= self.patience.tries:
+                have, total = self._there(), state.total or "an unknown number of"
+                kept = f"; {have} of {total} bytes are kept for the next run" if have else ""
+                raise SourceFailed(f"{self.url}: {reason}, {failed} times{kept}")
+            if failed:
+                time.sleep(self.patience.backoff * 2**failed)
+        self._check_size()
+        return state
+
+    def finish(self) -> None:
+        """Rename the complete part to the target."""
+        self.part.replace(self.target)
+        self.notes.unlink(missing_ok=True)
+
+    def _there(self) -> int:
+        return self.part.stat().st_size if self.part.exists() else 0
+
+    def _read_notes(self) -> Part:
+        try:
+            state = Part(**json.loads(self.notes.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):  # missing or damaged: nothing is known of the bytes
+            state = Part("unknown")
+        if state.address == self.address and self.part.exists():
+            return state
+        again = self._there() + (state.again if state.address == self.address else 0)
+        self.part.unlink(missing_ok=True)
+        return Part(self.address, again=again)
+
+    def _ask(self, session: requests.Session, state: Part, have: int) -> requests.Response:
+        headers = {"User-Agent": "airpipe", "Accept-Encoding": "identity", **self.headers}
+        if have and (state.validator or state.total):
+            headers["Range"] = f"bytes={have}-"
+            if state.validator:
+                headers["If-Range"] = state.validator
+        return session.get(self.url, headers=headers, stream=True, timeout=self.patience.timeout)
+
+    def _receive(self, response: requests.Response, state: Part) -> bool:
+        """Take one answer; True when the file is complete."""
+        have = self._there()
+        if response.status_code == 416 and have:
+            self._forget(state)
+            return False
+        if response.status_code not in (200, 206):
+            raise SourceFailed(f"{self.url}: the server answered {_status(response)}")
+        first = response.raw.read(512)
+        start_of_file = first if response.status_code == 200 else b""
+        refuse_page(self.url, self.target.name, response.headers.get("Content-Type", ""), start_of_file)
+        length = _number(response.headers.get("Content-Length"))
+        if response.status_code == 206:
+            start, total = _content_range(response)
+            changed = state.validator and _validator(response) not in ("", state.validator)
+            if start != have or changed or (state.total and total and total != state.total):
+                self._forget(state)
+                return False
+        else:
+            self._forget(state)
+            total = length
+        state.total, state.validator = total or state.total, _validator(response) or state.validator
+        state.sha256 = _hub_sha256(response) or state.sha256
+        if self.size and state.total and state.total != self.size:
+            raise SourceFailed(
+                f"{self.url}: the server has {state.total} bytes, the registry says {self.size}: another version. "
+                "Correct the entry if the new one is wanted"
+            )
+        enough_space(self.target, (state.total or self.size or 0) - self._there())
+        write_json(self.notes, vars(state))
+        self._write(response, first, state)
+        if state.total is None:  # nobody said how many: a clean end is the end
+            state.total = self._there()
+        return self._there() == state.total
+
+    def _write(self, response: requests.Response, data: bytes, state: Part) -> None:
+        label = f"fetching {self.target.name}"
+        with Meter(label, state.total, self._there()) as meter, self.part.open("ab", buffering=0) as stream:
+            while data:
+                write_all(stream, data, self.part)
+                meter.add(len(data))
+                if state.total and stream.tell() > state.total:
+                    self._forget(state)
+                    raise SourceFailed(f"{self.url}: the server sent more than the {state.total} bytes it announced")
+                data = response.raw.read1(CHUNK)
+
+    def _forget(self, state: Part) -> None:
+        """Start again from zero."""
+        if self._there():
+            print(f"{self.url}: {self.target.name} cannot be resumed; it starts again from zero", file=sys.stderr)
+        state.again += self._there()
+        state.total, state.validator = None, ""
+        self.part.unlink(missing_ok=True)
+
+    def _check_size(self) -> None:
+        if self.size and self._there() != self.size:
+            found = self._there()
+            self.part.unlink()
+            raise SourceFailed(f"{self.url}: {found} bytes came, the registry says {self.size}. Nothing was kept")
+
+
+class Downloader:
+    """`Transfer` behind the interface of `pooch`: `pooch.retrieve(url, known_hash, downloader=Downloader())`.
+
+    The received part lies beside pooch's temporary file, so that the next call resumes it.
+    """
+
+    def __call__(self, url: str, output_file: str | Path, pooch: Any, check_only: bool = False) -> bool | None:
+        """Fetch `url` to `output_file`; with `check_only` say whether it is there."""
+        if check_only:
+            return new_session(PATIENCE).head(url, allow_redirects=True, timeout=PATIENCE.timeout).ok
+        name = re.sub(r"[^\w.-]", "_", url.rsplit("/", 1)[-1]) or "download"
+        transfer = Transfer(url, Path(output_file).with_name(name), url)
+        transfer.run()
+        transfer.finish()
+        transfer.target.replace(output_file)
+        return None
+
+
+def new_session(patience: Patience) -> requests.Session:
+    """A session that asks a busy server (429, 5xx) again, after the time that it names, up to a cap."""
+    retry = Retry(
+        total=None,
+        connect=0,
+        read=0,
+        other=0,
+        status=patience.tries - 1,
+        redirect=20,
+        status_forcelist=BUSY,
+        allowed_methods=("GET", "HEAD"),
+        backoff_factor=patience.backoff,
+        raise_on_status=False,
+        retry_after_max=patience.longest_wait,
+    )
+    session = requests.Session()
+    session.mount("https://", HTTPAdapter(max_retries=retry))
+    session.mount("http://", HTTPAdapter(max_retries=retry))
+    return session
+
+
+def refuse_page(url: str, name: str, content_type: str, first: bytes) -> None:
+    """Raise `SourceFailed` when an HTML page came instead of the file."""
+    if name.lower().endswith((".html", ".htm")):
+        return
+    start = first.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if content_type.lower().startswith("text/html") or start.startswith((b"<!doctype html", b"<html", b"<head")):
+        raise SourceFailed(f"{url}: a web page came instead of {name}. {QUOTA}")
+
+
+def _status(response: requests.Response) -> str:
+    text = f"{response.status_code} {response.reason or ''}".strip()
+    if wait := response.headers.get("Retry-After"):
+        text += f" (try again after {wait} s)" if wait.isdigit() else f" (try again after {wait})"
+    hints = {
+        401: ": the file asks for an account or for terms to be accepted in a browser",
+        403: ": it is not public, or its quota is used up",
+        404: ": it has moved or was deleted",
+        429: ": too many requests, or the quota is used up",
+    }
+    return text + hints.get(response.status_code, "")
+
+
+def _why(error: Exception) -> str:
+    text = str(error)
+    for phrase in ("timed out", "Name or service not known", "Connection refused", "IncompleteRead"):
+        if phrase in text:
+            return f"the connection failed ({phrase})"
+    return f"the connection failed ({type(error).__name__}: {text[:200]})"
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text and text.isdigit() else None
+
+
+def _validator(response: requests.Response) -> str:
+    """What If-Range may hold: a strong ETag, else the date."""
+    etag = response.headers.get("ETag", "")
+    return etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified", "")
+
+
+def _hub_sha256(response: requests.Response) -> str:
+    """What Hugging Face says of a large file, in the answer that redirects to the bytes."""
+    tags = [answer.headers.get("X-Linked-ETag", "").strip('"') for answer in (*response.history, response)]
+    return next((tag for tag in tags if re.fullmatch(r"[0-9a-f]{64}", tag)), "")
+
+
+def _content_range(response: requests.Response) -> tuple[int | None, int | None]:
+    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", "").strip())
+    return (int(match[1]), _number(match[2])) if match else (None, None)
