@@ -1,26 +1,37 @@
-"""Check every file of a data set and write its manifest."""
+"""Check every file of one split of a data set and write its manifest."""
 
 import argparse
 import json
 from pathlib import Path
 
-from airpipe.data.manifest import build_manifest, write_manifest
+from airpipe.data.check import check_packages, check_split, summary
+from airpipe.data.manifest import write_manifest
 from airpipe.datasets import DatasetSettings
 from airpipe.errors import run_main
+from airpipe.provenance import write_json
 from airpipe.settings import check_settings
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("dataset", help="id in config/datasets.yaml")
-    parser.add_argument("--entry", required=True, help="the registry entry as JSON")
-    parser.add_argument("--root", default="", help="folder of the files; empty for embedded ones")
-    parser.add_argument("--output", type=Path, required=True)
-    arguments = parser.parse_args()
-    entry = check_settings(DatasetSettings, json.loads(arguments.entry), f"datasets.{arguments.dataset}")
-    rows = build_manifest(arguments.dataset, entry, arguments.root)
-    write_manifest(arguments.output, rows)
-    print(f"{arguments.dataset}: {len(rows)} files")
+    parser.add_argument("list", help="dataset.split")
+    parser.add_argument("--entry", required=True, help="the registry entry, cut to this split, as JSON")
+    parser.add_argument("--root", default="", help="folder; nothing for embedded files")
+    parser.add_argument("--name-list", type=Path, help="file of the split's name_list")
+    parser.add_argument("--output", type=Path, required=True, help="the manifest; facts go into a JSON beside it")
+    parser.add_argument("--threads", type=int, default=1)
+    given = parser.parse_args()
+    dataset, split = given.list.split(".")
+    entry = check_settings(DatasetSettings, json.loads(given.entry), f"datasets.{dataset}")
+    if entry.packages:
+        checked = check_packages(given.list, entry.packages)
+    else:
+        journal = given.output.with_name(f".{given.output.name}.partial")
+        checked = check_split(given.list, entry.splits[split], given.root, given.threads, given.name_list, journal)
+    changed = write_manifest(given.output, checked.files)
+    write_json(given.output.with_suffix(".json"), checked.facts)
+    print(summary(checked.facts))
+    print(f"{given.output}: {len(checked.files)} files, {'written' if changed else 'unchanged'}")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from airpipe.data.pairs import read_pairs
+from airpipe.data.pairs import read_facts, read_pairs
 from airpipe.errors import run_main
 from airpipe.evaluation.protocol import evaluate, network_restorer, picture_keeper, write_scores
 from airpipe.provenance import sha256_file, write_json
@@ -49,6 +49,7 @@ def main() -> None:
         "images": len(pairs),
         "kept": list(dict.fromkeys(row["image"] for row in rows))[: test.keep_images],
         "model_sha256": sha256_file(given.model) if given.model else None,
+        "version": read_facts(given.pairs).get("version"),
         "pairs_sha256": sha256_file(given.pairs),
         "protocols": plain,
         "device": given.device,

@@ -1,4 +1,4 @@
-"""Rebuild the generated parts of the documentation: settings schema and rule graph; --check compares."""
+"""Rebuild the generated parts of the documentation (schema, rule graph, data sets); --check compares."""
 
 import argparse
 import json
@@ -6,13 +6,14 @@ import re
 import subprocess
 from pathlib import Path
 
+from airpipe.data_cli import load_registry, ways
 from airpipe.errors import AirpipeError, run_main
 from airpipe.project import json_schema
 from airpipe.provenance import write_text
 
 SCHEMA = Path("workflow/schemas/config.schema.json")
 ARCHITECTURE = Path("docs/architecture.md")
-BLOCK = re.compile(r"(<!-- rule graph: begin -->\n).*?(<!-- rule graph: end -->)", re.DOTALL)
+DATASETS = Path("docs/datasets.md")
 
 
 def rule_graph() -> str:
@@ -25,14 +26,36 @@ def rule_graph() -> str:
     return "\n".join(["flowchart TB", *chart])
 
 
+def registry_table() -> str:
+    """One line per data set of the registry."""
+    lines = ["| id | data set | splits (pairs or images) | how to get it | used by |", "|---|---|---|---|---|"]
+    for name, entry in load_registry().items():
+        counts = {split: settings.expected for split, settings in entry.splits.items()}
+        embedded = [file.split for file in entry.packages]
+        counts |= {split: embedded.count(split) for split in embedded}
+        splits = ", ".join(f"{split} ({count:,})" if count else split for split, count in counts.items())
+        way = "embedded" if entry.packages else ways(entry)
+        lines.append(f"| `{name}` | [{entry.title}]({entry.home}) | {splits} | {way} | {'; '.join(entry.used_by)} |")
+    return "\n".join(lines)
+
+
+def with_block(path: Path, name: str, content: str) -> str:
+    """The text of a page with the part between its markers replaced."""
+    block = re.compile(rf"(<!-- {name}: begin -->\n).*?(<!-- {name}: end -->)", re.DOTALL)
+    text, count = block.subn(lambda match: f"{match[1]}{content}\n{match[2]}", path.read_text(encoding="utf-8"))
+    if count != 1:
+        raise AirpipeError(f"{path}: expected one pair of markers <!-- {name}: begin --> and end, found {count}")
+    return text
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing, fail when something is out of step")
     given = parser.parse_args()
-    text = ARCHITECTURE.read_text(encoding="utf-8")
     made = {
         SCHEMA: json.dumps(json_schema(), indent=2) + "\n",
-        ARCHITECTURE: BLOCK.sub(lambda m: f"{m[1]}```mermaid\n{rule_graph()}\n```\n{m[2]}", text),
+        ARCHITECTURE: with_block(ARCHITECTURE, "rule graph", f"```mermaid\n{rule_graph()}\n```"),
+        DATASETS: with_block(DATASETS, "registry table", registry_table()),
     }
     stale = [path for path, content in made.items() if not path.exists() or path.read_text() != content]
     if given.check and stale:

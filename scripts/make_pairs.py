@@ -1,43 +1,44 @@
-"""Write the pair list of one split of a data set from its manifest."""
+"""Make the pair list of one split from its manifest."""
 
 import argparse
 import json
 from pathlib import Path
 
-from airpipe.data.manifest import manifest_paths
-from airpipe.data.pairs import folder_pairs, package_pairs, write_pairs
+from airpipe.data.manifest import read_manifest
+from airpipe.data.pairs import complain, package_pairs, pair_up, read_facts, size_problems, write_pairs
 from airpipe.datasets import DatasetSettings
-from airpipe.errors import AirpipeError, run_main
+from airpipe.errors import run_main
 from airpipe.provenance import sha256_file
-from airpipe.settings import check_settings, unknown_name
+from airpipe.settings import check_settings
+
+KEPT = ("layout", "rule", "crop", "version", "left_out", "repeats")
+"""Facts of the check that a pair list carries on."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("list", help="dataset.split")
-    parser.add_argument("--entry", required=True, help="the registry entry as JSON")
+    parser.add_argument("--entry", required=True, help="the registry entry, cut to this split, as JSON")
+    parser.add_argument("--name-list", type=Path, help="file of the split's name_list")
     parser.add_argument("--manifest", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
-    arguments = parser.parse_args()
-    dataset, split = arguments.list.split(".")
-    entry = check_settings(DatasetSettings, json.loads(arguments.entry), f"datasets.{dataset}")
-    known = {file.split for file in entry.packages} or set(entry.splits)
-    if split not in known:
-        raise AirpipeError(f"data set {dataset}: " + unknown_name(split, known, "split"))
-    depth: dict[str, str] = {}
+    given = parser.parse_args()
+    dataset, split = given.list.split(".")
+    entry = check_settings(DatasetSettings, json.loads(given.entry), f"datasets.{dataset}")
+    checked = read_facts(given.manifest)
+    facts = {"list": given.list, **{key: checked[key] for key in KEPT if key in checked}}
+    facts["manifest_sha256"] = sha256_file(given.manifest)
     if entry.packages:
-        rows, depth = package_pairs(entry.packages, split)
+        rows, facts["depth"] = package_pairs(entry.packages)
     else:
-        rows = folder_pairs(manifest_paths(arguments.manifest), entry.splits[split])
-    rule = entry.splits[split].rule if entry.splits else "clean only"
-    facts = {
-        "list": arguments.list,
-        "rule": rule,
-        "manifest_sha256": sha256_file(arguments.manifest),
-        "depth": depth,
-    }
-    write_pairs(arguments.output, rows, facts)
-    print(f"{arguments.list}: {len(rows)} pairs")
+        files = read_manifest(given.manifest)
+        pairing = pair_up([file.path for file in files], entry.splits[split], given.name_list)
+        sizes = {file.path: (file.width, file.height) for file in files}
+        remedy = f"The manifest is out of step: rm {given.manifest}, then run snakemake again"
+        complain([*pairing.problems, *size_problems(pairing.rows, sizes)], given.list, remedy)
+        rows = pairing.rows
+    write_pairs(given.output, rows, facts)
+    print(f"{given.list}: {len(rows)} pairs")
 
 
 if __name__ == "__main__":

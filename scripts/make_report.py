@@ -23,6 +23,9 @@ def main(job: Any) -> None:
         efficiency=Path(job.input.efficiency),
         scores=[Path(path) for path in job.input.scores],
         pictures=RESULTS / "restored",
+        lists=[Path(path) for path in job.input.lists],
+        checks=[Path(path) for path in job.input.checks],
+        leakage=Path(job.input.leakage[0]) if job.input.leakage else None,
     )
     cards = read_cards(map(Path, job.input.cards), RESULTS)
     write_page(sources, cards, job.params.report, job.params.scale, Path(job.output.page))

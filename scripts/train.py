@@ -1,8 +1,10 @@
 """Train one stage from its frozen config, or resume it."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
+from airpipe.data.packs import usable_packs
 from airpipe.data.pairs import read_pairs
 from airpipe.errors import AirpipeError, run_main
 from airpipe.registry import settings_class
@@ -17,13 +19,15 @@ def role_path(text: str) -> tuple[str, Path]:
     return role, Path(path)
 
 
-def pair_lists(files: list[Path], wanted: list[str], roots: dict[str, Path]) -> PairLists:
+def pair_lists(files: list[Path], wanted: list[str], roots: dict[str, Path], packs: Sequence[Path] = ()) -> PairLists:
     by_id = {file.stem: file for file in files}
     missing = [name for name in wanted if name not in by_id]
     if missing:
         raise AirpipeError(f"the frozen config names pair list {missing[0]!r}; given: {', '.join(by_id) or 'none'}")
-    lists = {name: read_pairs(by_id[name], roots.get(name.split(".")[0])) for name in dict.fromkeys(wanted)}
-    return PairLists([by_id[name] for name in wanted], [lists[name] for name in wanted])
+    packed = usable_packs([by_id[name] for name in wanted], packs)
+    unpacked = [name for name in dict.fromkeys(wanted) if name not in packed]
+    lists = {name: read_pairs(by_id[name], roots.get(name.split(".")[0])) for name in unpacked}
+    return PairLists([by_id[name] for name in wanted], [lists.get(name, []) for name in wanted], packed)
 
 
 def arguments() -> argparse.Namespace:
@@ -31,6 +35,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--config", type=Path, required=True, help="frozen config.yaml")
     parser.add_argument("--train", type=Path, nargs="+", required=True, help="pair lists of the mix")
     parser.add_argument("--val", type=Path, nargs="*", default=[], help="pair lists for validation")
+    parser.add_argument("--packs", type=Path, nargs="*", default=[], help="JSON files of pack_dataset.py")
     parser.add_argument("--root", type=role_path, action="append", default=[], help="dataset=folder; none: embedded")
     parser.add_argument("--parent", type=role_path, action="append", default=[], help="role=model.safetensors")
     parser.add_argument("--workdir", type=Path, required=True, help="stage folder")
@@ -62,7 +67,7 @@ def main() -> None:
         resume=given.resume,
         parents=dict(given.parent),
     )
-    train = pair_lists(given.train, [part.pairs for part in settings.data], roots)
+    train = pair_lists(given.train, [part.pairs for part in settings.data], roots, given.packs)
     validation = pair_lists(given.val, [part.pairs for part in settings.validation.data], roots)
     train_stage(settings, train, validation, options)
 
