@@ -1,4 +1,4 @@
-"""Samples are functions of (seed, step); degradations are pure; manifests and pair lists are checked."""
+"""Samples are functions of (seed, step); degradations are pure; pair lists are read as written."""
 
 import collections
 import itertools
@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from airpipe.data.dataset import ImageCache, TrainingSamples, align, collate, quantised, read_depth
-from airpipe.data.manifest import build_manifest, manifest_paths, write_manifest
+from airpipe.data.crops import align
+from airpipe.data.dataset import ImageCache, TrainingSamples, collate, quantised, read_depth
 from airpipe.data.packages import locate
-from airpipe.data.pairs import Pair, folder_pairs, package_pairs, read_pairs, write_pairs
+from airpipe.data.pairs import Pair, package_pairs, pair_up, read_pairs, write_pairs
 from airpipe.data.sampling import MicroBatches, SamplePlan, interleave
-from airpipe.datasets import DatasetSettings, PackageFile, SplitSettings
+from airpipe.datasets import PackageFile, SplitSettings
 from airpipe.degradations.blur import line_kernel, motion_blur
 from airpipe.degradations.lowlight import low_light
 from airpipe.degradations.noise import gaussian_noise
@@ -266,79 +266,12 @@ def test_quantising_rounds_half_to_even_and_clips():
     assert quantised(values).tolist() == [0, 0, 0, 2, 128, 255, 255]
 
 
-def folder_entry(**split):
-    return DatasetSettings(title="x", splits={"train": SplitSettings(**split)})
-
-
-def test_a_folder_becomes_manifest_and_pair_list(tmp_path):
-    toy_images(tmp_path / "d" / "clean", 3)
-    toy_images(tmp_path / "d" / "hazy", 3)
-    entry = folder_entry(clean="clean/*.png", degraded="hazy/*.png", degradation="haze", expected=3)
-    rows = build_manifest("d", entry, str(tmp_path / "d"))
-    assert [(r["path"], r["width"], r["height"]) for r in rows][:2] == [
-        ("clean/img0.png", 56, 48),
-        ("clean/img1.png", 56, 48),
-    ]
-    write_manifest(tmp_path / "d.csv", rows)
-    pairs = folder_pairs(manifest_paths(tmp_path / "d.csv"), entry.splits["train"])
-    write_pairs(tmp_path / "d.train.csv", pairs, {})
-    first = read_pairs(tmp_path / "d.train.csv", tmp_path / "d")[0]
-    assert (first.degraded, first.degradation) == (tmp_path / "d" / "hazy" / "img0.png", "haze")
-
-
-@pytest.mark.parametrize(
-    ("split", "message"),
-    [
-        (
-            {"clean": "clean/*.png", "degraded": "hazy/*.png"},
-            "1 files have no partner of the same name; the first: img2",
-        ),
-        ({"clean": "*/*.png"}, "2 files share a name; the first: hazy/img0.png and clean/img0.png"),
-        ({"clean": "clean/*.png", "expected": 5}, "3 pairs found, 5 expected"),
-        ({"clean": "clean/*.jpg"}, "no file matches 'clean/\\*.jpg'"),
-    ],
-)
-def test_pairing_problems_are_counted_and_named(split, message):
-    paths = ["clean/img0.png", "clean/img1.png", "clean/img2.png", "hazy/img0.png", "hazy/img1.png"]
-    with pytest.raises(AirpipeError, match=message):
-        folder_pairs(paths, SplitSettings(**split))
-
-
-def test_unreadable_files_are_counted_and_named(tmp_path):
-    toy_images(tmp_path, 2)
-    (tmp_path / "img0.png").write_bytes((tmp_path / "img0.png").read_bytes()[:200])
-    (tmp_path / "zero.png").touch()
-    with pytest.raises(AirpipeError, match=r"data set d: 2 of 3 files cannot be used:(.|\n)*img0.png(.|\n)*zero.png"):
-        build_manifest("d", folder_entry(clean="*.png"), str(tmp_path))
-
-
-def test_a_missing_folder_says_where_to_put_the_files(tmp_path):
-    with pytest.raises(AirpipeError, match=r"nowhere is not a folder. Put the files there, or set datasets.d.root"):
-        build_manifest("d", folder_entry(clean="*.png"), str(tmp_path / "nowhere"))
-
-
-def test_an_embedded_photo_with_another_checksum_or_missing_is_refused():
-    good = {
-        "name": "a.png",
-        "package": "skimage",
-        "path": "data/astronaut.png",
-        "split": "test",
-        "group": "a",
-    }
-    other = DatasetSettings(title="x", packages=(PackageFile(**good, sha256="0" * 64),))
-    with pytest.raises(AirpipeError, match="sha256 is not the listed 000000000000"):
-        build_manifest("photos", other, "")
-    gone = DatasetSettings(title="x", packages=(PackageFile(**{**good, "path": "data/no.png"}, sha256="0" * 64),))
-    with pytest.raises(AirpipeError, match="ships no such file"):
-        build_manifest("photos", gone, "")
-
-
 def test_depth_files_travel_in_the_json_of_an_embedded_list(tmp_path):
     file = PackageFile(
         name="m.png", package="skimage", path="data/motorcycle_left.png", sha256="0" * 64, split="train", group="m",
         depth="data/motorcycle_disp.npz",
     )  # fmt: skip
-    rows, depth = package_pairs([file], "train")
+    rows, depth = package_pairs([file])
     write_pairs(tmp_path / "photos.train.csv", rows, {"depth": depth})
     pair = read_pairs(tmp_path / "photos.train.csv", None)[0]
     assert pair.depth == locate("skimage:data/motorcycle_disp.npz")
@@ -346,6 +279,6 @@ def test_depth_files_travel_in_the_json_of_an_embedded_list(tmp_path):
 
 
 def test_a_list_of_folder_files_without_its_folder_is_refused(tmp_path):
-    write_pairs(tmp_path / "d.train.csv", folder_pairs(["a.png"], SplitSettings(clean="*.png")), {})
+    write_pairs(tmp_path / "d.train.csv", pair_up(["a.png"], SplitSettings(clean="*.png")).rows, {})
     with pytest.raises(AirpipeError, match="a.png: a file of a folder, but no folder was given"):
         read_pairs(tmp_path / "d.train.csv", None)

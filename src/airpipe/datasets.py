@@ -20,7 +20,7 @@ from pydantic import (
 
 from airpipe.settings import Name, Settings
 
-PairRule = Literal["same", "rain_no", "no_prefix", "auto", "haze_id", "gopro_seq", "cdd"]
+PairRule = Literal["same", "rain_no", "no_prefix", "auto", "haze_id", "hazy_gt", "gopro_seq", "gopro_flat", "cdd"]
 Crop = Literal["none", "centre", "top_left"]
 ADDRESSES = ("url", "gdrive", "gdrive_folder", "huggingface", "by_hand")
 SHORTHAND = ("clean", "degraded", "rule", "crop")

@@ -8,17 +8,18 @@ import struct
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torch import Tensor
 
 from airpipe.errors import AirpipeError
 from airpipe.provenance import atomic_path
+
+if TYPE_CHECKING:  # torch takes a second to import, and most that read images need none
+    from torch import Tensor
 
 Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -266,14 +267,16 @@ def _write_deep_tiff(path: Path, picture: Picture) -> None:
     )
 
 
-def to_tensor(pixels: Pixels) -> Tensor:
+def to_tensor(pixels: Pixels) -> "Tensor":
     """uint8 or uint16 (H, W, 3) to float32 (3, H, W) in [0, 1]."""
+    import torch
+
     scale = 65535.0 if pixels.dtype == np.uint16 else 255.0
     array = np.ascontiguousarray(pixels.transpose(2, 0, 1)).astype(np.float32)
     return torch.from_numpy(array).div_(scale)
 
 
-def to_pixels(image: Tensor, bits: int = 8) -> Pixels:
+def to_pixels(image: "Tensor", bits: int = 8) -> Pixels:
     """Float (3, H, W) to (H, W, 3) of 8 or 16 bit: clipped to [0, 1], rounded half to even."""
     top, kind = (255.0, np.uint8) if bits == 8 else (65535.0, np.uint16)
     array = image.detach().float().clamp(0, 1).mul_(top).round_().permute(1, 2, 0).cpu().numpy()

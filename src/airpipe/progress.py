@@ -1,11 +1,19 @@
 """Progress of long operations: a bar on a terminal, plain lines in a log."""
 
+import os
 import sys
+import threading
 import time
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import parent_process
+from multiprocessing.connection import wait
+from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
+R = TypeVar("R")
+FEW = 16
+"""Fewer items than this are not worth several processes."""
 LINE_SECONDS = 10.0
 """Least time between two plain lines."""
 
@@ -30,3 +38,31 @@ def track(items: Iterable[T], total: int, label: str) -> Iterator[T]:
         if time.monotonic() - last > LINE_SECONDS:
             last = time.monotonic()
             print(f"{label}: {done + 1}/{total}", file=sys.stderr, flush=True)
+
+
+def in_parallel(work: Callable[[T], R], items: Sequence[T], threads: int, label: str) -> Iterator[R]:
+    """Yield `work(item)` for every item in order, on several processes, and show how far it is.
+
+    Args:
+        work: a function of a module.
+        items: its arguments.
+        threads: processes; 1, or few items: none but this one.
+        label: what is done.
+    """
+    if threads == 1 or len(items) < FEW:
+        yield from track(map(work, items), len(items), label)
+        return
+    with ProcessPoolExecutor(threads, initializer=end_with_parent) as pool:
+        chunk = max(1, min(16, len(items) // (4 * threads)))
+        yield from track(pool.map(work, items, chunksize=chunk), len(items), label)
+
+
+def end_with_parent() -> None:
+    """First call of a pool's process: end when the process that made it is killed."""
+    parent = cast(Any, parent_process())
+
+    def leave() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=leave, daemon=True).start()

@@ -1,83 +1,174 @@
-"""Manifests: what a data set's files are, checked once, so that later rules need not look at folders."""
+"""Manifests: the files of one split, read completely once, so that later rules need not look at folders."""
 
 import csv
+import os
 from collections.abc import Sequence
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 
-from airpipe.data.packages import locate
-from airpipe.datasets import DatasetSettings, PackageFile
+from airpipe.data.files import is_image
 from airpipe.errors import AirpipeError
-from airpipe.images import read_picture
-from airpipe.progress import track
+from airpipe.images import read_picture, read_rgb8
+from airpipe.progress import in_parallel
 from airpipe.provenance import atomic_path, sha256_file
 
 COLUMNS = ("path", "bytes", "sha256", "width", "height")
+LONGEST_NAME = 200
+"""Bytes; restored images are written under the same name, with something added."""
+SIGNATURES = {
+    b"\x89PNG": (".png",),
+    b"\xff\xd8\xff": (".jpg", ".jpeg"),
+    b"BM": (".bmp",),
+    b"II*\0": (".tif", ".tiff"),
+    b"MM\0*": (".tif", ".tiff"),
+    b"RIFF": (".webp",),
+}
 
 
-def build_manifest(dataset: str, entry: DatasetSettings, root: str) -> list[dict[str, str | int]]:
-    """Read every file of a data set completely and describe it.
+@dataclass(frozen=True)
+class FileFacts:
+    """One row of a manifest, and what is worth a note."""
+
+    path: str
+    """Relative to the root."""
+    bytes: int
+    sha256: str
+    width: int
+    """Upright, in pixels."""
+    height: int
+    kinds: str = ""
+    """Words such as "grey" or "16 bit", joined by ", "."""
+
+    def row(self) -> dict[str, str | int]:
+        """As written into the manifest."""
+        return {key: value for key, value in asdict(self).items() if key in COLUMNS}
+
+
+def describe(task: tuple[str, str]) -> FileFacts | str:
+    """Read one file completely.
 
     Args:
-        dataset: id, for messages.
-        entry: of the registry.
-        root: folder of the files; '' for embedded ones.
+        task: path below the root, and where the file lies.
+
+    Returns:
+        Facts, or why the file cannot be used.
+    """
+    path, place = task
+    if len(os.fsencode(Path(path).name)) > LONGEST_NAME:
+        return f"{path}: the name is longer than {LONGEST_NAME} bytes. Rename the file"
+    try:
+        picture = read_picture(Path(place))
+        trained_on = read_rgb8(Path(place))  # another decoder, less tolerant of damage
+    except AirpipeError as error:
+        return str(error)
+    height, width = picture.pixels.shape[:2]
+    if trained_on.shape != (height, width, 3):
+        return f"{place}: decoders disagree about its size ({width}x{height}, {trained_on.shape[1::-1]}). Save it anew"
+    kinds = [word for word, true in (("grey", picture.grey), ("with alpha", picture.alpha is not None)) if true]
+    kinds += ["16 bit"] if picture.pixels.itemsize == 2 else []
+    kinds += _other_format(Path(place))
+    return FileFacts(path, Path(place).stat().st_size, sha256_file(Path(place)), width, height, ", ".join(kinds))
+
+
+def _other_format(path: Path) -> list[str]:
+    with path.open("rb") as stream:
+        head = stream.read(4)
+    for signature, suffixes in SIGNATURES.items():
+        if head.startswith(signature) and is_image(path.name) and path.suffix.lower() not in suffixes:
+            return [f"{suffixes[0]} inside {path.suffix.lower()}"]
+    return []
+
+
+class Journal:
+    """Files read so far by a check that may be killed: the next one does not read them again.
+
+    A row counts while the file's size and time of change stay as they were.
+
+    Args:
+        path: removed by `close`; None keeps no journal.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self._known: dict[tuple[str, ...], FileFacts] = {}
+        if path is not None and path.is_file():
+            with path.open(newline="", encoding="utf-8") as stream:
+                for row in csv.reader(stream):
+                    if len(row) == 8 and row[-1] == ".":  # complete lines only
+                        facts = FileFacts(row[1], int(row[2]), row[3], int(row[4]), int(row[5]), row[6])
+                        self._known[(row[0], row[1])] = facts
+
+    def known(self, path: str, place: str) -> FileFacts | None:
+        """Facts of a file that has not changed since it was read."""
+        return self._known.get((_stamp(place), path))
+
+    def describe(self, tasks: Sequence[tuple[str, str]], threads: int, label: str) -> list[FileFacts | str]:
+        """`describe` for every (path, place), in order, known ones not read again."""
+        results: dict[str, FileFacts | str] = {}
+        for path, place in tasks:
+            facts = self.known(path, place)
+            if facts is not None:
+                results[path] = facts
+        left = [task for task in tasks if task[0] not in results]
+        if self.path is None:
+            fresh = zip(left, in_parallel(describe, left, threads, label), strict=True)
+            return self._ordered(tasks, results | {task[0]: found for task, found in fresh})
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", newline="", encoding="utf-8", buffering=1) as stream:
+            writer = csv.writer(stream)
+            for (path, place), found in zip(left, in_parallel(describe, left, threads, label), strict=True):
+                results[path] = found
+                if isinstance(found, FileFacts):
+                    writer.writerow([_stamp(place), *astuple(found), "."])
+        return self._ordered(tasks, results)
+
+    def close(self) -> None:
+        """Forget: the manifest is written."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+
+    @staticmethod
+    def _ordered(tasks: Sequence[tuple[str, str]], found: dict[str, FileFacts | str]) -> list[FileFacts | str]:
+        return [found[path] for path, _ in tasks]
+
+
+def _stamp(place: str) -> str:
+    try:
+        state = Path(place).stat()
+    except OSError:
+        return "gone"
+    return f"{state.st_size}.{state.st_mtime_ns}"
+
+
+def write_manifest(path: Path, files: Sequence[FileFacts]) -> bool:
+    """Write a manifest as csv, atomically; one with the same content stays as it is.
+
+    Returns:
+        Whether anything changed.
+    """
+    with atomic_path(path) as temporary:
+        with temporary.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, COLUMNS)
+            writer.writeheader()
+            writer.writerows(file.row() for file in files)
+        if path.is_file() and path.read_bytes() == temporary.read_bytes():
+            os.utime(temporary, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
+            return False
+    return True
+
+
+def read_manifest(path: Path) -> list[FileFacts]:
+    """Rows of a manifest.
 
     Raises:
-        AirpipeError: missing folder, unreadable files or checksums that differ: the first ten and a count.
+        AirpipeError: missing, or not a manifest.
     """
-    if entry.packages:
-        return _described(
-            [(f"{f.package}:{f.path}", locate(f"{f.package}:{f.path}"), f) for f in entry.packages], dataset
-        )
-    folder = Path(root)
-    if not folder.is_dir():
-        raise AirpipeError(
-            f"data set {dataset}: {root} is not a folder. Put the files there, or set datasets.{dataset}.root "
-            "(an overlay: --configfile; variables such as ${HOME} are expanded)"
-        )
-    globs = {g for split in entry.splits.values() for g in (split.clean, split.degraded) if g}
-    paths = sorted({path for pattern in globs for path in folder.glob(pattern) if path.is_file()})
-    if not paths:
-        raise AirpipeError(f"data set {dataset}: no file in {root} matches {', '.join(sorted(globs))}")
-    return _described([(path.relative_to(folder).as_posix(), path, None) for path in paths], dataset)
-
-
-def _described(files: Sequence[tuple[str, Path, PackageFile | None]], dataset: str) -> list[dict[str, str | int]]:
-    rows: list[dict[str, str | int]] = []
-    problems = []
-    for name, path, expected in track(files, len(files), f"checking {dataset}"):
-        try:
-            height, width = read_picture(path).pixels.shape[:2]
-            _check_sha256(path, expected.sha256 if expected else None)
-            if expected is not None and expected.depth:
-                _check_sha256(locate(f"{expected.package}:{expected.depth}"), expected.depth_sha256)
-        except AirpipeError as error:
-            problems.append(str(error))
-            continue
-        size = path.stat().st_size
-        rows.append({"path": name, "bytes": size, "sha256": sha256_file(path), "width": width, "height": height})
-    if problems:
-        first = "\n  ".join(problems[:10])
-        raise AirpipeError(f"data set {dataset}: {len(problems)} of {len(files)} files cannot be used:\n  {first}")
-    return rows
-
-
-def _check_sha256(path: Path, expected: str | None) -> None:
-    if expected is not None and sha256_file(path) != expected:
-        raise AirpipeError(
-            f"{path}: sha256 is not the listed {expected[:12]}...; install the package version of constraints.txt"
-        )
-
-
-def write_manifest(path: Path, rows: Sequence[dict[str, str | int]]) -> None:
-    """Write a manifest as csv, atomically."""
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def manifest_paths(path: Path) -> list[str]:
-    """Relative paths that a manifest lists."""
-    with path.open(newline="", encoding="utf-8") as stream:
-        return [row["path"] for row in csv.DictReader(stream)]
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            reader = csv.DictReader(stream)
+            return [
+                FileFacts(row["path"], int(row["bytes"]), row["sha256"], int(row["width"]), int(row["height"]))
+                for row in reader
+            ]
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise AirpipeError(f"{path}: not a manifest ({error}). Make it: snakemake {path}") from None

@@ -1,23 +1,27 @@
 """Pair lists: what every loader reads.
 
 A list `results/pairs/<dataset>.<split>.csv` has the columns of `COLUMNS`; a sibling JSON
-holds counts, the rule used and the manifests' checksums. Paths are relative to the data
-set's root, which is looked up at run time and enters no hash.
+holds counts, the layout and rule used and the manifest's checksum. Paths are relative to the
+data set's root, which is looked up at run time and enters no hash.
 """
 
 import csv
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
+from airpipe.data.files import matching
+from airpipe.data.lists import choose, read_list
 from airpipe.data.packages import locate
-from airpipe.datasets import PackageFile, SplitSettings
+from airpipe.data.rules import partners, tried, without_suffix
+from airpipe.datasets import Layout, PackageFile, SplitSettings
 from airpipe.errors import AirpipeError
 from airpipe.provenance import atomic_path, write_json
 
 COLUMNS = ("degraded", "clean", "degradation", "level", "crop", "name", "group")
+Row = dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,26 @@ class Pair:
     """Disparity file of the clean image, where there is one."""
 
 
+@dataclass
+class Pairing:
+    """What pairing found in the files of a split."""
+
+    layout: Layout
+    rows: list[Row] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    """One line each: files without partner, names that clash or do not fit the rule."""
+    left_out: list[str] = field(default_factory=list)
+    """Files that `leave_out` names."""
+    lone_clean: list[str] = field(default_factory=list)
+    """Clean files that no degraded file shows (no problem where several share one)."""
+    repeats: int = 0
+    """Rows of the name list beyond the first that name the same pair."""
+
+    def files(self) -> list[str]:
+        """Every file that the rows name, each once, sorted."""
+        return sorted({path for row in self.rows for path in (row["clean"], row["degraded"]) if path})
+
+
 def read_pairs(path: Path, root: Path | None) -> list[Pair]:
     """Read a pair list.
 
@@ -49,15 +73,8 @@ def read_pairs(path: Path, root: Path | None) -> list[Pair]:
     Raises:
         AirpipeError: missing or empty list, other columns.
     """
-    try:
-        with path.open(newline="", encoding="utf-8") as stream:
-            reader = csv.DictReader(stream)
-            rows = list(reader)
-        depth = json.loads(path.with_suffix(".json").read_text(encoding="utf-8")).get("depth", {})
-    except (OSError, ValueError) as error:
-        raise AirpipeError(f"{path}: cannot be read with its JSON ({error}); make it: snakemake {path}") from None
-    if tuple(reader.fieldnames or ()) != COLUMNS:
-        raise AirpipeError(f"{path}: columns {reader.fieldnames}; expected {list(COLUMNS)}")
+    rows = read_rows(path)
+    depth = read_facts(path).get("depth", {})
     if not rows:
         raise AirpipeError(f"{path}: holds no pairs")
 
@@ -81,6 +98,31 @@ def read_pairs(path: Path, root: Path | None) -> list[Pair]:
     ]
 
 
+def read_rows(path: Path) -> list[Row]:
+    """Rows of a pair list as they stand in the file.
+
+    Raises:
+        AirpipeError: missing list or other columns.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            reader = csv.DictReader(stream)
+            rows = list(reader)
+    except (OSError, ValueError, csv.Error) as error:
+        raise AirpipeError(f"{path}: cannot be read ({error}); make it: snakemake {path}") from None
+    if tuple(reader.fieldnames or ()) != COLUMNS:
+        raise AirpipeError(f"{path}: columns {reader.fieldnames}; expected {list(COLUMNS)}")
+    return rows
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """The JSON beside a pair list."""
+    try:
+        return cast(dict[str, Any], json.loads(path.with_suffix(".json").read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise AirpipeError(f"{path}: cannot be read with its JSON ({error}); make it: snakemake {path}") from None
+
+
 def write_pairs(path: Path, rows: Sequence[Mapping[str, str]], facts: Mapping[str, Any]) -> None:
     """Write a pair list and its JSON, each atomically, the list last."""
     write_json(path.with_suffix(".json"), {"pairs": len(rows), **facts})
@@ -90,71 +132,137 @@ def write_pairs(path: Path, rows: Sequence[Mapping[str, str]], facts: Mapping[st
         writer.writerows(rows)
 
 
-def package_pairs(files: Sequence[PackageFile], split: str) -> tuple[list[dict[str, str]], dict[str, str]]:
-    """Rows of one split of an embedded data set, and the depth files of its images by name."""
-    chosen = [file for file in files if file.split == split]
-    rows = [_row(clean=f"{file.package}:{file.path}", name=Path(file.name).stem, group=file.group) for file in chosen]
-    depth = {Path(file.name).stem: f"{file.package}:{file.depth}" for file in chosen if file.depth}
+def package_pairs(files: Sequence[PackageFile]) -> tuple[list[Row], dict[str, str]]:
+    """Rows of embedded files, and the depth files of the images by name."""
+    rows = [_row(clean=f"{file.package}:{file.path}", name=Path(file.name).stem, group=file.group) for file in files]
+    depth = {Path(file.name).stem: f"{file.package}:{file.depth}" for file in files if file.depth}
     return rows, depth
 
 
-def folder_pairs(paths: Sequence[str], split: SplitSettings) -> list[dict[str, str]]:
-    """Rows of one split of a folder.
+def pair_up(paths: Sequence[str], split: SplitSettings, name_list: Path | None = None) -> Pairing:
+    """Find the layout of a split among files, and pair them by its rule.
 
     Args:
-        paths: relative paths of the manifest.
-        split: globs and pairing rule; rule "same" pairs files of equal stem.
+        paths: image files below the root.
+        split: layouts, and what is left out or chosen.
+        name_list: the file of `split.name_list`, when the split has one.
 
     Raises:
-        AirpipeError: missing partners, duplicate names or another count than expected: the first
-            ten and a count.
+        AirpipeError: no layout matches a file, or the name list is wrong. Other problems are returned.
     """
-    clean = _by_stem(matching(paths, split.clean))
-    options = {"degradation": split.degradation or "", "level": split.level}
-    if split.degraded is None:
-        rows = [_row(clean=path, name=stem, group=stem, **options) for stem, path in clean.items()]
+    kept, left_out = _leave_out(paths, split.leave_out)
+    layout = _most_files(kept, split)
+    pairing = Pairing(layout, left_out=left_out)
+    clean = matching(kept, layout.clean)
+    options = {"degradation": split.degradation or "", "level": split.level, "crop": layout.crop}
+    if layout.degraded is None:
+        pairing.rows = [_row(clean=path, name=stem, group=stem, **options) for path, stem in _stems(clean)]
     else:
-        degraded = _by_stem(matching(paths, split.degraded))
-        _complain(sorted(set(degraded) ^ set(clean)), "files have no partner of the same name")
-        rows = [
-            _row(degraded=path, clean=clean[stem], name=stem, group=stem, **options) for stem, path in degraded.items()
-        ]
-    if split.expected is not None and len(rows) != split.expected:
+        _match(pairing, matching(kept, layout.degraded), clean, options)
+    _choose(pairing, split, name_list)
+    _refuse_repeated(pairing)
+    return pairing
+
+
+def _leave_out(paths: Sequence[str], globs: Sequence[str]) -> tuple[list[str], list[str]]:
+    left_out = set(matching(paths, globs))
+    return [path for path in paths if path not in left_out], sorted(left_out)
+
+
+def _most_files(paths: Sequence[str], split: SplitSettings) -> Layout:
+    """The layout that matches most degraded (or clean) files; among equals the one listed first."""
+    counts = [len(matching(paths, one.degraded or one.clean)) for one in split.layouts]
+    if not max(counts):
+        globs = [" + ".join(one.degraded or one.clean) for one in split.layouts]
         raise AirpipeError(
-            f"{len(rows)} pairs found, {split.expected} expected; complete the folder or correct `expected`"
+            f"no image file matches {' or '.join(globs)}. Correct root, or the layout in config/datasets.yaml"
         )
-    return rows
+    return split.layouts[counts.index(max(counts))]
 
 
-def matching(paths: Sequence[str], pattern: str) -> list[str]:
-    """Paths that a glob names, sorted; * stays within a folder.
+def _match(pairing: Pairing, degraded: Sequence[str], clean: Sequence[str], options: Mapping[str, str]) -> None:
+    rule = pairing.layout.rule
+    whole_path = any(one.whole_path for one in tried(rule))
+    index: dict[str, list[str]] = {}
+    for path in clean:
+        index.setdefault(without_suffix(path) if whole_path else PurePosixPath(path).stem, []).append(path)
+    shown = set()
+    for path in degraded:
+        candidates = partners(path, rule)
+        found = next((one for one in candidates if one.clean in index), None)
+        if not candidates:
+            pairing.problems.append(f"{path}: its name does not fit rule {rule}")
+        elif found is None:
+            pairing.problems.append(f"{path}: no clean file {' or '.join(f'{one.clean}.*' for one in candidates)}")
+        elif len(index[found.clean]) > 1:
+            pairing.problems.append(f"{path}: its clean file may be {' or '.join(index[found.clean])}")
+        else:
+            known = {**options, "degradation": options["degradation"] or found.degradation}
+            pairing.rows.append(
+                _row(degraded=path, clean=index[found.clean][0], name=found.name, group=found.group, **known)
+            )
+            shown.add(index[found.clean][0])
+    pairing.lone_clean = sorted(set(clean) - shown)
+    if not any(one.shared_clean for one in tried(rule)):
+        pairing.problems += [f"{path}: no degraded file" for path in pairing.lone_clean]
 
-    Raises:
-        AirpipeError: none.
+
+def _choose(pairing: Pairing, split: SplitSettings, name_list: Path | None) -> None:
+    """Keep what the split's names or list choose; files beyond them are then no problem."""
+    if split.names is not None:
+        wanted = set(split.names)
+        missing = sorted(wanted - {row["name"] for row in pairing.rows})
+        pairing.rows = [row for row in pairing.rows if row["name"] in wanted]
+        pairing.problems = [f"{name}: listed in `names`, but there is no such file" for name in missing]
+    if split.name_list is not None and name_list is not None:
+        chosen = choose(pairing.rows, read_list(name_list, split.name_list), name_list)
+        pairing.rows, pairing.repeats, pairing.problems = chosen.rows, chosen.repeats, []
+
+
+def _refuse_repeated(pairing: Pairing) -> None:
+    first: dict[str, Row] = {}
+    for row in pairing.rows:
+        other = first.setdefault(row["name"], row)
+        if other is not row:
+            both = [one["degraded"] or one["clean"] for one in (other, row)]
+            pairing.problems.append(f"{both[0]} and {both[1]}: files share a name")
+
+
+def size_problems(rows: Sequence[Row], sizes: Mapping[str, tuple[int, int]]) -> list[str]:
+    """Pairs whose files differ in size after their crop rule: one line each.
+
+    Args:
+        rows: of a pair list.
+        sizes: (width, height) of every file.
     """
-    depth = pattern.count("/")
-    found = sorted(p for p in paths if p.count("/") == depth and PurePosixPath(p).match(pattern))
-    if not found:
-        raise AirpipeError(f"no file matches {pattern!r}; correct the glob or the root in config/datasets.yaml")
-    return found
+    problems = []
+    for row in rows:
+        if not row["degraded"]:
+            continue
+        degraded, clean = sizes[row["degraded"]], sizes[row["clean"]]
+        spare = (clean[0] - degraded[0], clean[1] - degraded[1])
+        fits = spare == (0, 0) or row["crop"] == "top_left"
+        if row["crop"] == "centre":  # a difference in one direction only is another picture, not a border
+            fits = fits or (min(spare) > 0 and spare[0] % 2 == spare[1] % 2 == 0)
+        if not fits:
+            problems.append(
+                f"{row['degraded']} is {degraded[0]}x{degraded[1]}, {row['clean']} is {clean[0]}x{clean[1]} "
+                f"(crop: {row['crop']})"
+            )
+    return problems
 
 
-def _by_stem(paths: Sequence[str]) -> dict[str, str]:
-    stems: dict[str, str] = {}
-    repeated = []
-    for path in paths:
-        stem = PurePosixPath(path).stem
-        if stem in stems:
-            repeated.append(f"{path} and {stems[stem]}")
-        stems[stem] = path
-    _complain(repeated, "files share a name")
-    return stems
-
-
-def _complain(problems: Sequence[str], what: str) -> None:
+def complain(problems: Sequence[str], where: str, remedy: str) -> None:
+    """Raise one error with the first ten problems and a count; nothing when there are none."""
     if problems:
-        raise AirpipeError(f"{len(problems)} {what}; the first: {', '.join(problems[:10])}")
+        shown = "\n  ".join(problems[:10])
+        more = f"\n  ... and {len(problems) - 10} more" if len(problems) > 10 else ""
+        raise AirpipeError(f"{where}: {len(problems)} problems\n  {shown}{more}\n{remedy}")
 
 
-def _row(**known: str) -> dict[str, str]:
+def _stems(paths: Sequence[str]) -> list[tuple[str, str]]:
+    return [(path, PurePosixPath(path).stem) for path in paths]
+
+
+def _row(**known: str) -> Row:
     return {**dict.fromkeys(COLUMNS, ""), "crop": "none", **known}

@@ -1,0 +1,211 @@
+"""Check a split: find its layout, pair its files, read each one completely, and say what is odd."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from airpipe.data.crops import align
+from airpipe.data.files import list_images
+from airpipe.data.manifest import FileFacts, Journal, describe
+from airpipe.data.packages import locate
+from airpipe.data.pairs import Pairing, Row, complain, pair_up, size_problems
+from airpipe.datasets import PackageFile, SplitSettings
+from airpipe.errors import AirpipeError
+from airpipe.images import read_rgb8
+from airpipe.progress import in_parallel, track
+from airpipe.provenance import sha256_file
+
+MEASURED_PAIRS = 500
+"""Pairs of which the mean input PSNR is taken, evenly spaced over the list."""
+PSNR_TOLERANCE = 0.05
+"""dB; a copy whose mean input PSNR is farther off holds other files."""
+REMEDY = "Complete or correct the files, or name them in `leave_out` of the split (config/datasets.yaml)"
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A split that can be used."""
+
+    files: list[FileFacts]
+    """Every file that its pairs name, sorted by path."""
+    facts: dict[str, Any]
+    """Layout, counts, sizes, version, kinds, input PSNR, notes: the JSON beside the manifest."""
+
+
+def check_packages(list_id: str, files: Sequence[PackageFile]) -> Checked:
+    """Check embedded photographs against their listed checksums.
+
+    Raises:
+        AirpipeError: missing packages or files, or other contents.
+    """
+    found: list[FileFacts] = []
+    problems: list[str] = []
+    for file in track(files, len(files), f"checking {list_id}"):
+        name = f"{file.package}:{file.path}"
+        try:
+            _check_sha256(locate(name), file.sha256)
+            if file.depth:
+                _check_sha256(locate(f"{file.package}:{file.depth}"), file.depth_sha256)
+            facts = describe((name, str(locate(name))))
+        except AirpipeError as error:
+            facts = str(error)
+        if isinstance(facts, FileFacts):
+            found.append(facts)
+        else:
+            problems.append(facts)
+    complain(problems, list_id, "Install the versions of constraints.txt again: make setup")
+    return Checked(found, {"list": list_id, "layout": "embedded", "rule": "clean only", "pairs": len(found)})
+
+
+def _check_sha256(path: Path, expected: str | None) -> None:
+    if expected is not None and sha256_file(path) != expected:
+        raise AirpipeError(
+            f"{path}: sha256 is not the listed {expected[:12]}...; install the package version of constraints.txt"
+        )
+
+
+def check_split(
+    list_id: str,
+    split: SplitSettings,
+    root: str,
+    threads: int = 1,
+    name_list: Path | None = None,
+    journal: Path | None = None,
+) -> Checked:
+    """Check one split of a folder; the folder is only read.
+
+    Args:
+        list_id: data set dot split, for messages.
+        split: of the registry.
+        root: folder of the data set.
+        threads: processes that read files.
+        name_list: the file of `split.name_list`.
+        journal: keeps what was read, should the check be killed.
+
+    Raises:
+        AirpipeError: missing folder, no known layout, missing partners, clashing names, unreadable
+            files, sizes that differ within a pair: the first ten and a count.
+    """
+    folder = Path(root)
+    dataset = list_id.split(".")[0]
+    if not folder.is_dir():
+        raise AirpipeError(
+            f"data set {dataset}: {root} is not a folder. Put the files there, or set datasets.{dataset}.root "
+            "(an overlay: --configfile; variables such as ${HOME} are expanded)"
+        )
+    globs = [glob for layout in split.layouts for glob in (*layout.clean, *(layout.degraded or ()))]
+    paths, problems = list_images(folder, list(dict.fromkeys(globs)))
+    complain(problems, f"{list_id} in {root}", REMEDY)
+    try:
+        pairing = pair_up(paths, split, name_list)
+    except AirpipeError as error:
+        raise AirpipeError(f"{list_id} in {root}: {error}") from None
+    complain(pairing.problems, f"{list_id} in {root}, layout {pairing.layout.name}", REMEDY)
+
+    store = Journal(journal)
+    named = pairing.files()
+    found = store.describe([(path, str(folder / path)) for path in named], threads, f"checking {list_id}")
+    complain([one for one in found if isinstance(one, str)], f"{list_id}, {len(named)} files", REMEDY)
+    files = [one for one in found if isinstance(one, FileFacts)]
+    sizes = {file.path: (file.width, file.height) for file in files}
+    complain(size_problems(pairing.rows, sizes), f"{list_id}: files of a pair differ in size", REMEDY)
+    facts = _facts(list_id, split, pairing, files) | _input_psnr(pairing.rows, folder, threads, list_id)
+    facts["notes"] = _notes(split, pairing, facts)
+    if split.strict and split.expected not in (None, len(pairing.rows)):
+        raise AirpipeError(f"{list_id} in {root}: {facts['notes'][0]}. {REMEDY}, or set strict: false")
+    store.close()
+    return Checked(files, facts)
+
+
+def _facts(list_id: str, split: SplitSettings, pairing: Pairing, files: Sequence[FileFacts]) -> dict[str, Any]:
+    by_path = {file.path: f"{file.width}x{file.height}" for file in files}
+    sizes = Counter(by_path[row["degraded"] or row["clean"]] for row in pairing.rows)
+    kinds = Counter(word for file in files for word in file.kinds.split(", ") if word)
+    return {
+        "list": list_id,
+        "layout": pairing.layout.name,
+        "rule": pairing.layout.rule if pairing.layout.degraded else "clean only",
+        "crop": pairing.layout.crop,
+        "pairs": len(pairing.rows),
+        "expected": split.expected,
+        "clean_images": len({row["clean"] for row in pairing.rows}),
+        "bytes": sum(file.bytes for file in files),
+        "pixel_bytes": sum(3 * file.width * file.height for file in files),
+        "sizes": dict(sizes.most_common(10)),
+        "version": _version(split.sizes, sizes),
+        "kinds": dict(kinds),
+        "left_out": pairing.left_out,
+        "lone_clean": len(pairing.lone_clean),
+        "repeats": pairing.repeats,
+    }
+
+
+def _version(known: Mapping[str, Sequence[str]], sizes: Mapping[str, int]) -> str | None:
+    """Name of the version whose sizes these are; "mixed" or "unknown" when there are versions, but none fits."""
+    if not known:
+        return None
+    fitting = [name for name, listed in known.items() if set(sizes) <= set(listed)]
+    if fitting:
+        return fitting[0]
+    return "mixed" if set(sizes) <= {size for listed in known.values() for size in listed} else "unknown"
+
+
+def _input_psnr(rows: Sequence[Row], folder: Path, threads: int, list_id: str) -> dict[str, Any]:
+    """Mean RGB PSNR of the degraded files in dB."""
+    pairs = [row for row in rows if row["degraded"]]
+    if not pairs:
+        return {}
+    step = max(1, math.ceil(len(pairs) / MEASURED_PAIRS))
+    tasks = [(str(folder / r["degraded"]), str(folder / r["clean"]), r["crop"], r["name"]) for r in pairs[::step]]
+    values = list(in_parallel(pair_psnr, tasks, threads, f"input PSNR of {list_id}"))
+    return {"input_psnr": round(float(np.mean(values)), 4), "input_psnr_pairs": len(values)}
+
+
+def pair_psnr(task: tuple[str, str, str, str]) -> float:
+    """RGB PSNR in dB of (degraded file, clean file, crop rule, name), as 8-bit images."""
+    degraded, clean, crop, name = task
+    return float(cv2.PSNR(*align(read_rgb8(Path(degraded)), read_rgb8(Path(clean)), crop, name)))
+
+
+def _notes(split: SplitSettings, pairing: Pairing, facts: Mapping[str, Any]) -> list[str]:
+    notes = []
+    if split.expected is not None and len(pairing.rows) != split.expected:
+        what = "pairs" if pairing.layout.degraded else "images"
+        notes.append(f"{len(pairing.rows)} {what} found, {split.expected} expected")
+    if facts["version"] in ("mixed", "unknown"):
+        found = ", ".join(facts["sizes"])
+        notes.append(
+            f"sizes {found} are of no one version ({', '.join(split.sizes)}); scores compare with no other copy"
+        )
+    measured = facts.get("input_psnr")
+    if split.input_psnr is not None and measured is not None and abs(measured - split.input_psnr) > PSNR_TOLERANCE:
+        notes.append(f"mean input PSNR is {measured:.3f} dB, {split.input_psnr:.3f} expected: other files or a subset")
+    if pairing.lone_clean and not split.names and not split.name_list:
+        notes.append(f"{len(pairing.lone_clean)} clean files have no degraded one (first: {pairing.lone_clean[0]})")
+    if pairing.left_out:
+        notes.append(f"{len(pairing.left_out)} files left out as `leave_out` says")
+    for kind, treatment in (("16 bit", "cut to 8 bit"), ("with alpha", "alpha is ignored"), ("grey", "made RGB")):
+        if kind in facts["kinds"]:
+            notes.append(f"{facts['kinds'][kind]} files are {kind}: {treatment}")
+    notes += [
+        f"{count} files are {kind}: read by content" for kind, count in facts["kinds"].items() if "inside" in kind
+    ]
+    return notes
+
+
+def summary(facts: Mapping[str, Any]) -> str:
+    """Some lines for the terminal."""
+    words = [f"{facts['list']}: {facts['pairs']} pairs, layout {facts['layout']}, rule {facts['rule']}"]
+    if facts.get("sizes"):
+        words.append("sizes " + ", ".join(f"{size} ({n})" for size, n in facts["sizes"].items()))
+    if facts.get("version"):
+        words.append(f"version {facts['version']}")
+    if facts.get("input_psnr") is not None:
+        words.append(f"mean input PSNR {facts['input_psnr']:.3f} dB over {facts['input_psnr_pairs']} pairs")
+    return "\n".join(["; ".join(words), *(f"  note: {note}" for note in facts.get("notes", ()))])

@@ -1,0 +1,297 @@
+"""Published list formats: which files a paper's train or test list names, and lists for published code.
+
+names: one file a line (AirNet, PromptIR, DyNet). vrdir: `degraded|clean`. dsrir: `target,degraded`
+without a header; its noise rows repeat the clean path.
+"""
+
+import csv
+import io
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from airpipe.data.files import is_image
+from airpipe.datasets import NameList
+from airpipe.errors import AirpipeError
+
+ListFormat = Literal["names", "vrdir", "dsrir"]
+FORMS = {"names": "one file name a line", "vrdir": "degraded|clean", "dsrir": "target,degraded"}
+BSD_NAME = re.compile(r"^a(\d+\.jpg)$")
+"""Lists write `a247012.jpg` for a file that is distributed as `247012.jpg`."""
+Row = dict[str, str]
+
+
+@dataclass(frozen=True)
+class ListedPair:
+    """One row of a published list: `name`, or `clean` with or without `degraded`."""
+
+    name: str | None = None
+    """Of format names: the degraded file where the split has degraded files, else the clean one."""
+    degraded: str | None = None
+    """None: synthesised from the clean file."""
+    clean: str | None = None
+
+    def __str__(self) -> str:
+        return self.name or " with ".join(path for path in (self.degraded, self.clean) if path)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What a list chooses."""
+
+    rows: list[Row]
+    """In the order of the list."""
+    repeats: int
+    """Rows of the list beyond the first that name the same pair (DSRIR lists its rain pairs 25 times)."""
+
+
+# Reading
+
+
+def read_list(path: Path, settings: NameList) -> list[ListedPair]:
+    """Read a published list.
+
+    Args:
+        path: a UTF-8 text file.
+        settings: format, prefix to remove, whether the first row is lost.
+
+    Returns:
+        One entry a line, in order, blank lines left out. The `a` in front of BSD names is removed.
+        Repeated rows of vrdir and dsrir are kept.
+
+    Raises:
+        AirpipeError: unreadable, empty, not UTF-8, another format, paths that leave the folder, or a
+            name that is listed twice.
+    """
+    if settings.lose_first_row and settings.format != "dsrir":
+        raise AirpipeError(f"{path}: lose_first_row is for format dsrir, found {settings.format}. Remove it")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise AirpipeError(f"{path}: byte {error.start + 1} is not UTF-8. Expected a text file: convert it") from None
+    except OSError as error:
+        raise AirpipeError(f"{path}: cannot be read ({error.strerror}). Expected a list of file names") from None
+    lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    if settings.lose_first_row:
+        lines = lines[1:]
+    if not lines:
+        raise AirpipeError(f"{path}: lists no files. Expected lines like: {FORMS[settings.format]}")
+    listed = [_listed(f"{path}, line {number}", line, settings) for number, line in lines]
+    if settings.format == "names":
+        _refuse_twice(path, [str(one) for one in listed])
+    return listed
+
+
+def _listed(where: str, line: str, settings: NameList) -> ListedPair:
+    if settings.format == "names":
+        if other := _looks_like(line):
+            raise AirpipeError(f"{where}: {line!r} names two files. Expected one; is the format {other}?")
+        return ListedPair(name=_bsd_name(_path(where, line, settings)))
+    try:
+        fields = line.split("|") if settings.format == "vrdir" else _dsrir_fields(line)
+    except csv.Error as error:
+        raise AirpipeError(f"{where}: not comma-separated ({error}). Expected {FORMS['dsrir']}") from None
+    fields = [field.strip() for field in fields]
+    if len(fields) != 2 or not all(fields):
+        other = _looks_like(line) or "names"
+        hint = f"; is the format {other}?" if other != settings.format else ""
+        raise AirpipeError(
+            f"{where}: {len([one for one in fields if one])} paths in {line!r}. Expected {FORMS[settings.format]}{hint}"
+        )
+    first, second = (_path(where, one, settings) for one in fields)
+    if settings.format == "vrdir":
+        return ListedPair(degraded=first, clean=second)
+    return ListedPair(degraded=None if first == second else second, clean=first)
+
+
+def _dsrir_fields(line: str) -> list[str]:
+    """By commas, as in DSRIR's files; by " | ", as in its README."""
+    if "," not in line and " | " in line:
+        return line.split(" | ")
+    return next(csv.reader([line]))
+
+
+def _looks_like(line: str) -> str | None:
+    """The two-column format of a line: both columns are image files."""
+    for mark, kind in (("|", "vrdir"), (",", "dsrir")):
+        columns = [column.strip() for column in line.split(mark)]
+        if len(columns) == 2 and all(is_image(column) for column in columns):
+            return kind
+    return None
+
+
+def _path(where: str, text: str, settings: NameList) -> str:
+    if not text.startswith(settings.remove_prefix):
+        raise AirpipeError(
+            f"{where}: {text!r} does not begin with {settings.remove_prefix!r}. Correct remove_prefix; "
+            "a list of several data sets has to be split into one file each"
+        )
+    text = text.removeprefix(settings.remove_prefix)
+    path = PurePosixPath(text)
+    if path.is_absolute() or ".." in path.parts or "\\" in text or not path.name:
+        raise AirpipeError(
+            f"{where}: {text!r} is not a path below the data set's folder. "
+            "Expected one like rain/rain-001.png (remove_prefix cuts what stands before it)"
+        )
+    return str(path)
+
+
+def _bsd_name(path: str) -> str:
+    whole = PurePosixPath(path)
+    return str(whole.with_name(BSD_NAME.sub(r"\1", whole.name)))
+
+
+def _refuse_twice(path: Path, names: Sequence[str]) -> None:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise AirpipeError(f"{path}: {len(twice)} names are listed twice: {_first_ten(twice)}. Remove the repeats")
+
+
+def _first_ten(names: Sequence[str]) -> str:
+    return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+
+
+# Choosing
+
+
+@dataclass
+class _Index:
+    """Finds rows by path, by file name or, failing these, by stem."""
+
+    paths: dict[str, set[int]] = field(default_factory=dict)
+    names: dict[str, set[int]] = field(default_factory=dict)
+    stems: dict[str, set[int]] = field(default_factory=dict)
+
+    def add(self, path: str, number: int) -> None:
+        path = _bsd_name(path)
+        name = PurePosixPath(path)
+        for table, key in ((self.paths, path), (self.names, name.name), (self.stems, name.stem)):
+            table.setdefault(key, set()).add(number)
+
+    def find(self, listed: str, rows: Sequence[Mapping[str, str]], column: str) -> set[int]:
+        """Rows at the first of three looks that finds any; longer common paths win among them."""
+        path = PurePosixPath(_bsd_name(listed))
+        stem = path.stem if is_image(path.name) else path.name
+        found = self.paths.get(str(path)) or self.names.get(path.name) or self.stems.get(stem) or set()
+        if len(found) == 1 or len(path.parts) == 1:
+            return found
+        folder = path.parts[:-1]
+        same = {n for n in found if PurePosixPath(rows[n][column]).parts[:-1][-len(folder) :] == folder}
+        return same or found
+
+
+def choose(rows: Sequence[Row], listed: Sequence[ListedPair], where: Path) -> Chosen:
+    """Pick the rows of a pair list that a published list names, in the list's order.
+
+    A file is looked up by its relative path, then by its file name, then by its stem. `names` are
+    looked up among the degraded files (clean ones where a row has no degraded file), then among the
+    clean files; for vrdir and dsrir both columns have to agree. Rows that a list repeats are kept
+    once, since names are unique in a pair list.
+
+    Args:
+        rows: as in a pair list's csv.
+        listed: from `read_list`.
+        where: the list's file, for messages.
+
+    Raises:
+        AirpipeError: listed files that the rows do not have, or that several rows have: the first
+            ten and a count; two names that mean one row.
+    """
+    index = {"degraded": _Index(), "clean": _Index()}
+    for number, row in enumerate(rows):
+        for column, one in index.items():
+            if row[column]:
+                one.add(row[column], number)
+    found = [_rows_of(one, rows, index) for one in listed]
+    if missing := [str(one) for one, numbers in zip(listed, found, strict=True) if not numbers]:
+        swapped = [ListedPair(degraded=one.clean, clean=one.degraded) for one in listed if one.degraded]
+        hint = "the columns look swapped: vrdir lists degraded|clean, dsrir target,degraded; correct `format`"
+        if not any(_rows_of(one, rows, index) for one in swapped):
+            hint = "complete the folder, correct remove_prefix or format, or remove them from the list"
+        raise AirpipeError(
+            f"{where}: {len(missing)} of {len(listed)} listed are not among the {len(rows)} pairs of the split: "
+            f"{_first_ten(missing)}. Next: {hint}"
+        )
+    if several := [str(one) for one, numbers in zip(listed, found, strict=True) if len(numbers) > 1]:
+        raise AirpipeError(
+            f"{where}: {len(several)} listed names fit more than one pair: {_first_ten(several)}. "
+            "Write them with their folder and suffix"
+        )
+    numbers = Counter(number for (number,) in found)
+    if len(numbers) < len(listed) and any(one.name for one in listed):
+        names = [rows[n]["degraded"] or rows[n]["clean"] for n, count in numbers.items() if count > 1]
+        raise AirpipeError(f"{where}: several names mean the same file: {_first_ten(names)}. Keep one of each")
+    return Chosen([rows[number] for number in numbers], len(listed) - len(numbers))
+
+
+def _rows_of(listed: ListedPair, rows: Sequence[Row], index: Mapping[str, _Index]) -> set[int]:
+    if listed.name is not None:
+        return index["degraded"].find(listed.name, rows, "degraded") or index["clean"].find(listed.name, rows, "clean")
+    clean = index["clean"].find(listed.clean or "", rows, "clean")
+    if listed.degraded is None:
+        return {number for number in clean if not rows[number]["degraded"]}
+    return clean & index["degraded"].find(listed.degraded, rows, "degraded")
+
+
+# Writing
+
+
+def export(
+    rows: Iterable[Mapping[str, str]],
+    form: ListFormat,
+    prefix: str = "",
+    bsd_prefix: bool = False,
+    file_names: bool = False,
+) -> str:
+    """The text of a list for published code.
+
+    Args:
+        rows: as in a pair list's csv.
+        form: names writes the degraded file, or the clean one where there is none; dsrir repeats the
+            clean path where there is no degraded file.
+        prefix: put in front of every path, for example "Rain100L/train/".
+        bsd_prefix: write `a247012.jpg` for `247012.jpg`, as AirNet's lists do (names only).
+        file_names: leave the folders out, as denoising lists do (names only).
+
+    Raises:
+        AirpipeError: a path that the format cannot hold, a vrdir row without degraded file, or
+            nothing to write.
+    """
+    if form != "names" and (bsd_prefix or file_names):
+        raise AirpipeError(f"format {form}: the BSD prefix and bare file names are for format names. Leave them out")
+    lines = []
+    for row in rows:
+        degraded, clean = row["degraded"], row["clean"]
+        if form == "vrdir" and not degraded:
+            raise AirpipeError(
+                f"{row['name']}: has no degraded file, and a vrdir list needs one. Export clean lists as dsrir or names"
+            )
+        paths = {"names": [degraded or clean], "vrdir": [degraded, clean], "dsrir": [clean, degraded or clean]}[form]
+        if form == "names":
+            paths = [_as_name(paths[0], bsd_prefix, file_names)]
+        lines.append(_line([prefix + path for path in paths], form))
+    if not lines:
+        raise AirpipeError("the pair list is empty: nothing to export. Make it again")
+    return "".join(lines)
+
+
+def _as_name(path: str, bsd_prefix: bool, file_names: bool) -> str:
+    whole = PurePosixPath(path)
+    if bsd_prefix and re.fullmatch(r"\d+\.jpg", whole.name):
+        whole = whole.with_name(f"a{whole.name}")
+    return whole.name if file_names else str(whole)
+
+
+def _line(paths: Sequence[str], form: ListFormat) -> str:
+    for path in paths:
+        cannot = not path.isprintable() or path != path.strip() or "\\" in path
+        if cannot or (form == "vrdir" and "|" in path) or (form == "names" and _looks_like(path)):
+            raise AirpipeError(f"{path!r}: a {form} list ({FORMS[form]}) cannot hold this name. Rename the file")
+    if form == "dsrir":
+        line = io.StringIO()
+        csv.writer(line, lineterminator="\n").writerow(paths)
+        return line.getvalue()
+    return "|".join(paths) + "\n"
