@@ -1,0 +1,222 @@
+"""Fingerprints of a list's clean images: checksums and a perceptual hash, the material of the leakage report."""
+
+import csv
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from airpipe.data.packages import locate
+from airpipe.data.pairs import read_rows
+from airpipe.errors import AirpipeError
+from airpipe.images import read_rgb8
+from airpipe.progress import track
+from airpipe.provenance import atomic_path, sha256_file, write_failed
+
+COLUMNS = ("name", "path", "bytes_sha256", "pixels_sha256", "phash", "width", "height")
+STAMP = ("file_bytes", "file_mtime_ns")
+"""Further columns of a table in the making: a file that was changed since is read again."""
+BATCH = 1024
+"""Images handed to the threads at a time."""
+DCT_SIDE = 32
+HASH_SIDE = 8
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What identifies an image, exactly and roughly."""
+
+    bytes_sha256: str
+    """Of the file."""
+    pixels_sha256: str
+    """Of size and decoded 8-bit RGB pixels."""
+    phash: int
+    """64 bit: similar pictures differ in few bits."""
+    width: int
+    """Pixels."""
+    height: int
+
+
+@dataclass(frozen=True)
+class FingerprintTable:
+    """The fingerprints of one list, column by column (2 million rows take about 500 MB)."""
+
+    list_id: str
+    """dataset.split"""
+    paths: Sequence[str]
+    """Below the data set's root, each once."""
+    bytes_sha256: npt.NDArray[np.bytes_]
+    pixels_sha256: npt.NDArray[np.bytes_]
+    phash: npt.NDArray[np.uint64]
+
+
+def fingerprint(path: Path) -> Fingerprint:
+    """Read an image and take its fingerprint.
+
+    Raises:
+        AirpipeError: missing or corrupt.
+    """
+    pixels = read_rgb8(path)
+    height, width = pixels.shape[:2]
+    digest = hashlib.sha256(f"{width}x{height}:".encode())
+    digest.update(pixels.tobytes())
+    return Fingerprint(sha256_file(path), digest.hexdigest(), perceptual_hash(pixels), width, height)
+
+
+def perceptual_hash(pixels: npt.NDArray[np.uint8]) -> int:
+    """64 bits that survive resampling, recompression and small cuts, not mirroring or rotation.
+
+    The signs, against their median, of the 8x8 lowest DCT coefficients of luminance at 32x32.
+
+    Args:
+        pixels: uint8 RGB (H, W, 3).
+
+    Source: the DCT hash in C. Zauner, Implementation and Benchmarking of Perceptual Image Hash
+    Functions, 2010; own code, averaging instead of its 7x7 blur.
+    """
+    small = cv2.resize(luminance(pixels), (DCT_SIDE, DCT_SIDE), interpolation=cv2.INTER_AREA)
+    low = cv2.dct(small)[:HASH_SIDE, :HASH_SIDE].ravel()
+    return int.from_bytes(np.packbits(low > np.median(low)).tobytes(), "big")
+
+
+def luminance(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """Grey values, float32 (H, W) in [0, 255], of RGB."""
+    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.float32)
+
+
+def file_finder(roots: Sequence[str]) -> Callable[[str, str], Path]:
+    """A function from (dataset.split, relative path) to the file.
+
+    Args:
+        roots: texts `dataset=folder`; data sets without one are embedded ones.
+
+    Raises:
+        AirpipeError: a text without "=".
+    """
+    if wrong := [text for text in roots if "=" not in text]:
+        raise AirpipeError(f"--root {wrong[0]}: expected dataset=folder, for example bsd400=/data/BSD400")
+    folders = dict(text.split("=", 1) for text in roots)
+
+    def find(list_id: str, path: str) -> Path:
+        folder = folders.get(list_id.split(".")[0])
+        return Path(folder) / path if folder else locate(path)
+
+    return find
+
+
+def write_fingerprints(pair_list: Path, find: Callable[[str, str], Path], output: Path, threads: int = 1) -> int:
+    """Fingerprint the distinct clean images of a pair list; a killed run goes on where it was.
+
+    Args:
+        pair_list: dataset.split.csv.
+        find: gives the file of (dataset.split, relative path).
+        output: csv with `COLUMNS`; `name` is that of the first pair with the image. Beside it lies
+            `<output>.part` until all is done.
+        threads: images read at the same time.
+
+    Returns:
+        The number of images.
+
+    Raises:
+        AirpipeError: an empty list, or a missing or corrupt image.
+    """
+    names: dict[str, str] = {}
+    for row in read_rows(pair_list):
+        names.setdefault(row["clean"], row["name"])
+    if not names:
+        raise AirpipeError(f"{pair_list}: holds no pairs. Make it again: snakemake {pair_list}")
+    files = {path: find(pair_list.stem, path) for path in names}
+    part = output.with_name(output.name + ".part")
+    done = _read_part(part, files)
+    todo = [(names[path], path, file) for path, file in files.items() if path not in done]
+    _write(part, COLUMNS + STAMP, done.values())
+    try:
+        with part.open("a", newline="", encoding="utf-8", buffering=1) as stream:
+            writer = csv.DictWriter(stream, COLUMNS + STAMP)
+            for row in track(_rows(todo, threads), len(todo), f"fingerprints of {pair_list.stem}"):
+                done[row["path"]] = row
+                writer.writerow(row)
+    except OSError as error:
+        raise write_failed(part, error) from None
+    _write(output, COLUMNS, (done[path] for path in names))
+    part.unlink()
+    return len(names)
+
+
+def _write(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _read_part(part: Path, files: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+    """Complete rows of an earlier attempt whose files are unchanged."""
+    done = {}
+    with suppress(FileNotFoundError), part.open(newline="", encoding="utf-8", errors="replace") as stream:
+        for row in csv.DictReader(stream):
+            file = files.get(row.get("path", ""))
+            if file is not None and file.is_file() and _stamp(file) == {key: row.get(key) for key in STAMP}:
+                done[row["path"]] = row
+    return done
+
+
+def _stamp(file: Path) -> dict[str, str]:
+    state = file.stat()
+    return {"file_bytes": str(state.st_size), "file_mtime_ns": str(state.st_mtime_ns)}
+
+
+def _row(task: tuple[str, str, Path]) -> dict[str, Any]:
+    name, path, file = task
+    found = fingerprint(file)
+    described = {"name": name, "path": path, **asdict(found), "phash": f"{found.phash:016x}"}
+    return {**described, **_stamp(file)}
+
+
+def _rows(todo: Sequence[tuple[str, str, Path]], threads: int) -> Iterator[dict[str, Any]]:
+    with ThreadPoolExecutor(threads) as pool:  # decoding and hashing release Python's lock
+        try:
+            for start in range(0, len(todo), BATCH):
+                yield from pool.map(_row, todo[start : start + BATCH])
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def read_fingerprints(path: Path) -> FingerprintTable:
+    """Read a table that `write_fingerprints` wrote; its name is that of the list.
+
+    Raises:
+        AirpipeError: missing, empty, other columns or damaged rows.
+    """
+    remedy = "Make it again: scripts/fingerprint.py"
+    paths: list[str] = []
+    hex_columns: tuple[list[str], list[str], list[str]] = ([], [], [])
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            reader = csv.reader(stream)
+            header = next(reader, [])
+            if tuple(header) != COLUMNS:
+                raise AirpipeError(f"{path}: columns {header}; expected {list(COLUMNS)}. {remedy}")
+            for _, name, *values, _, _ in reader:
+                for column, value, digits in zip(hex_columns, values, (64, 64, 16), strict=True):
+                    if not re.fullmatch(rf"[0-9a-f]{{{digits}}}", value):
+                        raise ValueError(f"expected {digits} hexadecimal digits, found {value!r}")
+                    column.append(value)
+                paths.append(name)
+    except OSError as error:
+        raise AirpipeError(f"{path}: cannot be read ({error.strerror}). {remedy}") from None
+    except (ValueError, csv.Error) as error:
+        raise AirpipeError(f"{path}: row {len(paths) + 2} is damaged ({error}). {remedy}") from None
+    if not paths:
+        raise AirpipeError(f"{path}: holds no fingerprints. {remedy}")
+    of_bytes, of_pixels, hashes = hex_columns
+    phash = np.array([int(one, 16) for one in hashes], np.uint64)
+    return FingerprintTable(path.stem, paths, np.array(of_bytes, "S64"), np.array(of_pixels, "S64"), phash)
