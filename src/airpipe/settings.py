@@ -123,12 +123,29 @@ class DataPart(Settings):
     pairs: PairListId
     recipe: Name | None = Field(None, description="Degrades the clean image; none: the list has degraded files.")
     operations: tuple[Operation, ...] = Field((), description="The recipe, written out when frozen.")
-    share: PositiveFloat = Field(1.0, description="Relative share of samples.")
+    share: PositiveFloat | None = Field(1.0, description="Relative share of samples; none where `repeat` is given.")
+    repeat: PositiveFloat | None = Field(
+        None, description="Share as in the papers' lists: this many times the number of images, kept exactly."
+    )
     label: NonNegativeInt = Field(0, description="Degradation class, for methods that classify.")
     rescale: tuple[float, float] = Field(
         (1.0, 1.0), description="Clean images are shrunk by a factor drawn from this range before the crop."
     )
     quantise: bool = Field(True, description="Clip and round the degraded image to 8 bit, as a file would be.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _share_or_repeat(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        share, repeat = values.get("share", 1.0), values.get("repeat")
+        if repeat is None and share is None:
+            raise ValueError("give a share or a repeat")
+        if repeat is None:
+            return values
+        if values.get("share") is not None:
+            raise ValueError(f"found share {share} and repeat {repeat}; give one of them")
+        return {**values, "share": None}
 
     @field_validator("rescale")
     @classmethod
@@ -207,6 +224,14 @@ class StageSettings(Settings):
     def model_id(self) -> str:
         """Path of the stage folder below results/."""
         return f"{self.method}/{self.setting}/seed{self.seed}/{self.stage}"
+
+    @model_validator(mode="after")
+    def _shares_or_repeats(self) -> "StageSettings":
+        given = {part.repeat is None for part in self.data}
+        if len(given) == 2:
+            plain = next(part.pairs for part in self.data if part.repeat is None)
+            raise ValueError(f"data: {plain} has no repeat, other parts have one; give repeat to all parts or to none")
+        return self
 
     @model_validator(mode="after")
     def _batches_divide(self) -> "StageSettings":

@@ -4,15 +4,15 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from airpipe.data.crops import Rgb8, align, shrunk, turned, window_side
 from airpipe.data.pairs import Pair
 from airpipe.data.sampling import SampleKey
 from airpipe.degradations.noise import FloatImage
@@ -21,7 +21,6 @@ from airpipe.errors import AirpipeError
 from airpipe.images import read_rgb8
 from airpipe.settings import DataPart, Operation
 
-Rgb8 = npt.NDArray[np.uint8]
 CACHE_BYTES = 512 * 2**20
 """Decoded images that one loader process keeps."""
 
@@ -104,74 +103,112 @@ def read_depth(path: Path) -> FloatImage:
     return np.asarray(np.clip((depth - low) / max(high - low, 1e-12), 0, 1), np.float32)
 
 
-def align(degraded: Rgb8, clean: Rgb8, crop: str, name: str) -> tuple[Rgb8, Rgb8]:
-    """Cut the clean image to the degraded one's size by the pair list's crop rule.
-
-    Raises:
-        AirpipeError: sizes still differ.
-    """
-    rows, columns = clean.shape[0] - degraded.shape[0], clean.shape[1] - degraded.shape[1]
-    if crop == "centre" and rows >= 0 and columns >= 0 and not (rows % 2 or columns % 2):
-        clean = clean[rows // 2 : clean.shape[0] - rows // 2, columns // 2 : clean.shape[1] - columns // 2]
-    elif crop == "top_left":
-        height, width = min(clean.shape[0], degraded.shape[0]), min(clean.shape[1], degraded.shape[1])
-        clean, degraded = clean[:height, :width], degraded[:height, :width]
-    if clean.shape != degraded.shape:
-        raise AirpipeError(f"{name}: degraded is {degraded.shape[:2]}, clean {clean.shape[:2]} (rows, columns)")
-    return degraded, clean
-
-
 def quantised(image: FloatImage) -> Rgb8:
     """Clip to [0, 1] and round to 8 bit, half to even."""
     return np.asarray(np.rint(np.clip(image, 0, 1) * np.float32(255)), np.uint8)
 
 
+class Source(Protocol):
+    """Decoded pairs of one part: files (`PairFiles`) or a pack (`airpipe.data.packs.Pack`)."""
+
+    def __len__(self) -> int: ...
+
+    def layers(self, index: int) -> list[npt.NDArray[Any]]:
+        """[clean], [clean, degraded] or [clean, depth], equally large."""
+        ...
+
+    def paired(self, index: int) -> bool:
+        """Whether there is a degraded image."""
+        ...
+
+    def name(self, index: int) -> str:
+        """Unique in the list."""
+        ...
+
+    def level(self, index: int) -> str:
+        """Of the degradation, as the list says it."""
+        ...
+
+
+class PairFiles:
+    """Pairs decoded from their files through a cache.
+
+    Args:
+        pairs: of one part.
+        cache: of the process.
+    """
+
+    def __init__(self, pairs: Sequence[Pair], cache: ImageCache) -> None:
+        self.pairs, self.cache = pairs, cache
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def layers(self, index: int) -> list[npt.NDArray[Any]]:
+        """See `pair_layers`."""
+        return pair_layers(self.pairs[index], self.cache)
+
+    def paired(self, index: int) -> bool:
+        """Whether there is a degraded file."""
+        return self.pairs[index].degraded is not None
+
+    def name(self, index: int) -> str:
+        """Unique in the list."""
+        return self.pairs[index].name
+
+    def level(self, index: int) -> str:
+        """Of the degradation, as the list says it."""
+        return self.pairs[index].level
+
+
 class TrainingSamples(Dataset[dict[str, Any]]):
-    """Sample of a `SampleKey`: the same whatever process, worker or run asks for it.
+    """Sample of a `SampleKey`: the same whatever process, worker or run asks for it, from files or packs.
 
     Args:
         parts: the mix, recipes written out.
-        pairs: the pair list of each part.
+        sources: the pairs of each part, or a pack of them.
         seed: of the stage.
+        cache_bytes: decoded images that each loader process keeps.
     """
 
-    def __init__(self, parts: Sequence[DataPart], pairs: Sequence[Sequence[Pair]], seed: int) -> None:
-        self.parts, self.pairs, self.seed = list(parts), [list(p) for p in pairs], seed
-        self.cache = ImageCache()
+    def __init__(
+        self,
+        parts: Sequence[DataPart],
+        sources: Sequence[Sequence[Pair] | Source],
+        seed: int,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
+        self.parts, self.seed = list(parts), seed
+        self.cache = ImageCache(cache_bytes)
+        self.sources: list[Source] = [PairFiles(s, self.cache) if isinstance(s, Sequence) else s for s in sources]
+
+    def name(self, key: SampleKey) -> str:
+        """Name of the image of a sample."""
+        return self.sources[key.part].name(key.image)
 
     def __getitem__(self, key: SampleKey) -> dict[str, Any]:
         """Random crop (of the shrunk image), one of eight flips and turns, then the part's degradation."""
-        part, pair = self.parts[key.part], self.pairs[key.part][key.image]
+        part, source = self.parts[key.part], self.sources[key.part]
         generator = np.random.default_rng([self.seed, key.slot])
-        layers = pair_layers(pair, self.cache)
+        layers = source.layers(key.image)
+        paired = source.paired(key.image)
         height, width = layers[0].shape[:2]
         if min(height, width) < key.patch_size:
             raise AirpipeError(
-                f"{pair.clean}: {width}x{height} pixels is smaller than patch_size {key.patch_size}; "
-                "choose a smaller patch or leave the image out"
+                f"{part.pairs}, image {source.name(key.image)}: {width}x{height} pixels is smaller than "
+                f"patch_size {key.patch_size}; choose a smaller patch or leave the image out"
             )
-        side = self._window(part, pair, min(height, width), key.patch_size, generator)
+        if paired and part.rescale != (1.0, 1.0):
+            raise AirpipeError(
+                f"{source.name(key.image)}: rescale is for images that are degraded online; {part.pairs} has pairs"
+            )
+        side = window_side(part.rescale, min(height, width), key.patch_size, generator)
         top = int(generator.integers(height - side, endpoint=True))
         left = int(generator.integers(width - side, endpoint=True))
         turns, flip = int(generator.integers(4)), bool(generator.integers(2))
         window = (slice(top, top + side), slice(left, left + side))
-        layers = [_turned(_shrunk(layer[window], key.patch_size), turns, flip) for layer in layers]
-        return _sample(part, pair, layers, generator)
-
-    @staticmethod
-    def _window(part: DataPart, pair: Pair, shortest: int, patch_size: int, generator: np.random.Generator) -> int:
-        """Side of the window that becomes the patch; larger than it when the image is shrunk."""
-        if part.rescale == (1.0, 1.0):
-            return patch_size
-        if pair.degraded is not None:
-            raise AirpipeError(f"{pair.name}: rescale is for images that are degraded online; {part.pairs} has pairs")
-        return min(shortest, round(patch_size / generator.uniform(*part.rescale)))
-
-
-def _shrunk(layer: npt.NDArray[Any], side: int) -> npt.NDArray[Any]:
-    if layer.shape[0] == side:
-        return layer
-    return np.asarray(cv2.resize(layer, (side, side), interpolation=cv2.INTER_AREA), layer.dtype)
+        layers = [turned(shrunk(layer[window], key.patch_size), turns, flip) for layer in layers]
+        return _sample(part, layers, paired, source.name(key.image), source.level(key.image), generator)
 
 
 def pair_layers(pair: Pair, cache: ImageCache) -> list[npt.NDArray[Any]]:
@@ -183,23 +220,22 @@ def pair_layers(pair: Pair, cache: ImageCache) -> list[npt.NDArray[Any]]:
     return [clean] if pair.depth is None else [clean, cache.depth(pair.depth)]
 
 
-def _turned(layer: npt.NDArray[Any], turns: int, flip: bool) -> npt.NDArray[Any]:
-    layer = np.rot90(layer, turns)
-    return np.ascontiguousarray(layer[:, ::-1] if flip else layer)
-
-
 def _sample(
-    part: DataPart, pair: Pair, layers: list[npt.NDArray[Any]], generator: np.random.Generator
+    part: DataPart,
+    layers: list[npt.NDArray[Any]],
+    paired: bool,
+    name: str,
+    level: str,
+    generator: np.random.Generator,
 ) -> dict[str, Any]:
     clean: Rgb8 = layers[0]
-    level = pair.level
-    if pair.degraded is not None:
+    if paired:
         degraded: npt.NDArray[Any] = layers[1]
     else:
         degraded, drawn = degrade_clean(clean, part.operations, generator, layers[1] if layers[1:] else None)
-        level = " ".join(f"{name}={value:.4g}" for name, value in drawn.items())
+        level = " ".join(f"{parameter}={value:.4g}" for parameter, value in drawn.items())
         degraded = quantised(degraded) if part.quantise else degraded
-    return {"degraded": degraded, "clean": clean, "label": part.label, "name": pair.name, "level": level}
+    return {"degraded": degraded, "clean": clean, "label": part.label, "name": name, "level": level}
 
 
 def degrade_clean(
@@ -264,4 +300,5 @@ class ValidationSamples(Dataset[dict[str, Any]]):
         top, left = (layers[0].shape[0] - height) // 2, (layers[0].shape[1] - width) // 2
         layers = [np.ascontiguousarray(layer[top : top + height, left : left + width]) for layer in layers]
         # 2**32 sets these streams apart from those of training slots
-        return _sample(self.parts[part], pair, layers, np.random.default_rng([self.seed, 2**32, part, index]))
+        generator = np.random.default_rng([self.seed, 2**32, part, index])
+        return _sample(self.parts[part], layers, pair.degraded is not None, pair.name, pair.level, generator)

@@ -6,17 +6,17 @@ per pass over the part) and to one phase. Worker count, prefetch, world size and
 change nothing, and there is no sampler state to store.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from math import gcd
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Sampler
 
 from airpipe.errors import AirpipeError
-from airpipe.settings import Phase
+from airpipe.settings import DataPart, Phase
 
 
 class SampleKey(NamedTuple):
@@ -28,30 +28,64 @@ class SampleKey(NamedTuple):
     patch_size: int
 
 
-@lru_cache(maxsize=64)
-def _permutation(seed: int, part: int, epoch: int, length: int) -> npt.NDArray[np.int64]:
-    return np.random.default_rng([seed, part, epoch]).permutation(length)
+MAX_PERIOD = 4_000_000
+"""Slots of the longest interleaving whose counts are kept exactly; it takes 20 MB."""
+KEPT_EPOCHS = 2
+"""Permutations that are kept for each part: loaders read a little ahead of the loop."""
 
 
-def interleave(shares: Sequence[float]) -> list[int]:
+def interleave(shares: Sequence[float], exact: bool = False) -> npt.NDArray[np.unsignedinteger[Any]]:
     """The shortest periodic order of parts that keeps the shares, each part spread evenly.
 
     Args:
         shares: relative shares, positive; rounded to thousandths of the largest.
+        exact: the shares are whole numbers and are kept as they are, if the period has at most
+            `MAX_PERIOD` slots.
+
+    Returns:
+        Part of each slot of one period, uint8 (uint16 for more than 255 parts).
 
     Raises:
-        AirpipeError: a share below half a thousandth of the largest.
+        AirpipeError: a share below half a thousandth of the largest, where shares are rounded.
 
     Example:
-        >>> interleave([2, 1])
+        >>> interleave([2, 1]).tolist()
         [0, 1, 0]
     """
-    thousandths = [round(1000 * share / max(shares)) for share in shares]
-    if min(thousandths) == 0:
-        raise AirpipeError(f"shares {list(shares)}: the smallest is below 1/1000 of the largest")
-    counts = [number // gcd(*thousandths) for number in thousandths]
-    places = [((k + 0.5) / count, part) for part, count in enumerate(counts) for k in range(count)]
-    return [part for _, part in sorted(places)]
+    counts = _shortest([round(share) for share in shares]) if exact else []
+    if not exact or sum(counts) > MAX_PERIOD:
+        counts = _shortest([round(1000 * share / max(shares)) for share in shares])
+    if min(counts) == 0:
+        raise AirpipeError(
+            f"shares {list(shares)}: the smallest is below 1/1000 of the largest. "
+            "Raise it, or leave the part out of the mix"
+        )
+    places = np.concatenate([(np.arange(count) + 0.5) / count for count in counts])
+    parts = np.repeat(np.arange(len(counts), dtype=np.uint8 if len(counts) < 256 else np.uint16), counts)
+    return cast(npt.NDArray[np.unsignedinteger[Any]], parts[np.argsort(places, kind="stable")])
+
+
+def _shortest(counts: Sequence[int]) -> list[int]:
+    return [count // gcd(*counts) for count in counts]
+
+
+def part_counts(parts: Sequence[DataPart], lengths: Sequence[int]) -> tuple[list[float], bool]:
+    """Shares of a mix, and whether they are counts to keep exactly (parts with `repeat`).
+
+    Args:
+        parts: the mix.
+        lengths: images in each part.
+
+    Raises:
+        AirpipeError: a repeat that leaves no sample of a part.
+    """
+    if all(part.repeat is None for part in parts):
+        return [float(part.share or 0) for part in parts], False
+    counts = [round((part.repeat or 0) * length) for part, length in zip(parts, lengths, strict=True)]
+    for part, count in zip(parts, counts, strict=True):
+        if count == 0:
+            raise AirpipeError(f"{part.pairs}: repeat {part.repeat} leaves no image of this part. Give a larger repeat")
+    return [float(count) for count in counts], True
 
 
 class SamplePlan:
@@ -62,15 +96,24 @@ class SamplePlan:
         shares: relative share of each part.
         phases: patch and batch sizes over the run.
         seed: of the stage.
+        exact: shares are whole numbers, kept as they are (see `interleave`).
     """
 
-    def __init__(self, lengths: Sequence[int], shares: Sequence[float], phases: Sequence[Phase], seed: int) -> None:
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        shares: Sequence[float],
+        phases: Sequence[Phase],
+        seed: int,
+        exact: bool = False,
+    ) -> None:
         self.lengths, self.phases, self.seed = list(lengths), list(phases), seed
-        self._order = interleave(shares)
-        self._before = [[0] * (len(self._order) + 1) for _ in lengths]
-        for position, part in enumerate(self._order):
-            for counted, before in enumerate(self._before):
-                before[position + 1] = before[position] + (counted == part)
+        self._order = interleave(shares, exact)
+        self._counts = np.bincount(self._order, minlength=len(lengths)).tolist()
+        self._before = np.empty(len(self._order), np.uint32)  # earlier slots of the same part in the period
+        for part, count in enumerate(self._counts):
+            self._before[self._order == part] = np.arange(count, dtype=np.uint32)
+        self._permutations: list[OrderedDict[int, npt.NDArray[np.uint32]]] = [OrderedDict() for _ in lengths]
         self.steps = sum(phase.steps for phase in phases)
 
     def phase(self, step: int) -> tuple[int, Phase]:
@@ -86,11 +129,19 @@ class SamplePlan:
     def key(self, slot: int, patch_size: int) -> SampleKey:
         """The sample of a slot."""
         cycle, position = divmod(slot, len(self._order))
-        part = self._order[position]
-        count = cycle * self._before[part][-1] + self._before[part][position]
-        epoch, place = divmod(count, self.lengths[part])
-        index = int(_permutation(self.seed, part, epoch, self.lengths[part])[place])
-        return SampleKey(slot, part, index, patch_size)
+        part = int(self._order[position])
+        epoch, place = divmod(cycle * self._counts[part] + int(self._before[position]), self.lengths[part])
+        return SampleKey(slot, part, int(self._permutation(part, epoch)[place]), patch_size)
+
+    def _permutation(self, part: int, epoch: int) -> npt.NDArray[np.uint32]:
+        kept = self._permutations[part]
+        if epoch not in kept:
+            generator = np.random.default_rng([self.seed, part, epoch])
+            kept[epoch] = generator.permutation(self.lengths[part]).astype(np.uint32)
+            if len(kept) > KEPT_EPOCHS:
+                kept.popitem(last=False)
+        kept.move_to_end(epoch)
+        return kept[epoch]
 
     def batch(self, step: int) -> list[SampleKey]:
         """Keys of the global batch of a step."""

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from airpipe.data.dataset import ImageCache, Rgb8, degrade_clean, pair_layers, quantised
+from airpipe.data.crops import Rgb8
+from airpipe.data.dataset import ImageCache, degrade_clean, pair_layers, quantised
 from airpipe.data.pairs import Pair
 from airpipe.degradations.noise import FloatImage
 from airpipe.errors import AirpipeError

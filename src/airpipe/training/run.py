@@ -18,9 +18,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from airpipe import __version__
-from airpipe.data.dataset import TrainingSamples, ValidationSamples, collate
-from airpipe.data.pairs import Pair
-from airpipe.data.sampling import MicroBatches, SamplePlan
+from airpipe.data.dataset import Source, TrainingSamples, ValidationSamples, collate
+from airpipe.data.packs import Pack
+from airpipe.data.pairs import Pair, read_facts
+from airpipe.data.sampling import MicroBatches, SamplePlan, part_counts
 from airpipe.errors import AirpipeError
 from airpipe.evaluation.complexity import network_cost
 from airpipe.provenance import atomic_path, git_state, library_versions, sha256_file, write_text
@@ -57,6 +58,13 @@ class PairLists:
 
     files: Sequence[Path]
     pairs: Sequence[Sequence[Pair]]
+    """Empty where `packs` has the list."""
+    packs: Mapping[str, Pack] = field(default_factory=dict)
+    """Decoded pairs by list id (`dataset.split`); they change no number."""
+
+    def sources(self) -> list[Sequence[Pair] | Source]:
+        """Where the samples of each part come from."""
+        return [self.packs.get(file.stem, pairs) for file, pairs in zip(self.files, self.pairs, strict=True)]
 
 
 def train_stage(settings: StageSettings, train: PairLists, validation: PairLists, options: RunOptions) -> None:
@@ -95,7 +103,8 @@ def _train(
 ) -> None:
     train, validation = lists
     started = dt.datetime.now(dt.UTC)
-    loop, plan = _assemble(fabric, settings, train, state, options)
+    samples = TrainingSamples(settings.data, train.sources(), settings.seed)
+    loop, plan = _assemble(fabric, settings, samples, state, options)
     first = state.load(fabric, loop.stored(), options.resume)
     if fabric.is_global_zero:
         state.note_attempt(options.attempt, first)
@@ -105,7 +114,8 @@ def _train(
             flush=True,
         )
     if first < plan.steps:
-        loop.run(_loader(fabric, settings, train, plan, first, options), first, _validation(settings, validation, loop))
+        batches = _loader(fabric, settings, samples, plan, first, options)
+        loop.run(batches, first, _validation(settings, validation, loop))
         fabric.print(loop.shares.summary())
     if fabric.is_global_zero:
         _export(fabric, loop, settings, lists, options, started)
@@ -114,9 +124,11 @@ def _train(
 
 def run_identity(settings: StageSettings, train: PairLists, options: RunOptions) -> str:
     """Hash of all that fixes a run's numbers: settings, pair lists (with their manifests' checksums), parents."""
-    files = [part for path in dict.fromkeys(train.files) for part in (path, path.with_suffix(".json"))]
+    lists = dict.fromkeys(train.files)
+    facts = [read_facts(path) for path in lists]
+    contents = [f"{known.get('manifest_sha256')} {sorted(known.get('depth', {}).items())}" for known in facts]
     parents = [f"{role} {sha256_file(path)}" for role, path in sorted(options.parents.items())]
-    known = [settings_hash(settings), *(sha256_file(path) for path in files), *parents]
+    known = [settings_hash(settings), *(sha256_file(path) for path in lists), *contents, *parents]
     return hashlib.sha256("\n".join(known).encode()).hexdigest()[:16]
 
 
@@ -163,7 +175,7 @@ def _launched() -> int | None:
 
 
 def _assemble(
-    fabric: Fabric, settings: StageSettings, train: PairLists, state: StateFolder, options: RunOptions
+    fabric: Fabric, settings: StageSettings, samples: TrainingSamples, state: StateFolder, options: RunOptions
 ) -> tuple[StepLoop, SamplePlan]:
     parents: dict[str, nn.Module] = {role: load_model(path).network for role, path in options.parents.items()}
     if set(parents) != set(settings.parents):
@@ -171,12 +183,12 @@ def _assemble(
             f"stage has parents {sorted(settings.parents)}, given {sorted(parents)} (--parent role=path)"
         )
     task: Task = resolve(stage_entry(settings.task).build)(settings, parents)
-    plan = SamplePlan(
-        [len(p) for p in train.pairs], [part.share for part in settings.data], settings.phases, settings.seed
-    )
+    lengths = [len(source) for source in samples.sources]
+    shares, exact = part_counts(settings.data, lengths)
+    plan = SamplePlan(lengths, shares, settings.phases, settings.seed, exact)
 
     def batch_names(step: int) -> list[str]:
-        return [train.pairs[key.part][key.image].name for key in plan.batch(step)]
+        return [samples.name(key) for key in plan.batch(step)]
 
     return StepLoop(fabric, task, plan, state, options.checkpoint_seconds, batch_names), plan
 
@@ -184,14 +196,14 @@ def _assemble(
 def _loader(
     fabric: Fabric,
     settings: StageSettings,
-    train: PairLists,
+    samples: TrainingSamples,
     plan: SamplePlan,
     first: int,
     options: RunOptions,
 ) -> DataLoader[Any]:
     sampler = MicroBatches(plan, first, fabric.global_rank, fabric.world_size, settings.accumulate)
     return DataLoader(
-        TrainingSamples(settings.data, train.pairs, settings.seed),
+        samples,
         batch_sampler=sampler,
         collate_fn=collate,
         num_workers=options.workers,

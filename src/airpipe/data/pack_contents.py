@@ -1,0 +1,130 @@
+"""What a pack will hold, laid out from a pair list and its manifest before anything is decoded."""
+
+import csv
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from airpipe.data.packs import CROPS, FORMAT, IMAGE, NO_IMAGE, PAIR, VERSION
+from airpipe.data.pairs import COLUMNS
+from airpipe.errors import AirpipeError
+from airpipe.provenance import sha256_file
+
+NAMED = 10
+"""Missing files that a message names."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a pack will hold, known before it is made."""
+
+    name: str
+    """List id, `<dataset>.<split>`."""
+    pairs_sha256: str
+    key: str
+    """First 12 hex digits of the sha256 over format version, pairs, and checksums and sizes of their files."""
+    files: list[str]
+    """Path of each image below the root."""
+    sha256: npt.NDArray[np.uint8]
+    """(images, 32), of the files."""
+    images: npt.NDArray[Any]
+    """`IMAGE` records, checksums still 0."""
+    pairs: npt.NDArray[Any]
+    """`PAIR` records."""
+    text: bytes
+
+    @property
+    def pixel_bytes(self) -> int:
+        """Size of pixels.bin."""
+        last = self.images[-1]
+        return int(last["offset"]) + 3 * int(last["height"]) * int(last["width"])
+
+    @property
+    def total_bytes(self) -> int:
+        """Size of the pack, but for its header."""
+        return self.pixel_bytes + self.images.nbytes + self.pairs.nbytes + len(self.text)
+
+
+def read_contents(pair_list: Path, manifest: Path) -> Contents:
+    """Lay out the pack of a pair list.
+
+    Args:
+        pair_list: csv with the columns of a pair list.
+        manifest: csv with path, sha256, width and height of its files.
+
+    Raises:
+        AirpipeError: unreadable lists, unknown crop rules, files that the manifest lacks.
+    """
+    key = hashlib.sha256(f"{FORMAT} {VERSION}\n".encode())
+    numbers: dict[str, int] = {}
+    pairs, text = [], bytearray()
+    for row in _rows(pair_list, COLUMNS):
+        key.update(json.dumps(row).encode())
+        degraded, clean, degradation, level, crop, name, _ = row
+        if crop not in CROPS:
+            raise AirpipeError(f"{pair_list}: {name} has crop {crop!r}; expected one of {', '.join(CROPS)}")
+        first = numbers.setdefault(clean, len(numbers))
+        second = numbers.setdefault(degraded, len(numbers)) if degraded else NO_IMAGE
+        words = "\0".join((name, level, degradation)).encode()
+        pairs.append((first, second, CROPS.index(crop), len(text), len(words)))
+        text += words
+    if not pairs:
+        raise AirpipeError(f"{pair_list}: holds no pairs. Make it again: snakemake {pair_list}")
+    sha256, images = _images(numbers, manifest)
+    for path, digest, image in zip(numbers, sha256, images, strict=True):
+        key.update(json.dumps([path, digest.tobytes().hex(), *image.item()[1:3]]).encode())
+    return Contents(
+        name=pair_list.stem,
+        pairs_sha256=sha256_file(pair_list),
+        key=key.hexdigest()[:12],
+        files=list(numbers),
+        sha256=sha256,
+        images=images,
+        pairs=np.array(pairs, PAIR),
+        text=bytes(text),
+    )
+
+
+def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[list[str]]:
+    """The named columns of a csv file, row by row."""
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            reader = csv.reader(stream)
+            header = next(reader, [])
+            if missing := [name for name in columns if name not in header]:
+                raise AirpipeError(f"{path}: columns {header}; expected {', '.join(missing)}, too")
+            places = [header.index(name) for name in columns]
+            for row in reader:
+                yield [row[place] for place in places]
+    except (OSError, ValueError, IndexError, csv.Error) as error:
+        raise AirpipeError(f"{path}: cannot be read ({error}). Make it again: snakemake {path}") from None
+
+
+def _images(numbers: dict[str, int], manifest: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[Any]]:
+    """Checksums of the files, and the records of their images."""
+    sha256 = np.zeros((len(numbers), 32), np.uint8)
+    images = np.zeros(len(numbers), IMAGE)
+    for path, digest, width, height in _rows(manifest, ("path", "sha256", "width", "height")):
+        number = numbers.get(path)
+        if number is None:
+            continue
+        try:
+            sha256[number] = np.frombuffer(bytes.fromhex(digest), np.uint8)
+            images[number] = (0, int(height), int(width), 0)
+        except ValueError as error:
+            raise AirpipeError(f"{manifest}: row of {path}: {error}. Check the data set again") from None
+    sizes = 3 * images["height"].astype(np.uint64) * images["width"]
+    missing = [path for path, size in zip(numbers, sizes, strict=True) if size == 0]
+    if missing:
+        raise AirpipeError(
+            f"{manifest}: lacks {len(missing)} files of the pair list; the first: {', '.join(missing[:NAMED])}. "
+            "Check the data set again"
+        )
+    images["offset"][1:] = np.cumsum(sizes)[:-1]
+    return sha256, images

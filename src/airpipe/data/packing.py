@@ -1,0 +1,287 @@
+"""Make packs (`airpipe.data.packs`): decode every image of a pair list once, on several processes.
+
+A pack grows in `<folder>.partial`. Its size is known before it starts, so that a disk that is too
+small is told at once. `done.bin` there remembers finished images; a build that was killed goes on
+behind them and ends with the same bytes.
+"""
+
+import fcntl
+import os
+import shutil
+import time
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from airpipe.data.pack_contents import Contents, read_contents
+from airpipe.data.packs import FORMAT, IMAGE, INDEX, VERSION, Pack
+from airpipe.errors import AirpipeError
+from airpipe.images import read_rgb8
+from airpipe.progress import end_with_parent, track
+from airpipe.provenance import sha256_file, write_failed, write_json
+
+MARGIN = 0.02
+"""Part of a pack's size that must stay free beside it."""
+CHUNK = 16
+"""Images of one task of a process."""
+FLUSH_SECONDS = 2.0
+"""Time between two flushes to the disk: what a power cut can cost."""
+NAMED = 10
+"""Bad files that a message names."""
+
+
+class Job(NamedTuple):
+    """One image to decode."""
+
+    number: int
+    path: Path
+    sha256: str
+    height: int
+    width: int
+    offset: int
+
+
+class Packed(NamedTuple):
+    """What became of a job."""
+
+    number: int
+    crc32: int
+    problem: str
+    """Why the file cannot be used; "" if it can."""
+
+
+def pack_pairs(pair_list: Path, manifest: Path, root: Path, packed: Path, threads: int) -> dict[str, Any]:
+    """Decode the images of a pair list into a pack, or find the finished pack.
+
+    Args:
+        pair_list: `<dataset>.<split>.csv`.
+        manifest: csv with the columns path, sha256, width, height for every file of the list.
+        root: the data set's folder.
+        packed: folder of all packs.
+        threads: processes that decode.
+
+    Returns:
+        Facts for JSON: list, pairs_sha256, folder, pairs, images, bytes, seconds.
+
+    Raises:
+        AirpipeError: no space (told before anything is written), files that differ from the
+            manifest, a damaged pack, another process that makes the same pack.
+    """
+    started = time.monotonic()
+    contents = read_contents(pair_list, manifest)
+    folder = packed / f"{contents.name}.{contents.key}"
+    counts = f"{len(contents.files)} images of {len(contents.pairs)} pairs"
+    size = f"{contents.name}: {counts}, {_gigabytes(contents.total_bytes)}"
+    if folder.is_dir():
+        print(f"{size}: packed already in {folder}", flush=True)
+    else:
+        _make(contents, root, folder, threads, size)
+    pack = Pack.open(folder)
+    return {
+        "list": contents.name,
+        "pairs_sha256": contents.pairs_sha256,
+        "folder": folder.as_posix(),
+        "pairs": len(pack),
+        "images": pack.images,
+        "bytes": contents.total_bytes,
+        "seconds": round(time.monotonic() - started, 1),
+    }
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.3f} GB"
+
+
+def _make(contents: Contents, root: Path, folder: Path, threads: int, size: str) -> None:
+    partial = folder.with_name(f"{folder.name}.partial")
+    try:
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        _check_space(contents, partial, size)
+        partial.mkdir(exist_ok=True)
+        with _only_one(partial):
+            if not (partial / "header.json").is_file():
+                _decode_all(contents, root, partial, threads)
+                write_header(contents, partial)
+            (partial / "done.bin").unlink(missing_ok=True)
+            partial.replace(folder)
+            _sync(folder.parent)
+        (folder / "lock").unlink(missing_ok=True)
+    except OSError as error:
+        raise write_failed(folder, error) from None
+
+
+def _check_space(contents: Contents, partial: Path, size: str) -> None:
+    there = sum(path.stat().st_blocks * 512 for path in partial.glob("*.bin"))
+    needed = max(0, contents.total_bytes - there)
+    free = shutil.disk_usage(partial.parent).free
+    print(f"{size} to pack; {_gigabytes(free)} free in {partial.parent}", flush=True)
+    if needed * (1 + MARGIN) > free:
+        raise AirpipeError(
+            f"{partial.parent}: {contents.name} needs {_gigabytes(needed)} and a margin of {MARGIN:.0%}, "
+            f"{_gigabytes(free)} are free. Set `pack: false` in compute, free space, "
+            "or make this folder a link to another disk"
+        )
+
+
+@contextmanager
+def _only_one(partial: Path) -> Iterator[None]:
+    """Hold the lock of a partial pack; it ends with the process, whatever happens."""
+    with (partial / "lock").open("w") as stream:
+        try:
+            fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AirpipeError(f"{partial}: another process makes this pack. Wait for it, then run again") from None
+        yield
+
+
+def _decode_all(contents: Contents, root: Path, partial: Path, threads: int) -> None:
+    pixels = partial / "pixels.bin"
+    if not _resumable(contents, partial):
+        (partial / "done.bin").unlink(missing_ok=True)
+        write_index(contents, partial)
+        with pixels.open("wb") as stream:
+            os.posix_fallocate(stream.fileno(), 0, contents.pixel_bytes)
+        np.zeros(len(contents.files), np.uint8).tofile(partial / "done.bin")
+    done = np.memmap(partial / "done.bin", np.uint8, mode="r+")
+    images = np.memmap(partial / "images.bin", IMAGE, mode="r+")
+    problems: list[str] = []
+    finished: list[int] = []
+
+    def flush() -> None:
+        _sync(pixels)
+        images.flush()
+        done[finished] = 1
+        done.flush()
+        finished.clear()
+
+    left = np.flatnonzero(done == 0)
+    last = time.monotonic()
+    results = _in_processes(_jobs(contents, root, left), pixels, threads)
+    for result in track(results, len(left), f"packing {contents.name}"):
+        if result.problem:
+            problems.append(result.problem)
+        else:
+            images[result.number]["crc32"] = result.crc32
+            finished.append(result.number)
+        if time.monotonic() - last > FLUSH_SECONDS:
+            flush()
+            last = time.monotonic()
+    flush()
+    if problems:
+        first = "\n  ".join(sorted(problems)[:NAMED])
+        raise AirpipeError(
+            f"{contents.name}: {len(problems)} of {len(contents.files)} files are not what the manifest says; check "
+            f"the data set again:\n  {first}"
+        )
+
+
+def write_index(contents: Contents, folder: Path) -> None:
+    """Write images.bin, pairs.bin and text.bin."""
+    contents.images.tofile(folder / "images.bin")
+    contents.pairs.tofile(folder / "pairs.bin")
+    (folder / "text.bin").write_bytes(contents.text)
+
+
+def _resumable(contents: Contents, partial: Path) -> bool:
+    """Whether an earlier build got as far as the images, and its files are complete."""
+    expected = {
+        "done.bin": len(contents.files),
+        "pixels.bin": contents.pixel_bytes,
+        "images.bin": contents.images.nbytes,
+        "pairs.bin": contents.pairs.nbytes,
+        "text.bin": len(contents.text),
+    }
+    return {path.name: path.stat().st_size for path in partial.glob("*.bin")} == expected
+
+
+def _jobs(contents: Contents, root: Path, numbers: npt.NDArray[np.int64]) -> Iterator[Job]:
+    for number in map(int, numbers):
+        offset, height, width, _ = contents.images[number].item()
+        digest = contents.sha256[number].tobytes().hex()
+        yield Job(number, root / contents.files[number], digest, height, width, offset)
+
+
+def _in_processes(jobs: Iterator[Job], pixels: Path, threads: int) -> Iterator[Packed]:
+    """Results of the jobs in any order; only a few tasks wait at a time."""
+    chunks = iter(lambda: list(islice(jobs, CHUNK)), [])
+    waiting: set[Future[list[Packed]]] = set()
+    cv2.setNumThreads(1)  # here: in a forked process the call may wait for ever
+    with ProcessPoolExecutor(threads, initializer=end_with_parent) as pool:
+        try:
+            while True:
+                waiting |= {pool.submit(_pack_chunk, c, pixels) for c in islice(chunks, 4 * threads - len(waiting))}
+                if not waiting:
+                    return
+                ready, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                for future in ready:
+                    yield from future.result()
+        except BrokenProcessPool:
+            raise AirpipeError(
+                f"{pixels.parent}: a process that decodes was killed, perhaps for its memory. "
+                "Run again with fewer threads; finished images are kept"
+            ) from None
+
+
+def _pack_chunk(jobs: list[Job], pixels: Path) -> list[Packed]:
+    file = os.open(pixels, os.O_WRONLY)
+    try:
+        return [_pack_image(job, file) for job in jobs]
+    finally:
+        os.close(file)
+
+
+def _pack_image(job: Job, file: int) -> Packed:
+    try:
+        if sha256_file(job.path) != job.sha256:
+            return Packed(job.number, 0, f"{job.path}: the sha256 is not the manifest's {job.sha256[:12]}...")
+        image = np.ascontiguousarray(read_rgb8(job.path))
+    except OSError as error:
+        return Packed(job.number, 0, f"{job.path}: cannot be read ({error.strerror})")
+    except AirpipeError as error:
+        return Packed(job.number, 0, str(error))
+    if image.shape != (job.height, job.width, 3):
+        found = f"{image.shape[1]}x{image.shape[0]}"
+        return Packed(job.number, 0, f"{job.path}: {found} pixels, the manifest says {job.width}x{job.height}")
+    _write_all(file, image.data.cast("B"), job.offset)
+    return Packed(job.number, zlib.crc32(image.data), "")
+
+
+def _write_all(file: int, data: memoryview, offset: int) -> None:
+    while data:
+        written = os.pwrite(file, data, offset)
+        data, offset = data[written:], offset + written
+
+
+def write_header(contents: Contents, partial: Path) -> None:
+    """Write header.json, which completes a pack; the other files are there."""
+    for name in INDEX:
+        _sync(partial / name)
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "list": contents.name,
+        "pairs": len(contents.pairs),
+        "images": len(contents.images),
+        "bytes": {name: (partial / name).stat().st_size for name in ("pixels.bin", *INDEX)},
+        "sha256": {name: sha256_file(partial / name) for name in INDEX},
+    }
+    write_json(partial / "header.json", header)
+    _sync(partial)
+
+
+def _sync(path: Path) -> None:
+    """Flush a file or folder to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,214 @@
+"""Packs: decoded images of a pair list in one memory-mapped file, and how a loader reads them.
+
+A pack is a folder `resources/packed/<dataset>.<split>.<hash>/` that holds
+
+- `pixels.bin`: uint8 RGB pixels of every image, one after the other, each image once;
+- `images.bin`: an `IMAGE` record per image;
+- `pairs.bin`: a `PAIR` record per pair, in list order;
+- `text.bin`: name, level and degradation of every pair, UTF-8;
+- `header.json`: format, counts, sizes and checksums of the others.
+
+Nothing of it is read into memory: all loader processes share the pages that they touch.
+`airpipe.data.packing` makes packs.
+"""
+
+import json
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from airpipe.data.crops import Rgb8, align
+from airpipe.errors import AirpipeError
+from airpipe.progress import track
+from airpipe.provenance import sha256_file
+
+FORMAT = "airpipe pack"
+VERSION = 1
+IMAGE = np.dtype([("offset", "<u8"), ("height", "<u4"), ("width", "<u4"), ("crc32", "<u4")])
+"""Place of an image in pixels.bin, its size in pixels, and the crc32 of its pixels."""
+PAIR = np.dtype([("clean", "<u4"), ("degraded", "<u4"), ("crop", "u1"), ("text", "<u8"), ("length", "<u4")])
+"""Image numbers, index into `CROPS`, and the pair's bytes in text.bin: name, level, degradation with NUL between."""
+NO_IMAGE = 2**32 - 1
+"""Stands for the degraded image of a pair that has none."""
+CROPS = ("none", "centre", "top_left")
+INDEX = ("images.bin", "pairs.bin", "text.bin")
+SAMPLED = 4
+"""Images whose checksum is compared whenever a pack is opened."""
+
+
+def check_index(header: dict[str, Any], sizes: dict[str, int]) -> str | None:
+    """Why a header does not describe files of these sizes in bytes; None if it does."""
+    if header.get("format") != FORMAT:
+        return f"header.json says format {header.get('format')!r}, expected {FORMAT!r}"
+    if header.get("version") != VERSION:
+        return f"made as version {header.get('version')!r} of the format, expected {VERSION}"
+    for name in ("pixels.bin", *INDEX):
+        expected = header.get("bytes", {}).get(name)
+        if sizes.get(name) != expected:
+            return f"{name} has {sizes.get(name, 'no')} bytes, header.json says {expected}"
+    records = (("images.bin", "images", IMAGE), ("pairs.bin", "pairs", PAIR))
+    for name, count, record in records:
+        if not header.get(count) or sizes[name] != header[count] * record.itemsize:
+            return f"{name} has {sizes[name]} bytes for {header.get(count)!r} {count}"
+    return None
+
+
+class Pack:
+    """A pack, as a source of pairs (`airpipe.data.dataset.Source`); pickled by its path.
+
+    Args:
+        folder: of the pack; use `open` for one that may be damaged.
+
+    Raises:
+        AirpipeError: missing, truncated or foreign.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            header = json.loads((folder / "header.json").read_text(encoding="utf-8"))
+            sizes = {path.name: path.stat().st_size for path in folder.glob("*.bin")}
+        except (OSError, ValueError) as error:
+            raise self._damaged(f"header.json cannot be read ({error})") from None
+        reason = check_index(header, sizes) if isinstance(header, dict) else "header.json is not a mapping"
+        if reason is not None:
+            raise self._damaged(reason)
+        self.header: dict[str, Any] = header
+        self._pixels = self._mapped("pixels.bin", np.dtype(np.uint8))
+        self._images, self._pairs = self._mapped("images.bin", IMAGE), self._mapped("pairs.bin", PAIR)
+        self._text = self._mapped("text.bin", np.dtype(np.uint8))
+
+    @classmethod
+    def open(cls, folder: Path) -> "Pack":
+        """Open a pack and compare a few evenly spaced images with their checksums; the cost knows no pack size.
+
+        Raises:
+            AirpipeError: missing, truncated, foreign or damaged.
+        """
+        pack = cls(folder)
+        images = len(pack._images)
+        pack._compare(sorted({i * (images - 1) // max(SAMPLED - 1, 1) for i in range(SAMPLED)}))
+        return pack
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Pack, (self.folder,)
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    @property
+    def images(self) -> int:
+        """Number of images, each counted once."""
+        return len(self._images)
+
+    @property
+    def pixel_bytes(self) -> int:
+        """Size of pixels.bin."""
+        return len(self._pixels)
+
+    def layers(self, index: int) -> list[npt.NDArray[Any]]:
+        """[clean] or [clean, degraded] of a pair, equally large: read-only views (H, W, 3), uint8.
+
+        Raises:
+            AirpipeError: sizes differ after the list's crop rule, as for files.
+        """
+        clean, degraded, crop, *_ = self._pairs[index].item()
+        if degraded == NO_IMAGE:
+            return [self._image(clean)]
+        seen, original = align(self._image(degraded), self._image(clean), CROPS[crop], self.name(index))
+        return [original, seen]
+
+    def paired(self, index: int) -> bool:
+        """Whether there is a degraded image."""
+        return bool(self._pairs[index]["degraded"] != NO_IMAGE)
+
+    def name(self, index: int) -> str:
+        """Unique in the list."""
+        return self._words(index)[0]
+
+    def level(self, index: int) -> str:
+        """Of the degradation, as the list says it."""
+        return self._words(index)[1]
+
+    def degradation(self, index: int) -> str:
+        """As the list says it."""
+        return self._words(index)[2]
+
+    def verify(self) -> None:
+        """Compare everything with its checksum.
+
+        Raises:
+            AirpipeError: something differs.
+        """
+        for name in INDEX:
+            if sha256_file(self.folder / name) != self.header["sha256"].get(name):
+                raise self._damaged(f"{name} has another checksum")
+        self._compare(range(len(self._images)), f"verifying {self.folder.name}")
+
+    def _words(self, index: int) -> list[str]:
+        *_, start, length = self._pairs[index].item()
+        return self._text[start : start + length].tobytes().decode().split("\0")
+
+    def _image(self, number: int) -> Rgb8:
+        start, height, width, _ = self._images[number].item()
+        stop = start + 3 * height * width
+        if stop > len(self._pixels):
+            raise self._damaged(f"image {number} ends at byte {stop} of {len(self._pixels)}")
+        return self._pixels[start:stop].reshape(height, width, 3)
+
+    def _compare(self, numbers: Sequence[int], label: str | None = None) -> None:
+        for number in numbers if label is None else track(numbers, len(numbers), label):
+            if zlib.crc32(self._image(number).data) != self._images[number]["crc32"]:
+                raise self._damaged(f"image {number} has another checksum")
+
+    def _mapped(self, name: str, kind: np.dtype[Any]) -> npt.NDArray[Any]:
+        # a plain array: slices of np.memmap cost microseconds each
+        return np.asarray(np.memmap(self.folder / name, kind, mode="r"))
+
+    def _damaged(self, reason: str) -> AirpipeError:
+        return AirpipeError(
+            f"{self.folder}: not a usable pack: {reason}. Delete this folder and run again; it is made from the files"
+        )
+
+
+def usable_packs(lists: Sequence[Path], facts: Sequence[Path]) -> dict[str, Pack]:
+    """Packs that may stand for pair lists; one line is printed for each one that may not.
+
+    Args:
+        lists: pair lists of a mix.
+        facts: JSON files of scripts/pack_dataset.py.
+
+    Returns:
+        Pack by list id (`dataset.split`).
+
+    Raises:
+        AirpipeError: a JSON file that cannot be read, or a damaged pack.
+    """
+    by_id = {path.stem: path for path in lists}
+    packs: dict[str, Pack] = {}
+    for path in facts:
+        try:
+            known = json.loads(path.read_text(encoding="utf-8"))
+            name, folder, pairs_sha256 = known["list"], known["folder"], known["pairs_sha256"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise AirpipeError(
+                f"{path}: not the JSON of a pack ({error}). Make it with scripts/pack_dataset.py"
+            ) from None
+        if name not in by_id:
+            continue
+        reason = None
+        if folder is None:
+            reason = "packing is off"
+        elif pairs_sha256 != sha256_file(by_id[name]):
+            reason = "the pack was made from another version of the list"
+        elif not Path(folder).is_dir():
+            reason = f"{folder} is gone"
+        if reason is None:
+            packs[name] = Pack.open(Path(folder))
+        else:
+            print(f"{name}: read from its files ({reason})", flush=True)
+    return packs
