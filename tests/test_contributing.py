@@ -13,8 +13,7 @@ import pytest
 import yaml
 from helpers import ROOT, toy_images
 
-from airpipe.data.manifest import build_manifest
-from airpipe.data.pairs import folder_pairs
+from airpipe.data.check import check_split
 from airpipe.datasets import DatasetSettings
 from airpipe.errors import AirpipeError
 from airpipe.project import deep_merge, load_project
@@ -202,16 +201,15 @@ def test_a_test_outside_every_table_is_scored_too(with_photographs):
 
 def message_for(cause: str) -> str:
     """The message that the guide's table promises."""
-    [message] = re.findall(rf"^\| {cause} \| `([^`]+)`", GUIDE.read_text(), re.MULTILINE)
+    [message] = re.findall(rf"^\| {re.escape(cause)} \| `([^`]+)`", GUIDE.read_text(), re.MULTILINE)
     return message
 
 
 def make_lists(root: Path, **split) -> None:
-    """Manifest and pair list of the guide's data set; `split` replaces settings of its split."""
+    """Check the guide's data set; `split` replaces settings of its split."""
     entry = deep_merge(overlay(root)["datasets"]["mine"], {"splits": {"test": split}})
     settings = check_settings(DatasetSettings, entry, "datasets.mine")
-    rows = build_manifest("mine", settings, settings.root)
-    folder_pairs([str(row["path"]) for row in rows], settings.splits["test"])
+    check_split("mine.test", settings.splits["test"], settings.root)
 
 
 def load_shipped(change: dict) -> None:
@@ -237,7 +235,7 @@ BAD = {
     "the folder is not there": lambda root: make_lists(root / "gone"),
     "the glob fits nothing": lambda root: make_lists(root / "sharp"),
     "a file is cut off or no image": lambda root: (cut_off(root), make_lists(root)),
-    "files are missing or too many": lambda root: make_lists(root, expected=4),
+    "files are missing, and `strict: true`": lambda root: make_lists(root, expected=4, strict=True),
     "a degraded file has no clean one": lambda root: (
         toy_images(root / "blurred", count=4),
         make_lists(root, degraded="blurred/*.png"),

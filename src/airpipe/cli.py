@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import airpipe
+from airpipe import data_cli
 from airpipe.errors import AirpipeError
 from airpipe.project import expanded
 
@@ -68,6 +69,8 @@ def _parser() -> argparse.ArgumentParser:
     models.set_defaults(command=_models)
     models.add_argument("--results", type=Path, default=RESULTS, help="folder to look in (default: %(default)s)")
     models.add_argument("--json", action="store_true", help="for programs")
+
+    data_cli.add_parser(commands.add_parser("data", help="list, show, check, fetch data sets", allow_abbrev=False))
 
     doctor = commands.add_parser("doctor", help="check this machine and the data", allow_abbrev=False)
     doctor.set_defaults(command=_doctor)
@@ -349,21 +352,22 @@ def _check_results(results: Path) -> list[Check]:
 
 
 def _check_data() -> list[Check]:
-    """The data sets of config/datasets.yaml, where there is one."""
-    registry = Path("config/datasets.yaml")
-    if not registry.is_file():
-        return [Check("note", "data", f"no {registry} here", "Run this in a checkout to have its data sets checked")]
-    from airpipe.datasets import DatasetSettings
-    from airpipe.settings import check_settings, read_yaml
-
-    checks = []
+    """The data sets of config/datasets.yaml that are here, where there is one."""
+    if not data_cli.REGISTRY.is_file():
+        remedy = "Run this in a checkout to have its data sets checked"
+        return [Check("note", "data", f"no {data_cli.REGISTRY} here", remedy)]
     try:
-        for name, entry in read_yaml(registry).get("datasets", {}).items():
-            dataset = check_settings(DatasetSettings, entry, f"{registry}, {name}")
-            checks.append(_check_embedded(name, dataset) if dataset.packages else _check_root(name, dataset))
+        registry = data_cli.load_registry()
     except AirpipeError as error:
-        checks.append(Check("problem", "data", str(error), f"Mend {registry}"))
-    return checks
+        return [Check("problem", "data", str(error), f"Mend {data_cli.REGISTRY}")]
+    checks = [_check_embedded(name, entry) for name, entry in registry.items() if entry.packages]
+    folders = {name: data_cli.folder_of(name, entry) for name, entry in registry.items() if not entry.packages}
+    checks += [Check("ok", f"data set {name}", str(folder)) for name, folder in folders.items() if folder.is_dir()]
+    away = [name for name, folder in folders.items() if not folder.is_dir()]
+    checks += [_check_away(name, registry[name]) for name in away if registry[name].root]
+    others = len(away) - sum(1 for name in away if registry[name].root)
+    remedy = "Fine: they are fetched when needed; `airpipe data list` names them"
+    return [*checks, Check("note", "other data sets", f"{others} of the registry are not here", remedy)]
 
 
 def _check_embedded(name: str, dataset: Any) -> Check:
@@ -385,13 +389,10 @@ def _check_embedded(name: str, dataset: Any) -> Check:
     return Check("ok", f"data set {name}", f"{len(dataset.packages)} embedded photographs, checksums right")
 
 
-def _check_root(name: str, dataset: Any) -> Check:
-    root = Path(expanded(dataset.root or f"resources/datasets/{name}"))
-    if root.is_dir():
-        return Check("ok", f"data set {name}", str(root))
+def _check_away(name: str, dataset: Any) -> Check:
     home = f" (see {dataset.home})" if dataset.home else ""
     remedy = f"Needed only where it is used: put it there{home}, or change root in config/datasets.yaml"
-    return Check("note", f"data set {name}", f"no folder {root}", remedy)
+    return Check("note", f"data set {name}", f"no folder {expanded(dataset.root)}", remedy)
 
 
 if __name__ == "__main__":

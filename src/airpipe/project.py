@@ -210,6 +210,12 @@ def inherited(entries: Mapping[str, Mapping[str, Json]]) -> dict[str, dict[str, 
     return {name: resolve(name, (name,)) for name in entries}
 
 
+def without_leaks(project: ProjectSettings, pairs: str) -> str:
+    """Id of the pair list without images of the tests; embedded lists have none."""
+    embedded = bool(project.datasets[pairs.split(".")[0]].packages)
+    return pairs if embedded or pairs.endswith("_noleak") else f"{pairs}_noleak"
+
+
 def frozen_stage(
     project: ProjectSettings,
     model: str,
@@ -252,6 +258,9 @@ def frozen_stage(
             if recipe not in project.recipes:
                 raise AirpipeError(f"{model}, stage {stage}: " + unknown_name(recipe, project.recipes, "recipe"))
             part["operations"] = [op.model_dump(mode="json") for op in project.recipes[recipe]]
+    if project.leakage.remove:
+        for part in values.get("data", ()):
+            part["pairs"] = without_leaks(project, part["pairs"])
     values |= {"task": plan.task, "revision": revision, "method": method, "setting": setting, "stage": stage}
     values |= {"scale": project.scale, "seed": seed}
     return check_settings(settings_class, values, f"{model}, stage {stage}, scale {project.scale}")

@@ -10,6 +10,7 @@ rule baseline_train:
         config="results/baseline/{setting}/seed{seed}/train/config.yaml",
         train=training_pairs("baseline", "train"),
         val=validation_pairs("baseline", "train"),
+        packs=training_packs("baseline", "train"),
     output:
         model="results/baseline/{setting}/seed{seed}/train/model.safetensors",
         card="results/baseline/{setting}/seed{seed}/train/card.json",
@@ -29,7 +30,7 @@ rule baseline_train:
         "Baseline {wildcards.setting}, seed {wildcards.seed}: train"
     shell:
         "{resources.launch} scripts/train.py --config {input.config} --train {input.train} --val {input.val}"
-        " --workdir {params.workdir} --threads {threads} {resources.machine} > {log} 2>&1"
+        " --packs {input.packs} --workdir {params.workdir} --threads {threads} {resources.machine} > {log} 2>&1"
 
 
 rule train_baseline:

@@ -6,9 +6,11 @@ import os
 import shlex
 import shutil
 
+from airpipe.data.files import split_is_there
+from airpipe.datasets import DatasetSettings
 from airpipe.degradations.recipes import check_operations
 from airpipe.errors import AirpipeError
-from airpipe.project import check_compute, frozen_stage, load_project
+from airpipe.project import check_compute, expanded, frozen_stage, load_project
 from airpipe.registry import STAGES, settings_class, stage_entry
 from airpipe.settings import canonical_json, unknown_name
 from snakemake.exceptions import WorkflowError
@@ -82,7 +84,7 @@ def validation_pairs(method, stage):
 
 def roots(files):
     """--root arguments: where the data sets of a job's pair lists lie on this machine (embedded ones need none)."""
-    lists = [os.path.basename(path) for path in files if path.startswith("results/pairs/")]
+    lists = [os.path.basename(path) for path in files if path.startswith(("results/pairs/", "results/fingerprints/"))]
     folders = {name: PROJECT.root(name) for name in sorted({name.split(".")[0] for name in lists})}
     return " ".join(f"--root {shlex.quote(f'{name}={folder}')}" for name, folder in folders.items() if folder)
 
@@ -151,23 +153,140 @@ def table_scores(table):
     ]
 
 
-def dataset_json(dataset):
-    """Registry entry as JSON, without root and words: moving or describing a folder redoes nothing."""
+def split_entry(dataset, split):
+    """Registry entry of a data set, cut to one split, without words, root and sources."""
     if dataset not in PROJECT.datasets:
         raise WorkflowError(unknown_name(dataset, PROJECT.datasets, "data set"))
-    words = {"root": None, "title": "", "home": "", "licence": ""}
-    return canonical_json(PROJECT.datasets[dataset].model_copy(update=words))
+    entry = PROJECT.datasets[dataset]
+    splits = sorted({file.split for file in entry.packages} or entry.splits)
+    if split not in splits:
+        raise WorkflowError(f"data set {dataset}: {unknown_name(split, splits, 'split')}")
+    if entry.packages:
+        return DatasetSettings(title="", packages=[file for file in entry.packages if file.split == split])
+    chosen = entry.splits[split]
+    layouts = [layout.model_copy(update={"read_in": ""}) for layout in chosen.layouts]
+    update = {"layouts": tuple(layouts)}
+    if chosen.name_list:  # the file is an input; where it lies changes nothing
+        update["name_list"] = chosen.name_list.model_copy(update={"file": ""})
+    return DatasetSettings(title="", splits={split: chosen.model_copy(update=update)})
 
 
-def used_pairs():
-    """Pair lists that the chosen models and tables need."""
+def pairs_json(wildcards):
+    """What a pair list depends on: another expectation changes no pair."""
+    entry = split_entry(wildcards.dataset, wildcards.split)
+    plain = {"expected": None, "sizes": {}, "input_psnr": None, "strict": False}
+    splits = {name: split.model_copy(update=plain) for name, split in entry.splits.items()}
+    return canonical_json(entry.model_copy(update={"splits": splits}))
+
+
+def list_file(dataset, split):
+    """File of the split's name list, if it has one."""
+    splits = split_entry(dataset, split).splits
+    chosen = PROJECT.datasets[dataset].splits[split].name_list if splits else None
+    return [expanded(chosen.file)] if chosen else []
+
+
+def name_list(wildcards):
+    """Input function: the split's name list."""
+    return list_file(wildcards.dataset, wildcards.split)
+
+
+def places(dataset, split):
+    """Where the files of a split lie on this machine, as arguments."""
+    root = PROJECT.root(dataset)
+    words = ["--root", root] if root else []
+    for path in list_file(dataset, split):
+        words += ["--name-list", path]
+    return shlex.join(words)
+
+
+def checks(threads):
+    """A command for every list in use: check its files again."""
+    for name in sorted({name for half in compared_lists() for name in half}):
+        dataset, split = name.removesuffix("_noleak").split(".")
+        entry = canonical_json(split_entry(dataset, split))
+        words = ["python", "scripts/check_dataset.py", f"{dataset}.{split}", "--entry", entry]
+        output = shlex.join(["--output", f"results/manifests/{dataset}.{split}.csv", "--threads", str(threads)])
+        yield f"{shlex.join(words)} {places(dataset, split)} {output}"
+
+
+def fetched(wildcards):
+    """Says that a data set was fetched: needed unless it is embedded or the user has a folder of it."""
+    if wildcards.dataset not in PROJECT.datasets:
+        raise WorkflowError(unknown_name(wildcards.dataset, PROJECT.datasets, "data set"))
+    entry, folder = PROJECT.datasets[wildcards.dataset], f"resources/datasets/{wildcards.dataset}"
+    marker = f"{folder}.fetched.json"
+    if entry.packages or entry.root or (os.path.isdir(folder) and not os.path.exists(marker)):
+        return []
+    return [ancient(marker)]
+
+
+def stages_in_use():
+    """(method, settings) of every stage of the chosen models."""
     for model in model_ids():
         method, setting, seed, _ = model.split("/")
         for stage in PROJECT.setting_plan(f"{method}/{setting}").stages:
-            settings = stage_settings(method, setting, seed.removeprefix("seed"), stage)
-            yield from (part.pairs for part in (*settings.data, *settings.validation.data))
-    for table in PROJECT.tables.values():
-        yield from (PROJECT.tests[test].pairs for test in table.tests)
+            yield stage_settings(method, setting, seed.removeprefix("seed"), stage)
+
+
+def training_lists():
+    """Pair lists that the chosen models train and validate on."""
+    parts = [part for settings in stages_in_use() for part in (*settings.data, *settings.validation.data)]
+    return sorted({part.pairs for part in parts})
+
+
+def test_lists():
+    """Pair lists of the tests in the tables."""
+    return sorted({PROJECT.tests[test].pairs for table in PROJECT.tables.values() for test in table.tests})
+
+
+def own_lists():
+    """Splits that the folders named by `root` hold."""
+    for name, entry in PROJECT.datasets.items():
+        if entry.root:
+            here = [split for split, settings in entry.splits.items() if split_is_there(PROJECT.root(name), settings)]
+            yield from (f"{name}.{split}" for split in here or list(entry.splits)[:1])
+
+
+def compared_lists():
+    """Training lists, and test lists that they are searched for; splits called train... or val... are for training."""
+    own = list(own_lists())
+    own_train = {name for name in own if name.split(".")[1].startswith(("train", "val"))}
+    return sorted({*training_lists(), *own_train}), sorted({*test_lists(), *set(own) - own_train})
+
+
+def folder_lists():
+    """Lists in use whose files are not embedded: the page tells what is odd about them."""
+    names = sorted({*training_lists(), *test_lists()})
+    return [name for name in names if not PROJECT.datasets[name.split(".")[0]].packages]
+
+
+def leak_tests():
+    """Test lists whose images `leakage: remove` keeps out of training."""
+    return list(PROJECT.leakage.against or sorted({test.pairs for test in PROJECT.tests.values()}))
+
+
+def fingerprints(names):
+    """Fingerprint files of pair lists."""
+    return [f"results/fingerprints/{name}.csv" for name in names]
+
+
+def packing(wildcards):
+    """Whether a stage that trains on a list wants it packed."""
+    name = f"{wildcards.dataset}.{wildcards.split}"
+    tasks = {settings.task for settings in stages_in_use() if any(part.pairs == name for part in settings.data)}
+    return "" if any(PROJECT.compute_for(task).pack for task in tasks) else "--off"
+
+
+def packs(names):
+    """Says where the packs of pair lists are; embedded lists have none. A new pack redoes nothing."""
+    folders = [name for name in dict.fromkeys(names) if not PROJECT.datasets[name.split(".")[0]].packages]
+    return [ancient(f"results/packs/{name}.json") for name in folders]
+
+
+def training_packs(method, stage):
+    """Input function: packs of a stage's mix."""
+    return lambda w: packs([part.pairs for part in stage_settings(method, w.setting, w.seed, stage).data])
 
 
 def test_json(wildcards):

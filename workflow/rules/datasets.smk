@@ -1,37 +1,87 @@
-# Every file of a data set is checked once, into a manifest; pair lists are made from manifests.
+# A data set is fetched (or already there), checked file by file, split by split, into manifests;
+# pair lists, packs and the leakage report are made from manifests.
 
 
 localrules:
-    manifest,
+    fetch_dataset,
+    check,
     pairs,
+    remove_leaks,
+    leakage,
     data,
 
 
-rule manifest:
+rule fetch_dataset:
     output:
-        manifest="results/manifests/{dataset}.csv",
+        facts="resources/datasets/{dataset}.fetched.json",
     log:
-        "results/logs/manifests/{dataset}.log",
-    benchmark:
-        "results/benchmarks/manifests/{dataset}.tsv"
+        "results/logs/fetch/{dataset}.log",
     conda:
         "../../envs/train.yaml"
     resources:
         mem_mb=1000,
-        runtime=60,
-        root=lambda wildcards: shlex.quote(PROJECT.root(wildcards.dataset)),
+        runtime=1440,
+        entry=lambda wildcards: shlex.quote(canonical_json(PROJECT.datasets[wildcards.dataset])),
     params:
-        entry=lambda wildcards: dataset_json(wildcards.dataset),
+        folder=lambda wildcards: f"resources/datasets/{wildcards.dataset}",
+        downloads=lambda wildcards: f"resources/downloads/{wildcards.dataset}",
     message:
-        "Data set {wildcards.dataset}: check every file"
+        "Data set {wildcards.dataset}: fetch"
     shell:
-        "python scripts/make_manifest.py {wildcards.dataset} --entry {params.entry:q}"
-        " --root {resources.root} --output {output.manifest} > {log} 2>&1"
+        "python scripts/fetch_dataset.py {wildcards.dataset} --entry {resources.entry} --folder {params.folder}"
+        " --downloads {params.downloads} --lock config/datasets.lock.yaml 2>&1 | tee {log}"
+
+
+rule manifest:
+    input:
+        fetched=fetched,
+        names=name_list,
+    output:
+        manifest="results/manifests/{dataset}.{split}.csv",
+        facts="results/manifests/{dataset}.{split}.json",
+    log:
+        "results/logs/manifests/{dataset}.{split}.log",
+    benchmark:
+        "results/benchmarks/manifests/{dataset}.{split}.tsv"
+    conda:
+        "../../envs/train.yaml"
+    threads: 2
+    resources:
+        mem_mb=2000,
+        runtime=240,
+        places=lambda wildcards: places(wildcards.dataset, wildcards.split),
+        entry=lambda wildcards: shlex.quote(canonical_json(split_entry(wildcards.dataset, wildcards.split))),
+    params:
+        depends_on=pairs_json,  # other expectations (in `entry`) change no file: `check` tells about them
+    message:
+        "Data set {wildcards.dataset}: check every file of {wildcards.split}"
+    shell:
+        "python scripts/check_dataset.py {wildcards.dataset}.{wildcards.split} --entry {resources.entry}"
+        " {resources.places} --output {output.manifest} --threads {threads} > {log} 2>&1"
+
+
+rule check:
+    log:
+        "results/logs/check.log",
+    conda:
+        "../../envs/train.yaml"
+    threads: 2
+    resources:
+        mem_mb=2000,
+        runtime=240,
+    params:
+        commands=lambda wildcards, threads: "; ".join(f"{command} || failed=1" for command in checks(threads)),
+    message:
+        "Read every file of the data sets in use again; the manifests of those that changed are renewed"
+    shell:
+        "(failed=0; {params.commands}; exit $failed) 2>&1 | tee {log}"
 
 
 rule pairs:
     input:
-        manifest="results/manifests/{dataset}.csv",
+        manifest="results/manifests/{dataset}.{split}.csv",
+        facts=ancient("results/manifests/{dataset}.{split}.json"),
+        names=name_list,
     output:
         pairs="results/pairs/{dataset}.{split}.csv",
         facts="results/pairs/{dataset}.{split}.json",
@@ -39,20 +89,123 @@ rule pairs:
         "results/logs/pairs/{dataset}.{split}.log",
     benchmark:
         "results/benchmarks/pairs/{dataset}.{split}.tsv"
+    wildcard_constraints:
+        split="[a-z0-9_]+(?<!_noleak)",
     conda:
         "../../envs/train.yaml"
     resources:
         mem_mb=1000,
         runtime=10,
+        names=lambda wildcards, input: f"--name-list {shlex.quote(input.names[0])}" if input.names else "",
     params:
-        entry=lambda wildcards: dataset_json(wildcards.dataset),
+        entry=pairs_json,
     message:
         "Data set {wildcards.dataset}: pair list of {wildcards.split}"
     shell:
         "python scripts/make_pairs.py {wildcards.dataset}.{wildcards.split} --entry {params.entry:q}"
-        " --manifest {input.manifest} --output {output.pairs} > {log} 2>&1"
+        " --manifest {input.manifest} {resources.names} --output {output.pairs} > {log} 2>&1"
+
+
+rule fingerprint:
+    input:
+        pairs="results/pairs/{dataset}.{split}.csv",
+    output:
+        prints="results/fingerprints/{dataset}.{split}.csv",
+    log:
+        "results/logs/fingerprints/{dataset}.{split}.log",
+    benchmark:
+        "results/benchmarks/fingerprints/{dataset}.{split}.tsv"
+    conda:
+        "../../envs/train.yaml"
+    threads: 2
+    resources:
+        mem_mb=2000,
+        runtime=240,
+        root=lambda wildcards, input: roots(input),
+    message:
+        "Data set {wildcards.dataset}: fingerprints of the clean images of {wildcards.split}"
+    shell:
+        "python scripts/fingerprint.py {input.pairs} {resources.root} --output {output.prints}"
+        " --threads {threads} > {log} 2>&1"
+
+
+rule leakage:
+    input:
+        train=lambda wildcards: fingerprints(compared_lists()[0]),
+        test=lambda wildcards: fingerprints(compared_lists()[1]),
+    output:
+        leaks="results/data/leakage.csv",
+        facts="results/data/leakage.json",
+    log:
+        "results/logs/leakage.log",
+    conda:
+        "../../envs/train.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=120,
+        root=lambda wildcards, input: roots(input),
+    message:
+        "Search the training images for images of the tests"
+    shell:
+        "python scripts/find_leaks.py --train {input.train} --test {input.test} {resources.root}"
+        " --output {output.leaks} 2>&1 | tee {log}"
+
+
+rule remove_leaks:
+    input:
+        pairs="results/pairs/{dataset}.{split}.csv",
+        facts="results/pairs/{dataset}.{split}.json",
+        train="results/fingerprints/{dataset}.{split}.csv",
+        test=lambda wildcards: fingerprints(leak_tests()),
+    output:
+        pairs="results/pairs/{dataset}.{split}_noleak.csv",
+        facts="results/pairs/{dataset}.{split}_noleak.json",
+        leaks="results/leakage/{dataset}.{split}.csv",
+    log:
+        "results/logs/pairs/{dataset}.{split}_noleak.log",
+    conda:
+        "../../envs/train.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=120,
+        root=lambda wildcards, input: roots(input),
+    message:
+        "Data set {wildcards.dataset}: {wildcards.split} without images of the tests"
+    shell:
+        "(python scripts/find_leaks.py --train {input.train} --test {input.test} {resources.root}"
+        " --output {output.leaks} && python scripts/remove_leaks.py {input.pairs} {output.leaks}"
+        " --output {output.pairs}) > {log} 2>&1"
+
+
+rule pack:
+    input:
+        pairs="results/pairs/{dataset}.{split}.csv",
+        manifest=lambda wildcards: f"results/manifests/{wildcards.dataset}.{wildcards.split.removesuffix('_noleak')}.csv",
+    output:
+        facts="results/packs/{dataset}.{split}.json",
+    log:
+        "results/logs/packs/{dataset}.{split}.log",
+    benchmark:
+        "results/benchmarks/packs/{dataset}.{split}.tsv"
+    conda:
+        "../../envs/train.yaml"
+    threads: 2
+    resources:
+        mem_mb=2000,
+        runtime=480,
+        root=lambda wildcards: shlex.quote(PROJECT.root(wildcards.dataset)),
+    params:
+        off=packing,
+    message:
+        "Data set {wildcards.dataset}: decode {wildcards.split} into one file, where asked for"
+    shell:
+        "python scripts/pack_dataset.py {wildcards.dataset}.{wildcards.split} --pairs {input.pairs}"
+        " --manifest {input.manifest} --root {resources.root} --packed resources/packed --output {output.facts}"
+        " --threads {threads} {params.off} > {log} 2>&1"
 
 
 rule data:
     input:
-        sorted({f"results/pairs/{name}.csv" for name in used_pairs()}),
+        lambda wildcards: [f"results/pairs/{name}.csv" for half in compared_lists() for name in half],
+        lambda wildcards: packs(training_lists()),
+        "results/data/leakage.csv",

@@ -136,6 +136,9 @@ rule page:
                 for test in PROJECT.tables[table].tests
             )
         ),
+        lists=[f"results/pairs/{name}.json" for name in folder_lists()],
+        checks=[f"results/manifests/{name.removesuffix('_noleak')}.json" for name in folder_lists()],
+        leakage=["results/data/leakage.json"] if folder_lists() else [],
     output:
         page="results/report/index.html",
     log:

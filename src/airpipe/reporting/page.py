@@ -7,6 +7,7 @@ A content security policy in the page forbids any request.
 import base64
 import hashlib
 import io
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -52,6 +53,12 @@ class Sources:
     """Score files of all tests, `none` and the models."""
     pictures: Path
     """Folder with <model id>/<test>/<image>.png."""
+    lists: Sequence[Path] = ()
+    """JSON of the pair lists of folders: results/pairs/<dataset>.<split>.json."""
+    checks: Sequence[Path] = ()
+    """For each of them results/manifests/<dataset>.<split>.json."""
+    leakage: Path | None = None
+    """results/data/leakage.json."""
 
 
 @dataclass(frozen=True)
@@ -246,6 +253,25 @@ def provenance_lines(cards: Mapping[str, Card]) -> list[list[str]]:
     return lines
 
 
+def data_lines(sources: Sources) -> list[str]:
+    """What a reader should know about the data: odd copies, missing files, test images that were trained on."""
+    lines = []
+    for path, check in zip(sources.lists, sources.checks, strict=True):
+        facts, checked = (json.loads(each.read_text(encoding="utf-8")) for each in (path, check))
+        notes = [f"version {checked['version']}"] if checked.get("version") else []
+        notes += [f"{len(facts['removed'])} images of the tests left out"] if facts.get("removed") else []
+        notes += checked.get("notes", [])
+        lines.append(f"{path.stem}: {_count(facts['pairs'], 'pair')}. {'; '.join(notes)}".rstrip(". "))
+    if sources.leakage is not None:
+        for pair in json.loads(sources.leakage.read_text(encoding="utf-8"))["shared"]:
+            lines.append(
+                f"Leakage: {pair['train_list']} shows {pair['test_images']} of the {pair['of_test_images']} test "
+                f"images of {pair['test_list']} (results/data/leakage.csv names them; "
+                "leakage: {remove: true} trains without them)"
+            )
+    return lines
+
+
 def write_page(
     sources: Sources, cards: Mapping[str, Card], report: Mapping[str, Any], scale: str, target: Path
 ) -> None:
@@ -276,6 +302,7 @@ def write_page(
         scale=scale,
         summary=summary(all_gains(sources.tables, report["protocol"]), cards, scale),
         sections=sections,
+        data=data_lines(sources),
         pictures=pictures,
         sliders=sliders,
         efficiency=efficiency_cells(pd.read_csv(sources.efficiency, keep_default_na=False)),

@@ -1,0 +1,161 @@
+"""The data chapter of the workflow: what is made, what a change redoes, leaks and packs."""
+
+import json
+import os
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from helpers import toy_images
+
+from airpipe.data.pairs import read_rows
+from workflow import TOY, copy_project, copy_run, planned, snakemake, write_overlay
+
+pytestmark = pytest.mark.pipeline
+
+STAGE = "results/baseline/nafnet_5d/seed0/train"
+TRAIN = {"data": [{"pairs": "mine.train", "recipe": "noise"}], "loss_weights": {}}
+MINE = {
+    "methods": {"baseline": {"settings": {"nafnet_5d": {"stages": {"train": {"common": TRAIN}}}}}},
+    "datasets": {
+        "mine": {
+            "title": "Toy",
+            "root": "pictures",
+            "splits": {"train": {"clean": "train/*", "expected": 5}, "test": {"clean": "test/*"}},
+        }
+    },
+    "tests": {"mine_noise25": {"pairs": "mine.test", "degradation": "noise", "recipe": "noise25"}},
+    "tables": {"allinone": {"tests": ["photos_noise25", "mine_noise25"]}},
+}
+REPORT = {"tables": 1, "figures": 1, "metrics": 1, "page": 1}
+LEAKS = {"fingerprint": 1, "leakage": 1}
+EVALUATED = {"pairs": 1, "evaluate": 2} | LEAKS | REPORT
+RETRAINED = {"pairs": 1, "pack": 1, "baseline_train": 1, "evaluate": 2, "complexity": 1, "efficiency": 1} | REPORT
+
+
+def pictures(folder):
+    """Five training pictures and three test pictures, of which test/img9 is training picture 2 again."""
+    toy_images(folder / "train", count=5, size=(144, 168))
+    toy_images(folder / "more", count=7, size=(144, 168))
+    (folder / "test").mkdir()
+    for number in (5, 6):
+        (folder / "more" / f"img{number}.png").rename(folder / "test" / f"img{number}.png")
+    image = cv2.imread(str(folder / "train" / "img2.png"))
+    cv2.imwrite(str(folder / "test" / "img9.png"), image[:-1, :-1])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = copy_project(tmp_path_factory.mktemp("project"))
+    pictures(folder / "pictures")
+    write_overlay(folder, TOY, MINE)
+    snakemake(folder, "all", "data", "--configfile", "overlay.yaml")
+    return folder
+
+
+@pytest.fixture
+def project(finished, tmp_path):
+    return copy_run(finished, tmp_path / "copy")
+
+
+def again(folder, *overlays):
+    write_overlay(folder, TOY, MINE, *overlays)
+    return planned(folder, "all", "data", "--configfile", "overlay.yaml")
+
+
+def test_manifests_name_the_files_of_one_split_and_the_report_says_what_leaks(finished):
+    manifest = pd.read_csv(finished / "results/manifests/mine.test.csv")
+    assert list(manifest.columns) == ["path", "bytes", "sha256", "width", "height"]
+    assert list(manifest.path) == ["test/img5.png", "test/img6.png", "test/img9.png"]
+    assert list(manifest.width) == [168, 168, 167]
+    leaks = pd.read_csv(finished / "results/data/leakage.csv")
+    assert leaks[["train_image", "test_image", "relation"]].values.tolist() == [
+        ["train/img2.png", "test/img9.png", "crop"]
+    ]
+    page = (finished / "results/report/index.html").read_text()
+    assert "Leakage: mine.train shows 1 of the 3 test images of mine.test" in page
+    assert "<h2>Data</h2>" in page
+
+
+def test_nothing_is_left_to_do_and_touching_an_image_redoes_nothing(project):
+    assert again(project) == {}
+    os.utime(project / "pictures/train/img0.png")
+    assert again(project) == {}
+    said = snakemake(project, "check", "--configfile", "overlay.yaml").stdout
+    assert said.count("unchanged") == 4  # photos.val, photos.test, mine.train, mine.test
+    assert again(project) == {}
+
+
+def test_a_changed_test_image_redoes_its_scores_after_a_check_but_no_training(project):
+    toy_images(project / "pictures/test", count=6, size=(60, 64))
+    for number in range(5):
+        (project / f"pictures/test/img{number}.png").unlink()
+    assert again(project) == {}
+    said = snakemake(project, "check", "--configfile", "overlay.yaml").stdout
+    assert said.count("unchanged") == 3
+    assert "results/manifests/mine.test.csv: 3 files, written" in said
+    assert again(project) == EVALUATED
+
+
+def test_a_changed_training_image_trains_again(project):
+    path = project / "pictures/train/img0.png"
+    cv2.imwrite(str(path), 255 - cv2.imread(str(path)))
+    snakemake(project, "check", "--configfile", "overlay.yaml")
+    # The tests on embedded photographs and on pictures, each for the model; `none` needs no model.
+    assert again(project) == RETRAINED | LEAKS
+
+
+def test_a_bad_file_fails_the_check_and_keeps_the_manifests(project):
+    before = (project / "results/manifests/mine.train.csv").read_bytes()
+    (project / "pictures/train/img1.png").write_bytes(b"")
+    failed = snakemake(project, "check", "--configfile", "overlay.yaml", check=False)
+    assert failed.returncode != 0
+    assert "mine.train, 5 files: 1 problems" in failed.stdout
+    assert "results/manifests/mine.test.csv: 3 files, unchanged" in failed.stdout
+    assert (project / "results/manifests/mine.train.csv").read_bytes() == before
+
+
+def test_another_expectation_is_told_by_the_check_and_trains_nothing(project):
+    split = {"datasets": {"mine": {"splits": {"train": {"expected": 6, "sizes": {"a": ["168x144"]}}}}}}
+    assert again(project, split) == {}
+    said = snakemake(project, "check", "--configfile", "overlay.yaml").stdout
+    assert "note: 5 images found, 6 expected" in said
+    assert again(project, split) == {"page": 1}
+    snakemake(project, "all", "--configfile", "overlay.yaml")
+    page = (project / "results/report/index.html").read_text()
+    assert "mine.train: 5 pairs. version a; 5 images found, 6 expected" in page
+
+
+def test_moving_the_folder_redoes_nothing(project):
+    (project / "pictures").rename(project / "elsewhere")
+    assert again(project, {"datasets": {"mine": {"root": str(project / "elsewhere")}}}) == {}
+
+
+def test_leaking_images_are_left_out_on_demand(project):
+    write_overlay(project, TOY, MINE, {"leakage": {"remove": True}})
+    snakemake(project, f"{STAGE}/model.safetensors", "--configfile", "overlay.yaml")
+    rows = read_rows(project / "results/pairs/mine.train_noleak.csv")
+    assert [row["name"] for row in rows] == ["img0", "img1", "img3", "img4"]
+    facts = json.loads((project / "results/pairs/mine.train_noleak.json").read_text())
+    assert (facts["removed"], facts["source_list"]) == (["img2"], "mine.train")
+    card = json.loads((project / STAGE / "card.json").read_text())
+    assert [pairs["id"] for pairs in card["pairs"]] == ["mine.train_noleak", "photos.val"]
+
+
+def test_a_pack_is_made_on_demand_and_retrains_nothing_and_gives_the_same_bits(project):
+    weights = (project / STAGE / "model.safetensors").read_bytes()
+    packed = {"compute": {"demo": {"baseline.train": {"pack": True}}}}
+    assert again(project, packed) == {"pack": 1}
+    snakemake(project, "all", "data", "--configfile", "overlay.yaml")
+    facts = json.loads((project / "results/packs/mine.train.json").read_text())
+    assert facts["images"] == 5
+    assert (project / facts["folder"] / "pixels.bin").stat().st_size >= 5 * 144 * 168 * 3
+    assert again(project, packed) == {}
+    snakemake(project, "--configfile", "overlay.yaml", "-f", f"{STAGE}/model.safetensors")
+    assert (project / STAGE / "model.safetensors").read_bytes() == weights
+
+
+def test_pixels_of_a_toy_picture_are_what_opencv_reads(finished):
+    image = cv2.imread(str(finished / "pictures/train/img2.png"))
+    np.testing.assert_array_equal(cv2.imread(str(finished / "pictures/test/img9.png")), image[:-1, :-1])
