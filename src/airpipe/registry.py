@@ -29,6 +29,11 @@ class StageEntry:
 NETWORKS = {
     "nafnet": "airpipe.models.nafnet:NAFNet",
     "nafnet_tlc": "airpipe.models.nafnet:NAFNetTLC",
+    "restormer": "airpipe.models.restormer:Restormer",
+    "restormer_dcpt": "airpipe.models.restormer:RestormerDCPT",
+    "promptir": "airpipe.models.promptir:PromptIR",
+    "swinir": "airpipe.models.swinir:SwinIR",
+    "swinir_dcpt": "airpipe.models.swinir:SwinIRDCPT",
 }
 
 STAGES = {
@@ -81,7 +86,8 @@ def build_network(name: str, **arguments: Any) -> "nn.Module":
 def load_published(network: "nn.Module", state_dict: "Mapping[str, Tensor]") -> "nn.Module":
     """Load a state dict in its published key layout into `network`, strictly.
 
-    The network maps published names to its own through `published_key(key)`.
+    The network maps published names to its own through `published_key(key)`; entries for which it
+    says None (buffers that are computed, parameters that were never used) are left out and logged.
 
     Args:
         network: from `build_network`.
@@ -91,10 +97,9 @@ def load_published(network: "nn.Module", state_dict: "Mapping[str, Tensor]") -> 
         The same network.
 
     Raises:
-        AirpipeError: missing, unexpected or wrongly shaped entries; names the first of each.
+        AirpipeError: missing, unexpected, wrongly shaped or not finite entries; names the first of each.
     """
-    from airpipe.training.checkpoints import load_strictly
+    from airpipe.training.published import fill
 
-    rename = getattr(network, "published_key", str)
-    load_strictly(network, {rename(key): value for key, value in state_dict.items()}, "the published state")
+    fill(network, state_dict, "the published state")
     return network

@@ -8,24 +8,27 @@ ECCV 2022. Behaviour matched: MILab-PKU/dcpt `basicsr/archs/nafnet_arch.py` (gol
 State-dict keys: intro, encoders.<stage>.<block>, downs.<stage>, middle_blks.<block>,
 ups.<stage>.0, decoders.<stage>.<block>, ending (saved models depend on them). Published
 files of dcpt write `decoder<stage>.`, those of megvii-research/NAFNet `decoders.<stage>.`;
-`published_key` accepts both. DCPT 5D (width 64, encoder 1 1 1 28, middle 1, decoder
+`published_key` accepts both, `published_state` writes either. DCPT 5D (width 64, encoder 1 1 1 28, middle 1, decoder
 1 1 1 1): 67,888,835 parameters.
 
 Differences from the published code: layer norm is the native one over the channels-last
-view (same function, faster, compiles); a size that is no multiple of 2^stages is an error
-(dcpt leaves padding to the runner) unless pad="zero" asks for megvii's zero padding; local
-pooling uses box means instead of integral images (same within rounding).
+view (same function, faster, compiles); a size that is no multiple of 2^stages is padded by
+reflection and cropped back (dcpt leaves that to its runner, which reflects too; megvii pads
+with zeros: pad="zero"); local pooling uses box means instead of integral images (same within
+rounding).
 
 Shapes: B batch, C channels, H and W pixels; images are RGB in [0, 1].
 """
 
 import re
-from collections.abc import Sequence
-from typing import Literal, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+Pad: TypeAlias = Literal["reflect", "zero", "none"]
 
 
 class ChannelNorm(nn.Module):
@@ -116,12 +119,20 @@ class NAFNet(nn.Module):
         middle_blk_num: blocks at the lowest resolution.
         enc_blk_nums: blocks of each encoder stage; its length is the number of halvings.
         dec_blk_nums: blocks of each decoder stage, lowest resolution first; same length.
-        pad: "none": other sizes than multiples of `size_multiple` are an error;
-            "zero": pad with zeros at right and bottom and crop back (megvii's forward).
+        pad: what to do with sizes that are no multiples of `size_multiple`. "reflect": pad at
+            right and bottom by reflection (by the last row or column where an image is too
+            small to be reflected), crop back; "zero": pad with zeros (megvii's forward);
+            "none": an error.
+
+    Attributes:
+        size_multiple: 2 to the number of stages; multiples of it are not padded.
+        feature_channels: channels of `forward(image, features=True)`, shallow first.
 
     Raises:
         ValueError: encoder and decoder of different length, or sizes below one.
     """
+
+    PUBLISHED_LAYOUTS: ClassVar[tuple[str, ...]] = ("dcpt", "megvii")
 
     def __init__(
         self,
@@ -130,7 +141,7 @@ class NAFNet(nn.Module):
         middle_blk_num: int = 1,
         enc_blk_nums: Sequence[int] = (),
         dec_blk_nums: Sequence[int] = (),
-        pad: Literal["none", "zero"] = "none",
+        pad: Pad = "reflect",
     ) -> None:
         super().__init__()
         if len(enc_blk_nums) != len(dec_blk_nums):
@@ -139,8 +150,8 @@ class NAFNet(nn.Module):
             )
         if min(img_channel, width) < 1 or min(middle_blk_num, *enc_blk_nums, *dec_blk_nums, 0) < 0:
             raise ValueError("img_channel and width must be at least 1, block counts at least 0")
-        if pad not in ("none", "zero"):
-            raise ValueError(f"pad is {pad!r}; expected 'none' or 'zero'")
+        if pad not in ("reflect", "zero", "none"):
+            raise ValueError(f"pad is {pad!r}; expected 'reflect', 'zero' or 'none'")
         self.pad = pad
         self.intro = nn.Conv2d(img_channel, width, 3, padding=1)
         self.ending = nn.Conv2d(width, img_channel, 3, padding=1)
@@ -157,19 +168,19 @@ class NAFNet(nn.Module):
             channels //= 2
             self.decoders.append(_stage(channels, blocks))
         self.size_multiple = 2 ** len(enc_blk_nums)
-        self.feature_channels = tuple(width * 2**i for i in range(len(dec_blk_nums)))
-        """Channels of `forward(image, features=True)`, shallow first."""
+        self.feature_channels = [width * 2**i for i in range(len(dec_blk_nums))]
 
     def forward(self, image: Tensor, features: bool = False) -> Tensor | list[Tensor]:
-        """Restore (B, 3, H, W).
+        """Restore (B, 3, H, W) of any size.
 
         Args:
-            image: H and W multiples of `size_multiple` (any size with pad="zero").
+            image: RGB in [0, 1].
             features: return the decoder outputs instead, shallow (full resolution) first:
-                (B, width * 2^i, H / 2^i, W / 2^i); `ending` is not computed. Source: DCPT hook.
+                (B, width * 2^i, H / 2^i, W / 2^i), H and W of the padded image; `ending` is
+                not computed. Source: DCPT hook.
 
         Raises:
-            ValueError: H or W is no multiple of `size_multiple`.
+            ValueError: with pad="none", H or W is no multiple of `size_multiple`.
         """
         height, width = image.shape[-2:]
         image = self._padded(image)
@@ -201,30 +212,50 @@ class NAFNet(nn.Module):
     def _padded(self, image: Tensor) -> Tensor:
         height, width = image.shape[-2:]
         rows, columns = -height % self.size_multiple, -width % self.size_multiple
-        if (rows or columns) and self.pad == "none":
+        if not rows and not columns:
+            return image
+        if self.pad == "none":
             raise ValueError(f"image is {width}x{height}; both must be multiples of {self.size_multiple}: pad it first")
-        return F.pad(image, (0, columns, 0, rows)) if rows or columns else image
+        if self.pad == "zero":
+            return F.pad(image, (0, columns, 0, rows))
+        image = F.pad(image, (0, columns, 0, 0), mode="reflect" if columns < width else "replicate")
+        return F.pad(image, (0, 0, 0, rows), mode="reflect" if rows < height else "replicate")
 
     @staticmethod
-    def published_key(key: str) -> str:
+    def published_key(key: str) -> str | None:
         """Name here of a published state-dict entry: `decoder0.` and `decoders.0.` are the same."""
         return re.sub(r"^decoders?\.?(\d+)\.", r"decoders.\1.", key)
 
-    @staticmethod
-    def arguments_from(shapes: dict[str, tuple[int, ...]]) -> dict[str, int | list[int]] | None:
+    def published_state(self, buffers: bool = False, layout: str = "dcpt") -> dict[str, Tensor]:
+        """Weights under their published names.
+
+        Args:
+            buffers: no published layout of this network has any; for the common interface.
+            layout: "dcpt" (`decoder0.0.conv1`) or "megvii" (`decoders.0.0.conv1`).
+
+        Raises:
+            ValueError: another layout.
+        """
+        if layout not in self.PUBLISHED_LAYOUTS:
+            raise ValueError(f"layout is {layout!r}; expected one of {', '.join(self.PUBLISHED_LAYOUTS)}")
+        stage = r"decoder\1." if layout == "dcpt" else r"decoders.\1."
+        return {re.sub(r"^decoders\.(\d+)\.", stage, key): value for key, value in self.state_dict().items()}
+
+    @classmethod
+    def arguments_from(cls, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any] | None:
         """Constructor arguments that a published state has, or None when it is no NAFNet.
 
         Args:
-            shapes: published key to shape.
+            shapes: published (or own) key to shape.
         """
-        renamed = {NAFNet.published_key(key): shape for key, shape in shapes.items()}
-        intro = renamed.get("intro.weight")
-        if intro is None or "ending.weight" not in renamed:
+        renamed = {cls.published_key(key): shape for key, shape in shapes.items()}
+        intro = renamed.get("intro.weight", ())
+        if len(intro) != 4 or "ending.weight" not in renamed:
             return None
 
         def blocks(prefix: str) -> int:
-            found = {int(m[1]) for key in renamed if (m := re.match(rf"{prefix}\.(\d+)\.", key))}
-            return max(found, default=-1) + 1
+            found = {int(m[1]) for key in renamed if key and (m := re.match(rf"{prefix}\.(\d{{1,6}})\.", key))}
+            return min(max(found, default=-1) + 1, len(renamed))
 
         stages = blocks("downs")
         return {
@@ -258,7 +289,7 @@ class NAFNetTLC(NAFNet):
         enc_blk_nums: Sequence[int] = (),
         dec_blk_nums: Sequence[int] = (),
         train_size: Sequence[int] = (1, 3, 128, 128),
-        pad: Literal["none", "zero"] = "none",
+        pad: Pad = "reflect",
     ) -> None:
         super().__init__(img_channel, width, middle_blk_num, enc_blk_nums, dec_blk_nums, pad)
         if len(train_size) != 4 or min(train_size) < 1:

@@ -1,0 +1,550 @@
+"""SwinIR for restoration (no upscaling), the encoder of DegAE, and the fork of DCPT.
+
+Source: Liang et al., "SwinIR: Image Restoration Using Swin Transformer", arXiv 2108.10257.
+Behaviour matched: lyh-18/DegAE_DegradationAutoencoder `SwinIR_arch.py` and
+`SwinIR_Backbone_arch.py` (goldens `swinir_full`, `swinir_small`, `swinir_small_3conv` and
+the encoder in `degae_swinir_*`), MILab-PKU/dcpt SwinIR (goldens `swinir_dcpt_5d`,
+`swinir_dcpt_small`). Full size: 11,504,163 parameters; DCPT 11,455,563.
+
+| option | DegAE (default) | DegAE encoder | original SwinIR | DCPT: `SwinIRDCPT` |
+|---|---|---|---|---|
+| rgb_mean | no | no | yes | yes |
+| output | image | features | image | image |
+| relative_bias, attn_mask | yes | yes | yes | no: windows wrap around |
+| drop_path_rate | 0.1 | 0.1 | 0.1 | 0 |
+
+State-dict keys: conv_first, embed_norm, layers.<group>.blocks.<block>, layers.<group>.conv,
+norm, conv_after_body, conv_last. `published_key` reads the names of all four.
+
+Differences from the published code: shift masks and index tables are computed, not stored,
+and each bias enters the attention once, with the mask; maps stay channels-last between
+attention and convolution; padding replicates the edge where an image is too small to
+reflect; a single window is shifted and masked like any other (published code goes by the
+configured `img_size`); DCPT leaves padding to its runner; no absolute position embedding,
+no super-resolution head.
+
+Shapes: B batch, C channels, H and W pixels, N = window^2 tokens, M windows, h heads of d
+channels; images are RGB in [0, 1].
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+RGB_MEAN = (0.4488, 0.4371, 0.4040)
+"""Mean colour of DIV2K; the original SwinIR and DCPT subtract it."""
+MASKED = -100.0
+"""Added to the logit of two tokens that only the roll made neighbours."""
+
+
+def relative_index(window: int, device: torch.device | None = None) -> Tensor:
+    """Row of the bias table for each pair of tokens of a window: (N, N) int64."""
+    position = torch.arange(window, device=device)
+    apart = position[:, None] - position[None, :] + window - 1  # (window, window)
+    index = apart[:, None, :, None] * (2 * window - 1) + apart[None, :, None, :]  # (yi, xi, yj, xj)
+    return index.reshape(window**2, window**2)
+
+
+def shift_mask(height: int, width: int, window: int, like: Tensor | None = None) -> Tensor:
+    """What to add to the logits of a map rolled by window // 2: (M, N, N), 0 or `MASKED`.
+
+    Args:
+        height: of the map, a multiple of `window`.
+        width: of the map, a multiple of `window`.
+        window: side of a window.
+        like: gives dtype and device; None: float32 on the current device.
+    """
+    device, dtype = (None, torch.float32) if like is None else (like.device, like.dtype)
+
+    def bands(length: int) -> Tensor:
+        position = torch.arange(length, device=device)
+        band = (position >= length - window).int() + (position >= length - window // 2).int()
+        return band.view(-1, window)
+
+    rows, columns = bands(height), bands(width)
+    label = 3 * rows[:, None, :, None] + columns[None, :, None, :]  # (M_y, M_x, window, window)
+    label = label.reshape(-1, window**2)
+    return (label[:, :, None] != label[:, None, :]).to(dtype) * MASKED
+
+
+def fused_is_faster(query: Tensor, bias: Tensor | None) -> bool:
+    """Whether torch's fused attention beats matrix products for these tensors.
+
+    Measured on one CPU core: 1.13 times in float32; slower in bfloat16 and where the bias needs a gradient.
+    """
+    if query.device.type == "cpu":
+        return query.dtype == torch.float32 and (bias is None or not bias.requires_grad)
+    windows, heads = query.shape[1:3]
+    fits = max(len(query) * windows, windows * heads) < 65536  # grid of a GPU kernel
+    return query.device.type == "cuda" and fits
+
+
+def head_multiple(device: torch.device) -> int:
+    """Fused kernels of this device want a multiple of this many channels in each head."""
+    return 8 if device.type == "cuda" else 1
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+    """Softmax attention inside each window.
+
+    Args:
+        query: (B, M, h, N, d), as `key` and `value`.
+        key: what it is compared with.
+        value: what is averaged.
+        bias: (1 or M, h or 1, N, N), added to the logits.
+        scale: factor of the products.
+
+    Returns:
+        (B, M, h, N, d).
+    """
+    if not fused_is_faster(query, bias):
+        logits = (query * scale) @ key.transpose(-2, -1)
+        return (logits if bias is None else logits + bias).softmax(-1).to(value.dtype) @ value
+    # Fused kernels take four dimensions: a bias shared by all windows goes with (B M, h, ...),
+    # one that differs goes with (B, M h, ...), so that neither is repeated in memory.
+    per_window = bias is not None and bias.shape[0] > 1
+    merged = (1, 2) if per_window else (0, 1)
+    if bias is not None:
+        bias = bias.expand(-1, query.shape[2], -1, -1)
+        bias = bias.flatten(0, 1)[None] if per_window else bias
+    q, k, v = (part.flatten(*merged) for part in (query, key, value))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale).reshape(query.shape)
+
+
+class WindowAttention(nn.Module):
+    """Multi-head attention inside windows, every second time of the rolled map."""
+
+    def __init__(self, channels: int, heads: int, window: int, shift: int, relative_bias: bool) -> None:
+        super().__init__()
+        self.heads, self.window, self.shift = heads, window, shift
+        self.scale = (channels // heads) ** -0.5
+        if relative_bias:
+            self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
+            nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.proj = nn.Linear(channels, channels)
+
+    def forward(self, tokens: Tensor, index: Tensor | None, mask: Tensor | None) -> Tensor:
+        """Map (B, H, W, C) to the same shape.
+
+        Args:
+            tokens: H and W multiples of the window.
+            index: `relative_index`, or None without relative bias.
+            mask: `shift_mask` of this size, or None without masks; only a shifted block uses it.
+        """
+        height, width, channels = tokens.shape[1:]
+        rows, columns, side = height // self.window, width // self.window, self.window
+        if self.shift:
+            tokens = tokens.roll((-self.shift, -self.shift), (1, 2))
+        split = self.qkv(tokens).view(-1, rows, side, columns, side, 3, self.heads, channels // self.heads)
+        split = split.permute(5, 0, 1, 3, 6, 2, 4, 7)  # (3, B, rows, columns, h, side, side, d)
+        if excess := -split.shape[-1] % head_multiple(split.device):
+            split = F.pad(split, (0, excess))  # zeros change no product; the copy is made anyway
+        query, key, value = split.reshape(3, -1, rows * columns, self.heads, side**2, split.shape[-1])
+        mixed = attend(query, key, value, self._bias(query, index, mask), self.scale)
+        mixed = mixed.view(-1, rows, columns, self.heads, side, side, split.shape[-1])
+        mixed = mixed[..., : channels // self.heads].permute(0, 1, 4, 2, 5, 3, 6)
+        mixed = self.proj(mixed.reshape(-1, height, width, channels))
+        return cast(Tensor, mixed.roll((self.shift, self.shift), (1, 2)) if self.shift else mixed)
+
+    def _bias(self, query: Tensor, index: Tensor | None, mask: Tensor | None) -> Tensor | None:
+        """Relative bias and mask in one tensor (1 or M, h or 1, N, N)."""
+        bias = None
+        if index is not None:
+            bias = self.relative_position_bias_table.to(query.dtype)[index]  # (N, N, h)
+            bias = bias.permute(2, 0, 1)[None].contiguous()  # fused kernels want the last stride to be 1
+        if mask is None or not self.shift:
+            return bias
+        masked = mask[:, None].to(query.dtype)
+        return masked if bias is None else bias + masked
+
+
+class MLP(nn.Module):
+    """Two linear layers with GELU between."""
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(channels, hidden), nn.Linear(hidden, channels)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map (..., C) to the same shape."""
+        return cast(Tensor, self.fc2(F.gelu(self.fc1(tokens))))
+
+
+class SwinBlock(nn.Module):
+    """Window attention, then an MLP, each behind a layer norm and added to its input."""
+
+    def __init__(self, channels: int, heads: int, window: int, shift: int, hidden: int, relative_bias: bool) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(channels)
+        self.attn = WindowAttention(channels, heads, window, shift, relative_bias)
+        self.norm2 = nn.LayerNorm(channels)
+        self.mlp = MLP(channels, hidden)
+
+    def forward(self, tokens: Tensor, index: Tensor | None, mask: Tensor | None, kept: Tensor | None) -> Tensor:
+        """Map (B, H, W, C) to the same shape; `kept` (2, B) are the factors of the two branches."""
+        mixed = self.attn(self.norm1(tokens), index, mask)
+        tokens = tokens + (mixed if kept is None else mixed * kept[0, :, None, None, None])
+        mixed = self.mlp(self.norm2(tokens))
+        return cast(Tensor, tokens + (mixed if kept is None else mixed * kept[1, :, None, None, None]))
+
+
+class SwinGroup(nn.Module):
+    """Residual Swin transformer block (RSTB): Swin blocks, a convolution, added to the input."""
+
+    def __init__(self, blocks: Sequence[SwinBlock], channels: int, resi_connection: str) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.conv = _connection(channels, resi_connection)
+
+    def forward(self, tokens: Tensor, index: Tensor | None, mask: Tensor | None, kept: Tensor | None) -> Tensor:
+        """Map (B, H, W, C) to the same shape; `kept` is (blocks, 2, B)."""
+        mixed = tokens
+        for number, block in enumerate(self.blocks):
+            mixed = block(mixed, index, mask, None if kept is None else kept[number])
+        return cast(Tensor, tokens + self.conv(mixed.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+
+
+def _connection(channels: int, kind: str) -> nn.Module:
+    """The convolution at the end of a group and of the body."""
+    if kind == "1conv":
+        return nn.Conv2d(channels, channels, 3, padding=1)
+    return nn.Sequential(
+        nn.Conv2d(channels, channels // 4, 3, padding=1),
+        nn.LeakyReLU(0.2),
+        nn.Conv2d(channels // 4, channels // 4, 1),
+        nn.LeakyReLU(0.2),
+        nn.Conv2d(channels // 4, channels, 3, padding=1),
+    )
+
+
+class SwinIR(nn.Module):
+    """Groups of Swin blocks at full resolution between two convolutions.
+
+    Args:
+        upscale: 1; super-resolution is not implemented.
+        upsampler: "".
+        in_chans: channels of the image.
+        img_range: factor of the image inside the network, with `rgb_mean` only.
+        window_size: side of a window in pixels.
+        depths: Swin blocks of each group.
+        embed_dim: C, channels of every block.
+        num_heads: heads of each group; must divide `embed_dim`.
+        mlp_ratio: hidden channels of an MLP by `embed_dim`.
+        resi_connection: convolution after a group, "1conv" or "3conv" (a bottleneck).
+        global_residual: add the image to the output.
+        drop_path_rate: chance that training drops the last branch of a sample; rises linearly
+            from 0 at the first block. Drawn from torch's global generator of the device.
+        relative_bias: learn a bias for each offset inside a window.
+        attn_mask: keep apart pixels that only the roll made neighbours.
+        rgb_mean: subtract `RGB_MEAN` (0 unless `in_chans` is 3) and scale by `img_range`;
+            undone at the end.
+        pad: "reflect": any size, filled up at right and bottom (edge replication where the image is too
+            small) and cropped; "none": other sizes than multiples of the window are an error.
+        output: "image", or "features": the normalised body (B, C, H, W), without shallow
+            skip and convolutions (encoder of DegAE; these keep their keys and get no gradient).
+
+    Raises:
+        ValueError: numbers below one, lists of different length, heads that do not divide, or
+            an option that is not implemented.
+    """
+
+    def __init__(
+        self,
+        upscale: int = 1,
+        upsampler: str = "",
+        in_chans: int = 3,
+        img_range: float = 1.0,
+        window_size: int = 8,
+        depths: Sequence[int] = (6, 6, 6, 6, 6, 6),
+        embed_dim: int = 180,
+        num_heads: Sequence[int] = (6, 6, 6, 6, 6, 6),
+        mlp_ratio: float = 2.0,
+        resi_connection: str = "1conv",
+        global_residual: bool = True,
+        drop_path_rate: float = 0.1,
+        relative_bias: bool = True,
+        attn_mask: bool = True,
+        rgb_mean: bool = False,
+        pad: Literal["reflect", "none"] = "reflect",
+        output: Literal["image", "features"] = "image",
+    ) -> None:
+        super().__init__()
+        hidden = int(embed_dim * mlp_ratio)
+        _check(upscale, upsampler, depths, embed_dim, num_heads, resi_connection, drop_path_rate, pad, output)
+        if min(in_chans, window_size, hidden) < 1 or img_range <= 0:
+            raise ValueError("in_chans, window_size, embed_dim * mlp_ratio must be at least 1, img_range above 0")
+        self.window_size, self.img_range, self.drop_path_rate = window_size, img_range, drop_path_rate
+        self.global_residual, self.pad, self.output = global_residual, pad, output
+        self.relative_bias, self.attn_mask, self.rgb_mean = relative_bias, attn_mask, rgb_mean
+        self.blocks = sum(depths)
+        self.conv_first = nn.Conv2d(in_chans, embed_dim, 3, padding=1)
+        self.embed_norm = nn.LayerNorm(embed_dim)
+        self.layers = nn.ModuleList()
+        for depth, heads in zip(depths, num_heads, strict=True):
+            shifts = [window_size // 2 * (number % 2) for number in range(depth)]
+            blocks = [SwinBlock(embed_dim, heads, window_size, s, hidden, relative_bias) for s in shifts]
+            self.layers.append(SwinGroup(blocks, embed_dim, resi_connection))
+        self.norm = nn.LayerNorm(embed_dim)
+        self.conv_after_body = _connection(embed_dim, resi_connection)
+        self.conv_last = nn.Conv2d(embed_dim, in_chans, 3, padding=1)
+        self.mean: Tensor
+        mean = torch.tensor(RGB_MEAN if in_chans == 3 else (0.0,) * in_chans).view(1, -1, 1, 1)
+        self.register_buffer("mean", mean, persistent=False)
+        self.apply(_initialise)
+        if output == "features":
+            self.conv_after_body.requires_grad_(False)
+            self.conv_last.requires_grad_(False)
+        self.feature_channels = [embed_dim] * (len(depths) - len(depths) // 2)
+        """Channels of `forward(image, features=True)`."""
+
+    @property
+    def size_multiple(self) -> int:
+        """Images whose height and width are multiples of this need no padding."""
+        return self.window_size
+
+    def forward(self, image: Tensor, features: bool = False) -> Tensor | list[Tensor]:
+        """Restore (B, 3, H, W), any H and W.
+
+        Args:
+            image: RGB in [0, 1].
+            features: return the outputs of the second half of the groups instead, last group
+                first: (B, C, H, W) each. Source: DCPT, the order of its classifier.
+
+        Raises:
+            ValueError: `pad` is "none" and H or W no multiple of the window.
+        """
+        height, width = image.shape[-2:]
+        image = self._padded(image).contiguous(memory_format=torch.channels_last)
+        centred = (image - self.mean) * self.img_range if self.rgb_mean else image
+        shallow = self.conv_first(centred)  # (B, C, H', W')
+        groups = self._body(shallow)
+        if features:
+            taken = groups[len(groups) // 2 :][::-1]
+            return [tokens.permute(0, 3, 1, 2)[..., :height, :width] for tokens in taken]
+        body = self.norm(groups[-1]).permute(0, 3, 1, 2)
+        if self.output == "features":
+            return cast(Tensor, body[..., :height, :width])
+        restored = self.conv_last(self.conv_after_body(body) + shallow)
+        if self.rgb_mean:
+            restored = restored / self.img_range + (0 if self.global_residual else self.mean)
+        if self.global_residual:
+            restored = restored + image
+        return cast(Tensor, restored[..., :height, :width])
+
+    def _body(self, shallow: Tensor) -> list[Tensor]:
+        """Output of each group, (B, H', W', C)."""
+        height, width = shallow.shape[-2:]
+        tokens = self.embed_norm(shallow.permute(0, 2, 3, 1))
+        index = relative_index(self.window_size, shallow.device) if self.relative_bias else None
+        mask = shift_mask(height, width, self.window_size, shallow) if self.attn_mask else None
+        kept = self._kept(tokens)
+        groups, start = [], 0
+        for layer in self.layers:
+            stop = start + len(cast(SwinGroup, layer).blocks)
+            tokens = layer(tokens, index, mask, None if kept is None else kept[start:stop])
+            groups.append(tokens)
+            start = stop
+        return groups
+
+    def _kept(self, tokens: Tensor) -> Tensor | None:
+        """Factors of all branches (blocks, 2, B): 0 where dropped, 1 / (1 - rate) where kept."""
+        if not self.training or self.drop_path_rate == 0:
+            return None
+        rates = torch.linspace(0, self.drop_path_rate, self.blocks, device=tokens.device)[:, None, None]
+        draws = torch.rand(self.blocks, 2, len(tokens), device=tokens.device)
+        return ((draws >= rates) / (1 - rates)).to(tokens.dtype)
+
+    def _padded(self, image: Tensor) -> Tensor:
+        height, width = image.shape[-2:]
+        rows, columns = -height % self.window_size, -width % self.window_size
+        if (rows or columns) and self.pad == "none":
+            raise ValueError(f"image is {width}x{height}; both must be multiples of {self.window_size}: pad it first")
+        if rows:
+            image = F.pad(image, (0, 0, 0, rows), mode="reflect" if rows < height else "replicate")
+        if columns:
+            image = F.pad(image, (0, columns, 0, 0), mode="reflect" if columns < width else "replicate")
+        return image
+
+    @staticmethod
+    def published_key(key: str) -> str | None:
+        """Name here of a published state-dict entry; None for stored masks and index tables."""
+        if key.endswith((".attn_mask", ".relative_position_index")):
+            return None
+        key = re.sub(r"^encode_layers\.", "layers.", key)
+        key = re.sub(r"^decode_layers(\d+)\.", lambda found: f"layers.{int(found[1]) + 3}.", key)
+        return key.replace(".residual_group.", ".").replace("patch_embed.norm.", "embed_norm.")
+
+    @staticmethod
+    def _published_name(key: str) -> str:
+        key = re.sub(r"^embed_norm\.", "patch_embed.norm.", key)
+        return re.sub(r"^(layers\.\d+)\.blocks\.", r"\1.residual_group.blocks.", key)
+
+    def published_state(self, buffers: bool = False) -> dict[str, Tensor]:
+        """Weights under their published names.
+
+        Args:
+            buffers: also the index tables and masks that published files store (masks for 64 x 64 pixels,
+                the published `img_size`, rounded up to a multiple of the window).
+        """
+        state = {self._published_name(key): value for key, value in self.state_dict().items()}
+        if not buffers:
+            return state
+        side = -(-64 // self.window_size) * self.window_size
+        for name, module in self.named_modules():
+            prefix = self._published_name(f"{name}.")
+            if isinstance(module, WindowAttention) and self.relative_bias:
+                state[f"{prefix}relative_position_index"] = relative_index(self.window_size)
+            if isinstance(module, SwinBlock) and self.attn_mask and module.attn.shift:
+                state[f"{prefix}attn_mask"] = shift_mask(side, side, self.window_size)
+        return state
+
+    @classmethod
+    def arguments_from(cls, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any] | None:
+        """Constructor arguments that a published state has, or None when it is no SwinIR of this kind.
+
+        Shapes do not show what happens to the image outside the weights: mean and residual are
+        taken to be those of the original release (DegAE's have `rgb_mean` False).
+
+        Args:
+            shapes: key to shape, published names or those here.
+        """
+        found = _sizes(shapes)
+        if found is None or not found["tables"]:
+            return None
+        tables = found.pop("tables")
+        window = (math.isqrt(tables[0][0]) + 1) // 2
+        heads = [shape[1] for shape in tables]
+        return {**found, "window_size": window, "num_heads": heads, "global_residual": True, "rgb_mean": True}
+
+
+class SwinIRDCPT(SwinIR):
+    """The fork of DCPT: no relative bias, no shift mask, the mean subtracted, six groups.
+
+    Published names: `encode_layers.<0-2>` and `decode_layers<0-2>` for the groups. Arguments as
+    for `SwinIR`.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int = 180,
+        depths: Sequence[int] = (6, 6, 6, 6, 6, 6),
+        num_heads: Sequence[int] = (6, 6, 6, 6, 6, 6),
+        mlp_ratio: float = 2.0,
+        window_size: int = 8,
+        upscale: int = 1,
+        upsampler: str = "",
+        in_chans: int = 3,
+        img_range: float = 1.0,
+        resi_connection: str = "1conv",
+        drop_path_rate: float = 0.0,
+        pad: Literal["reflect", "none"] = "reflect",
+    ) -> None:
+        if len(depths) != 6:
+            raise ValueError(f"depths {list(depths)} has {len(depths)} groups; the DCPT fork has 6")
+        super().__init__(
+            upscale=upscale,
+            upsampler=upsampler,
+            in_chans=in_chans,
+            img_range=img_range,
+            window_size=window_size,
+            depths=depths,
+            embed_dim=embed_dim,
+            num_heads=num_heads,
+            mlp_ratio=mlp_ratio,
+            resi_connection=resi_connection,
+            drop_path_rate=drop_path_rate,
+            relative_bias=False,
+            attn_mask=False,
+            rgb_mean=True,
+            pad=pad,
+        )
+
+    @staticmethod
+    def _published_name(key: str) -> str:
+        key = re.sub(r"^layers\.([0-2])\.", r"encode_layers.\1.", SwinIR._published_name(key))
+        return re.sub(r"^layers\.(\d)\.", lambda found: f"decode_layers{int(found[1]) - 3}.", key)
+
+    @classmethod
+    def arguments_from(cls, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any] | None:
+        """Constructor arguments that a published state has, or None when it is another network.
+
+        Without bias tables neither window nor heads show: 8, and 6 heads as published, or the
+        largest smaller number that divides `embed_dim`.
+
+        Args:
+            shapes: key to shape, published names or those here.
+        """
+        found = _sizes(shapes)
+        if found is None or found.pop("tables") or len(found["depths"]) != 6:
+            return None
+        heads = next(heads for heads in range(6, 0, -1) if found["embed_dim"] % heads == 0)
+        return {**found, "window_size": 8, "num_heads": [heads] * 6}
+
+
+def _sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any] | None:
+    """Arguments that every variant's shapes show, and the shape of each group's first bias table."""
+    named = {name: shape for key, shape in shapes.items() if (name := SwinIR.published_key(key)) is not None}
+    needed = ["conv_first.weight", "embed_norm.weight", "conv_last.weight"]
+    needed += ["layers.0.blocks.0.attn.qkv.bias", "layers.0.blocks.0.mlp.fc1.weight"]
+    if any(key not in named for key in needed) or any("upsample" in key for key in named):
+        return None
+    pairs = [re.match(r"layers\.(\d+)\.blocks\.(\d+)\.", key) for key in named]
+    blocks = {(int(pair[1]), int(pair[2])) for pair in pairs if pair}
+    groups = max(group for group, _ in blocks) + 1
+    tables = [named.get(f"layers.{i}.blocks.0.attn.relative_position_bias_table") for i in range(groups)]
+    embed_dim, in_chans = named["conv_first.weight"][:2]
+    hidden = named["layers.0.blocks.0.mlp.fc1.weight"][0]
+    ratio = hidden / embed_dim
+    return {
+        "in_chans": in_chans,
+        "embed_dim": embed_dim,
+        "depths": [sum(group == i for group, _ in blocks) for i in range(groups)],
+        "mlp_ratio": ratio if int(embed_dim * ratio) == hidden else (hidden + 0.5) / embed_dim,
+        "resi_connection": "1conv" if "conv_after_body.weight" in named else "3conv",
+        "tables": [shape for shape in tables if shape is not None],
+    }
+
+
+def _check(
+    upscale: int,
+    upsampler: str,
+    depths: Sequence[int],
+    embed_dim: int,
+    num_heads: Sequence[int],
+    resi_connection: str,
+    drop_path_rate: float,
+    pad: str,
+    output: str,
+) -> None:
+    if upscale != 1 or upsampler:
+        raise ValueError(
+            f"upscale is {upscale}, upsampler {upsampler!r}; only restoration is implemented: upscale 1, upsampler ''"
+        )
+    if not depths or len(depths) != len(num_heads):
+        raise ValueError(f"depths {list(depths)} and num_heads {list(num_heads)} must have one entry for each group")
+    if min(*depths, *num_heads, embed_dim) < 1:
+        raise ValueError(f"depths {list(depths)}, num_heads {list(num_heads)}, embed_dim {embed_dim}: all at least 1")
+    if any(embed_dim % heads for heads in num_heads):
+        raise ValueError(f"num_heads {list(num_heads)} must each divide embed_dim {embed_dim}")
+    if not 0 <= drop_path_rate < 1:
+        raise ValueError(f"drop_path_rate is {drop_path_rate}; expected 0 or more and less than 1")
+    for name, value, allowed in (
+        ("resi_connection", resi_connection, ("1conv", "3conv")),
+        ("pad", pad, ("reflect", "none")),
+        ("output", output, ("image", "features")),
+    ):
+        if value not in allowed:
+            raise ValueError(f"{name} is {value!r}; expected {' or '.join(map(repr, allowed))}")
+
+
+def _initialise(module: nn.Module) -> None:
+    """Linear layers as published; convolutions and norms keep torch's start."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)
