@@ -1,4 +1,4 @@
-"""Model files: ours (safetensors and a card) and published ones; never a pickle that can run code."""
+"""Model files: ours (safetensors and a card); published ones are read by `published`."""
 
 import json
 from collections.abc import Mapping
@@ -6,20 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from airpipe.errors import AirpipeError
 from airpipe.provenance import atomic_path, sha256_file, write_json
-from airpipe.registry import NETWORKS, build_network, load_published, resolve
+from airpipe.registry import build_network
+from airpipe.training.foreign import read_own
+from airpipe.training.published import read_published
 
 WEIGHTS = "model.safetensors"
 CARD = "card.json"
-CONTAINERS = ("params_ema", "params", "state_dict", "model")
-"""Keys under which published files keep the weights, in order of preference."""
-PREFIXES = ("module.", "net_g.", "net.", "model.")
 
 
 @dataclass(frozen=True)
@@ -59,74 +57,20 @@ def load_model(path: Path) -> LoadedModel:
     file = path / WEIGHTS if path.is_dir() else path
     if not file.is_file():
         raise AirpipeError(f"{file}: no such model. `airpipe models` lists what is there")
-    state = read_state(file)
     card_file = file.with_name(CARD)
     if file.name == WEIGHTS and card_file.is_file():
         card = _read_card(card_file)
         network = build_network(card["network"]["name"], **card["network"]["arguments"])
-        load_strictly(network, state, str(file))
+        load_strictly(network, read_own(file), str(file))
     else:
-        name, arguments = identify(state, file)
+        found = read_published(file)
+        network = found.network
         card = {
-            "network": {"name": name, "arguments": arguments},
+            "network": {"name": found.name, "arguments": found.arguments},
             "source": file.name,
             "sha256": sha256_file(file),
         }
-        network = build_network(name, **arguments)
-        load_published(network, state)
     return LoadedModel(network.float().eval().requires_grad_(False), card, file)
-
-
-def read_state(file: Path) -> dict[str, Tensor]:
-    """Tensors of a `.safetensors` or torch file, container and prefixes removed.
-
-    Raises:
-        AirpipeError: truncated, not a model file, or a pickle that wants to run code.
-    """
-    if file.suffix == ".safetensors":
-        try:
-            return dict(load_file(file))
-        except (SafetensorError, OSError) as error:
-            raise AirpipeError(f"{file}: not a readable safetensors file ({error}); copy or make it again") from None
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many types here; all mean the same to the user
-        raise AirpipeError(
-            f"{file}: cannot be loaded safely ({str(error).splitlines()[0]}). Expected a state dict of tensors; "
-            "a file that needs code to load is refused: save its state_dict() and try again"
-        ) from None
-    return _unpack(content, file)
-
-
-def _unpack(content: Any, file: Path) -> dict[str, Tensor]:
-    for container in CONTAINERS:
-        if isinstance(content, Mapping) and isinstance(content.get(container), Mapping):
-            content = content[container]
-            break
-    state = {str(k): v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
-    if not state:
-        raise AirpipeError(f"{file}: holds no tensors. Expected a state dict, or one under {', '.join(CONTAINERS)}")
-    for prefix in PREFIXES:
-        if all(key.startswith(prefix) for key in state):
-            state = {key.removeprefix(prefix): value for key, value in state.items()}
-    return state
-
-
-def identify(state: Mapping[str, Tensor], file: Path) -> tuple[str, dict[str, Any]]:
-    """Name and constructor arguments of the registered network that has these keys and shapes.
-
-    Raises:
-        AirpipeError: none has.
-    """
-    shapes = {key: tuple(value.shape) for key, value in state.items()}
-    for name, target in NETWORKS.items():
-        arguments = resolve(target).arguments_from(shapes)
-        if arguments is not None:
-            return name, arguments
-    first = ", ".join(list(state)[:3])
-    raise AirpipeError(
-        f"{file}: no known network has its {len(state)} entries (first: {first}). Known: {', '.join(NETWORKS)}"
-    )
 
 
 def load_strictly(network: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
@@ -138,7 +82,11 @@ def load_strictly(network: nn.Module, state: Mapping[str, Tensor], what: str) ->
     own = network.state_dict()
     missing = [key for key in own if key not in state]
     unexpected = [key for key in state if key not in own]
-    shapes = [key for key in own if key in state and own[key].shape != state[key].shape]
+    shapes = [
+        f"{key}: {list(state[key].shape)} in the file, {list(own[key].shape)} in the network"
+        for key in own
+        if key in state and own[key].shape != state[key].shape
+    ]
     if missing or unexpected or shapes:
         problems = []
         for label, keys in (("missing", missing), ("unexpected", unexpected), ("wrong shape", shapes)):

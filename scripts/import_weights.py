@@ -1,0 +1,63 @@
+"""Import a published weights file as results/imported/<name>, or export a model in its published layout."""
+
+import argparse
+from pathlib import Path
+
+import yaml
+
+from airpipe.errors import AirpipeError, run_main
+from airpipe.training.importing import ImportOptions, describe, export_published, import_name, import_published, table
+from airpipe.training.published import read_published
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("file", type=Path, help=".pth, .pt, .ckpt, .bin or .safetensors; with --export: a model")
+    parser.add_argument("--as", dest="network", help="network it has to be; default: found from names and shapes")
+    parser.add_argument("--name", help="a-z, 0-9, _ (default: from the file's name)")
+    parser.add_argument("--output", type=Path, help="folder (default: results/imported/<name>)")
+    parser.add_argument("--key", help="container or prefix that holds the weights, such as params or state_dict.net")
+    parser.add_argument("--argument", action="append", default=[], metavar="NAME=VALUE", help="of the network")
+    parser.add_argument("--partial", action="store_true", help="allow missing and unexpected entries")
+    parser.add_argument("--method", default="imported", help="whose printed numbers belong to it (default: none)")
+    parser.add_argument("--setting", help="of that method, such as nafnet_5d")
+    parser.add_argument("--report", action="store_true", help="only tell every entry and what would become of it")
+    parser.add_argument("--export", nargs=2, metavar=("published", "OUT.pth"), help="write the original key layout")
+    parser.add_argument("--layout", help="with --export: which, where a network has several (nafnet: dcpt, megvii)")
+    parser.add_argument("--overwrite", action="store_true", help="replace what exists")
+    return parser.parse_args()
+
+
+def main() -> None:
+    given = arguments()
+    if given.export:
+        kind, target = given.export
+        if kind != "published":
+            raise AirpipeError(f"--export {kind}: expected --export published OUT.pth")
+        count = export_published(given.file, Path(target), given.layout, given.overwrite)
+        print(f"{given.file}: {count} entries -> {target}")
+        return
+    bad = [text for text in given.argument if "=" not in text]
+    if bad:
+        raise AirpipeError(f"--argument {bad[0]}: expected NAME=VALUE")
+    pairs = [text.partition("=") for text in given.argument]
+    options = ImportOptions(
+        network=given.network,
+        key=given.key,
+        arguments={name: yaml.safe_load(value) for name, _, value in pairs},
+        partial=given.partial,
+        method=given.method,
+        setting=given.setting,
+    )
+    name = import_name(given.file, given.name)
+    folder = given.output or Path("results/imported") / name
+    if given.report:
+        found = read_published(given.file, options.network, options.key, options.arguments, options.partial)
+        print("\n".join([*table(found), *describe(found)]))
+        return
+    found = import_published(given.file, folder, options, given.overwrite)
+    print("\n".join([*describe(found), f"-> {folder} (airpipe restore PHOTO -m {folder})"]))
+
+
+if __name__ == "__main__":
+    run_main(main)

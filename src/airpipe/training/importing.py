@@ -1,0 +1,227 @@
+"""Published weights in, published weights out: `results/imported/<name>` and back to the original key layout."""
+
+import datetime as dt
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from airpipe import __version__
+from airpipe.errors import AirpipeError
+from airpipe.evaluation.complexity import network_cost
+from airpipe.provenance import atomic_path, git_state, library_versions, sha256_file, write_failed
+from airpipe.training.checkpoints import load_model, save_model
+from airpipe.training.published import Published, read_published
+
+IMPORTED = "imported"
+"""Model ids of imported models begin with it, and so does their folder below results/."""
+ASSUMED = {
+    "nafnet_tlc": ("train_size",),
+    "restormer": ("global_residual",),
+    "swinir": ("global_residual", "rgb_mean", "output"),
+    "swinir_dcpt": ("num_heads",),
+}
+"""Arguments that change the result and that no shape tells."""
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """What the file does not tell by itself; None and empty: as found."""
+
+    network: str | None = None
+    key: str | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    partial: bool = False
+    method: str = IMPORTED
+    """The method whose printed numbers belong to these weights, for tables: "dcpt", "baseline"."""
+    setting: str | None = None
+    """Its setting, for tables: "nafnet_5d"; None: the name of the import."""
+
+
+def import_name(file: Path, name: str | None) -> str:
+    """The name of an import: as given, or made from the file's name.
+
+    Raises:
+        AirpipeError: other characters than a-z, 0-9 and _.
+    """
+    made = name or re.sub(r"[^a-z0-9]+", "_", file.stem.lower()).strip("_")
+    if not re.fullmatch(r"[a-z0-9_]+", made):
+        raise AirpipeError(f"{made!r} cannot name a model: use a-z, 0-9 and _ only (--name my_restormer)")
+    return made
+
+
+def import_published(file: Path, folder: Path, options: ImportOptions, overwrite: bool = False) -> Published:
+    """Turn a published file into a model folder of ours: `model.safetensors` and `card.json`.
+
+    Args:
+        file: torch or safetensors.
+        folder: to make, usually results/imported/<name>; its name is the model's.
+        options: what the file does not tell.
+        overwrite: replace the folder.
+
+    Returns:
+        What was read, for `describe`.
+
+    Raises:
+        AirpipeError: as `read_published`; the folder exists or cannot be written. Nothing is
+            then left half-written.
+    """
+    if folder.exists() and not overwrite:
+        raise AirpipeError(f"{folder}: exists already. Add --overwrite to replace it, or choose another --name")
+    if folder.exists() and not (folder / "card.json").is_file():
+        raise AirpipeError(f"{folder}: exists and is no model folder, so it is not replaced. Choose another --name")
+    found = read_published(file, options.network, options.key, options.arguments, options.partial)
+    card = _card(found, folder.name, options)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    except OSError as error:
+        raise write_failed(folder, error) from None
+    try:
+        save_model(temporary / "new", found.network, card)
+        if folder.exists():
+            folder.rename(temporary / "old")
+        (temporary / "new").rename(folder)
+    except OSError as error:
+        raise write_failed(folder, error) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return found
+
+
+def _card(found: Published, name: str, options: ImportOptions) -> dict[str, Any]:
+    weights = found.weights
+    return {
+        "schema_version": 1,
+        "model": f"{IMPORTED}/{name}",
+        "method": options.method,
+        "stage": IMPORTED,
+        "setting": options.setting or name,
+        "scale": "published",
+        "seed": None,
+        "network": {"name": found.name, "arguments": found.arguments},
+        "settings_hash": None,
+        "revision": None,
+        "parents": [],
+        "weights": "ema" if weights.container.endswith("params_ema") else "raw",
+        "step": None,
+        "pairs": [],
+        "package": f"airpipe {__version__}",
+        "git": git_state(),
+        "libraries": library_versions(),
+        "device": None,
+        "threads": None,
+        "world_size": None,
+        "precision": None,
+        "wall_s": None,
+        "gpu_hours": None,
+        **network_cost(found.name, found.arguments),
+        "started": None,
+        "finished": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        "imported": {
+            "file": weights.file.name,
+            "sha256": sha256_file(weights.file),
+            "container": weights.container,
+            "other_containers": list(weights.others),
+            "prefix": weights.prefix,
+            "left_out": list(weights.left_out),
+            "dtypes": found.dtypes,
+            "also": list(found.also),
+            "partial": options.partial,
+            "keys": found.report.facts(),
+        },
+    }
+
+
+def describe(found: Published) -> list[str]:
+    """What was read, what was left out and why, line by line."""
+    weights, report = found.weights, found.report
+    arguments = ", ".join(f"{name}={value}" for name, value in found.arguments.items())
+    lines = [f"{weights.file}: {found.name}({arguments})"]
+    source = "the outermost level" if weights.container == "." else weights.container
+    lines.append(f"weights from {source}" + (f"; not taken: {', '.join(weights.others)}" if weights.others else ""))
+    if weights.prefix:
+        lines.append(f"prefix removed from every name: {weights.prefix}")
+    lines.append(f"{len(report.matched)} entries matched")
+    if report.dropped:
+        lines.append(
+            f"{len(report.dropped)} dropped knowingly: {_named(report.dropped)} (computed here, or never used)"
+        )
+    if weights.left_out:
+        lines.append(f"{len(weights.left_out)} entries that are no tensors left out: {_named(weights.left_out)}")
+    converted = {kind: count for kind, count in found.dtypes.items() if kind != "float32"}
+    lines += [f"note: {count} tensors converted from {kind} to float32" for kind, count in converted.items()]
+    if report.missing:
+        lines.append(f"{len(report.missing)} missing, left at their initial values: {', '.join(report.missing)}")
+    if report.unexpected:
+        lines.append(f"{len(report.unexpected)} unexpected, not used: {', '.join(report.unexpected)}")
+    if found.also:
+        lines.append(f"note: the same names and shapes fit {', '.join(found.also)}, too; choose with --as")
+    told = {name: found.arguments.get(name, "the default") for name in ASSUMED.get(found.name, ())}
+    lines += [f"note: no shape tells {name}; {value} is used (--argument {name}=...)" for name, value in told.items()]
+    outputs = found.arguments.get("out_channels", 3)
+    if outputs != 3:
+        lines.append(f"note: {outputs} output channels: an encoder (DegAE's form), which makes features, no picture")
+    return lines
+
+
+def table(found: Published) -> list[str]:
+    """One line per entry of the file: published name, own name, shape, type in the file."""
+    report = found.report
+    states = {**report.matched, **dict.fromkeys(report.dropped, "dropped"), **dict.fromkeys(report.unexpected, "?")}
+    entries = found.weights.tensors
+    rows = [
+        (name, own, "x".join(map(str, entries[name].shape)) or "1", str(entries[name].dtype).removeprefix("torch."))
+        for name, own in states.items()
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    padded = ["  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[3]]) for row in rows]
+    return [*padded, *(f"{name}  missing" for name in report.missing)]
+
+
+def _named(names: tuple[str, ...]) -> str:
+    """Names with their numbers taken together: `layers.*.attn_mask (27)`."""
+    kinds = [re.sub(r"\d+", "*", name) for name in names]
+    counts = {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
+    shown = [f"{kind} ({count})" if count > 1 else kind for kind, count in list(counts.items())[:6]]
+    return ", ".join(shown) + (", ..." if len(counts) > 6 else "")
+
+
+def export_published(model: Path, target: Path, layout: str | None = None, overwrite: bool = False) -> int:
+    """Write a model's weights in the original key layout: `torch.save({"params": state})`.
+
+    Args:
+        model: what `load_model` takes.
+        target: .pth file to write.
+        layout: which published layout, for networks that have several; None: the usual one.
+        overwrite: replace the file.
+
+    Returns:
+        Number of entries.
+
+    Raises:
+        AirpipeError: no such model, a network without a published layout, or a file that exists
+            or cannot be written.
+    """
+    if target.exists() and not overwrite:
+        raise AirpipeError(f"{target}: exists already. Add --overwrite to replace it")
+    loaded = load_model(model)
+    network, name = loaded.network, loaded.card["network"]["name"]
+    if not hasattr(network, "published_state"):
+        raise AirpipeError(f"{model}: {name} has no published layout; use its model.safetensors as it is")
+    layouts = getattr(network, "PUBLISHED_LAYOUTS", ())
+    if layout is not None and layout not in layouts:
+        has = f"has {', '.join(layouts)}" if layouts else "has one layout only: leave --layout out"
+        raise AirpipeError(f"{model}: no layout {layout!r}: {name} {has}")
+    write = cast(Callable[..., dict[str, Tensor]], network.published_state)
+    state = write() if layout is None else write(layout=layout)
+    plain = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
+    with atomic_path(target) as temporary, temporary.open("wb") as stream:
+        torch.save({"params": plain}, stream)
+    return len(plain)

@@ -1,0 +1,245 @@
+"""Weights in the key layouts of published code: which network has them, what fits, what is left over."""
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from airpipe.errors import AirpipeError
+from airpipe.registry import NETWORKS, build_network, resolve
+from airpipe.settings import unknown_name
+from airpipe.training.foreign import PREFIXES, Weights, parts, read_weights
+
+log = logging.getLogger(__name__)
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+PARTS = (
+    (r"(bottleneck_layers|mixing_weights|downsample_layers)", "a DCPT classification head (net_dc_*.pth)"),
+    (r"DDR_extractor\.", "a DegAE degradation representor (*_DDG_Encoder.pth)"),
+    (r"basic_block\d+\.modulation_layer\.cond_scale\.", "a DegAE decoder with GFM modulation (*_PretrainDecoder.pth)"),
+    (r"basic_block\d+\.modulation_layer\.", "a DegAE decoder (*_PretrainDecoder.pth)"),
+)
+"""Networks of published systems that are no restorer of their own: a pattern of names, what it is."""
+FINETUNE_HEAD = {"conv_last.weight", "conv_last.bias", "HRconv.weight", "HRconv.bias"}
+PATCHGAN = {"0.weight", "2.weight", "3.running_mean", "5.weight", "8.weight", "11.weight"}
+
+
+@dataclass(frozen=True)
+class KeyReport:
+    """How published entries fitted a network; names as published, missing ones as the network has them."""
+
+    matched: dict[str, str]
+    """Published name to own name."""
+    dropped: tuple[str, ...]
+    """Left out knowingly: buffers that are computed, parameters that the published code never used."""
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+
+    def problems(self) -> list[str]:
+        """Counts and first names of what does not fit."""
+        found = (("missing", self.missing), ("unexpected", self.unexpected))
+        return [f"{len(names)} {what} (first {names[0]})" for what, names in found if names]
+
+    def facts(self) -> dict[str, Any]:
+        """For a card: counts, and every name that did not match."""
+        names = {"dropped": self.dropped, "missing": self.missing, "unexpected": self.unexpected}
+        return {"matched": len(self.matched), **{what: list(keys) for what, keys in names.items()}}
+
+
+@dataclass(frozen=True)
+class Published:
+    """A network filled from a published file."""
+
+    network: nn.Module
+    name: str
+    arguments: dict[str, Any]
+    weights: Weights
+    report: KeyReport
+    dtypes: dict[str, int]
+    """Tensors that were used, by their type in the file."""
+    also: tuple[str, ...]
+    """Other networks that the same names and shapes fit."""
+
+
+def read_published(
+    file: Path,
+    name: str | None = None,
+    key: str | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    partial: bool = False,
+) -> Published:
+    """Read a published file into the network that its names and shapes tell.
+
+    Args:
+        file: torch or safetensors.
+        name: the network it has to be; None: the first that fits.
+        key: see `read_weights`.
+        arguments: constructor arguments that shapes cannot tell, or tell wrongly.
+        partial: allow missing (they keep their seeded initial values) and unexpected entries.
+
+    Returns:
+        Network on the CPU in float32.
+
+    Raises:
+        AirpipeError: as `read_weights`; another or no known network; entries that do not fit;
+            numbers that are not finite.
+    """
+    weights = read_weights(file, key)
+    shapes = {name: tuple(tensor.shape) for name, tensor in weights.tensors.items()}
+    name, found, also = identify(shapes, file, name)
+    found |= arguments or {}
+    torch.manual_seed(0)  # what a partial file does not fill
+    network = build_network(name, **found)
+    report = fill(network, weights.tensors, str(file), partial)
+    dtypes = Counter(str(weights.tensors[entry].dtype).removeprefix("torch.") for entry in report.matched)
+    return Published(network, name, found, weights, report, dict(dtypes), also)
+
+
+def identify(
+    shapes: Shapes, file: Path | str, wanted: str | None = None
+) -> tuple[str, dict[str, Any], tuple[str, ...]]:
+    """The registered network that has these names and shapes.
+
+    Args:
+        shapes: published name to shape.
+        file: for messages.
+        wanted: the network it has to be.
+
+    Returns:
+        Name, constructor arguments, and the other networks that fit as well.
+
+    Raises:
+        AirpipeError: none fits, or another one than wanted; says what it is.
+    """
+    if wanted is not None and wanted not in NETWORKS:
+        raise AirpipeError(unknown_name(wanted, NETWORKS, "network"))
+    fits = candidates(shapes)
+    if not fits:
+        raise AirpipeError(f"{file}: {_unknown(shapes)}")
+    if wanted is not None and wanted not in fits:
+        raise AirpipeError(
+            f"{file}: is no {wanted}: its names and shapes are those of {' or '.join(fits)}. "
+            f"Use --as {next(iter(fits))}, or leave --as out"
+        )
+    name = wanted or next(iter(fits))
+    return name, fits[name], tuple(other for other in fits if other != name)
+
+
+def candidates(shapes: Shapes) -> dict[str, dict[str, Any]]:
+    """Constructor arguments of every registered network that has these names and shapes."""
+    found = {}
+    for name, target in NETWORKS.items():
+        reader = getattr(resolve(target), "arguments_from", lambda shapes: None)
+        try:
+            arguments = reader(shapes)
+        except (LookupError, ValueError, TypeError, ArithmeticError):  # arrays of other rank: another network
+            arguments = None
+        if arguments is not None:
+            found[name] = arguments
+    return found
+
+
+def what_part(names: Iterable[str]) -> str | None:
+    """Which part of a published system these names belong to, where it is no network of its own."""
+    names = {name.removeprefix("model.") for name in names}
+    if names == FINETUNE_HEAD:
+        return "the output head of a fine-tuned DegAE model (*_De1.pth)"
+    if names >= PATCHGAN:
+        return "a PatchGAN discriminator (*_D.pth)"
+    for pattern, what in PARTS:
+        if any(re.match(pattern, name) for name in names):
+            return what
+    return None
+
+
+def _unknown(shapes: Shapes) -> str:
+    groups = parts(shapes)
+    if len(groups) > 1 and any(f"{word}." in PREFIXES or word == "DDG_Encoder" for word in groups):
+        listed = ", ".join(f"{word} ({count} entries)" for word, count in groups.items())
+        return f"holds several networks: {listed}. Choose with --key {' or --key '.join(groups)}"
+    part = what_part(shapes)
+    if part:
+        hint = " Give the other file of the pair, net_g_*.pth." if "net_dc" in part else ""
+        return f"is {part}: no system of airpipe uses it yet.{hint} Expected one of {', '.join(NETWORKS)}"
+    first = ", ".join(list(shapes)[:3])
+    return f"no known network has its {len(shapes)} entries (first: {first}). Known: {', '.join(NETWORKS)}"
+
+
+# Filling
+
+
+def fill(network: nn.Module, state: Mapping[str, Tensor], what: str, partial: bool = False) -> KeyReport:
+    """Load published entries into a network: all or nothing.
+
+    Args:
+        network: in place; `published_key` maps published names to its own.
+        state: published names to tensors of any floating type.
+        what: for messages.
+        partial: allow missing and unexpected entries, as long as one matches.
+
+    Raises:
+        AirpipeError: missing, unexpected, wrongly shaped, doubled, not floating or not finite
+            entries; names the first of each.
+    """
+    own = network.state_dict()
+    kind = type(network).__name__
+    report = _compared(network, own, state, what)
+    wrong = [
+        f"{name} is {_shape(state[name])} in the file, {_shape(own[key])} in the network"
+        for name, key in report.matched.items()
+        if state[name].shape != own[key].shape
+    ]
+    problems = report.problems() if not partial or not report.matched else []
+    if wrong:
+        problems.append(f"{len(wrong)} wrong shape (first {wrong[0]})")
+    if problems:
+        raise AirpipeError(f"{what} does not fit {kind}: {'; '.join(problems)}")
+    if report.dropped:
+        log.info("%s: %d entries dropped (first %s)", what, len(report.dropped), report.dropped[0])
+    filled = {key: _float32(name, state[name], what) for name, key in report.matched.items()}
+    network.load_state_dict(filled, strict=False)
+    return report
+
+
+def _compared(network: nn.Module, own: Mapping[str, Tensor], state: Mapping[str, Tensor], what: str) -> KeyReport:
+    rename = getattr(network, "published_key", str)
+    matched: dict[str, str] = {}
+    seen: dict[str, str] = {}
+    dropped, unexpected = [], []
+    for name in state:
+        key = rename(name)
+        if key is None:
+            dropped.append(name)
+        elif key in seen:
+            raise AirpipeError(f"{what}: {seen[key]} and {name} are both {key}; it holds two layouts at once")
+        elif key in own:
+            matched[name], seen[key] = key, name
+        else:
+            unexpected.append(name)
+    missing = tuple(key for key in own if key not in seen)
+    return KeyReport(matched, tuple(dropped), missing, tuple(unexpected))
+
+
+def _float32(name: str, tensor: Tensor, what: str) -> Tensor:
+    if not tensor.is_floating_point():
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise AirpipeError(f"{what}: {name} is of type {kind}; weights have to be floating-point numbers")
+    tensor = tensor if tensor.dtype == torch.float64 else tensor.float()
+    bad = int(tensor.numel() - torch.isfinite(tensor.float()).sum())
+    if bad:
+        raise AirpipeError(
+            f"{what}: {name} has {bad} numbers that are NaN, infinite or too large, of {tensor.numel()}: the training "
+            "that wrote it had diverged, or the file is damaged. Take an earlier checkpoint"
+        )
+    return tensor
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a single number"
