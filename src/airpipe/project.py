@@ -60,7 +60,7 @@ class ProjectSettings(Settings):
 
     scale: Name = "demo"
     seeds: tuple[NonNegativeInt, ...] = Field((0,), min_length=1)
-    models: tuple[str, ...] = Field(description="What is trained and evaluated: method/setting.")
+    models: tuple[str, ...] = Field(description="What is trained and evaluated: method/setting, or imported/name.")
     methods: dict[Name, MethodSettings]
     datasets: dict[Name, DatasetSettings]
     recipes: dict[Name, tuple[Operation, ...]]
@@ -85,8 +85,9 @@ class ProjectSettings(Settings):
         tables = [model for table in self.tables.values() for model in table.models or ()]
         for model in [*self.models, *tables]:
             if not re.fullmatch(r"[a-z0-9_]+/[a-z0-9_]+", model):
-                raise ValueError(f"{model!r} is not of the form method/setting")
-            self.setting_plan(model)
+                raise ValueError(f"{model!r} is not of the form method/setting or imported/name")
+            if not model.startswith("imported/"):
+                self.setting_plan(model)
         for name, test in self.tests.items():
             _known(test.pairs.split(".")[0], self.datasets, f"data set in test {name}")
             for protocol in test.protocols:

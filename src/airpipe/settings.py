@@ -303,7 +303,7 @@ class TableSettings(Settings):
     """What a table shows."""
 
     tests: tuple[Name, ...] = Field(min_length=1)
-    models: tuple[str, ...] | None = Field(None, description="method/setting; none: all of `models`.")
+    models: tuple[str, ...] | None = Field(None, description="method/setting or imported/name; none: all of `models`.")
 
 
 class ReportSettings(Settings):

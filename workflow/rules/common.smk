@@ -47,7 +47,7 @@ wildcard_constraints:
     dataset="[a-z0-9_]+",
     split="[a-z0-9_]+",
     test="[a-z0-9_]+",
-    model="none|[a-z0-9_]+/[a-z0-9_]+/seed[0-9]+/[a-z0-9_]+",
+    model="none|imported/[a-z0-9_]+|[a-z0-9_]+/[a-z0-9_]+/seed[0-9]+/[a-z0-9_]+",
 
 
 def stage_settings(method, setting, seed, stage):
@@ -131,12 +131,28 @@ def stage_threads(task):
 
 
 def model_ids(models=None):
-    """Model ids (stage folders below results/) of method/setting names, for all seeds."""
-    return [
-        f"{model}/seed{seed}/{list(PROJECT.setting_plan(model).stages)[-1]}"
-        for model in (PROJECT.models if models is None else models)
-        for seed in PROJECT.seeds
-    ]
+    """Model ids (folders below results/): the last stage of method/setting for all seeds, or imported/name."""
+    ids = []
+    for model in PROJECT.models if models is None else models:
+        if model.startswith("imported/"):
+            ids.append(imported(model))
+        else:
+            stage = list(PROJECT.setting_plan(model).stages)[-1]
+            ids += [f"{model}/seed{seed}/{stage}" for seed in PROJECT.seeds]
+    return ids
+
+
+def imported(model):
+    """Id of an imported model, which no rule makes."""
+    if not os.path.isfile(f"results/{model}/model.safetensors"):
+        name = model.removeprefix("imported/")
+        raise WorkflowError(f"results/{model} is not there: python scripts/import_weights.py FILE --name {name}")
+    return model
+
+
+def trained(models):
+    """Those of some model ids that were trained here."""
+    return [model for model in models if not model.startswith("imported/")]
 
 
 def table_models(table):
@@ -223,7 +239,7 @@ def fetched(wildcards):
 
 def stages_in_use():
     """(method, settings) of every stage of the chosen models."""
-    for model in model_ids():
+    for model in trained(model_ids()):
         method, setting, seed, _ = model.split("/")
         for stage in PROJECT.setting_plan(f"{method}/{setting}").stages:
             yield stage_settings(method, setting, seed.removeprefix("seed"), stage)

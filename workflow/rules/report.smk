@@ -87,7 +87,7 @@ rule figures:
     input:
         table="results/tables/{table}.csv",
         scores=lambda wildcards: table_scores(wildcards.table),
-        curves=lambda wildcards: collect("results/{model}/curves.csv", model=table_models(wildcards.table)),
+        curves=lambda wildcards: collect("results/{model}/curves.csv", model=trained(table_models(wildcards.table))),
         pictures=lambda wildcards: collect(
             "results/restored/{model}/{test}",
             model=["none", *table_models(wildcards.table)],

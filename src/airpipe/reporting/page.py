@@ -244,10 +244,10 @@ def provenance_lines(cards: Mapping[str, Card]) -> list[list[str]]:
         commit = str(card["git"]["commit"] or "not in git")[:12]
         changed = " + uncommitted changes" if card["git"]["dirty"] else ""
         texts = (
-            str(card["settings_hash"])[:12],
+            str(card["settings_hash"] or "imported")[:12],
             commit + changed,
             str(card["finished"]),
-            str(card["device"]),
+            str(card["device"] or ""),
         )
         lines.append([model, *texts])
     return lines
