@@ -34,10 +34,27 @@ NETWORKS = {
     "promptir": "airpipe.models.promptir:PromptIR",
     "swinir": "airpipe.models.swinir:SwinIR",
     "swinir_dcpt": "airpipe.models.swinir:SwinIRDCPT",
+    "dcpt_head": "airpipe.methods.dcpt.network:DegradationHead",
+    "dcpt": "airpipe.methods.dcpt.network:DCPT",
 }
 
 STAGES = {
     "baseline.train": StageEntry(build="airpipe.methods.baseline.training:BaselineTask"),
+    "dcpt.pretrain": StageEntry(
+        build="airpipe.methods.dcpt.training:PretrainTask", settings="airpipe.methods.dcpt.settings:PretrainSettings"
+    ),
+    "dcpt.direct": StageEntry(
+        build="airpipe.methods.dcpt.training:PretrainTask", settings="airpipe.methods.dcpt.settings:DirectSettings"
+    ),
+    "dcpt.probe": StageEntry(
+        build="airpipe.methods.dcpt.training:ProbeTask", settings="airpipe.methods.dcpt.settings:ProbeSettings"
+    ),
+    "dcpt.finetune": StageEntry(
+        build="airpipe.methods.dcpt.training:FinetuneTask", settings="airpipe.methods.dcpt.settings:FinetuneSettings"
+    ),
+    "dcpt.transfer": StageEntry(
+        build="airpipe.methods.dcpt.training:TransferTask", settings="airpipe.methods.dcpt.settings:TransferSettings"
+    ),
 }
 
 

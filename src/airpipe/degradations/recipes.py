@@ -5,32 +5,46 @@ list of operations below and writes down its own distributions.
 """
 
 import inspect
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from airpipe.degradations.blur import motion_blur
+from airpipe.degradations.compression import jpeg
+from airpipe.degradations.inpainting import strokes
 from airpipe.degradations.lowlight import low_light
+from airpipe.degradations.mosaic import mosaic
 from airpipe.degradations.noise import FloatImage, gaussian_noise
-from airpipe.degradations.weather import haze, rain_streaks
+from airpipe.degradations.weather import haze, rain_streaks, snow
 from airpipe.errors import AirpipeError
 from airpipe.settings import Draw, Operation, unknown_name
 
 OPERATIONS: dict[str, Callable[..., FloatImage]] = {
     "gaussian_noise": gaussian_noise,
     "haze": haze,
+    "jpeg": jpeg,
     "low_light": low_light,
+    "mosaic": mosaic,
     "motion_blur": motion_blur,
     "rain_streaks": rain_streaks,
+    "snow": snow,
+    "strokes": strokes,
 }
+EXPECTED = {float: "a finite number", int: "a whole number", bool: "true or false"}
+"""What a parameter of each type takes, in words."""
 
 
 def check_operations(operations: Iterable[Operation], where: str) -> None:
-    """Check that operations exist and get exactly the parameters that they take.
+    """Check that operations exist, get exactly the parameters that they take, and can take all that may be drawn.
+
+    Every end and choice is tried on a small grey image, so that a training run does not meet the first
+    impossible value after hours.
 
     Raises:
-        AirpipeError: unknown operation or parameter, or a missing parameter.
+        AirpipeError: unknown operation or parameter, a missing parameter, a value of the wrong type or
+            one that the operation refuses.
     """
     for operation in operations:
         if operation.operation not in OPERATIONS:
@@ -43,6 +57,34 @@ def check_operations(operations: Iterable[Operation], where: str) -> None:
         missing = [n for n, p in drawn.items() if p.default is p.empty and n not in operation.parameters]
         if missing:
             raise AirpipeError(f"{where}, {operation.operation}: parameter {missing[0]!r} is missing")
+        _check_values(operation, drawn, f"{where}, {operation.operation}")
+
+
+def _check_values(operation: Operation, drawn: Mapping[str, inspect.Parameter], where: str) -> None:
+    possible = {name: _ends(how) for name, how in operation.parameters.items()}
+    for name, values in possible.items():
+        kind = drawn[name].annotation
+        for value in values:
+            if kind in EXPECTED and not _fits(value, kind):
+                raise AirpipeError(f"{where}: parameter {name!r} is {value!r}; expected {EXPECTED[kind]}")
+    first = {name: values[0] for name, values in possible.items()}
+    trials = [first] + [{**first, name: value} for name, values in possible.items() for value in values[1:]]
+    for trial in trials:
+        grey = np.full((32, 32, 3), 0.5, np.float32)
+        try:
+            OPERATIONS[operation.operation](grey, np.random.default_rng(0), **trial)
+        except ValueError as error:
+            raise AirpipeError(f"{where}: {error}. Change the recipe") from None
+
+
+def _ends(how: Draw) -> Sequence[Any]:
+    return how.choice or how.uniform or how.integers or (how.constant,)
+
+
+def _fits(value: Any, kind: type) -> bool:
+    if isinstance(value, bool) or kind is bool:
+        return isinstance(value, bool) and kind is bool
+    return isinstance(value, int) or (kind is float and isinstance(value, float) and math.isfinite(value))
 
 
 def draw(how: Draw, generator: np.random.Generator) -> Any:

@@ -1,10 +1,13 @@
-"""Rain and haze. Images are float32 (H, W, 3), RGB, nominally in [0, 1]."""
+"""Rain, snow and haze. Images are float32 (H, W, 3), RGB, nominally in [0, 1]."""
 
 import cv2
 import numpy as np
 
 from airpipe.degradations.blur import line_kernel
 from airpipe.degradations.noise import FloatImage
+
+SNOW_LAYERS = ((0.25, 0.75), (0.5, 0.2), (1.0, 0.05))
+"""Far, middle and near flakes: diameter against the nearest, and share of the number."""
 
 
 def rain_streaks(
@@ -47,6 +50,84 @@ def rain_streaks(
     streaks = streaks[margin : margin + image.shape[0], margin : margin + image.shape[1]]
     streaks = np.maximum(streaks, 0)  # OpenCV filters large kernels in the frequency domain, exact to rounding
     return image + np.float32(strength) * streaks[..., None]
+
+
+def flake_kernel(diameter: float, motion: float, angle: float) -> FloatImage:
+    """A soft disc that moved along a line; its values sum to the area of the disc.
+
+    Args:
+        diameter: of the disc, in pixels, at least 1.
+        motion: length of the movement, in pixels; 0 is none. A moving flake is longer and more transparent.
+        angle: of the movement against the vertical, in degrees; positive leans to the right.
+    """
+    path = line_kernel(1 + motion, 90 - angle)
+    half = int(np.ceil(diameter / 2)) + path.shape[0] // 2
+    rows, columns = np.mgrid[-half : half + 1, -half : half + 1].astype(np.float32)
+    disc = np.clip((diameter + 1) / 2 - np.hypot(rows, columns), 0, 1).astype(np.float32)
+    return np.asarray(cv2.filter2D(disc, -1, path, borderType=cv2.BORDER_CONSTANT), np.float32)
+
+
+def snow_mask(
+    shape: tuple[int, int],
+    generator: np.random.Generator,
+    *,
+    density: float,
+    size: float,
+    motion: float,
+    angle: float,
+    strength: float,
+) -> FloatImage:
+    """Opacity of falling snow, (H, W) in [0, 1]; for the arguments see `snow`."""
+    transmitted = np.ones(shape, np.float32)
+    for scale, share in SNOW_LAYERS:
+        kernel = flake_kernel(max(1.0, scale * size), scale * motion, angle)
+        margin = kernel.shape[0] // 2
+        padded = (shape[0] + 2 * margin, shape[1] + 2 * margin)
+        places = generator.random(padded, dtype=np.float32) < density * share
+        opacity = generator.uniform(0.5, 1.0, padded).astype(np.float32) * np.float32(strength)
+        layer = cv2.filter2D(np.where(places, opacity, 0), -1, kernel)
+        transmitted *= 1 - np.clip(layer[margin : margin + shape[0], margin : margin + shape[1]], 0, 1)
+    return 1 - transmitted
+
+
+def snow(
+    image: FloatImage,
+    generator: np.random.Generator,
+    *,
+    density: float,
+    size: float,
+    motion: float,
+    angle: float,
+    strength: float,
+) -> FloatImage:
+    """Let white snow fall before the image: I (1 - m) + m, with a made-up mask m of round flakes.
+
+    Far flakes are many, small and slow, near ones few, large and fast (`SNOW_LAYERS`).
+
+    Args:
+        image: clean image, (H, W, 3) in [0, 1].
+        generator: places the flakes and draws each one's opacity, from half of `strength` to all of it.
+        density: flakes per pixel; 0.01 is dense.
+        size: diameter of the nearest flakes, in pixels, at least 1.
+        motion: length of the nearest flakes' movement, in pixels; 0 is none.
+        angle: of the movement against the vertical, in degrees; positive leans to the right.
+        strength: largest opacity of a single flake, in [0, 1].
+
+    Returns:
+        Snowy image of the same shape, nowhere darker, in [0, 1] where the image is.
+
+    Raises:
+        ValueError: density or strength outside [0, 1], size below 1, motion negative.
+
+    Source: mask ours; compositing as in the generator of CDD-11 (Guo et al., "OneRestore", ECCV 2024).
+    """
+    if not (0 <= density <= 1 and 0 <= strength <= 1):
+        raise ValueError(f"density {density} and strength {strength} must lie in [0, 1]")
+    if size < 1 or motion < 0:
+        raise ValueError(f"size {size} must be at least 1 pixel and motion {motion} at least 0")
+    shape = (image.shape[0], image.shape[1])
+    mask = snow_mask(shape, generator, density=density, size=size, motion=motion, angle=angle, strength=strength)
+    return image * (1 - mask[..., None]) + mask[..., None]
 
 
 def procedural_depth(shape: tuple[int, int], generator: np.random.Generator) -> FloatImage:

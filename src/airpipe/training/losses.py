@@ -1,7 +1,8 @@
-"""Pixel losses, by their usual names."""
+"""Pixel and classification losses, by their usual names."""
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -27,3 +28,28 @@ def mse(restored: Tensor, clean: Tensor) -> Tensor:
 
 
 PIXEL_LOSSES: dict[str, PixelLoss] = {"l1": l1, "charbonnier": charbonnier, "mse": mse}
+
+
+IGNORED = -100
+"""Label of samples that no class loss counts, torch's default."""
+
+
+def focal_loss(logits: Tensor, labels: Tensor, gamma: float = 2.0) -> Tensor:
+    """Mean of -(1 - p)^gamma log p, p the probability of the right class; 0 where every label is `IGNORED`.
+
+    Source: Lin et al., Focal Loss, ICCV 2017, eq. 4, without class weights.
+
+    Args:
+        logits: (B, classes).
+        labels: (B,) int64, classes or `IGNORED`.
+        gamma: at least 1, or 0 for the cross entropy (between them the gradient at p = 1 is infinite).
+    """
+    counted = labels != IGNORED
+    log_p = logits.float().log_softmax(1).gather(1, labels.where(counted, 0)[:, None])[:, 0]
+    losses = torch.where(counted, -((1 - log_p.exp()) ** gamma) * log_p, 0.0)
+    return losses.sum() / counted.sum().clamp_min(1)
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean of -log p; see `focal_loss`."""
+    return focal_loss(logits, labels, gamma=0.0)

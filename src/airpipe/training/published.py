@@ -21,7 +21,6 @@ log = logging.getLogger(__name__)
 Shapes = Mapping[str, tuple[int, ...]]
 
 PARTS = (
-    (r"(bottleneck_layers|mixing_weights|downsample_layers)", "a DCPT classification head (net_dc_*.pth)"),
     (r"DDR_extractor\.", "a DegAE degradation representor (*_DDG_Encoder.pth)"),
     (r"basic_block\d+\.modulation_layer\.cond_scale\.", "a DegAE decoder with GFM modulation (*_PretrainDecoder.pth)"),
     (r"basic_block\d+\.modulation_layer\.", "a DegAE decoder (*_PretrainDecoder.pth)"),
@@ -166,8 +165,7 @@ def _unknown(shapes: Shapes) -> str:
         return f"holds several networks: {listed}. Choose with --key {' or --key '.join(groups)}"
     part = what_part(shapes)
     if part:
-        hint = " Give the other file of the pair, net_g_*.pth." if "net_dc" in part else ""
-        return f"is {part}: no system of airpipe uses it yet.{hint} Expected one of {', '.join(NETWORKS)}"
+        return f"is {part}: no system of airpipe uses it yet. Expected one of {', '.join(NETWORKS)}"
     first = ", ".join(list(shapes)[:3])
     return f"no known network has its {len(shapes)} entries (first: {first}). Known: {', '.join(NETWORKS)}"
 

@@ -26,8 +26,8 @@ from airpipe.errors import AirpipeError
 from airpipe.evaluation.complexity import network_cost
 from airpipe.provenance import atomic_path, git_state, library_versions, sha256_file, write_text
 from airpipe.registry import resolve, stage_entry
-from airpipe.settings import StageSettings, settings_hash
-from airpipe.training.checkpoints import load_model, save_model
+from airpipe.settings import NetworkSettings, StageSettings, settings_hash
+from airpipe.training.checkpoints import describe_loading, load_model, save_model
 from airpipe.training.loop import StepLoop
 from airpipe.training.state import StateFolder
 from airpipe.training.task import Task
@@ -109,6 +109,8 @@ def _train(
     if fabric.is_global_zero:
         state.note_attempt(options.attempt, first)
         state.drop_curves_after(first)
+        for role, report in parent_reports(loop.task).items():
+            print(describe_loading(role, report), flush=True)
         print(
             f"{settings.model_id}: from step {first} of {plan.steps} on {fabric.device}, world {fabric.world_size}",
             flush=True,
@@ -235,7 +237,7 @@ def _export(
     started: dt.datetime,
 ) -> None:
     """Write curves.csv, card.json and, last, model.safetensors."""
-    network = settings.network
+    network = exported_network(settings)
     seconds = sum(loop.shares.seconds.values())
     card = {
         "schema_version": 1,
@@ -248,7 +250,7 @@ def _export(
         "network": {"name": network.name, "arguments": network.arguments},
         "settings_hash": settings_hash(settings),
         "revision": settings.revision,
-        "parents": [{"role": r, "path": str(p), "sha256": sha256_file(p)} for r, p in options.parents.items()],
+        "parents": _parents(loop.task, options),
         "weights": "ema" if loop.averages else "raw",
         "step": loop.plan.steps,
         "pairs": [
@@ -271,6 +273,28 @@ def _export(
     with atomic_path(options.workdir / "curves.csv") as temporary:
         shutil.copyfile(loop.state.curves, temporary)
     save_model(options.workdir, loop.exported(), card)
+
+
+def exported_network(settings: StageSettings) -> NetworkSettings:
+    """What model.safetensors holds: the stage's network, or the larger one that its settings name."""
+    network: NetworkSettings = getattr(settings, "exported_network", settings.network)
+    return network
+
+
+def parent_reports(task: Task) -> dict[str, dict[str, list[str]]]:
+    """Of the parents that a task loaded into its networks, by role: what `load_matching` returned."""
+    reports: dict[str, dict[str, list[str]]] = getattr(task, "parent_reports", {})
+    return reports
+
+
+def _parents(task: Task, options: RunOptions) -> list[dict[str, Any]]:
+    """For the card: each parent's file and, where it was loaded by name, how it fitted."""
+    parents: list[dict[str, Any]] = []
+    for role, path in options.parents.items():
+        parents.append({"role": role, "path": str(path), "sha256": sha256_file(path)})
+        if report := parent_reports(task).get(role):
+            parents[-1]["keys"] = report | {"matched": len(report["matched"])}
+    return parents
 
 
 def device_name(device: torch.device) -> str:

@@ -1,0 +1,1 @@
+"""DCPT: degradation-classification pretraining, and what is trained from it."""

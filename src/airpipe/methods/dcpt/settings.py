@@ -1,0 +1,108 @@
+"""Settings of DCPT's stages. Imports no torch, because Snakemake reads it at every start.
+
+Sources: "paper" is Hu et al., ICLR 2025 (arXiv 2501.15510); "code" is MILab-PKU/dcpt, its models,
+losses and training options.
+"""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from airpipe.settings import NetworkSettings, Settings, StageSettings
+
+
+class HeadSettings(Settings):
+    """The classification head, `airpipe.methods.dcpt.network.DegradationHead`."""
+
+    num_classes: int = Field(ge=2, description="Labels 0 to num_classes - 1. Source: code: 5 (5D) or 10 (10D).")
+    num_res_blocks: PositiveInt = Field(2, description="Residual blocks of each level and of the end. Source: code.")
+    downsample: bool = Field(
+        False, description="Shrink level i by 2^i: for backbones whose features have one size (SwinIR). Source: code."
+    )
+    features: Literal["all", "last"] = Field(
+        "all",
+        description="Levels that the head sees: all of the decoder (source: code) or its last stage (ours).",
+    )
+
+
+class _FromParents(StageSettings):
+    """Stages that say which roles their parents may have."""
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    takes: ClassVar[frozenset[str]] = frozenset()
+
+    @model_validator(mode="after")
+    def _roles(self) -> "_FromParents":
+        found = set(self.parents)
+        if not self.needs <= found <= self.needs | self.takes:
+            needed, more = ", ".join(sorted(self.needs)) or "none", ", ".join(sorted(self.takes))
+            also = f", and may have {more}" if more else ""
+            raise ValueError(f"parents: found {sorted(found) or 'none'}; {self.task} needs {needed}{also}")
+        return self
+
+
+class ClassifierSettings(_FromParents):
+    """A stage that trains a head; `network` is the backbone."""
+
+    head: HeadSettings
+    loss: Literal["focal", "ce"] = Field("focal", description="Of the classification. Source: paper and code: focal.")
+    focal_gamma: float = Field(2.0, ge=1, description="Exponent of the focal loss. Source: code.")
+
+    @property
+    def exported_network(self) -> NetworkSettings:
+        """What model.safetensors holds: backbone and head in one."""
+        backbone = self.network.model_dump(mode="json")
+        return NetworkSettings(name="dcpt", arguments={"backbone": backbone, **self.head.model_dump(mode="json")})
+
+    @model_validator(mode="after")
+    def _labels_are_classes(self) -> "ClassifierSettings":
+        for part in self.data:
+            if part.label >= self.head.num_classes:
+                raise ValueError(
+                    f"data: {part.pairs} ({part.recipe or 'paired'}) has label {part.label}; "
+                    f"head.num_classes {self.head.num_classes} allows 0 to {self.head.num_classes - 1}"
+                )
+        return self
+
+
+class PretrainSettings(ClassifierSettings):
+    """dcpt.pretrain: optimizers `net` (backbone) and `head`, losses `pixel` and `class`."""
+
+    generation_input: Literal["clean", "degraded", "none"] = Field(
+        "clean",
+        description="What the backbone is to turn into the clean image while it classifies the degraded one: the clean "
+        "image itself (source: paper and code), the degraded one (`direct`), nothing (ours: an ablation).",
+    )
+
+
+class DirectSettings(PretrainSettings):
+    """dcpt.direct: restores and classifies the degraded image. Source: code, `DCTModel`; paper, table 12."""
+
+    generation_input: Literal["degraded"] = "degraded"
+
+
+class ProbeSettings(ClassifierSettings):
+    """dcpt.probe: trains a new head (optimizer `head`) on a frozen backbone. Source: code, `DCModel`.
+
+    Without the parent `init` the backbone is the freshly initialised one.
+    """
+
+    takes: ClassVar[frozenset[str]] = frozenset({"init"})
+
+
+class FinetuneSettings(_FromParents):
+    """dcpt.finetune: supervised training of a backbone that starts from the parent `init`."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"init"})
+
+
+class TransferSettings(_FromParents):
+    """dcpt.transfer: from a model of one degradation (`init`) to another one, guided by a head (`guide`).
+
+    Without `guide` it is the control: same loop, no class loss. Source: code, `DCDistModel`.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"init"})
+    takes: ClassVar[frozenset[str]] = frozenset({"guide"})
+    loss: Literal["focal", "ce"] = Field("ce", description="Of the guide. Source: code: cross entropy, weight 1.")
+    focal_gamma: float = Field(2.0, ge=1, description="Exponent of the focal loss.")

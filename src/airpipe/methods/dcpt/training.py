@@ -1,0 +1,179 @@
+"""DCPT: a backbone learns to tell degradations apart, and then to remove them.
+
+Source: Hu et al., ICLR 2025 (arXiv 2501.15510); behaviour of MILab-PKU/dcpt
+`degradation_classification_{pretrain,direct_train,dist}_model.py` (golden `dcpt_step_small`).
+
+A pretraining step is one joint objective: clean image to clean image (pixel loss) and features of the
+degraded image to its class (class loss), one backward pass, two optimizers. Images of the class pass are
+never restored.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from airpipe.data.dataset import Batch
+from airpipe.errors import AirpipeError
+from airpipe.methods.baseline.training import BaselineTask
+from airpipe.methods.dcpt.network import DCPT, DegradationHead, classify_features
+from airpipe.methods.dcpt.settings import (
+    ClassifierSettings,
+    FinetuneSettings,
+    PretrainSettings,
+    ProbeSettings,
+    TransferSettings,
+)
+from airpipe.registry import build_network
+from airpipe.training.checkpoints import load_matching
+from airpipe.training.losses import PIXEL_LOSSES, cross_entropy, focal_loss
+from airpipe.training.task import Task, make_adamw
+
+ClassLoss = Callable[[Tensor, Tensor], Tensor]
+Report = dict[str, list[str]]
+
+
+class PretrainTask(Task):
+    """Joint pretraining; with `generation_input: degraded` it restores as well (`direct`)."""
+
+    def __init__(self, settings: PretrainSettings, parents: Mapping[str, nn.Module]) -> None:
+        super().__init__(settings, parents)
+        net = _build(settings)
+        if settings.generation_input == "none":
+            _freeze_what_gives_no_features(net.backbone)
+        trained = [parameter for parameter in net.backbone.parameters() if parameter.requires_grad]
+        self.networks = {"net": net}
+        self.optimizers = {
+            "net": make_adamw(trained, settings.optimizers["net"]),
+            "head": make_adamw(net.head.parameters(), settings.optimizers["head"]),
+        }
+        self.generation_input = settings.generation_input
+        self.pixel_loss = PIXEL_LOSSES[settings.pixel_loss]
+        self.class_loss = class_loss(settings.loss, settings.focal_gamma)
+
+    def step(self, batch: Batch, turn: str) -> dict[str, Tensor]:
+        """Return `class`, and `pixel` where an image is generated."""
+        net = self.networks["net"]
+        if self.generation_input == "none":
+            return {"class": self.class_loss(net(batch.degraded, classify=True), batch.label)}
+        shown = batch.clean if self.generation_input == "clean" else batch.degraded
+        logits, restored = net(batch.degraded, classify=True, generate=shown)
+        return {"pixel": self.pixel_loss(restored, batch.clean), "class": self.class_loss(logits, batch.label)}
+
+
+class ProbeTask(Task):
+    """A fresh head learns from the features of a frozen backbone, of `init` or freshly initialised."""
+
+    def __init__(self, settings: ProbeSettings, parents: Mapping[str, nn.Module]) -> None:
+        super().__init__(settings, parents)
+        net = _build(settings)
+        self.parent_reports = {
+            role: load_backbone(net.backbone, parent, f"parent {role}") for role, parent in parents.items()
+        }
+        net.backbone.requires_grad_(False).eval()
+        self.networks = {"net": net}
+        self.optimizers = {"head": make_adamw(net.head.parameters(), settings.optimizers["head"])}
+        self.class_loss = class_loss(settings.loss, settings.focal_gamma)
+
+    def step(self, batch: Batch, turn: str) -> dict[str, Tensor]:
+        """Return the class loss."""
+        return {"class": self.class_loss(self.networks["net"](batch.degraded, classify=True), batch.label)}
+
+
+class FinetuneTask(BaselineTask):
+    """The baseline's supervised training from the weights of `init`, a pretraining or any model."""
+
+    def __init__(self, settings: FinetuneSettings, parents: Mapping[str, nn.Module]) -> None:
+        super().__init__(settings, parents)
+        self.parent_reports = {"init": load_backbone(self.networks["net"], parents["init"], "parent init")}
+
+
+class TransferTask(BaselineTask):
+    """From one degradation to another, guided by the frozen head of `guide`; without it, the control.
+
+    The head sees the features of the network in training. A guide is a pretraining stage or a
+    published head (net_dc).
+    """
+
+    def __init__(self, settings: TransferSettings, parents: Mapping[str, nn.Module]) -> None:
+        super().__init__(settings, parents)
+        net = self.networks["net"]
+        self.parent_reports = {"init": load_backbone(net, parents["init"], "parent init")}
+        self.class_loss = class_loss(settings.loss, settings.focal_gamma)
+        if "guide" in parents:
+            head = guiding_head(parents["guide"])
+            _check_guide(head, net, settings)
+            self.frozen = {"guide": head}
+
+    def step(self, batch: Batch, turn: str) -> dict[str, Tensor]:
+        """Return `pixel` and, with a guide, `class`."""
+        losses = super().step(batch, turn)
+        if "guide" in self.frozen:
+            features = self.networks["net"](batch.degraded, features=True)
+            losses["class"] = self.class_loss(classify_features(self.frozen["guide"], features), batch.label)
+        return losses
+
+
+def class_loss(name: str, gamma: float) -> ClassLoss:
+    """The class loss of a setting: "ce", or "focal" with its exponent."""
+    return cross_entropy if name == "ce" else lambda logits, labels: focal_loss(logits, labels, gamma)
+
+
+def load_backbone(backbone: nn.Module, parent: nn.Module, what: str) -> Report:
+    """Fill a backbone from another one or from backbone and head of a pretraining.
+
+    Returns:
+        See `load_matching`; entries of a head are unexpected, under their names in the file.
+
+    Raises:
+        AirpipeError: nothing fits.
+    """
+    state = parent.state_dict()
+    if isinstance(parent, DCPT):
+        state = {name.removeprefix("backbone."): value for name, value in state.items()}
+    return load_matching(backbone, state, what)
+
+
+def guiding_head(guide: nn.Module) -> DegradationHead:
+    """The head of a pretraining, or a head by itself.
+
+    Raises:
+        AirpipeError: a network without head.
+    """
+    head = guide.head if isinstance(guide, DCPT) else guide
+    if not isinstance(head, DegradationHead):
+        raise AirpipeError(
+            f"parent guide is a {type(guide).__name__} without head; "
+            "give a dcpt.pretrain, direct or probe stage, or an imported head (net_dc)"
+        )
+    return head
+
+
+def _build(settings: ClassifierSettings) -> DCPT:
+    torch.manual_seed(settings.seed)
+    found = settings.exported_network
+    return cast(DCPT, build_network(found.name, **found.arguments))
+
+
+def _freeze_what_gives_no_features(backbone: nn.Module) -> None:
+    """Parameters behind the features get no gradient, for which data parallelism would wait."""
+    parameters = list(backbone.parameters())
+    side = int(getattr(backbone, "size_multiple", 8))
+    features = backbone(torch.zeros(1, 3, side, side), features=True)
+    total = torch.stack([one.sum() for one in features]).sum()
+    gradients = torch.autograd.grad(total, parameters, allow_unused=True)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.requires_grad_(gradient is not None)
+
+
+def _check_guide(head: DegradationHead, net: nn.Module, settings: TransferSettings) -> None:
+    channels = list(getattr(net, "feature_channels", ()))
+    if channels[: len(head.feature_dims)] != head.feature_dims:
+        raise AirpipeError(
+            f"parent guide takes features of {head.feature_dims} channels, {settings.network.name} gives {channels}; "
+            "pretrain the guide with the same backbone"
+        )
+    classes, labels = head.fc.out_features, [part.label for part in settings.data]
+    if max(labels) >= classes:
+        raise AirpipeError(f"data has labels {labels}, parent guide knows 0 to {classes - 1}; use the guide's labels")
