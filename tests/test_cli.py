@@ -97,11 +97,10 @@ def test_existing_files_are_replaced_only_when_asked(here, capsys):
     target = here / "c.png"
     target.write_text("precious")
     words = ["restore", str(here / "a.png"), "-m", MODEL, "-o", str(target)]
-    assert main(words) == 2
-    assert (
-        capsys.readouterr().err
-        == f"airpipe: error: {target}: exists already. Add --overwrite to replace it, or move it away\n"
-    )
+    assert main(words) == 0
+    captured = capsys.readouterr()
+    assert captured.out == f"{here / 'a.png'}: done already -> {target} (--overwrite makes it anew)\n"
+    assert captured.err == ""
     assert target.read_text() == "precious"
     assert main([*words, "--overwrite"]) == 0
     assert read_picture(target).pixels.shape == (71, 93, 3)

@@ -11,15 +11,17 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, cast, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack, cast, overload
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from airpipe.errors import AirpipeError
-from airpipe.evaluation.tiling import Progress, plan_tiles, restore_tiled
-from airpipe.images import Picture, Pixels, read_picture, to_pixels, to_tensor, why_not, write_picture
+from airpipe.evaluation.ensemble import SelfEnsemble
+from airpipe.evaluation.grid import Tile, fitting_tile, plan_tiles, size_multiple
+from airpipe.evaluation.tiling import Progress, restore_pixels, restore_tiled
+from airpipe.images import Picture, Pixels, read_picture, why_not, write_picture
 
 if TYPE_CHECKING:
     from airpipe.training.checkpoints import LoadedModel
@@ -36,28 +38,35 @@ class RestoredFile:
 
     source: Path
     target: Path
-    height: int
-    width: int
-    tiles: int
-    tile_height: int
-    tile_width: int
-    seconds: float
+    height: int = 0
+    width: int = 0
+    tiles: int = 0
+    tile_height: int = 0
+    tile_width: int = 0
+    seconds: float = 0.0
     """Wall time from reading to the written file."""
+    skipped: bool = False
+    """The target was there already; nothing was done, and the numbers are 0."""
+
+
+class Options(TypedDict, total=False):
+    """How an image goes through the network; see `restore`."""
+
+    tile: int
+    overlap: int
+    batch: int
+    memory: float | None
+    self_ensemble: bool
 
 
 @overload
-def restore(image: PathLike, model: Model, *, tile: int = ..., overlap: int = ..., device: str = ...) -> Pixels: ...
+def restore(image: PathLike, model: Model, *, device: str = ..., **options: Unpack[Options]) -> Pixels: ...
 @overload
-def restore(image: Pixels, model: Model, *, tile: int = ..., overlap: int = ..., device: str = ...) -> Pixels: ...
+def restore(image: Pixels, model: Model, *, device: str = ..., **options: Unpack[Options]) -> Pixels: ...
 @overload
-def restore(image: Tensor, model: Model, *, tile: int = ..., overlap: int = ..., device: str = ...) -> Tensor: ...
+def restore(image: Tensor, model: Model, *, device: str = ..., **options: Unpack[Options]) -> Tensor: ...
 def restore(
-    image: PathLike | Pixels | Tensor,
-    model: Model,
-    *,
-    tile: int = TILE,
-    overlap: int = OVERLAP,
-    device: str = "auto",
+    image: PathLike | Pixels | Tensor, model: Model, *, device: str = "auto", **options: Unpack[Options]
 ) -> Pixels | Tensor:
     """Restore one image, or a batch of tensors; the result is of the kind that came in.
 
@@ -67,10 +76,12 @@ def restore(
         model: what `load_model` takes (a stage folder, ours or a published file), a loaded
             model, or a network. A network is put on `device`, runs in evaluation mode and
             gets its mode back.
-        tile: largest side of a tile in pixels; bounds the memory. 0: the whole image at once.
-        overlap: least number of pixels that neighbouring tiles share.
         device: "auto" (where a given network is; else the GPU, if there is one), "cpu",
             "cuda" or "cuda:1".
+        options: tile (512): largest side of a tile in pixels; bounds the memory; 0: the whole image
+            at once. overlap (32): least number of pixels that neighbouring tiles share. batch (1):
+            tiles per pass. memory (None): bytes for a pass; chooses the tile, or the whole image where
+            it fits. self_ensemble (False): mean over the eight flips and turns; eight times the work.
 
     Returns:
         Path: uint8 or uint16 (H, W, 3), upright RGB. Array: same shape and dtype; grey is the
@@ -86,11 +97,12 @@ def restore(
     """
     given = _checked(image)
     with _ready(model, device) as (network, where):
+        way = _Way(network, where, **options)
         if isinstance(given, Picture):
-            restored = _restore_picture(given, network, where, tile, overlap)
+            restored = _restore_picture(given, way, in_place=not isinstance(image, np.ndarray))
             return restored.pixels if not isinstance(image, np.ndarray) else _as_array(restored, image.ndim)
         images = given.detach().float().cpu().reshape(-1, *given.shape[-3:])
-        results = [restore_tiled(network, one, tile=tile, overlap=overlap, device=where) for one in images]
+        results = [restore_tiled(way.network, one, device=where, **way.tiling(*one.shape[-2:])) for one in images]
         return torch.stack(results).clamp_(0, 1).reshape(given.shape).to(given.device, given.dtype)
 
 
@@ -99,14 +111,14 @@ def restore_file(
     target: Path | None,
     model: Model,
     *,
-    tile: int = TILE,
-    overlap: int = OVERLAP,
     device: str = "auto",
     overwrite: bool = False,
+    skip_done: bool = False,
     keep: Collection[Path] = (),
     progress: Progress | None = None,
+    **options: Unpack[Options],
 ) -> RestoredFile:
-    """Restore an image file into a new file with the same depth, alpha and colour profile.
+    """Restore an image file into a new file with the same depth, alpha, colour profile and EXIF.
 
     Args:
         source: the photo.
@@ -114,28 +126,66 @@ def restore_file(
             photo. In a folder the name is `<stem>_restored<suffix>`, with .png where the photo's own format
             cannot hold the result.
         model: as for `restore`; load it once for many files.
-        tile: as for `restore`.
-        overlap: as for `restore`.
         device: as for `restore`.
         overwrite: replace an existing file (never the photo itself).
+        skip_done: take an existing file for the result of an earlier run, instead of refusing.
         keep: resolved paths that stay even so, such as earlier results of the same run.
         progress: called with (tiles done, tiles in all).
+        options: as for `restore`.
 
     Raises:
         AirpipeError: as `restore`, and when the target exists, cannot hold the result or
             cannot be written; nothing is then left half-written.
     """
     begun = time.perf_counter()
+    likely = _target(source, target)
+    if skip_done and not overwrite and source.is_file() and _is_done(likely, source, keep):
+        return RestoredFile(source, likely, skipped=True)
     picture = read_picture(source)
     target = _target(source, target, picture)
+    if skip_done and not overwrite and _is_done(target, source, keep):
+        return RestoredFile(source, target, skipped=True)
     _refuse_to_replace(target, source, overwrite, keep)
-    with _ready(model, device) as (network, where):
-        restored = _restore_picture(picture, network, where, tile, overlap, progress)
-    write_picture(target, restored)
     height, width = picture.pixels.shape[:2]
-    plan = plan_tiles(height, width, tile, overlap, int(getattr(network, "size_multiple", 1)))
+    with _ready(model, device) as (network, where):
+        way = _Way(network, where, **options)
+        plan = way.plan(height, width)
+        picture = _restore_picture(picture, way, in_place=True, progress=progress)
+    write_picture(target, picture)
     seconds = time.perf_counter() - begun
     return RestoredFile(source, target, height, width, len(plan), plan[0].height, plan[0].width, seconds)
+
+
+class _Way:
+    """A network on its device, and the options, ready for images of any size."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        device: torch.device,
+        *,
+        tile: int = TILE,
+        overlap: int = OVERLAP,
+        batch: int = 1,
+        memory: float | None = None,
+        self_ensemble: bool = False,
+    ) -> None:
+        if batch < 1:
+            raise AirpipeError(f"a batch of {batch} tiles. Expected 1 or more")
+        self.network = SelfEnsemble(network).eval() if self_ensemble else network
+        self.bare, self.device = network, device
+        self.tile, self.overlap, self.batch, self.memory = tile, overlap, batch, memory
+
+    def tiling(self, height: int, width: int) -> dict[str, Any]:
+        """Arguments of `restore_tiled` and `restore_pixels` for an image of this size."""
+        options = {"overlap": self.overlap, "batch_size": self.batch}
+        if self.memory is None:
+            return {"tile": self.tile, **options}
+        return {"tile": fitting_tile(self.bare, height, width, memory=self.memory, **options), **options}
+
+    def plan(self, height: int, width: int) -> list[Tile]:
+        """The tiles of an image of this size."""
+        return plan_tiles(height, width, self.tiling(height, width)["tile"], self.overlap, size_multiple(self.network))
 
 
 def choose_device(device: str) -> torch.device:
@@ -184,21 +234,17 @@ def _ready(model: Model, device: str) -> Iterator[tuple[nn.Module, torch.device]
             module.training = mode
 
 
-def _restore_picture(
-    picture: Picture,
-    network: nn.Module,
-    device: torch.device,
-    tile: int,
-    overlap: int,
-    progress: Progress | None = None,
-) -> Picture:
-    image = to_tensor(picture.pixels)  # (3, H, W)
-    output = restore_tiled(network, image, tile=tile, overlap=overlap, device=device, progress=progress)
-    del image  # the peak is at the conversion below
-    if picture.grey:
-        output = output.mean(0, keepdim=True).expand(3, -1, -1)
-    bits = 16 if picture.pixels.dtype == np.uint16 else 8
-    return replace(picture, pixels=to_pixels(output, bits))
+def _restore_picture(picture: Picture, way: _Way, in_place: bool, progress: Progress | None = None) -> Picture:
+    pixels = restore_pixels(
+        way.network,
+        picture.pixels,
+        device=way.device,
+        grey=picture.grey,
+        in_place=in_place and picture.pixels.flags.writeable,
+        progress=progress,
+        **way.tiling(*picture.pixels.shape[:2]),
+    )
+    return replace(picture, pixels=pixels)
 
 
 def _checked(image: PathLike | Pixels | Tensor) -> Picture | Tensor:
@@ -235,6 +281,11 @@ def _as_picture(array: Any) -> Picture:
     return Picture(array[..., :3], alpha=array[..., 3] if array.shape[2] == 4 else None)
 
 
+def _is_done(target: Path, source: Path, keep: Collection[Path]) -> bool:
+    """Whether an earlier run left the result there: files appear only when they are complete."""
+    return target.is_file() and not target.samefile(source) and target.resolve() not in keep
+
+
 def _refuse_to_replace(target: Path, source: Path, overwrite: bool, keep: Collection[Path]) -> None:
     if not target.exists():
         return
@@ -255,13 +306,13 @@ def _as_array(picture: Picture, ndim: int) -> Pixels:
     return cast(Pixels, pixels)
 
 
-def _target(source: Path, target: Path | None, picture: Picture) -> Path:
-    """The file to write; judged before the work, so that no result is lost."""
+def _target(source: Path, target: Path | None, picture: Picture | None = None) -> Path:
+    """The file to write; judged before the work, so that no result is lost. Without the picture, the likely one."""
     if target is None or target.is_dir() or not target.suffix:
         name = Path(f"{source.stem}_restored{source.suffix}")
-        if why_not(name, picture):
+        if picture is not None and why_not(name, picture):
             name = Path(f"{source.stem}_restored.png")
         return (target or source.parent) / name
-    if reason := why_not(target, picture):
+    if picture is not None and (reason := why_not(target, picture)):
         raise AirpipeError(reason)
     return target
