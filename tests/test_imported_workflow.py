@@ -34,7 +34,9 @@ def run_import(folder):
 def test_a_missing_import_names_the_command(project):
     said = snakemake(project, "-n", "all", "--configfile", "overlay.yaml", check=False)
     assert said.returncode == 1
-    assert "results/imported/official is not there: python scripts/import_weights.py FILE --name official" in said.stdout
+    assert (
+        "results/imported/official is not there: python scripts/import_weights.py FILE --name official" in said.stdout
+    )
 
 
 def test_an_imported_model_is_scored_tabled_and_shown(project):
