@@ -36,7 +36,7 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     check = command("check", "read every file of a data set and say what is odd", _check)
     check.add_argument("id", help="data set, or dataset.split")
     check.add_argument("--root", help="check this folder instead; no manifest is written")
-    check.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    check.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="processes that read files")
     fetch = command("fetch", "fetch a data set into resources/datasets/<id>", _fetch)
     fetch.add_argument("id")
     fetch.add_argument("--wait", type=float, help="minutes to wait for files that are fetched by hand")
@@ -52,7 +52,10 @@ def load_registry(overlays: Sequence[Path] = ()) -> dict[str, DatasetSettings]:
         raise AirpipeError(f"{REGISTRY}: no such file. Run this in a checkout of airpipe")
     merged: dict[str, Any] = {}
     for path in (REGISTRY, *overlays):
-        merged = deep_merge(merged, read_yaml(path).get("datasets", {}))
+        datasets = read_yaml(path).get("datasets", {})
+        if not isinstance(datasets, dict):
+            raise AirpipeError(f"{path}: datasets: expected a mapping of entries, found {datasets!r}")
+        merged = deep_merge(merged, datasets)
     try:
         entries = inherited(merged)
     except ValueError as error:
