@@ -8,7 +8,8 @@ from typing import Any
 
 import yaml
 
-from airpipe.datasets import DatasetSettings, RemoteFile
+from airpipe.data.addresses import address_of
+from airpipe.datasets import DatasetSettings
 from airpipe.errors import AirpipeError
 from airpipe.project import deep_merge, expanded, inherited
 from airpipe.settings import check_settings, read_yaml, unknown_name
@@ -97,20 +98,8 @@ def _show(arguments: argparse.Namespace) -> int:
     print(yaml.safe_dump({arguments.id: values}, sort_keys=False, allow_unicode=True, width=110), end="")
     for source in entry.sources:
         words = "fetched by us" if source.verified else "not verified by us"
-        print(f"# {', '.join(address(file) for file in source.files)}  (read in: {source.read_in}; {words})")
+        print(f"# {', '.join(address_of(file) for file in source.files)}  (read in: {source.read_in}; {words})")
     return 0
-
-
-def address(file: RemoteFile) -> str:
-    """What to open in a browser."""
-    if file.gdrive:
-        return f"https://drive.google.com/file/d/{file.gdrive}/view"
-    if file.gdrive_folder:
-        return f"https://drive.google.com/drive/folders/{file.gdrive_folder}"
-    if file.huggingface:
-        hub = file.huggingface
-        return f"https://huggingface.co/datasets/{hub.repo}/blob/{hub.revision}/{hub.file}"
-    return file.url or file.by_hand or ""
 
 
 def _check(arguments: argparse.Namespace) -> int:
