@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import skimage.data
+from helpers import ROOT, toy_images
 
 from airpipe.cli import find_model, list_models, main
 from airpipe.data.packages import locate
@@ -244,6 +245,43 @@ def test_doctor_finds_the_data(tmp_path, monkeypatch, capsys):
     for what in ("Python", "torch", "disk", "results", "data set photos", "data set mine"):
         assert checks[what]["state"] in ("ok", "note" if what == "disk" else "ok")
     assert checks["data set mine"]["found"] == str(tmp_path / "config")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("datasets: {mine: }", "datasets.mine: expected a mapping with title and splits, found None"),
+        ("datasets: [a]", "datasets: expected a mapping of entries, found ['a']"),
+        ("datasets: {mine: {like: [b]}}", "datasets.mine.like: unknown data set"),
+        ("datasets: {a: {like: b}, b: {like: a}}", "a -> b -> a goes round in a circle"),
+        ("datasets: {mine: {titel: x}}", "unknown setting 'titel'; did you mean 'title'?"),
+    ],
+)
+def test_a_malformed_registry_is_one_clear_error(tmp_path, monkeypatch, capsys, text, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "datasets.yaml").write_text(text)
+    assert main(["data", "list"]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_data_commands_list_show_and_check(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    assert main(["data", "list"]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert len(listed) > 50
+    assert next(line for line in listed if line.startswith("photos ")).split()[1] == "embedded"
+    assert main(["data", "show", "rain100l"]) == 0
+    shown = capsys.readouterr().out
+    assert "rule: rain_no" in shown
+    assert "https://drive.google.com/drive/folders/" in shown
+    toy_images(tmp_path / "Kodak24", count=3)
+    assert main(["data", "check", "kodak24", "--root", str(tmp_path / "Kodak24")]) == 0
+    assert "note: 3 images found, 24 expected" in capsys.readouterr().out
+    assert main(["data", "check", "kodak24.tset"]) == 2
+    assert "unknown split 'tset'; did you mean 'test'?" in capsys.readouterr().err
+    assert main(["data", "fetch", "photos"]) == 2
+    assert "ships inside installed packages" in capsys.readouterr().err
 
 
 def test_doctor_says_what_is_missing(tmp_path, monkeypatch, capsys):

@@ -66,7 +66,7 @@ TASKS = {"single_denoise": "denoise", "allinone3": "3d", "allinone5": "5d", "all
 TRAINING_DATA = {
     "single_denoise": {"bsd400", "wed"},
     "allinone3": {"bsd400", "wed", "rain100l", "reside_ots"},
-    "allinone5": {"bsd400", "wed", "rain200l", "reside_ots", "lol_v1", "gopro"},
+    "allinone5": {"bsd400", "wed", "rain100l", "reside_ots", "lol_v1", "gopro"},
 }
 """Data sets that published models of a setting were trained on (AirNet's three tasks, IDR's five)."""
 
