@@ -162,7 +162,7 @@ def with_photographs(tmp_path_factory, photographs):
 @pytest.mark.pipeline
 def test_a_users_folder_is_checked_listed_and_scored(with_photographs):
     folder, said = with_photographs
-    assert "3 of 3 steps (100%) done" in said  # manifest, pairs, one evaluation
+    assert "4 of 4 steps (100%) done" in said  # folder, manifest, pairs, one evaluation
     results = folder / "results"
     expected = [f"sharp/img{number}.png" for number in range(3)]
     assert list(pd.read_csv(results / "manifests" / "mine.test.csv")["path"]) == expected
