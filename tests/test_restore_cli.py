@@ -9,14 +9,18 @@ import sys
 import numpy as np
 import pytest
 import skimage.data
+import torch
 
 from airpipe.cli import main
+from airpipe.evaluation.origin import RECORD
 from airpipe.images import Picture, read_picture, write_picture
 from airpipe.registry import build_network
 from airpipe.restore_cli import find_photos
 from airpipe.training.checkpoints import save_model
 
 SIZES = {"width": 8, "middle_blk_num": 1, "enc_blk_nums": [1, 1], "dec_blk_nums": [1, 1]}
+
+NETWORK = {"name": "nafnet", "arguments": SIZES}
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +46,9 @@ def names(photos):
 
 
 def tree(folder):
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and path.name != RECORD
+    )
 
 
 def test_folders_and_patterns_find_photos_once(album, monkeypatch):
@@ -90,6 +96,51 @@ def test_a_second_run_skips_what_is_done(album, model, capsys):
     assert main([*words, "--overwrite"]) == 0
     assert "done already" not in capsys.readouterr().out
     assert (out / "a_restored.png").stat().st_mtime_ns != stamp
+
+
+def test_what_another_photo_model_or_option_made_is_neither_skipped_nor_replaced(album, model, tmp_path, capsys):
+    out = tmp_path / "out"
+    words = ["restore", str(album), "-o", str(out)]
+    torch.manual_seed(1)
+    save_model(tmp_path / "other", build_network("nafnet", **SIZES), {"schema_version": 1, "network": NETWORK})
+    other = str(tmp_path / "other")
+    assert main([*words, "-m", model]) == 0
+    stamps = {name: (out / name).stat().st_mtime_ns for name in tree(out)}
+    for changed in (["-m", other], ["-m", model, "--self-ensemble"], ["-m", model, "--tile", "32", "--overlap", "8"]):
+        capsys.readouterr()
+        assert main([*words, *changed]) == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert captured.err.count("exists, made from something else. Use --overwrite or another -o") == 3
+    write_picture(album / "a.png", Picture(np.zeros((8, 8, 3), np.uint8)))
+    later = (out / "b_restored.jpg").stat().st_mtime_ns + 10**9
+    os.utime(album / "b.jpg", ns=(later, later))  # same bytes, but newer than the result
+    assert main([*words, "-m", model]) == 2
+    captured = capsys.readouterr()
+    assert [captured.err.count(f"{name}: exists, made from") for name in ("a_restored.png", "b_restored.jpg")] == [1, 1]
+    assert captured.out.count("done already ->") == 1
+    assert stamps == {name: (out / name).stat().st_mtime_ns for name in tree(out)}
+    (out / RECORD).write_text("{")
+    assert main([*words, "-m", model]) == 2
+    assert "Delete it, then use --overwrite" in capsys.readouterr().err
+
+
+def test_folders_may_have_names_like_files(album, model, tmp_path):
+    (album / "sub").rename(album / "trip.2024")
+    write_picture(album / "set.png" / "d.png", Picture(np.zeros((8, 8, 3), np.uint8)))
+    for out in (tmp_path / "out", tmp_path / "out.v2"):
+        assert main(["restore", str(album), "-m", model, "-o", str(out)]) == 0
+        expected = ["a_restored.png", "b_restored.jpg", "set.png/d_restored.png", "trip.2024/c_restored.png"]
+        assert tree(out) == expected
+
+
+@pytest.mark.parametrize("given", ["album", "album/*.jpg"])
+def test_a_file_as_output_of_a_folder_is_refused(album, model, given, tmp_path, capsys):
+    (tmp_path / "there").write_text("x")
+    for out in ("res.png", "there"):
+        assert main(["restore", str(tmp_path / given), "-m", model, "-o", str(tmp_path / out)]) == 2
+        assert f"{out} is one file, but a folder, a pattern or several photos are given" in capsys.readouterr().err
+    assert not (tmp_path / "res.png").exists()
 
 
 def test_results_beside_the_photos_are_not_restored_again(album, model):

@@ -11,6 +11,7 @@ from airpipe.evaluation.grid import blend_weights, fitting_tile, plan_tiles, siz
 from airpipe.evaluation.memory import COPIES, activation_bytes
 from airpipe.evaluation.tiling import restore_pixels, restore_tiled
 from airpipe.models.nafnet import NAFNet
+from airpipe.models.restormer import pad_to_multiple
 
 SIDES = st.integers(1, 700)
 TILES = st.integers(0, 200)
@@ -136,6 +137,38 @@ def test_padding_reflects_on_the_right_and_below():
     image = torch.arange(9.0).reshape(1, 3, 3).repeat(3, 1, 1) / 9
     restore_tiled(network, image, tile=0)
     assert (spied[0][0, 0] * 9).round().tolist() == [[0, 1, 2, 1], [3, 4, 5, 4], [6, 7, 8, 7], [3, 4, 5, 4]]
+
+
+@pytest.mark.parametrize("pad", ["reflect", "zero"])
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (5, 6), (37, 41)])
+def test_a_network_that_pads_itself_gets_a_whole_image_as_it_is(pad, size):
+    network, image = small_nafnet(), torch.rand(3, *size)
+    network.pad = pad
+    with torch.no_grad():
+        assert torch.equal(restore_tiled(network, image, tile=64), network(image[None])[0])
+        ensemble = SelfEnsemble(network)
+        assert torch.equal(restore_tiled(ensemble, image, tile=64), ensemble(image[None])[0])
+
+
+@pytest.mark.parametrize("size", [(1, 3), (3, 2), (4, 5), (9, 6)])
+def test_tiles_are_padded_as_the_networks_pad(size):
+    spied = []
+    network = Spy(8)
+    network.register_forward_hook(lambda module, inputs, output: spied.append(inputs[0]))
+    image = torch.rand(3, *size)
+    restore_tiled(network, image, tile=0)
+    assert torch.equal(spied[0], pad_to_multiple(image[None], 8))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_tiles_get_the_dtype_of_the_network(dtype):
+    image = torch.rand(3, 20, 24, generator=torch.Generator().manual_seed(0))
+    expected = restore_tiled(small_nafnet(), image, tile=0)
+    restored = restore_tiled(small_nafnet().to(dtype), image, tile=0)
+    assert restored.dtype == torch.float32
+    assert (restored - expected).abs().max() < (1e-5 if dtype == torch.float64 else 0.1)
+    pixels = restore_pixels(small_nafnet().to(dtype), np.zeros((20, 24, 3), np.uint8), tile=0)
+    assert pixels.dtype == np.uint8
 
 
 def test_an_image_that_fits_goes_through_in_one_pass():

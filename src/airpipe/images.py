@@ -36,6 +36,8 @@ DECODER_ERRORS = (
     *(struct.error, zlib.error, cv2.error),
 )
 """What Pillow and OpenCV raise for damaged bytes."""
+LARGEST_EXIF_IN_JPEG = 65_527
+"""Bytes without `exif.PREFIX`: a marker of a JPEG has a length of 16 bit."""
 LARGEST_SIDE = {".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383}
 """Pixels; limits of the formats."""
 BAND = 256
@@ -236,20 +238,25 @@ def why_not(path: Path, picture: Picture) -> str | None:
 def write_picture(path: Path, picture: Picture) -> None:
     """Write a picture in the format of its suffix: depth, grey, alpha, profile and EXIF as they were read.
 
-    JPEG and WebP are written at quality 95. BMP holds neither profile nor EXIF; XMP and IPTC are not carried over.
+    JPEG and WebP are written at quality 95, WebP with alpha without loss. BMP holds neither profile nor EXIF, a
+    JPEG no EXIF above 65,527 bytes: it is left out. XMP and IPTC are not carried over.
 
     Raises:
-        AirpipeError: a suffix that cannot hold it (16 bit or alpha in a JPEG), or the disk refuses.
+        AirpipeError: a suffix that cannot hold it (16 bit or alpha in a JPEG), an encoder that fails, or the
+            disk refuses.
     """
     if reason := why_not(path, picture):
         raise AirpipeError(reason)
-    with atomic_path(path) as temporary:
-        if picture.pixels.dtype == np.uint8:
-            _write_eight_bit(temporary, picture)
-        elif path.suffix.lower() == ".png":
-            _write_deep_png(temporary, picture)
-        else:
-            _write_deep_tiff(temporary, picture)
+    try:
+        with atomic_path(path) as temporary:
+            if picture.pixels.dtype == np.uint8:
+                _write_eight_bit(temporary, picture)
+            elif path.suffix.lower() == ".png":
+                _write_deep_png(temporary, picture)
+            else:
+                _write_deep_tiff(temporary, picture)
+    except (*DECODER_ERRORS, RuntimeError) as error:
+        raise AirpipeError(f"{path}: cannot be encoded ({error}). Nothing was written. Use another suffix") from None
 
 
 def _write_eight_bit(path: Path, picture: Picture) -> None:
@@ -262,7 +269,10 @@ def _write_eight_bit(path: Path, picture: Picture) -> None:
     options: dict[str, Any] = {"quality": 95} if suffix in (".jpg", ".jpeg", ".webp") else {}
     if suffix in (".jpg", ".jpeg"):
         options["subsampling"] = 0
-    if picture.exif is not None:
+    if suffix == ".webp":
+        options |= {"exact": True, "lossless": picture.alpha is not None}  # exact: invisible pixels keep their colour
+    too_long = suffix in (".jpg", ".jpeg") and len(picture.exif or b"") > LARGEST_EXIF_IN_JPEG
+    if picture.exif is not None and not too_long:
         options["exif"] = exif.PREFIX + picture.exif
     image.save(path, icc_profile=picture.icc, **options)
 

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         type=Path,
         metavar="FILE_OR_FOLDER",
-        help="a name with suffix is a file, else a folder (default: <photo>_restored beside the photo)",
+        help="for one photo, a name with suffix is a file; else a folder (default: <photo>_restored beside the photo)",
     )
     size = parser.add_mutually_exclusive_group()
     size.add_argument(
@@ -68,7 +68,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--self-ensemble", action="store_true", help="mean over eight flips and turns: better, eight times the work"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<number> (default: %(default)s)")
-    parser.add_argument("--overwrite", action="store_true", help="make results anew that exist; else they are skipped")
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace files that exist; else a result of the same photo, model and options is skipped",
+    )
 
 
 def _not_negative(text: str) -> int:
@@ -106,8 +110,9 @@ def restore(arguments: argparse.Namespace, find_model: Callable[[str], Path]) ->
     """
     output: Path | None = arguments.output
     photos, problems = find_photos(arguments.photos, output)
-    if output is not None and output.suffix and not output.is_dir() and len(photos) > 1:
-        raise AirpipeError(f"-o {output} is one file, but there are {len(photos)} photos. Give a folder")
+    in_folder = len(photos) + len(problems) > 1 or any(photo.below is not None for photo in photos)
+    if output is not None and in_folder:
+        _refuse_file(output)
     for problem in problems:
         _say_error(problem)
     if not photos:
@@ -121,7 +126,7 @@ def restore(arguments: argparse.Namespace, find_model: Callable[[str], Path]) ->
     with _progress(len(photos)) as begin:
         for photo in photos:
             try:
-                done = _restore_one(photo, model, arguments, kept, begin(photo.path.name))
+                done = _restore_one(photo, model, arguments, in_folder, kept, begin(photo.path.name))
             except AirpipeError as error:
                 failed += 1
                 _say_error(error)
@@ -137,6 +142,15 @@ def restore(arguments: argparse.Namespace, find_model: Callable[[str], Path]) ->
     return 2 if failed else 0
 
 
+def _refuse_file(output: Path) -> None:
+    from airpipe.images import SUFFIXES
+
+    if not output.is_dir() and (output.exists() or output.suffix.lower() in SUFFIXES):
+        raise AirpipeError(
+            f"-o {output} is one file, but a folder, a pattern or several photos are given. Give a folder"
+        )
+
+
 def _say_error(error: object) -> None:
     print(f"airpipe: error: {error}", file=sys.stderr)
 
@@ -149,8 +163,8 @@ class Photo:
     """A file to restore."""
 
     path: Path
-    below: Path = Path()
-    """Its folder, counted from the folder or the pattern that it was found by."""
+    below: Path | None = None
+    """Its folder, counted from the folder or the pattern that it was found by; None: it was named itself."""
 
 
 def find_photos(names: Sequence[str], output: Path | None) -> tuple[list[Photo], list[AirpipeError]]:
@@ -211,20 +225,26 @@ def _is_photo(inside: Path) -> bool:
 
 
 def _is_below(path: Path, output: Path | None) -> bool:
-    return output is not None and not output.suffix and output.resolve() in path.resolve().parents
+    return output is not None and output.resolve() in path.resolve().parents
 
 
 def _restore_one(
-    photo: Photo, model: "LoadedModel", arguments: argparse.Namespace, kept: set[Path], progress: Report
+    photo: Photo,
+    model: "LoadedModel",
+    arguments: argparse.Namespace,
+    in_folder: bool,
+    kept: set[Path],
+    progress: Report,
 ) -> "RestoredFile":
     from airpipe.evaluation.restore import restore_file
 
     output: Path | None = arguments.output
     return restore_file(
         photo.path,
-        output / photo.below if output is not None and photo.below.parts else output,
+        output / (photo.below or Path()) if output is not None else None,
         model,
         device=arguments.device,
+        in_folder=in_folder,
         overwrite=arguments.overwrite,
         skip_done=True,
         keep=kept,

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from airpipe.errors import AirpipeError
+from airpipe.evaluation.ensemble import SelfEnsemble
 from airpipe.evaluation.memory import COPIES, activation_bytes
 
 
@@ -38,6 +39,13 @@ class Tile:
 def size_multiple(network: nn.Module) -> int:
     """What tile sides must be multiples of: the network's `size_multiple` and `window_size`, where it has them."""
     return math.lcm(int(getattr(network, "size_multiple", 1)), int(getattr(network, "window_size", 1)))
+
+
+def pads_itself(network: nn.Module) -> bool:
+    """Whether the network takes any size: those of `airpipe.models` do, unless built with pad="none"."""
+    inner = network.network if isinstance(network, SelfEnsemble) else network
+    ours = type(inner).__module__.startswith("airpipe.models.")
+    return ours and getattr(inner, "pad", "reflect") != "none"
 
 
 def fitting_tile(
@@ -70,6 +78,16 @@ def fitting_tile(
             f"Give at least {per_pixel * batch_size * least**2 / 1e9:.2g} GB, or a smaller batch or overlap"
         )
     return tile
+
+
+def lay_tiles(network: nn.Module, height: int, width: int, tile: int, overlap: int) -> list[Tile]:
+    """As `plan_tiles`, with what the network needs; one that pads itself gets a whole image as it is.
+
+    Raises:
+        AirpipeError: as `plan_tiles`.
+    """
+    tiles = plan_tiles(height, width, tile, overlap, size_multiple(network))
+    return [Tile(0, 0, height, width)] if len(tiles) == 1 and pads_itself(network) else tiles
 
 
 def plan_tiles(height: int, width: int, tile: int, overlap: int, multiple: int) -> list[Tile]:

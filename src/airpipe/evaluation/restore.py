@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from airpipe.errors import AirpipeError
 from airpipe.evaluation.ensemble import SelfEnsemble
-from airpipe.evaluation.grid import Tile, fitting_tile, plan_tiles, size_multiple
+from airpipe.evaluation.grid import Tile, fitting_tile, lay_tiles
+from airpipe.evaluation.origin import Origin, is_made_from, note, origin
 from airpipe.evaluation.tiling import Progress, restore_pixels, restore_tiled
 from airpipe.images import Picture, Pixels, read_picture, why_not, write_picture
 
@@ -112,6 +113,7 @@ def restore_file(
     model: Model,
     *,
     device: str = "auto",
+    in_folder: bool = False,
     overwrite: bool = False,
     skip_done: bool = False,
     keep: Collection[Path] = (),
@@ -127,8 +129,11 @@ def restore_file(
             cannot hold the result.
         model: as for `restore`; load it once for many files.
         device: as for `restore`.
+        in_folder: the target is a folder, whatever its name looks like.
         overwrite: replace an existing file (never the photo itself).
-        skip_done: take an existing file for the result of an earlier run, instead of refusing.
+        skip_done: skip what is done: the file is no older than the photo, and a hidden record beside it
+            (`.airpipe.json`, kept up with this) says that it was made from the same photo, by the same model
+            with the same options. Any other existing file is refused.
         keep: resolved paths that stay even so, such as earlier results of the same run.
         progress: called with (tiles done, tiles in all).
         options: as for `restore`.
@@ -138,20 +143,21 @@ def restore_file(
             cannot be written; nothing is then left half-written.
     """
     begun = time.perf_counter()
-    likely = _target(source, target)
-    if skip_done and not overwrite and source.is_file() and _is_done(likely, source, keep):
+    likely = _target(source, target, in_folder)
+    made_from = origin(source, model, _recorded(options)) if skip_done and source.is_file() else None
+    if not overwrite and made_from and _is_done(likely, source, keep, made_from):
         return RestoredFile(source, likely, skipped=True)
     picture = read_picture(source)
-    target = _target(source, target, picture)
-    if skip_done and not overwrite and _is_done(target, source, keep):
+    target = _target(source, target, in_folder, picture)
+    if not overwrite and made_from and _is_done(target, source, keep, made_from):
         return RestoredFile(source, target, skipped=True)
-    _refuse_to_replace(target, source, overwrite, keep)
+    _refuse_to_replace(target, source, overwrite, keep, skip_done)
     height, width = picture.pixels.shape[:2]
     with _ready(model, device) as (network, where):
         way = _Way(network, where, **options)
         plan = way.plan(height, width)
         picture = _restore_picture(picture, way, in_place=True, progress=progress)
-    write_picture(target, picture)
+    _write(target, picture, made_from)
     seconds = time.perf_counter() - begun
     return RestoredFile(source, target, height, width, len(plan), plan[0].height, plan[0].width, seconds)
 
@@ -185,7 +191,7 @@ class _Way:
 
     def plan(self, height: int, width: int) -> list[Tile]:
         """The tiles of an image of this size."""
-        return plan_tiles(height, width, self.tiling(height, width)["tile"], self.overlap, size_multiple(self.network))
+        return lay_tiles(self.network, height, width, self.tiling(height, width)["tile"], self.overlap)
 
 
 def choose_device(device: str) -> torch.device:
@@ -281,18 +287,44 @@ def _as_picture(array: Any) -> Picture:
     return Picture(array[..., :3], alpha=array[..., 3] if array.shape[2] == 4 else None)
 
 
-def _is_done(target: Path, source: Path, keep: Collection[Path]) -> bool:
-    """Whether an earlier run left the result there: files appear only when they are complete."""
-    return target.is_file() and not target.samefile(source) and target.resolve() not in keep
+def _recorded(options: Options) -> dict[str, Any]:
+    """The options that change the result."""
+    memory = options.get("memory")
+    return {
+        "tile": options.get("tile", TILE) if memory is None else None,
+        "overlap": options.get("overlap", OVERLAP),
+        "memory": memory,
+        "self_ensemble": options.get("self_ensemble", False),
+    }
 
 
-def _refuse_to_replace(target: Path, source: Path, overwrite: bool, keep: Collection[Path]) -> None:
+def _is_done(target: Path, source: Path, keep: Collection[Path], made_from: Origin) -> bool:
+    """Whether an earlier run left this result there: files appear only when they are complete."""
+    if not target.is_file() or target.samefile(source) or target.resolve() in keep:
+        return False
+    return target.stat().st_mtime_ns >= source.stat().st_mtime_ns and is_made_from(target, made_from)
+
+
+def _write(target: Path, picture: Picture, made_from: Origin | None) -> None:
+    """Write result and record in an order that is safe to be stopped in: no file has a record that is not its own."""
+    if target.exists():
+        note(target, None)
+        write_picture(target, picture)
+        note(target, made_from)
+    else:
+        note(target, made_from)
+        write_picture(target, picture)
+
+
+def _refuse_to_replace(target: Path, source: Path, overwrite: bool, keep: Collection[Path], skip_done: bool) -> None:
     if not target.exists():
         return
     if target.samefile(source):
         raise AirpipeError(f"{target}: is the photo itself. Give another name")
     if target.resolve() in keep:
         raise AirpipeError(f"{target}: holds the result of another photo of the same name. Use another folder")
+    if not overwrite and skip_done:
+        raise AirpipeError(f"{target}: exists, made from something else. Use --overwrite or another -o")
     if not overwrite:
         raise AirpipeError(f"{target}: exists already. Add --overwrite to replace it, or move it away")
 
@@ -306,9 +338,9 @@ def _as_array(picture: Picture, ndim: int) -> Pixels:
     return cast(Pixels, pixels)
 
 
-def _target(source: Path, target: Path | None, picture: Picture | None = None) -> Path:
+def _target(source: Path, target: Path | None, in_folder: bool, picture: Picture | None = None) -> Path:
     """The file to write; judged before the work, so that no result is lost. Without the picture, the likely one."""
-    if target is None or target.is_dir() or not target.suffix:
+    if target is None or in_folder or target.is_dir() or not target.suffix:
         name = Path(f"{source.stem}_restored{source.suffix}")
         if picture is not None and why_not(name, picture):
             name = Path(f"{source.stem}_restored.png")

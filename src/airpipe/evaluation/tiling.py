@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from airpipe.errors import AirpipeError
-from airpipe.evaluation.grid import Tile, blend_weights, plan_tiles, size_multiple
+from airpipe.evaluation.grid import Tile, blend_weights, lay_tiles
 from airpipe.images import Pixels, to_pixels, to_tensor
 
 T = TypeVar("T")
@@ -36,8 +36,9 @@ def restore_tiled(
 ) -> Tensor:
     """Pass an image through a network that stays on the device; only tiles travel to it.
 
-    Sizes are filled up on the right and below by reflection, repeated where the image is
-    smaller than what is missing. Equal inputs give equal bits on a CPU.
+    One of `airpipe.models` gets an image that is one tile as it is, and pads it itself. Else sizes are
+    filled up on the right and below: by reflection, or with the last pixel where the image is too small
+    to be reflected. Equal inputs give equal bits on a CPU.
 
     Args:
         network: maps (B, 3, H, W) to the same shape, H and W multiples of its `size_multiple`
@@ -57,7 +58,7 @@ def restore_tiled(
             or is not finite, or too little memory.
     """
     height, width = image.shape[-2:]
-    tiles = plan_tiles(height, width, tile, overlap, size_multiple(network))
+    tiles = lay_tiles(network, height, width, tile, overlap)
     result = torch.empty_like(image, dtype=torch.float32, device="cpu")
     outputs = _outputs(network, tiles, lambda t: _cut(image, t), batch_size, device, progress)
     for top, band in _finished_rows(tiles, outputs, height, width):
@@ -100,7 +101,7 @@ def restore_pixels(
         AirpipeError: as `restore_tiled`.
     """
     height, width = pixels.shape[:2]
-    tiles = plan_tiles(height, width, tile, overlap, size_multiple(network))
+    tiles = lay_tiles(network, height, width, tile, overlap)
     result = pixels if in_place else np.empty_like(pixels)
     bits = 16 if pixels.dtype == np.uint16 else 8
 
@@ -180,22 +181,22 @@ def _batches(items: list[T], size: int) -> Iterator[list[T]]:
 
 
 def _cut(image: Tensor, tile: Tile) -> Tensor:
-    """The tile's pixels, (3, tile.height, tile.width); reflected where it leaves the image."""
+    """The tile's pixels, (3, tile.height, tile.width); filled up where it leaves the image."""
     part = image[:, tile.top : tile.top + tile.height, tile.left : tile.left + tile.width]
     if part.shape[1] < tile.height:
-        part = part[:, _reflect(part.shape[1], tile.height)]
+        part = part[:, _filled(part.shape[1], tile.height)]
     if part.shape[2] < tile.width:
-        part = part[:, :, _reflect(part.shape[2], tile.width)]
+        part = part[:, :, _filled(part.shape[2], tile.width)]
     return part
 
 
-def _reflect(length: int, size: int) -> Tensor:
-    """Indices 0 .. length-1, back and forth without repeating the ends, `size` of them."""
-    if length == 1:
-        return torch.zeros(size, dtype=torch.int64)
-    period = 2 * (length - 1)
-    forward = torch.arange(size) % period
-    return forward.minimum(period - forward)
+def _filled(length: int, size: int) -> Tensor:
+    """Indices 0 .. length-1 and back, `size` of them; the last one repeated where the way back is too short.
+
+    The rule of `airpipe.models.restormer.pad_to_multiple`, for any dtype.
+    """
+    forward, last = torch.arange(size), length - 1
+    return forward.clamp(max=last) if size - length >= length else forward.minimum(2 * last - forward)
 
 
 @torch.inference_mode()
@@ -206,6 +207,9 @@ def _forward(network: nn.Module, inputs: Tensor, device: torch.device | str) -> 
         images = inputs.to(device)
         if images.dtype == torch.uint8:  # a quarter of the bytes on the way, floats on the device
             images = images.float().div_(255.0)
+        first = next(network.parameters(), None)
+        if first is not None and first.is_floating_point():
+            images = images.to(first.dtype)
         outputs: Tensor = network(images).float().cpu()
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "memory" not in str(error):

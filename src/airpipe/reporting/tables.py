@@ -448,7 +448,7 @@ def _published_cost(row: Row, known: Sequence[Mapping[Any, Any]]) -> Row:
     for printed in known:
         same = printed["network"] == row["network"] and printed["input"] == row["input"]
         off = row["parameters"] / printed["parameters"] - 1
-        if not same or abs(off) > SAME_SIZE:
+        if not same or not abs(off) <= SAME_SIZE:  # NaN where none is printed
             continue
         found: Row = {"published_parameters": printed["parameters"], "parameters_difference": off}
         ours = [row[name] for name in COUNTS.get(printed["counts"], ())]
