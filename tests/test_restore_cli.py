@@ -113,6 +113,7 @@ def test_what_another_photo_model_or_option_made_is_neither_skipped_nor_replaced
         assert captured.out == ""
         assert captured.err.count("exists, made from something else. Use --overwrite or another -o") == 3
     write_picture(album / "a.png", Picture(np.zeros((8, 8, 3), np.uint8)))
+    os.utime(album / "a.png", ns=(0, 0))  # another photo, but older than the result
     later = (out / "b_restored.jpg").stat().st_mtime_ns + 10**9
     os.utime(album / "b.jpg", ns=(later, later))  # same bytes, but newer than the result
     assert main([*words, "-m", model]) == 2
