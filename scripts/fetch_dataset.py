@@ -7,6 +7,7 @@ from pathlib import Path
 from airpipe.data.fetch import WAIT_MINUTES, Places, default_wait, fetch_dataset
 from airpipe.datasets import DatasetSettings
 from airpipe.errors import AirpipeError, run_main
+from airpipe.provenance import write_json
 from airpipe.settings import check_settings
 
 
@@ -30,7 +31,10 @@ def main() -> None:
     except json.JSONDecodeError as error:
         raise AirpipeError(f"--entry is not JSON ({error}). Give the data set's entry as one JSON object") from None
     wait = default_wait() if given.wait is None else given.wait
-    fetch_dataset(given.id, entry, Places(given.folder, given.downloads, given.lock), wait)
+    places = Places(given.folder, given.downloads, given.lock)
+    facts = fetch_dataset(given.id, entry, places, wait)
+    if not places.facts.exists():  # Snakemake removed it before it ran this again, and expects it back
+        write_json(places.facts, facts)
 
 
 if __name__ == "__main__":

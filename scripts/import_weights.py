@@ -3,10 +3,16 @@
 import argparse
 from pathlib import Path
 
-import yaml
-
 from airpipe.errors import AirpipeError, run_main
-from airpipe.training.importing import ImportOptions, describe, export_published, import_name, import_published, table
+from airpipe.training.importing import (
+    ImportOptions,
+    describe,
+    export_published,
+    import_name,
+    import_published,
+    network_arguments,
+    table,
+)
 from airpipe.training.published import read_published
 
 
@@ -24,6 +30,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--report", action="store_true", help="only tell every entry and what would become of it")
     parser.add_argument("--export", nargs=2, metavar=("published", "OUT.pth"), help="write the original key layout")
     parser.add_argument("--layout", help="with --export: which, where a network has several (nafnet: dcpt, megvii)")
+    parser.add_argument("--bare", action="store_true", help="with --export: without the container params, as DegAE's")
     parser.add_argument("--overwrite", action="store_true", help="replace what exists")
     return parser.parse_args()
 
@@ -34,27 +41,22 @@ def main() -> None:
         kind, target = given.export
         if kind != "published":
             raise AirpipeError(f"--export {kind}: expected --export published OUT.pth")
-        count = export_published(given.file, Path(target), given.layout, given.overwrite)
+        count = export_published(given.file, Path(target), given.layout, given.overwrite, bare=given.bare)
         print(f"{given.file}: {count} entries -> {target}")
         return
-    bad = [text for text in given.argument if "=" not in text]
-    if bad:
-        raise AirpipeError(f"--argument {bad[0]}: expected NAME=VALUE")
-    pairs = [text.partition("=") for text in given.argument]
     options = ImportOptions(
         network=given.network,
         key=given.key,
-        arguments={name: yaml.safe_load(value) for name, _, value in pairs},
+        arguments=network_arguments(given.argument),
         partial=given.partial,
         method=given.method,
         setting=given.setting,
     )
-    name = import_name(given.file, given.name)
-    folder = given.output or Path("results/imported") / name
     if given.report:
         found = read_published(given.file, options.network, options.key, options.arguments, options.partial)
         print("\n".join([*table(found), *describe(found)]))
         return
+    folder = given.output or Path("results/imported") / import_name(given.file, given.name)
     found = import_published(given.file, folder, options, given.overwrite)
     print("\n".join([*describe(found), f"-> {folder} (airpipe restore PHOTO -m {folder})"]))
 

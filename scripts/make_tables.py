@@ -23,7 +23,7 @@ def main(job: Any) -> None:
     cards = read_cards(map(Path, job.input.cards), RESULTS)
     folder = Path(job.output.csv).parent
     if job.rule == "efficiency":
-        write_efficiency([Path(path) for path in job.input.complexity], cards, folder)
+        write_efficiency([Path(path) for path in job.input.complexity], cards, folder, Path(job.input.published))
         return
     scores, published = ([Path(path) for path in paths] for paths in (job.input.scores, job.input.published))
     write_tables(job.wildcards.table, job.params.scale, scores, cards, published, folder)

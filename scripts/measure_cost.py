@@ -1,4 +1,4 @@
-"""Parameters, multiply-accumulates and latency of one model."""
+"""Parameters, multiply-accumulates, peak memory and latency of one model."""
 
 import argparse
 from pathlib import Path
@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 
 from airpipe.errors import run_main
-from airpipe.evaluation.complexity import latency_ms, network_cost
+from airpipe.evaluation.complexity import image_channels, latency_ms, network_cost
+from airpipe.evaluation.memory import peak_memory_mb
 from airpipe.evaluation.restore import choose_device
 from airpipe.provenance import write_json
 from airpipe.training.checkpoints import load_model
@@ -27,7 +28,8 @@ def main() -> None:
     facts = {
         "model": given.id,
         **network_cost(network["name"], network["arguments"]),
-        "input": "1x3x256x256",
+        "input": f"1x{image_channels(loaded.network)}x256x256",
+        "peak_memory_mb": peak_memory_mb(network["name"], network["arguments"], device),
         "latency_ms": round(latency_ms(loaded.network, device), 2),
         "device": str(device),
         "threads": given.threads,

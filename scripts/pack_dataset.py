@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from airpipe.data.packing import pack_pairs
+from airpipe.data.packing import pack_pairs, tell_old_packs
 from airpipe.data.packs import Pack
 from airpipe.errors import AirpipeError, run_main
 from airpipe.provenance import sha256_file, write_json
@@ -43,6 +43,7 @@ def main() -> None:
         raise AirpipeError("give --manifest and --root of the pair list, or --off; see --help")
     facts = pack_pairs(given.pairs, given.manifest, given.root, given.packed, given.threads)
     write_json(given.output, facts)
+    tell_old_packs(given.list, given.packed, given.output.parent)
     print(f"{given.list}: {facts['images']} images in {facts['folder']}, {facts['seconds']} s")
 
 

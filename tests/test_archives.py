@@ -8,6 +8,7 @@ import signal
 import stat
 import struct
 import subprocess
+import sys
 import tarfile
 import zipfile
 from contextlib import contextmanager
@@ -120,7 +121,6 @@ FLAVOURS = {
     "tar.gz": lambda: gzip.compress(tar_of(TREE), mtime=0),
     "tar.bz2": lambda: bz2.compress(tar_of(TREE)),
     "tar.xz": lambda: lzma.compress(tar_of(TREE)),
-    "lzma zip": lambda: zip_of(TREE, zipfile.ZIP_LZMA),
 }
 
 
@@ -253,6 +253,41 @@ def test_a_zip_that_lies_about_its_sizes_is_refused(tmp_path):
     assert sum(path.stat().st_size for path in (tmp_path / "world/parent/target").rglob("*")) <= 1000
 
 
+UNPACK_IN_LITTLE_MEMORY = """
+import resource, sys
+from pathlib import Path
+from airpipe.data.archives import unpack
+from airpipe.errors import AirpipeError
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 60_000_000, used + 60_000_000))
+try:
+    unpack(Path(sys.argv[1]), Path(sys.argv[2]))
+except AirpipeError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_zip_members_that_unpack_all_at_once_are_refused_before_they_fill_the_memory(tmp_path, method):
+    data = bytearray(zip_of({"z": bytes(100_000_000)}, method))
+    for mark, where in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):
+        struct.pack_into("<I", data, data.find(mark) + where, 1000)  # its listing would refuse the true size
+    (tmp_path / "a.zip").write_bytes(data)
+    assert len(data) < 100_000
+    command = [sys.executable, "-c", UNPACK_IN_LITTLE_MEMORY, tmp_path / "a.zip", tmp_path / "out"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    name = {zipfile.ZIP_BZIP2: "bzip2", zipfile.ZIP_LZMA: "lzma"}[method]
+    assert f"'z': it is compressed with {name}; expected stored or deflate" in done.stdout, done.stderr
+    assert "unpack it by hand" in done.stdout
+
+
+def test_a_zip_member_of_an_unknown_method_is_refused(tmp_path):
+    data = bytearray(zip_of({"z": b"1"}))
+    for mark, where in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
+        struct.pack_into("<H", data, data.find(mark) + where, 77)
+    assert "it is compressed with method 77" in refusal(tmp_path, bytes(data))
+
+
 def test_zip_members_that_share_bytes_are_refused(tmp_path):
     data = bytearray(zip_of({"a": os.urandom(1000), "b": os.urandom(1000)}, zipfile.ZIP_STORED))
     second = data.find(b"PK\x01\x02", data.find(b"PK\x01\x02") + 1)
@@ -308,6 +343,33 @@ def test_a_second_archive_may_bring_the_same_file_but_not_another_one(tmp_path):
     with pytest.raises(BadArchive, match="give one of them `into`"):
         unpack(tmp_path / "c.zip", tmp_path / "out")
     assert (tmp_path / "out/LICENSE").read_bytes() == b"licence"
+
+
+@pytest.mark.parametrize("make", [zip_of, tar_of])
+@pytest.mark.parametrize(
+    ("later", "wanted"), [("a/b.png/c.png", "a/b.png"), ("a/b.png/c/d.png", "a/b.png"), ("a", "a")]
+)
+def test_a_folder_where_an_earlier_archive_has_a_file_is_told_as_that(tmp_path, make, later, wanted):
+    out = tmp_path / "out"
+    (tmp_path / "first").write_bytes(make({"a/b.png": b"1"}))
+    (tmp_path / "second").write_bytes(make({later: b"2"}))
+    unpack(tmp_path / "first", out)
+    with pytest.raises(BadArchive) as caught:
+        unpack(tmp_path / "second", out)
+    assert f"{out / wanted}" in str(caught.value)
+    assert "is in the way: a file where a folder is wanted, or a folder where a file is wanted" in str(caught.value)
+    assert "Free disk space" not in str(caught.value)
+    assert tree(out) == {"a/b.png": b"1"}
+    with pytest.raises(BadArchive, match="is in the way"):
+        unpack(tmp_path / "second", out / "a/b.png")  # `into` the file
+
+
+@needs_bsdtar
+def test_a_7z_archive_over_a_file_of_an_earlier_archive_is_told_as_that(tmp_path):
+    (tmp_path / "out/a").mkdir(parents=True)
+    (tmp_path / "out/a/b.png").write_bytes(b"1")
+    with pytest.raises(BadArchive, match="out/a/b.png is in the way"):
+        unpack(seven({"a/b.png/c.png": b"2"}, tmp_path, tmp_path / "a.7z"), tmp_path / "out")
 
 
 def mutants(number):

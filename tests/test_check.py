@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import zlib
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -79,6 +80,10 @@ def folder_link(path):
     path.symlink_to("nothing-here.png")
 
 
+def fifo(path):
+    os.mkfifo(path)
+
+
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
@@ -90,6 +95,7 @@ def folder_link(path):
         (floating_point, "pixels of kind 'F'"),
         (lying_size, "100000x100000 pixels, more than 400,000,000"),
         (folder_link, "no such image"),
+        (fifo, "not a regular file"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_named_with_its_reason(tmp_path, make, reason):
@@ -276,6 +282,25 @@ def test_a_journal_spares_the_files_that_were_read_and_have_not_changed(tmp_path
     assert (second[0].width, second[0].height) == (40, 40)
     again.close()
     assert not path.exists()
+
+
+@pytest.mark.parametrize("damage", [b"1.2,a\xff.png,1\n", b"a,img9.png,x,y,z,1,,.\n", b"\0\0\0", b'"'])
+def test_a_damaged_journal_is_read_as_far_as_it_goes(tmp_path, damage):
+    paths = toy_images(tmp_path / "d", 2)
+    tasks = [(path.name, str(path)) for path in paths]
+    path = tmp_path / ".d.partial"
+    first = Journal(path).describe(tasks, 1, "checking")
+    with path.open("ab") as stream:
+        stream.write(damage)
+    again = Journal(path)
+    assert again.known(*tasks[0]) is not None
+    assert again.describe(tasks, 1, "checking") == first
+
+
+def test_a_full_disk_under_the_journal_is_one_clear_error(tmp_path):
+    paths = toy_images(tmp_path, 2)
+    with pytest.raises(AirpipeError, match=r"/dev/full: cannot be written \(No space left on device\)"):
+        Journal(Path("/dev/full")).describe([(path.name, str(path)) for path in paths], 1, "checking")
 
 
 def test_a_check_killed_half_way_ends_with_the_same_manifest(tmp_path):

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import skimage.data
+from helpers import ROOT, toy_images
 
 from airpipe.cli import find_model, list_models, main
 from airpipe.data.packages import locate
@@ -79,7 +80,7 @@ def test_wrong_usage_ends_with_status_2(words, capsys):
 def test_a_photo_is_restored_beside_itself_with_one_line(here, capsys):
     assert main(["restore", str(here / "a.png"), "-m", MODEL]) == 0
     captured = capsys.readouterr()
-    line = r"(.*)a\.png: 93x71, 1 tile of 96x72, \d+\.\d s, peak memory \d+ MB -> (.*)a_restored\.png\n"
+    line = r"(.*)a\.png: 93x71, 1 tile of 93x71, \d+\.\d s, peak memory \d+ MB -> (.*)a_restored\.png\n"
     assert re.fullmatch(line, captured.out)
     assert captured.err == ""
     assert read_picture(here / "a_restored.png").pixels.shape == (71, 93, 3)
@@ -98,9 +99,10 @@ def test_existing_files_are_replaced_only_when_asked(here, capsys):
     target.write_text("precious")
     words = ["restore", str(here / "a.png"), "-m", MODEL, "-o", str(target)]
     assert main(words) == 2
-    assert (
-        capsys.readouterr().err
-        == f"airpipe: error: {target}: exists already. Add --overwrite to replace it, or move it away\n"
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == (
+        f"airpipe: error: {target}: exists, made from something else. Use --overwrite or another -o\n"
     )
     assert target.read_text() == "precious"
     assert main([*words, "--overwrite"]) == 0
@@ -117,7 +119,7 @@ def test_a_bad_photo_is_told_and_the_others_are_done(here, capsys):
     assert "bad.png: corrupt or truncated" in errors[0]
     assert "missing.png: no such image" in errors[1]
     assert errors[2] == "airpipe: error: 2 of 4 photos failed; the others are restored"
-    assert sorted(path.name for path in (here / "out").iterdir()) == ["a_restored.png", "b_restored.jpg"]
+    assert sorted(path.name for path in (here / "out").glob("[!.]*")) == ["a_restored.png", "b_restored.jpg"]
 
 
 def test_two_photos_of_one_name_do_not_replace_each_other(here, capsys):
@@ -131,7 +133,10 @@ def test_two_photos_of_one_name_do_not_replace_each_other(here, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["a.png", "b.jpg", "-m", MODEL, "-o", "one.png"], "one.png is one file, but there are 2 photos"),
+        (
+            ["a.png", "b.jpg", "-m", MODEL, "-o", "one.png"],
+            "one.png is one file, but a folder, a pattern or several photos",
+        ),
         (["a.png", "-m", "baseline/typo"], f"no model 'baseline/typo'.*Models here: {MODEL}"),
         (["a.png", "-m", MODEL, "--device", "gpu"], "unknown device 'gpu'"),
         (["a.png", "-m", MODEL, "--device", "cuda:77"], "cuda:77' is not there"),
@@ -245,6 +250,43 @@ def test_doctor_finds_the_data(tmp_path, monkeypatch, capsys):
     for what in ("Python", "torch", "disk", "results", "data set photos", "data set mine"):
         assert checks[what]["state"] in ("ok", "note" if what == "disk" else "ok")
     assert checks["data set mine"]["found"] == str(tmp_path / "config")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("datasets: {mine: }", "datasets.mine: expected a mapping with title and splits, found None"),
+        ("datasets: [a]", "datasets: expected a mapping of entries, found ['a']"),
+        ("datasets: {mine: {like: [b]}}", "datasets.mine.like: unknown data set"),
+        ("datasets: {a: {like: b}, b: {like: a}}", "a -> b -> a goes round in a circle"),
+        ("datasets: {mine: {titel: x}}", "unknown setting 'titel'; did you mean 'title'?"),
+    ],
+)
+def test_a_malformed_registry_is_one_clear_error(tmp_path, monkeypatch, capsys, text, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "datasets.yaml").write_text(text)
+    assert main(["data", "list"]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_data_commands_list_show_and_check(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    assert main(["data", "list"]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert len(listed) > 50
+    assert next(line for line in listed if line.startswith("photos ")).split()[1] == "embedded"
+    assert main(["data", "show", "rain100l"]) == 0
+    shown = capsys.readouterr().out
+    assert "rule: rain_no" in shown
+    assert "https://drive.google.com/drive/folders/" in shown
+    toy_images(tmp_path / "Kodak24", count=3)
+    assert main(["data", "check", "kodak24", "--root", str(tmp_path / "Kodak24")]) == 0
+    assert "note: 3 images found, 24 expected" in capsys.readouterr().out
+    assert main(["data", "check", "kodak24.tset"]) == 2
+    assert "unknown split 'tset'; did you mean 'test'?" in capsys.readouterr().err
+    assert main(["data", "fetch", "photos"]) == 2
+    assert "ships inside installed packages" in capsys.readouterr().err
 
 
 def test_doctor_says_what_is_missing(tmp_path, monkeypatch, capsys):

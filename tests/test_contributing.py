@@ -162,10 +162,10 @@ def with_photographs(tmp_path_factory, photographs):
 @pytest.mark.pipeline
 def test_a_users_folder_is_checked_listed_and_scored(with_photographs):
     folder, said = with_photographs
-    assert "3 of 3 steps (100%) done" in said  # manifest, pairs, one evaluation
+    assert "4 of 4 steps (100%) done" in said  # folder, manifest, pairs, one evaluation
     results = folder / "results"
     expected = [f"sharp/img{number}.png" for number in range(3)]
-    assert list(pd.read_csv(results / "manifests" / "mine.csv")["path"]) == expected
+    assert list(pd.read_csv(results / "manifests" / "mine.test.csv")["path"]) == expected
     assert json.loads((results / "pairs" / "mine.test.json").read_text())["pairs"] == 3
     scores = pd.read_csv(results / "scores" / "none" / "mine_noise25.csv")
     psnr = scores[(scores["protocol"] == "airpipe") & (scores["metric"] == "psnr")]["value"]
@@ -188,7 +188,7 @@ def extra_test(folder: Path, pairs: str) -> tuple[int, str]:
 def test_a_mistyped_split_is_named(with_photographs):
     status, said = extra_test(with_photographs[0], "mine.tets")
     assert status == 1
-    assert f"airpipe: error: {message_for('a mistyped split')}" in said
+    assert message_for("a mistyped split") in said
 
 
 @pytest.mark.pipeline

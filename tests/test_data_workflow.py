@@ -4,10 +4,10 @@ import json
 import os
 
 import cv2
-import numpy as np
 import pandas as pd
 import pytest
 from helpers import toy_images
+from samples import needs_samples
 
 from airpipe.data.pairs import read_rows
 from workflow import TOY, copy_project, copy_run, planned, snakemake, write_overlay
@@ -132,6 +132,15 @@ def test_moving_the_folder_redoes_nothing(project):
     assert again(project, {"datasets": {"mine": {"root": str(project / "elsewhere")}}}) == {}
 
 
+def test_a_folder_may_move_below_the_project_and_back(project):
+    at_home = {"datasets": {"mine": {"root": None}}}
+    (project / "resources/datasets").mkdir(parents=True)
+    (project / "pictures").rename(project / "resources/datasets/mine")
+    assert again(project, at_home) == {}
+    (project / "resources/datasets/mine").rename(project / "pictures")
+    assert again(project) == {}
+
+
 def test_leaking_images_are_left_out_on_demand(project):
     write_overlay(project, TOY, MINE, {"leakage": {"remove": True}})
     snakemake(project, f"{STAGE}/model.safetensors", "--configfile", "overlay.yaml")
@@ -156,6 +165,34 @@ def test_a_pack_is_made_on_demand_and_retrains_nothing_and_gives_the_same_bits(p
     assert (project / STAGE / "model.safetensors").read_bytes() == weights
 
 
-def test_pixels_of_a_toy_picture_are_what_opencv_reads(finished):
-    image = cv2.imread(str(finished / "pictures/train/img2.png"))
-    np.testing.assert_array_equal(cv2.imread(str(finished / "pictures/test/img9.png")), image[:-1, :-1])
+def test_a_name_list_may_move_but_not_change(project):
+    listed = project / "list.txt"
+    listed.write_text("".join(f"img{number}.png\n" for number in range(5)))
+    chosen = {"datasets": {"mine": {"splits": {"train": {"name_list": {"file": "list.txt"}}}}}}
+    write_overlay(project, TOY, MINE, chosen)
+    snakemake(project, "results/pairs/mine.train.csv", "--configfile", "overlay.yaml")
+    moved = {"datasets": {"mine": {"splits": {"train": {"name_list": {"file": str(project / "moved.txt")}}}}}}
+    listed.rename(project / "moved.txt")
+    write_overlay(project, TOY, MINE, moved)
+    assert planned(project, "results/pairs/mine.train.csv", "--configfile", "overlay.yaml") == {}
+    (project / "moved.txt").write_text("img0.png\nimg1.png\n")
+    assert planned(project, "results/pairs/mine.train.csv", "--configfile", "overlay.yaml") == {
+        "manifest": 1,
+        "pairs": 1,
+    }
+
+
+@needs_samples
+def test_the_samples_are_checked_paired_and_compared_and_then_nothing_is_left_to_do(tmp_path):
+    folder = copy_project(tmp_path)
+    snakemake(folder, "data", "--configfile", "config/samples.yaml")
+    pairs = [path for path in (folder / "results/pairs").glob("*.csv") if read_rows(path)[0]["degraded"]]
+    assert sum(len(read_rows(path)) for path in pairs) == 84
+    assert len(read_rows(folder / "results/pairs/bsd400.train.csv")) == 391
+    leaks = pd.read_csv(folder / "results/data/leakage.csv")
+    counts = leaks[leaks.train_list == "bsd400.train"].groupby("test_list").size().to_dict()
+    assert counts == {
+        "rain100l.test": 5, "rain100l_input_target.test": 2, "rain100l_481x321.test": 1, "rain100h.test": 5,
+        "rain12.test": 9,
+    }  # fmt: skip
+    assert planned(folder, "data", "--configfile", "config/samples.yaml") == {}

@@ -1,6 +1,7 @@
 """What the documents and pins say is so."""
 
 import importlib.metadata
+import platform
 import re
 import subprocess
 import sys
@@ -23,7 +24,9 @@ DOCUMENTS = [
 
 def pins(python: str = "3.11") -> dict[str, str]:
     """Versions that constraints.txt gives to one version of Python on Linux."""
-    where = {"python_version": python, "python_full_version": f"{python}.0", "sys_platform": "linux"}
+    here = platform.python_version()
+    full = here if here.startswith(f"{python}.") else f"{python}.0"
+    where = {"python_version": python, "python_full_version": full, "sys_platform": "linux"}
     wanted = [Requirement(line) for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line]
     chosen = [r for r in wanted if r.marker is None or r.marker.evaluate({**default_environment(), **where})]
     return {canonicalize_name(r.name): str(r.specifier).removeprefix("==") for r in chosen}

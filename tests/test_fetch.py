@@ -1,29 +1,32 @@
 import errno
 import gzip
 import hashlib
+import inspect
 import io
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+import tomllib
 import zipfile
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
-import pooch
 import pytest
 import requests
 import yaml
+from packaging.requirements import Requirement
 from test_archives import tar_of, tree, zip_of
 from web import Page, Web
 
 from airpipe.data import archive_rules, obtain, remote, streams, transfer
 from airpipe.data.checksums import Recorded, record_checksums
 from airpipe.data.fetch import Places, default_wait, fetch_dataset
-from airpipe.data.transfer import Downloader, Patience
+from airpipe.data.transfer import Patience
 from airpipe.datasets import DatasetSettings
 from airpipe.errors import AirpipeError
 
@@ -113,14 +116,39 @@ def test_a_data_set_is_fetched_unpacked_and_described(web, places, capsys):
     assert not places.lock.exists()  # the registry has the checksum
 
 
-def test_a_folder_that_is_there_is_taken_as_it_is(web, places):
+def test_a_folder_that_is_there_is_taken_as_it_is_and_never_called_fetched(web, places, capsys):
     places.folder.mkdir(parents=True)
     (places.folder / "mine.png").write_bytes(b"1")
     facts = fetch(places, [at(web.url("/data.zip"))])
     assert facts["source"] == "the folder was there"
-    assert json.loads(places.facts.read_text()) == facts
+    assert not places.facts.exists()
+    assert f"{places.folder} is there and is taken as it is" in capsys.readouterr().err
     assert tree(places.folder) == {"mine.png": b"1"}
     assert web.log == []
+
+
+def test_the_marker_is_written_after_the_folder_is_there(web, places, monkeypatch):
+    def kill(path, facts):
+        assert tree(places.folder) == FILES
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("airpipe.data.fetch.write_json", kill)
+    with pytest.raises(KeyboardInterrupt):
+        fetch(places, [at(web.url("/data.zip"))])
+    assert not places.facts.exists()
+
+
+def test_a_marker_without_its_folder_is_removed_and_the_data_set_fetched_again(web, places, capsys):
+    fetch(places, [at(web.url("/data.zip"))])
+    places.folder.rename(places.folder.with_name("moved"))
+    facts = fetch(places, [at(web.url("/data.zip"))])
+    assert f"{places.facts}: its folder is gone; it is removed and rain is fetched again" in capsys.readouterr().err
+    assert tree(places.folder) == FILES
+    assert json.loads(places.facts.read_text()) == facts
+    places.folder.rename(places.folder.with_name("moved again"))
+    (places.downloads / "data.zip").unlink()
+    failure(places, [at(web.url("/gone.zip"))])
+    assert not places.facts.exists()
 
 
 def test_files_go_into_their_subfolders_and_plain_files_are_not_unpacked(web, places):
@@ -201,6 +229,89 @@ def test_a_file_that_changed_between_two_attempts_is_never_spliced(web, places, 
     assert facts["files"][0]["sha256"] == hashlib.sha256(OTHER).hexdigest()
     assert facts["bytes_received_twice"] >= 30_000
     assert list(tree(places.folder)) == ["clean/2.png"]
+
+
+def test_without_a_validator_two_versions_of_one_length_are_never_spliced(web, places, capsys):
+    web.pages["/data.zip"] = Page(DATA, etag="", stops=[10_000, 20_000, 30_000])
+    failure(places, [at(web.url("/data.zip"))])
+    other = zip_of({name: data[::-1] for name, data in FILES.items()}, zipfile.ZIP_STORED)
+    assert len(other) == len(DATA)
+    web.pages["/data.zip"] = Page(other, etag="")
+    asked = len(web.log)
+    facts = fetch(places, [at(web.url("/data.zip"))])
+    assert facts["files"][0]["sha256"] == hashlib.sha256(other).hexdigest()
+    assert facts["bytes_received_twice"] == 30_000
+    assert "Range" not in web.log[asked][2]
+    assert "cannot be resumed; it starts again from zero" in capsys.readouterr().err
+
+
+def test_without_a_validator_a_known_checksum_allows_the_next_run_to_go_on(web, places):
+    web.pages["/data.zip"] = Page(DATA, etag="", stops=[10_000, 20_000, 30_000])
+    failure(places, [at(web.url("/data.zip"), sha256=SHA)])
+    facts = fetch(places, [at(web.url("/data.zip"), sha256=SHA)])
+    assert ranges(web) == [10_000, 20_000, 30_000]
+    assert facts["bytes_received_twice"] == 0
+    assert web.sent == len(DATA)
+
+
+def test_a_file_of_unknown_length_that_was_cut_is_set_aside_and_fetched_again(web, places):
+    web.pages["/data.zip"] = Page(DATA, length=False, stops=[70_000])
+    message = failure(places, [at(web.url("/data.zip"))])
+    wrong = places.downloads / "data.zip.wrong"
+    assert "damaged" in message
+    assert "the server did not say how long it is, so it may have been cut" in message
+    assert f"It was moved to {wrong}: run the same command again" in message
+    assert "Remove it" not in message
+    assert wrong.read_bytes() == DATA[:70_000]
+    assert sorted(path.name for path in places.downloads.iterdir()) == [".busy", "data.zip.wrong"]
+    facts = fetch(places, [at(web.url("/data.zip"))])
+    assert facts["files"][0]["length_unknown"] is True
+    assert tree(places.folder) == FILES
+    assert yaml.safe_load(places.lock.read_text())["rain"][web.url("/data.zip")]["sha256"] == SHA
+
+
+def test_a_damaged_archive_stays_where_a_checksum_or_a_person_says_that_it_is_the_right_one(web, places):
+    damaged = DATA[:-100]
+    web.pages["/data.zip"] = Page(damaged)
+    sha256 = hashlib.sha256(damaged).hexdigest()
+    for source in ([at(web.url("/data.zip"), sha256=sha256)], [{"by_hand": "the form", "name": "data.zip"}]):
+        message = failure(places, source)
+        assert "damaged" in message
+        assert "Remove it and fetch it again" in message
+        assert (places.downloads / "data.zip").read_bytes() == damaged
+    assert not list(places.downloads.glob("*.wrong"))
+
+
+def test_an_archive_that_only_lacks_a_tool_is_not_fetched_again(web, places, monkeypatch):
+    monkeypatch.setattr("airpipe.data.archive_tools.TOOLS", ("no-such-tool",))
+    web.pages["/data.rar"] = Page(b"Rar!\x1a\x07\x01\x00" + bytes(100))
+    source = [{"url": web.url("/data.rar"), "name": "data.rar"}]
+    for _ in range(2):
+        assert "apt install libarchive-tools" in failure(places, source)
+    assert len(web.log) == 1
+
+
+def test_of_a_plain_file_of_unknown_length_no_checksum_is_recorded(web, places, capsys):
+    web.pages["/list.txt"] = Page(b"1.png\n2.png\n", length=False, stops=[6])
+    facts = fetch(places, [{"url": web.url("/list.txt"), "name": "list.txt"}])
+    assert facts["files"][0]["length_unknown"] is True
+    assert not places.lock.exists()
+    assert "/list.txt: length unknown, may be cut; no checksum is recorded" in capsys.readouterr().err
+
+
+def test_the_length_of_a_file_in_chunks_is_known_by_its_last_chunk(web, places):
+    web.pages["/list.txt"] = Page(b"1.png\n2.png\n", chunked=True, stops=[6])
+    facts = fetch(places, [{"url": web.url("/list.txt"), "name": "list.txt"}])
+    assert tree(places.folder) == {"list.txt": b"1.png\n2.png\n"}
+    assert facts["files"][0]["length_unknown"] is False
+    assert places.lock.exists()
+
+
+def test_a_redirect_to_an_impossible_address_is_reported_and_the_next_source_taken(web, places, capsys):
+    web.pages["/moved.zip"] = Page(answers=[(302, {"Location": "http://[bad/"}, b"")])
+    fetch(places, [at(web.url("/moved.zip"))], [at(web.url("/data.zip"))])
+    assert f"{web.url('/moved.zip')}: leads to an address that cannot be opened" in capsys.readouterr().err
+    assert tree(places.folder) == FILES
 
 
 def test_the_date_stands_in_for_a_weak_etag(web, places):
@@ -391,8 +502,29 @@ def test_two_strange_archives_are_not_guessed_between(places):
 def test_a_file_dropped_in_for_a_dead_address_is_used(web, places):
     failure(places, [at(web.url("/gone.zip"), bytes=len(DATA))])
     (places.downloads / "data.zip").write_bytes(DATA)
-    fetch(places, [at(web.url("/gone.zip"), bytes=len(DATA))])
+    facts = fetch(places, [at(web.url("/gone.zip"), bytes=len(DATA))])
     assert tree(places.folder) == FILES
+    assert facts["files"][0]["address"] == "by hand: data.zip"
+
+
+def test_the_checksum_of_a_dropped_file_is_not_taken_for_that_of_an_address(web, places):
+    web.pages["/data.zip"].answers = [(404, {}, b"")]
+    failure(places, [at(web.url("/data.zip"))])
+    (places.downloads / "data.zip").write_bytes(OTHER)
+    fetch(places, [at(web.url("/data.zip"))])
+    recorded = yaml.safe_load(places.lock.read_text())["rain"]
+    assert recorded.keys() == {"by hand: data.zip"}
+    assert recorded["by hand: data.zip"]["sha256"] == hashlib.sha256(OTHER).hexdigest()
+    shutil.rmtree(places.folder)
+    (places.downloads / "data.zip").write_bytes(DATA[:-1] + b"!")
+    facts = fetch(places, [at(web.url("/data.zip"))])  # not what was dropped in before: the address is asked
+    assert (places.downloads / "data.zip.wrong").exists()
+    assert facts["files"][0]["sha256"] == SHA
+    recorded = yaml.safe_load(places.lock.read_text())["rain"]
+    assert {address: entry["sha256"] for address, entry in recorded.items()} == {
+        "by hand: data.zip": hashlib.sha256(OTHER).hexdigest(),
+        web.url("/data.zip"): SHA,
+    }
 
 
 def test_it_waits_for_a_file_by_hand_until_it_has_stopped_growing(places, capsys):
@@ -517,11 +649,29 @@ def test_a_folder_of_google_drive_is_fetched_file_by_file(drive, places):
     assert not any(DRIVE_ID in path for _, path, _ in drive.log[asked:])  # the first file was there
 
 
-def test_the_zip_of_a_drive_folder_may_be_dropped_in(drive, places):
+def test_the_zip_of_a_drive_folder_may_be_dropped_in_with_other_bytes_each_time(drive, places):
+    source = [{"gdrive_folder": "1FolderFolderFolderFolderFolder", "name": "rain"}]
     places.downloads.mkdir(parents=True)
-    (places.downloads / "rain.zip").write_bytes(DATA)
-    fetch(places, [{"gdrive_folder": "1FolderFolderFolderFolderFolder", "name": "rain"}])
+    for data in (DATA, zip_of(FILES)):
+        (places.downloads / "rain.zip").write_bytes(data)
+        facts = fetch(places, source)
+        assert facts["files"][0]["address"] == "by hand: rain.zip"
+        assert tree(places.folder) == FILES
+        shutil.rmtree(places.folder)
+    assert not places.lock.exists()
+    old = Recorded(name="rain.zip", sha256="0" * 64, bytes=1, recorded="2025-01-01")
+    address = "https://drive.google.com/drive/folders/1FolderFolderFolderFolderFolder"
+    record_checksums(places.lock, places.lock.with_name(".guard"), "rain", {address: old})  # as was done once
+    fetch(places, source)
     assert tree(places.folder) == FILES
+    assert drive.log == []
+
+
+def test_other_bytes_in_place_of_the_zip_of_a_drive_folder_are_not_fetched_as_a_file(drive, places):
+    places.downloads.mkdir(parents=True)
+    (places.downloads / "rain.zip").write_bytes(b"<html>")
+    message = failure(places, [{"gdrive_folder": "1FolderFolderFolderFolderFolder", "name": "rain"}])
+    assert "not an archive, although it is called rain.zip" in message
     assert drive.log == []
 
 
@@ -549,16 +699,6 @@ def test_a_file_of_hugging_face_is_resumed_and_checked_against_the_hub(web, plac
     assert f"expected sha256 {SHA} (Hugging Face)" in failure(places, source)
     web.pages[resolve] = Page(answers=[(401, {}, b"")])
     assert "401 Unauthorized: the file asks for an account" in failure(places, source)
-
-
-def test_the_downloader_serves_pooch(web, tmp_path):
-    web.pages["/data.zip"].stops = [30_000]
-    path = pooch.retrieve(web.url("/data.zip"), f"sha256:{SHA}", "x.zip", tmp_path, downloader=Downloader())
-    assert Path(path).read_bytes() == DATA
-    assert ranges(web) == [30_000]
-    assert [path.name for path in tmp_path.iterdir()] == ["x.zip"]
-    assert Downloader()(web.url("/data.zip"), "x", None, check_only=True) is True
-    assert Downloader()(web.url("/gone.zip"), "x", None, check_only=True) is False
 
 
 def test_progress_is_lines_in_a_log_and_a_bar_on_a_terminal(web, places, monkeypatch, capsys):
@@ -703,3 +843,22 @@ def test_the_script_prints_one_message_and_exits_with_2(web, places):
     assert done.returncode == 2
     assert "airpipe: error: data set 'rain' could not be fetched" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_script_leaves_the_marker_that_snakemake_expects(web, places):
+    settings = entry([at(web.url("/data.zip"))]).model_dump_json()
+    command = [sys.executable, str(SCRIPT), "rain", "--folder", places.folder, "--downloads", places.downloads]
+    command += ["--lock", places.lock, "--entry", settings]
+    subprocess.run(command, check=True, capture_output=True)
+    assert json.loads(places.facts.read_text())["source"] == "page 1"
+    places.facts.unlink()  # as Snakemake does before it runs a rule again
+    subprocess.run(command, check=True, capture_output=True)
+    assert json.loads(places.facts.read_text())["source"] == "the folder was there"
+
+
+def test_urllib3_is_declared_with_the_version_that_caps_retry_after():
+    project = tomllib.loads((SCRIPT.parents[1] / "pyproject.toml").read_text())["project"]
+    declared = {r.name: r.specifier for r in map(Requirement, project["optional-dependencies"]["pipeline"])}
+    assert "retry_after_max" in inspect.signature(transfer.Retry).parameters
+    assert not declared["urllib3"].contains("2.6.2")  # the last one without it
+    assert declared["urllib3"].contains("2.6.3")

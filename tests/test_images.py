@@ -1,5 +1,6 @@
 import struct
 import zlib
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from PIL import Image, ImageCms
 
 from airpipe.errors import AirpipeError
+from airpipe.exif import upright
 from airpipe.images import (
     Picture,
     centre_crop,
@@ -102,12 +104,12 @@ def test_sixteen_bit_survives_writing_and_reading(tmp_path, deep, suffix, kind):
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".webp"])
 def test_alpha_survives_writing_and_reading(tmp_path, photo, suffix):
-    alpha = np.ascontiguousarray(photo[..., 0]) | 1  # WebP drops the colour of invisible pixels
+    alpha = np.ascontiguousarray(photo[..., 0])
+    alpha[:9] = 0
     write_picture(tmp_path / f"a{suffix}", Picture(photo, alpha))
     picture = read_picture(tmp_path / f"a{suffix}")
     assert np.array_equal(picture.alpha, alpha)
-    if suffix != ".webp":
-        assert np.array_equal(picture.pixels, photo)
+    assert np.array_equal(picture.pixels, photo)
 
 
 def test_jpeg_written_at_quality_95_is_close(tmp_path):
@@ -366,3 +368,108 @@ def test_centre_crop_cuts_the_odd_pixel_at_the_end():
     assert cut[0, 0].tolist() == [2, 3, 2]
     with pytest.raises(AirpipeError, match="22x13"):
         centre_crop(np.zeros((13, 22, 3), np.uint8), 16)
+
+
+def described(orientation=6):
+    """A block with a camera, a time, a place, sizes, and the camera's own notes."""
+    tags = exif(orientation)
+    tags[0x010F], tags[0x0110], tags[0x0132] = "Maker", "Model X", "2020:01:02 03:04:05"
+    tags[0x8769] = {0x829A: 0.01, 0xA002: 62, 0xA003: 47, 0x927C: b"own notes of the camera"}
+    tags[0x8825] = {1: "N", 2: (48.0, 8.0, 1.5)}
+    return tags.tobytes()
+
+
+@pytest.mark.parametrize("target", ["a.jpg", "a.png", "a.webp", "a.tif", "deep.png", "deep.tif"])
+@pytest.mark.parametrize("source", [".jpg", ".png", ".webp", ".tif"])
+def test_exif_survives_with_its_orientation_reset(tmp_path, photo, source, target):
+    Image.fromarray(photo).save(tmp_path / f"in{source}", exif=described())
+    picture = read_picture(tmp_path / f"in{source}")
+    assert picture.pixels.shape == (62, 47, 3)
+    if target.startswith("deep"):
+        picture = replace(picture, pixels=picture.pixels.astype(np.uint16) * 257)
+    write_picture(tmp_path / target, picture)
+    assert np.array_equal(read_picture(tmp_path / target).pixels, picture.pixels) or target[2:] in ("jpg", "webp")
+    with Image.open(tmp_path / target) as image:
+        assert image.size == (47, 62)
+        tags = image.getexif()
+        assert tags.get(0x0112, 1) == 1
+        assert (tags[0x010F], tags[0x0110], tags[0x0132]) == ("Maker", "Model X", "2020:01:02 03:04:05")
+        below = tags.get_ifd(0x8769)
+        assert (below[0x829A], below[0xA002], below[0xA003]) == (0.01, 47, 62)
+        assert below[0x927C] == b"own notes of the camera"
+        assert tags.get_ifd(0x8825)[2] == (48.0, 8.0, 1.5)
+    again = read_picture(tmp_path / target)
+    assert again.exif is not None
+    assert again.pixels.shape == (62, 47, 3)
+
+
+def test_a_block_is_edited_only_where_it_must_be(photo):
+    data = described().removeprefix(b"Exif\0\0")
+    changed = [place for place, (a, b) in enumerate(zip(data, upright(data), strict=True)) if a != b]
+    assert len(changed) == 1  # the orientation
+    assert 2 <= sum(a != b for a, b in zip(data, upright(data, turned=True), strict=True)) <= 5
+
+
+def test_the_thumbnail_of_the_picture_before_is_cut_off():
+    entry = struct.pack(">HHII", 0x0112, 3, 1, 6 << 16)
+    first = struct.pack(">H", 1) + entry + struct.pack(">I", 100)  # the next directory: a thumbnail
+    data = b"MM\0*" + struct.pack(">I", 8) + first
+    assert upright(data) == b"MM\0*" + struct.pack(">I", 8) + struct.pack(">H", 1) + struct.pack(
+        ">HHIHHI", 0x0112, 3, 1, 1, 0, 0
+    )
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+@pytest.mark.parametrize("data", [b"", b"II*\0", b"XX*\0\x08\0\0\0", b"MM\0*\0\0\xff\xff", b"II*\0\x08\0\0\0\xff\xff"])
+def test_a_damaged_block_is_dropped_and_the_picture_read(tmp_path, photo, data):
+    assert upright(data) is None
+    (tmp_path / "a.png").write_bytes(png(photo, 2, chunk(b"eXIf", data) if data else b""))
+    try:
+        assert np.array_equal(read_picture(tmp_path / "a.png").pixels, photo)
+        assert read_picture(tmp_path / "a.png").exif is None
+    except AirpipeError as error:  # Pillow refuses some
+        assert "corrupt" in str(error)
+
+
+@pytest.mark.parametrize("excess", [0, 1])
+def test_a_jpeg_loses_a_block_that_it_cannot_hold_and_nothing_else(tmp_path, photo, excess):
+    block = described(1).removeprefix(b"Exif\0\0")
+    block += bytes(65_527 + excess - len(block))
+    for name in ("a.jpg", "a.png"):
+        write_picture(tmp_path / name, Picture(photo, exif=block))
+    assert (read_picture(tmp_path / "a.jpg").exif is None) == (excess == 1)
+    assert read_picture(tmp_path / "a.png").exif is not None
+
+
+@pytest.mark.parametrize(("name", "depth"), [("a.tif", np.uint16), ("a.png", np.uint8)])
+def test_what_an_encoder_refuses_is_one_message(tmp_path, photo, name, depth, monkeypatch):
+    def fail(*_, **__):
+        raise struct.error("argument out of range")
+
+    monkeypatch.setattr(Image.Image, "save", fail)
+    monkeypatch.setattr(tifffile, "imwrite", fail)
+    with pytest.raises(AirpipeError, match="cannot be encoded .argument out of range"):
+        write_picture(tmp_path / name, Picture(photo.astype(depth)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_random_damage_to_a_block_raises_nothing():
+    random = np.random.default_rng(0)
+    data = described().removeprefix(b"Exif\0\0")
+    for _ in range(500):
+        block = bytearray(data[: random.integers(1, len(data))] if random.random() < 0.3 else data)
+        for place in random.integers(0, len(block), 3):
+            block[place] = random.integers(0, 256)
+        result = upright(bytes(block), turned=True)
+        assert result is None or len(result) == len(block)
+
+
+def test_pictures_without_exif_get_none(tmp_path, photo):
+    for suffix in (".jpg", ".png", ".tif", ".bmp"):
+        Image.fromarray(photo).save(tmp_path / f"a{suffix}")
+        assert read_picture(tmp_path / f"a{suffix}").exif is None
+
+
+def test_read_pixels_can_be_written_to(tmp_path, photo):
+    Image.fromarray(photo).save(tmp_path / "a.png")
+    assert read_picture(tmp_path / "a.png").pixels.flags.writeable

@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from helpers import ROOT, one_thread
@@ -20,10 +21,19 @@ from airpipe import build_network, cli, load_published
 from airpipe.errors import AirpipeError
 from airpipe.images import Picture, read_picture, write_picture
 from airpipe.registry import NETWORKS, resolve
+from airpipe.reporting import tables
 from airpipe.training import importing
 from airpipe.training.checkpoints import load_model
 from airpipe.training.foreign import read_weights
-from airpipe.training.importing import ImportOptions, describe, export_published, import_name, import_published, table
+from airpipe.training.importing import (
+    ImportOptions,
+    describe,
+    export_published,
+    import_name,
+    import_published,
+    network_arguments,
+    table,
+)
 from airpipe.training.published import candidates, read_published
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -84,10 +94,11 @@ def test_import_export_import_is_the_same_bits(name, tmp_path):
     file.unlink()
 
     out = tmp_path / "out.pth"
-    assert export_published(tmp_path / "model", out) == len(golden.keys)
+    stored = set() if name.startswith("promptir") else set(golden.other_keys)  # PromptIR's are unused parameters
+    assert export_published(tmp_path / "model", out) == len(golden.keys) + len(stored)
     exported = torch.load(out, weights_only=True)
     assert list(exported) == ["params"]
-    assert set(exported["params"]) == set(expected)
+    assert set(exported["params"]) == set(expected) | stored
     assert all(torch.equal(exported["params"][key], value) for key, value in expected.items())
     del exported, expected
 
@@ -110,6 +121,16 @@ def test_both_published_layouts_of_nafnet_are_written_and_read(file, tmp_path):
         export_published(tmp_path / "model", tmp_path / "x.pth", layout="other")
     with pytest.raises(AirpipeError, match=r"megvii.pth: exists already. Add --overwrite"):
         export_published(tmp_path / "model", tmp_path / "megvii.pth")
+
+
+def test_a_bare_export_has_no_container_and_no_buffers_when_not_wanted(tmp_path):
+    file = write(tmp_path, {"params": golden_state("swinir_small")})
+    import_published(file, tmp_path / "model", ImportOptions())
+    out, golden = tmp_path / "bare.pth", load_golden(GOLDENS / "swinir_small.npz")
+    assert export_published(tmp_path / "model", out, buffers=False, bare=True) == len(golden.keys)
+    assert set(torch.load(out, weights_only=True)) == set(golden.keys)
+    again, first = read_published(out), load_model(tmp_path / "model").network.state_dict()
+    assert all(torch.equal(value, first[key]) for key, value in again.network.state_dict().items())
 
 
 # Containers, formats, prefixes
@@ -391,6 +412,93 @@ def test_numbers_that_are_not_finite_are_refused_and_the_first_is_named(bad, tmp
         read_published(write(tmp_path, whole))
 
 
+NUMBERED_WITH_GAPS = [
+    ("swinir_small", "layers.99999999999999999999.residual_group.blocks.0.norm1.bias"),
+    ("swinir_small", "layers.0.residual_group.blocks.7.norm1.bias"),
+    ("nafnet_small", "downs.999999.weight"),
+    ("nafnet_small", "encoders.0.7.beta"),
+]
+
+
+@pytest.mark.parametrize(("name", "key"), NUMBERED_WITH_GAPS)
+def test_numbers_with_gaps_are_no_known_network(name, key, tmp_path):
+    file = write(tmp_path, golden_state(name, buffers=False) | {key: torch.ones(2)})
+    with pytest.raises(AirpipeError, match="no known network has its"):
+        read_published(file)
+
+
+def test_sizes_that_no_memory_holds_are_one_error(tmp_path, state):
+    file = write(tmp_path, state)
+    with pytest.raises(AirpipeError, match="intro.weight is 8x3x3x3 in the file, 4000000x3x3x3 in the network"):
+        read_published(file, arguments={"width": 4_000_000})
+    with pytest.raises(AirpipeError, match="network nafnet: "):
+        read_published(file, arguments={"width": 2**62})
+    with pytest.raises(AirpipeError, match="network nafnet: .*memory"):
+        build_network("nafnet", img_channel=2**50)  # more than any address space
+
+
+WRONG_ARGUMENTS = [
+    ("global_residual", "yes", "should be a valid boolean. Expected bool"),
+    ("global_residual", 1, "should be a valid boolean"),
+    ("window_size", 8.5, "should be a valid integer"),
+    ("window_size", True, "should be a valid integer"),
+    ("img_range", torch.inf, "should be a finite number"),
+    ("depths", 6, "Expected .*Sequence"),
+    ("output", "picture", "'image' or 'features'"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "message"), WRONG_ARGUMENTS)
+def test_an_argument_of_wrong_type_is_one_error(name, value, message, tmp_path):
+    file = write(tmp_path, golden_state("swinir_small"))
+    with pytest.raises(AirpipeError, match=f"network swinir: argument {name} is .*{message}"):
+        read_published(file, arguments={name: value})
+
+
+@pytest.mark.parametrize(
+    "text", ["x", "=3", "x=[1", "x={", "x=2024-99-99", "x=.nan", "x=[1, -.inf]", "x=" + "[" * 5000]
+)
+def test_an_argument_that_cannot_be_read_is_one_error(text):
+    with pytest.raises(AirpipeError, match="--argument .*(expected NAME=VALUE|is no YAML|expected finite numbers)"):
+        network_arguments([text])
+    assert network_arguments(["a=[1, 2]", "b=false", "c=1.5"]) == {"a": [1, 2], "b": False, "c": 1.5}
+
+
+def test_reading_leaves_the_random_numbers_of_the_caller_alone(file):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    read_published(file)
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "assumed"),
+    [
+        ("swinir_small", {"global_residual": True, "rgb_mean": True, "img_range": 1.0, "output": "image"}),
+        ("swinir_dcpt_small", {"num_heads": [6] * 6, "window_size": 8, "img_range": 1.0}),
+        ("nafnet_small", {}),
+    ],
+)
+def test_what_no_shape_tells_is_logged_and_in_the_card(name, assumed, tmp_path, caplog):
+    card = load_model(write(tmp_path, golden_state(name))).card
+    assert card["assumed"] == assumed
+    assert len(caplog.records) == bool(assumed)
+    assert all(f"{argument}={value}" in caplog.text for argument, value in assumed.items())
+
+
+def test_a_printed_cost_without_parameters_matches_no_network(tmp_path):
+    (tmp_path / "model.json").write_text(json.dumps({"model": "m", "parameters": 100, "input": "1x3x8x8"}))
+    cards = {"m": {"network": {"name": "nafnet"}, "wall_s": None}}
+    costs = tmp_path / "efficiency.csv"
+    for parameters, source in (("", None), ("100", "a paper")):
+        row = dict.fromkeys(tables.PUBLISHED_COST_COLUMNS, "")
+        row |= {"network": "nafnet", "parameters": parameters, "input": "1x3x8x8", "paper": "a paper"}
+        costs.write_text(",".join(row) + "\n" + ",".join(row.values()) + "\n")
+        found = tables.efficiency([tmp_path / "model.json"], cards, costs).iloc[0]["source"]
+        assert (found == source) if source else pd.isna(found)
+
+
 def test_load_published_takes_states_with_buffers_and_refuses_nonsense():
     golden = load_golden(GOLDENS / "swinir_small.npz")
     network = build_network("swinir", **golden.config)
@@ -453,6 +561,19 @@ def test_a_folder_is_replaced_only_when_asked_and_only_as_a_whole(file, tmp_path
             import_published(file, folder, ImportOptions(), overwrite=True)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert list(folder.parent.iterdir()) == [folder]
+    rename = Path.rename
+
+    def fails_for_the_new(path, target):
+        if path.name == "new":
+            raise OSError(5, "Input/output error")
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", fails_for_the_new)
+        with pytest.raises(AirpipeError, match="mine: cannot be written .Input/output error."):
+            import_published(file, folder, ImportOptions(), overwrite=True)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert list(folder.parent.iterdir()) == [folder]
     import_published(file, folder, ImportOptions(network="nafnet_tlc", setting="nafnet_5d"), overwrite=True)
     card = json.loads((folder / "card.json").read_text())
     assert (card["network"]["name"], card["setting"], card["model"]) == ("nafnet_tlc", "nafnet_5d", "imported/mine")
@@ -480,7 +601,7 @@ def test_the_report_has_a_line_for_every_entry(tmp_path):
     said = "\n".join(describe(found))
     assert "6 dropped knowingly: layers.*.residual_group.blocks.*.attn.relative_position_index (4)" in said
     assert "note: no shape tells global_residual; True is used (--argument global_residual=...)" in said
-    assert "note: no shape tells output; the default is used" in said
+    assert "note: no shape tells output; image is used" in said
 
 
 def script(monkeypatch, *words: object) -> None:
@@ -496,6 +617,16 @@ def test_the_script_imports_reports_and_exports(file, tmp_path, monkeypatch, cap
     script(monkeypatch, file, "--as", "nafnet_tlc", "--name", "mine", "--argument", "train_size=[1, 3, 64, 64]")
     assert "-> results/imported/mine" in capsys.readouterr().out
     assert load_model(Path("results/imported/mine")).card["network"]["arguments"]["train_size"] == [1, 3, 64, 64]
+    odd = tmp_path / "---.pth"
+    odd.write_bytes(file.read_bytes())
+    script(monkeypatch, odd, "--output", "results/imported/other")
+    script(monkeypatch, odd, "--report")
+    capsys.readouterr()
+    with pytest.raises(AirpipeError, match="cannot name a model"):
+        script(monkeypatch, odd)
+    script(monkeypatch, "results/imported/mine", "--export", "published", "bare.pth", "--bare")
+    assert len(torch.load("bare.pth", weights_only=True)) == 136
+    capsys.readouterr()
     script(monkeypatch, "results/imported/mine", "--export", "published", "out.pth")
     assert capsys.readouterr().out == "results/imported/mine: 136 entries -> out.pth\n"
     for words in (["--argument", "x"], ["--export", "onnx", "out.onnx"]):

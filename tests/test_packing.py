@@ -23,7 +23,7 @@ from helpers import ROOT, one_thread, toy_images
 from airpipe.data import packing
 from airpipe.data.dataset import ImageCache, pair_layers
 from airpipe.data.pack_contents import Contents, read_contents
-from airpipe.data.packing import pack_pairs, write_header, write_index
+from airpipe.data.packing import pack_pairs, tell_old_packs, write_header, write_index
 from airpipe.data.packs import IMAGE, INDEX, NO_IMAGE, PAIR, Pack, usable_packs
 from airpipe.data.pairs import read_pairs
 from airpipe.errors import AirpipeError
@@ -245,6 +245,48 @@ def test_two_processes_do_not_make_the_same_pack(data):
             data.pack()
         holder.stdin.close()
     assert data.pack()["images"] == 16
+
+
+def test_a_pack_that_another_process_finishes_between_look_and_lock_is_taken(data, monkeypatch):
+    places = [str(p) for p in (data.list, data.manifest, data.root, data.packed)]
+    program = (
+        "import sys; from pathlib import Path; from airpipe.data.packing import pack_pairs\n"
+        "pack_pairs(*map(Path, sys.argv[1:]), 1)"
+    )
+    check_space = packing._check_space
+
+    def other_process(*given):
+        subprocess.run([sys.executable, "-c", program, *places], env=one_thread(), check=True, capture_output=True)
+        check_space(*given)
+
+    monkeypatch.setattr(packing, "_check_space", other_process)
+    monkeypatch.setattr(packing, "_decode_all", lambda *_: pytest.fail("decoded again"))
+    facts = data.pack()
+    assert [path.as_posix() for path in data.packed.iterdir()] == [facts["folder"]]
+    assert not (Path(facts["folder"]) / "lock").exists()
+    Pack.open(Path(facts["folder"])).verify()
+
+
+def test_old_packs_of_a_list_that_no_report_names_are_told_and_kept(data, capsys):
+    reports = data.folder / "reports"
+    reports.mkdir()
+    first = data.pack()
+    data.write([data.row("", "img0.png", "", "img0")])
+    facts = data.pack()
+    other = data.packed / "toy.train_noleak.0123"
+    other.mkdir()
+    (reports / "toy.train.json").write_text(json.dumps(facts))
+    (Path(first["folder"]) / "pixels.bin").write_bytes(bytes(3_000_000))
+    capsys.readouterr()
+    tell_old_packs("toy.train", data.packed, reports)
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 1
+    assert f"older packs that nothing in {reports} names: {first['folder']} (0.003 GB). " in said[0]
+    assert said[0].endswith(f"rm -r {first['folder']}")
+    assert Path(first["folder"]).is_dir()
+    (reports / "another.json").write_text(json.dumps(first))  # of another project configuration
+    tell_old_packs("toy.train", data.packed, reports)
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(

@@ -131,13 +131,19 @@ def test_a_folder_of_another_layout_is_refused_with_what_was_looked_for():
         (["i/1.png", "t/1.png", "t/3.png"], {}, ["t/3.png: no degraded file"]),
         (["i/1.png", "t/1.png", "t/1.jpg"], {}, ["i/1.png: its clean file may be t/1.png or t/1.jpg",
                                                  "t/1.jpg: no degraded file", "t/1.png: no degraded file"]),
-        (["i/1.png", "i/1.jpg", "t/1.png"], {}, ["i/1.png and i/1.jpg: files share a name"]),
+        (["i/1.png", "i/1.jpg", "t/1.png"], {}, ["i/1.jpg and i/1.png: share the clean file t/1.png"]),
+        (["i/rain-1.png", "i/rain-1x2.png", "t/norain-1.png"], {"rule": "rain_no"},
+         ["i/rain-1x2.png and i/rain-1.png: share the clean file t/norain-1.png"]),
+        (["t/1.png"], {"degraded": "*/*"}, ["t/1.png: is its own clean file; correct the globs",
+                                            "t/1.png: no degraded file"]),
+        (["i/1_2.png", "j/1_2.png", "t/1.png"], {"degraded": ["i/*", "j/*"], "rule": "haze_id"},
+         ["i/1_2.png and j/1_2.png: files share a name"]),
         (["i/rain-1.png", "i/x.png", "t/norain-1.png"], {"rule": "rain_no"},
          ["i/x.png: its name does not fit rule rain_no"]),
     ],
 )  # fmt: skip
 def test_files_without_partner_and_clashing_names_are_problems(paths, split, problems):
-    assert paired(paths, clean="t/*", degraded="i/*", **split).problems == problems
+    assert paired(paths, **{"clean": "t/*", "degraded": "i/*", **split}).problems == problems
 
 
 def test_clean_images_of_one_name_in_two_folders_clash():
@@ -160,6 +166,19 @@ def test_names_choose_files_and_a_missing_one_is_a_problem():
     pairing = paired(["1.png", "2.png", "3.png"], clean="*", names=["1", "3", "9"])
     assert [row["name"] for row in pairing.rows] == ["1", "3"]
     assert pairing.problems == ["9: listed in `names`, but there is no such file"]
+
+
+def test_a_named_file_without_clear_partner_keeps_its_reason():
+    split = dict(clean="t/*", degraded="i/*", names=["1", "2"])
+    assert paired(["i/1.png", "i/2.png", "t/1.png", "t/1.jpg", "t/2.png"], **split).problems == [
+        "i/1.png: its clean file may be t/1.png or t/1.jpg"
+    ]
+
+
+def test_of_layouts_and_a_single_layout_the_one_written_last_counts():
+    layouts = {"layouts": [{"clean": "a/*"}]}
+    assert SplitSettings.model_validate({"clean": "b/*", **layouts}).layouts[0].clean == ("a/*",)
+    assert SplitSettings.model_validate({**layouts, "clean": "b/*"}).layouts[0].clean == ("b/*",)
 
 
 def test_a_published_list_chooses_rows_and_missing_names_are_an_error(tmp_path):
@@ -205,7 +224,7 @@ def test_ten_problems_are_shown_and_all_are_counted():
 
 
 def test_globs_stay_within_a_folder_and_name_images_only():
-    paths = ["a.png", "a.PNG", "b/a.png", "a.txt", "Thumbs.db", "[1].png", "a.jpeg"]
+    paths = ["a.png", "a.PNG", "b/a.png", "a.txt", "Thumbs.db", "[1].png", "a.jpeg", "._a.png", "b/._a.png"]
     assert matching(paths, ["*"]) == ["a.png", "a.PNG", "[1].png", "a.jpeg"]
     assert matching(paths, ["*/a.*"]) == ["b/a.png"]
     assert matching(paths, ["*.jp*g", "?/*"]) == ["b/a.png", "a.jpeg"]

@@ -165,6 +165,78 @@ def test_one_seed_has_no_sd(tree):
     assert math.isnan(pick(tree.table(), "dcpt/nafnet_5d/finetune")["sd"])
 
 
+COSTS = """network,parameters,macs,counts,input,paper,table,note
+other,1500000,2e9,all,1x3x256x256,X paper,,
+nafnet,1500000,2e9,all,1x3x512x512,another input,,
+nafnet,1600000,2e9,all,1x3x256x256,another size,,
+nafnet,1485000,1.6e9,conv,1x3x256x256,N paper,Table 7,
+"""
+
+
+def cost_table(tree, text=COSTS, **measured):
+    """The efficiency table of one model with these measurements."""
+    path = tree.root / "complexity" / f"{MODELS[0]}.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | measured))
+    costs = tree.root / "efficiency.csv"
+    costs.write_text(text)
+    return tables.efficiency([path], tree.cards, costs).iloc[0]
+
+
+PARTS = {"macs_conv": 1_800_000_000, "macs_linear": 150_000_000, "macs_attention": 50_000_000, "peak_memory_mb": 99}
+
+
+def test_costs_stand_beside_what_the_same_network_was_published_with(tree):
+    row = cost_table(tree, **PARTS)
+    assert (row["published_parameters"], row["published_macs"]) == (1_485_000, 1.6e9)
+    assert row["parameters_difference"] == pytest.approx(1.5 / 1.485 - 1)
+    assert row["macs_difference"] == pytest.approx(1.8 / 1.6 - 1)  # convolutions against convolutions
+    assert row["source"] == "N paper, Table 7"
+    assert (row["macs"], row["macs_attention"], row["peak_memory_mb"]) == (2_000_000_000, 50_000_000, 99)
+
+
+@pytest.mark.parametrize(("counts", "ours"), [("layers", 1.95), ("all", 2.0)])
+def test_published_operations_are_compared_with_what_they_count(tree, counts, ours):
+    row = cost_table(tree, COSTS.replace(",conv,", f",{counts},"), **PARTS)
+    assert row["macs_difference"] == pytest.approx(ours / 1.6 - 1)
+
+
+def test_a_network_of_another_size_has_no_published_cost(tree):
+    row = cost_table(tree, parameters=1_300_000, **PARTS)
+    assert pd.isna(row["published_macs"])
+    assert pd.isna(row["source"])
+    assert pd.isna(tables.efficiency([tree.root / "complexity" / f"{MODELS[0]}.json"], tree.cards).iloc[0]["source"])
+
+
+def test_older_measurements_have_empty_cells(tree):
+    row = cost_table(tree)
+    assert pd.isna(row["macs_conv"])
+    assert pd.isna(row["macs_difference"])
+    assert row["published_parameters"] == 1_485_000
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("N paper", "", "line 5: names no paper"),
+        (",conv,", ",convs,", "line 5: counts 'convs'; expected one of conv, layers, all"),
+        ("1.6e9", "many", "line 5: macs 'many' is not a number"),
+        ("network,", "net,", "expected columns network,parameters"),
+    ],
+)
+def test_published_costs_are_checked(tree, old, new, message):
+    with pytest.raises(AirpipeError, match=re.escape(message)):
+        cost_table(tree, COSTS.replace(old, new), **PARTS)
+
+
+def test_the_published_costs_of_the_project_are_readable_and_no_scores():
+    folder = Path(__file__).parents[1] / "resources" / "published"
+    costs = tables.read_published_costs(folder / "efficiency.csv")
+    assert (costs["parameters"] > 1e6).all()
+    assert set(costs["network"]) >= {"nafnet", "restormer", "promptir", "swinir"}
+    scores = tables.read_published(sorted(folder.glob("*.csv")))
+    assert len(scores) == len(tables.read_published([folder / "allinone.csv"]))
+
+
 def test_no_restoration_stands_first(tree):
     first = tree.table().iloc[0]
     assert (first["model"], first["method"]) == ("none", "no restoration")

@@ -196,9 +196,9 @@ def test_a_bad_setting_is_named_before_anything_runs(project, setting, message):
 
 def test_a_missing_data_folder_is_named_on_the_terminal(project, tmp_path):
     folder = copy_run(project, tmp_path / "copy")
-    (folder / "results" / "manifests" / "mine.csv").unlink()
+    (folder / "results" / "manifests" / "mine.test.csv").unlink()
     write_overlay(folder, nested("datasets", "mine", "root", "/nowhere/pictures"), name="moved.yaml")
-    target = "results/manifests/mine.csv"
+    target = "results/manifests/mine.test.csv"
     done = snakemake(folder, target, "--configfile", "overlay.yaml", "moved.yaml", check=False)
     assert done.returncode == 1
     assert "airpipe: error: data set mine: /nowhere/pictures is not a folder." in done.stdout
@@ -209,7 +209,7 @@ def test_a_missing_data_folder_is_named_on_the_terminal(project, tmp_path):
 def test_results_on_a_missing_disk_stop_the_run(tmp_path):
     folder = copy_project(tmp_path / "copy")
     (folder / "results").symlink_to("/nonexistent/disk/results")
-    done = snakemake(folder, "results/manifests/photos.csv", check=False)
+    done = snakemake(folder, "results/manifests/photos.test.csv", check=False)
     assert done.returncode == 1
     assert re.search(r"WorkflowError:\s+Failed to create output directory results/", done.stdout)
     assert "Traceback" not in done.stdout

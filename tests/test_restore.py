@@ -1,9 +1,11 @@
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import skimage.data
 import torch
+from PIL import Image, ImageCms
 from torch import nn
 
 import airpipe
@@ -213,7 +215,7 @@ def test_nothing_is_replaced_unasked_and_the_photo_never(tmp_path, photo):
         restore_file(source, target, Identity(), overwrite=True, keep={target.resolve()})
     assert target.read_text() == "precious"
     with pytest.raises(AirpipeError, match="the photo itself"):
-        restore_file(source, source, Identity(), overwrite=True)
+        restore_file(source, source, Identity(), overwrite=True, skip_done=True)
     restore_file(source, target, Identity(), overwrite=True)
     assert np.array_equal(read_picture(target).pixels, photo)
 
@@ -245,3 +247,96 @@ def test_a_loaded_model_is_loaded_once_for_many(tmp_path, photo):
     for name in ("a.png", "b.png"):
         write_picture(tmp_path / name, Picture(photo))
         assert restore_file(tmp_path / name, None, loaded).target.is_file()
+
+
+def test_a_finished_file_is_skipped_when_asked(tmp_path, photo):
+    write_picture(tmp_path / "a.png", Picture(photo))
+    write_picture(tmp_path / "deep.png", Picture(deepened(photo)))
+    (tmp_path / "deep.png").rename(tmp_path / "deep.jpg")  # its result is a .png
+    for name in ("a.png", "deep.jpg"):
+        first = restore_file(tmp_path / name, None, Identity(), skip_done=True)
+        assert (first.skipped, first.tiles) == (False, 1)
+        stamp = first.target.stat().st_mtime_ns
+        again = restore_file(tmp_path / name, None, Identity(), skip_done=True)
+        assert (again.skipped, again.target, again.tiles) == (True, first.target, 0)
+        assert first.target.stat().st_mtime_ns == stamp
+    assert not restore_file(tmp_path / "a.png", None, Identity(), skip_done=True, overwrite=True).skipped
+    with pytest.raises(AirpipeError, match="of the same name"):
+        restore_file(tmp_path / "a.png", None, Identity(), skip_done=True, keep={tmp_path / "a_restored.png"})
+
+
+def test_a_missing_photo_is_not_skipped(tmp_path, photo):
+    write_picture(tmp_path / "a_restored.png", Picture(photo))
+    with pytest.raises(AirpipeError, match="no such image"):
+        restore_file(tmp_path / "a.png", None, Identity(), skip_done=True)
+
+
+def test_the_self_ensemble_undoes_what_depends_on_the_direction(photo):
+    class Brighten(nn.Module):
+        def forward(self, image):
+            return image + torch.linspace(-0.1, 0.1, image.shape[-1])
+
+    flat = np.full((40, 40, 3), 128, np.uint8)
+    assert np.ptp(restore(flat, Brighten(), tile=0)) > 40
+    assert np.ptp(restore(flat, Brighten(), tile=0, self_ensemble=True)) == 0
+    assert np.array_equal(restore(photo, Identity(), self_ensemble=True, tile=40, overlap=8), photo)
+
+
+def test_memory_chooses_the_tile_and_batches_change_nothing(tmp_path, stage):
+    source = tmp_path / "a.png"
+    write_picture(source, Picture(np.ascontiguousarray(skimage.data.coffee()[:200, :300])))
+    whole = restore_file(source, tmp_path / "whole.png", stage, memory=1e9)
+    assert whole.tiles == 1
+    tiled = restore_file(source, tmp_path / "tiled.png", stage, memory=5e6, overlap=16)
+    assert tiled.tiles > 1
+    size = max(tiled.tile_height, tiled.tile_width)
+    batched = restore_file(source, tmp_path / "batched.png", stage, tile=size, overlap=16, batch=3)
+    assert (batched.tiles, batched.tile_height) == (tiled.tiles, tiled.tile_height)
+    results = [read_picture(tmp_path / f"{name}.png").pixels.astype(int) for name in ("tiled", "batched")]
+    assert np.abs(results[0] - results[1]).max() <= 1
+    for options, message in (({"memory": 1e3}, "do not hold 1 tile"), ({"batch": 0}, "Expected 1 or more")):
+        with pytest.raises(AirpipeError, match=message):
+            restore_file(source, tmp_path / "none.png", stage, **options)
+
+
+def test_exif_and_profile_are_carried_over_upright(tmp_path, photo):
+    tags = Image.Exif()
+    tags[0x0112], tags[0x0110] = 6, "Model X"
+    icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    Image.fromarray(photo).save(tmp_path / "a.jpg", quality=95, exif=tags, icc_profile=icc)
+    done = restore_file(tmp_path / "a.jpg", None, Identity())
+    assert (done.height, done.width) == (93, 71)
+    with Image.open(done.target) as image:
+        assert image.size == (71, 93)
+        assert (image.getexif()[0x0112], image.getexif()[0x0110]) == (1, "Model X")
+        assert image.info["icc_profile"] == icc
+
+
+def samples(*parts):
+    return sorted(Path(os.environ["AIRPIPE_SAMPLE_ROOT"]).joinpath(*parts[:-1]).glob(parts[-1]))
+
+
+@pytest.mark.skipif("AIRPIPE_SAMPLE_ROOT" not in os.environ, reason="AIRPIPE_SAMPLE_ROOT names no sample images")
+def test_real_pictures_come_back_as_they_were(tmp_path):
+    sources = [samples("DIV2K", "DIV2K_valid_HR", "*.png")[0], samples("REVIDE", "test", "hazy", "*")[0]]
+    made = tmp_path / "made"
+    made.mkdir()
+    pixels = read_picture(sources[0]).pixels[:600, :800]
+    write_picture(made / "deep.png", Picture(deepened(pixels)))
+    write_picture(made / "deep.tif", Picture(deepened(pixels)))
+    write_picture(made / "grey.png", Picture(pixels[..., :1].repeat(3, 2), grey=True))
+    write_picture(made / "alpha.png", Picture(pixels, pixels[..., 0]))
+    tags = Image.Exif()
+    tags[0x0112] = 8
+    Image.fromarray(pixels).save(made / "turned.jpg", quality=95, exif=tags)
+    for source in [*sources, *sorted(made.iterdir())]:
+        picture = read_picture(source)
+        done = restore_file(source, tmp_path / "out", Identity(), tile=512)
+        result = read_picture(done.target)
+        assert result.pixels.shape == picture.pixels.shape
+        assert result.pixels.dtype == picture.pixels.dtype
+        assert (result.grey, result.alpha is None) == (picture.grey, picture.alpha is None)
+        off = np.abs(result.pixels.astype(int) - picture.pixels).mean()
+        assert off < 2 if done.target.suffix.lower() == ".jpg" else off == 0
+        assert done.tiles > 1
+    assert read_picture(tmp_path / "out" / "turned_restored.jpg").pixels.shape == (800, 600, 3)

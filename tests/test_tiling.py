@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given, settings
@@ -5,8 +6,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from airpipe.errors import AirpipeError
-from airpipe.evaluation.tiling import blend_weights, plan_tiles, restore_tiled
+from airpipe.evaluation.ensemble import SelfEnsemble
+from airpipe.evaluation.grid import blend_weights, fitting_tile, plan_tiles, size_multiple
+from airpipe.evaluation.memory import COPIES, activation_bytes
+from airpipe.evaluation.tiling import restore_pixels, restore_tiled
 from airpipe.models.nafnet import NAFNet
+from airpipe.models.restormer import pad_to_multiple
 
 SIDES = st.integers(1, 700)
 TILES = st.integers(0, 200)
@@ -39,7 +44,7 @@ def small_nafnet():
 
 
 def feasible(tile, overlap, multiple):
-    return tile == 0 or -(-tile // multiple) * multiple > overlap
+    return tile == 0 or -(-tile // multiple) > -(-overlap // multiple)
 
 
 @given(SIDES, SIDES, TILES, OVERLAPS, MULTIPLES)
@@ -65,14 +70,15 @@ def test_neighbours_share_the_overlap_evenly_and_weights_sum_to_one(length, tile
     starts, size = [t.top for t in tiles], tiles[0].height
     shared = [first + size - second for first, second in zip(starts, starts[1:], strict=False)]
     assert all(pixels >= overlap for pixels in shared)
-    assert not shared or max(shared) - min(shared) <= 1
-    assert len(tiles) == 1 or starts[-1] + size == length  # nothing is padded where tiles can move
+    assert not shared or max(shared) - min(shared) <= multiple
+    assert all(start % multiple == 0 for start in starts)
+    assert len(tiles) == 1 or 0 <= starts[-1] + size - length < multiple  # as much is padded as for the whole image
     weights = blend_weights(starts, size, length)
     assert weights.min() >= 0
     assert (weights.sum(0) - 1).abs().max() < 1e-6
 
 
-@given(st.integers(1, 150), st.integers(1, 150), st.integers(40, 90), st.integers(0, 32), MULTIPLES)
+@given(st.integers(1, 150), st.integers(1, 150), st.integers(49, 90), st.integers(0, 32), MULTIPLES)
 @settings(max_examples=60, deadline=None)
 def test_identity_network_returns_the_image(height, width, tile, overlap, multiple):
     image = torch.rand(3, height, width, generator=torch.Generator().manual_seed(height * 1000 + width))
@@ -96,9 +102,9 @@ def test_more_tiles_are_used_where_rounding_makes_them_cheaper():
     assert (len(tiles), tiles[0].height) == (4, 256)
 
 
-def test_weights_ramp_linearly_between_two_tiles():
-    first, second = blend_weights([0, 6], 10, 16)
-    assert first.tolist() == pytest.approx([1] * 6 + [0.875, 0.625, 0.375, 0.125] + [0] * 6)
+def test_weights_ramp_linearly_over_the_middle_half_of_what_two_tiles_share():
+    first, second = blend_weights([0, 12], 20, 32)
+    assert first.tolist() == pytest.approx([1] * 14 + [0.875, 0.625, 0.375, 0.125] + [0] * 14)
     assert second.tolist() == pytest.approx(first.tolist()[::-1])
 
 
@@ -133,20 +139,148 @@ def test_padding_reflects_on_the_right_and_below():
     assert (spied[0][0, 0] * 9).round().tolist() == [[0, 1, 2, 1], [3, 4, 5, 4], [6, 7, 8, 7], [3, 4, 5, 4]]
 
 
+@pytest.mark.parametrize("pad", ["reflect", "zero"])
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (5, 6), (37, 41)])
+def test_a_network_that_pads_itself_gets_a_whole_image_as_it_is(pad, size):
+    network, image = small_nafnet(), torch.rand(3, *size)
+    network.pad = pad
+    with torch.no_grad():
+        assert torch.equal(restore_tiled(network, image, tile=64), network(image[None])[0])
+        ensemble = SelfEnsemble(network)
+        assert torch.equal(restore_tiled(ensemble, image, tile=64), ensemble(image[None])[0])
+
+
+@pytest.mark.parametrize("size", [(1, 3), (3, 2), (4, 5), (9, 6)])
+def test_tiles_are_padded_as_the_networks_pad(size):
+    spied = []
+    network = Spy(8)
+    network.register_forward_hook(lambda module, inputs, output: spied.append(inputs[0]))
+    image = torch.rand(3, *size)
+    restore_tiled(network, image, tile=0)
+    assert torch.equal(spied[0], pad_to_multiple(image[None], 8))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_tiles_get_the_dtype_of_the_network(dtype):
+    image = torch.rand(3, 20, 24, generator=torch.Generator().manual_seed(0))
+    expected = restore_tiled(small_nafnet(), image, tile=0)
+    restored = restore_tiled(small_nafnet().to(dtype), image, tile=0)
+    assert restored.dtype == torch.float32
+    assert (restored - expected).abs().max() < (1e-5 if dtype == torch.float64 else 0.1)
+    pixels = restore_pixels(small_nafnet().to(dtype), np.zeros((20, 24, 3), np.uint8), tile=0)
+    assert pixels.dtype == np.uint8
+
+
 def test_an_image_that_fits_goes_through_in_one_pass():
     network, image = small_nafnet(), torch.rand(3, 48, 64)
     expected = network(image[None])[0].detach()
     assert torch.equal(restore_tiled(network, image, tile=64), expected)
 
 
-def test_a_local_network_gives_the_same_tiled_and_whole():
-    torch.manual_seed(0)
-    network = nn.Conv2d(3, 3, 3, padding=1)
-    image = torch.rand(3, 90, 130)
-    tiled = restore_tiled(network, image, tile=48, overlap=16)
-    inner = (tiled - network(image[None])[0].detach()).abs()
-    assert inner.mean() < 1e-3
-    assert inner.max() < 0.05  # the outermost pixel of a tile sees zeros, at 1/32 of the weight
+class Local(nn.Module):
+    """Halves and doubles the resolution, so that it matters where a tile begins; sees at most 7 pixels far."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.down, self.up = nn.Conv2d(3, 8, 2, 2), nn.ConvTranspose2d(8, 3, 2, 2)
+        self.middle = nn.Sequential(*(nn.Conv2d(8, 8, 3, padding=1) for _ in range(3)))
+        self.size_multiple = 2
+
+    def forward(self, image):
+        return self.up(self.middle(self.down(image)).tanh())
+
+
+@pytest.mark.parametrize(("height", "width"), [(90, 130), (97, 131)])
+def test_a_network_that_sees_no_further_than_a_quarter_of_the_overlap_leaves_no_seam(height, width):
+    network = Local()
+    image = torch.rand(3, height, width, generator=torch.Generator().manual_seed(0))
+    whole = restore_tiled(network, image, tile=0)
+    tiled = restore_tiled(network, image, tile=64, overlap=28)
+    assert len(plan_tiles(height, width, 64, 28, 2)) >= 6
+    assert (tiled - whole).abs().max() < 1e-5
+    narrow = restore_tiled(network, image, tile=64, overlap=4)
+    assert (narrow - whole).abs().max() > 1e-4  # the bound is tight: less overlap shows
+
+
+def test_tiles_respect_the_window_of_a_network():
+    network = Spy(4)
+    network.window_size = 6
+    assert size_multiple(network) == 12
+    restore_tiled(network, torch.rand(3, 50, 70), tile=30, overlap=6)
+    assert {shape[2] % 12 + shape[3] % 12 for shape in network.shapes} == {0}
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize(("tile", "overlap"), [(0, 0), (32, 8), (32, 24)])
+def test_streamed_pixels_are_those_of_the_float_image(kind, in_place, tile, overlap):
+    pixels = np.random.default_rng(0).integers(0, np.iinfo(kind).max, (97, 75, 3), endpoint=True).astype(kind)
+    network = small_nafnet()
+    image = torch.from_numpy(pixels.astype(np.float32).transpose(2, 0, 1) / np.iinfo(kind).max)
+    expected = restore_tiled(network, image, tile=tile, overlap=overlap).clamp(0, 1) * np.iinfo(kind).max
+    given = pixels.copy()
+    result = restore_pixels(network, given, tile=tile, overlap=overlap, batch_size=2, in_place=in_place)
+    assert result.dtype == kind
+    assert np.abs(result.transpose(2, 0, 1) - expected.numpy()).max() <= 0.51
+    assert np.array_equal(given, pixels) != in_place
+    assert (result is given) == in_place
+
+
+def test_grey_pixels_get_the_mean_of_the_three_outputs():
+    class Tint(nn.Module):
+        def forward(self, image):
+            return image + torch.tensor([0.0, 0.1, 0.2]).reshape(1, 3, 1, 1)
+
+    result = restore_pixels(Tint(), np.full((9, 9, 3), 51, np.uint8), tile=4, overlap=1, grey=True)
+    assert np.array_equal(result, np.full((9, 9, 3), 76))
+
+
+def test_no_float_copy_of_the_image_is_made(monkeypatch):
+    made = []
+    zeros = torch.zeros
+    monkeypatch.setattr(torch, "zeros", lambda *a, **k: made.append(tensor := zeros(*a, **k)) or tensor)
+    restore_pixels(Spy(), np.zeros((900, 300, 3), np.uint8), tile=100, overlap=8)
+    assert max(tensor.numel() for tensor in made) <= 3 * 100 * 300  # accumulators: one row of tiles
+
+
+def test_the_ensemble_is_the_mean_of_eight_passes():
+    network = SelfEnsemble(small_nafnet())
+    image = torch.rand(2, 3, 24, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        result = network(image)
+        for axes in ((2,), (3,), (2, 3)):
+            assert (network(image.flip(axes)).flip(axes) - result).abs().max() < 1e-5
+        turned = network(image.transpose(2, 3)).transpose(2, 3)
+        assert (turned - result).abs().max() < 1e-5
+        assert (network.network(image) - result).abs().max() > 1e-3
+    assert (SelfEnsemble(nn.Identity())(image) - image).abs().max() < 1e-6
+    assert network.size_multiple == 4
+
+
+def test_a_memory_limit_chooses_the_tile():
+    network = small_nafnet()
+    per_pixel = COPIES * activation_bytes(network, 128, 128) / 128**2
+    assert activation_bytes(network, 256, 128) / (256 * 128) == pytest.approx(per_pixel / COPIES, rel=0.01)
+
+    def tile(memory, **options):
+        return fitting_tile(network, 1000, 1500, memory=memory, overlap=32, **options)
+
+    assert tile(per_pixel * 1000 * 1500 + 1) == 0
+    side = tile(per_pixel * 1000 * 1500 - 1)
+    assert 0 < side <= 1224
+    assert side % 4 == 0
+    assert tile(per_pixel * 400**2 + 1) == 400
+    assert tile(per_pixel * 400**2 + 1, batch_size=4) == 200
+    with pytest.raises(AirpipeError, match=r"do not hold 1 tile\(s\) of 36x36 pixels. Give at least"):
+        tile(per_pixel * 35**2)
+
+
+def test_the_weights_do_not_count_as_memory_of_a_pass():
+    network = nn.Conv2d(3, 4, 1)
+    assert activation_bytes(network, 10, 20) == 10 * 20 * 4 * 4
+    wide = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 8, 1), nn.Conv2d(8, 3, 1))
+    assert activation_bytes(wide, 10, 20) == 10 * 20 * 4 * (4 + 8)  # two neighbours at a time
 
 
 def test_batches_are_equal_in_size_and_change_nothing():

@@ -16,6 +16,7 @@ class Page:
     stops: bytes of body after which the first, second... answer breaks off.
     answers: (status, headers, body) of the first, second... answer, before the file comes.
     length: whether Content-Length is sent (otherwise the end of the connection is the end).
+    chunked: whether the body comes in chunks of announced sizes, instead of Content-Length.
     rate: bytes per second; 0 for as fast as possible. headers: extra ones.
     """
 
@@ -28,6 +29,7 @@ class Page:
     stops: list = field(default_factory=list)
     answers: list = field(default_factory=list)
     length: bool = True
+    chunked: bool = False
     rate: float = 0
     headers: dict = field(default_factory=dict)
 
@@ -74,7 +76,9 @@ class Handler(BaseHTTPRequestHandler):
         for key, value in facts.items():
             if value:
                 self.send_header(key, value)
-        if page.length:
+        if page.chunked:
+            self.send_header("Transfer-Encoding", "chunked")
+        elif page.length:
             self.send_header("Content-Length", str(len(page.body) - start))
         else:
             self.send_header("Connection", "close")
@@ -84,6 +88,8 @@ class Handler(BaseHTTPRequestHandler):
             end = page.stops.pop(0) if page.stops else len(page.body)
             self.close_connection = self.close_connection or end < len(page.body)
             self.send(page, page.body[start:end])
+            if page.chunked and not self.close_connection:
+                self.wfile.write(b"0\r\n\r\n")
 
     def range_start(self, page):
         asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
@@ -98,7 +104,8 @@ class Handler(BaseHTTPRequestHandler):
         web, step = self.server.web, 8192
         try:
             for at in range(0, len(data), step):
-                self.wfile.write(data[at : at + step])
+                piece = data[at : at + step]
+                self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece) if page.chunked else piece)
                 web.sent += len(data[at : at + step])
                 if page.rate:
                     time.sleep(step / page.rate)

@@ -8,24 +8,17 @@ import importlib.metadata
 import importlib.util
 import json
 import os
-import resource
 import shutil
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import airpipe
-from airpipe import data_cli
+from airpipe import data_cli, restore_cli
 from airpipe.errors import AirpipeError
 from airpipe.project import expanded
-
-if TYPE_CHECKING:
-    from airpipe.evaluation.restore import RestoredFile
-    from airpipe.training.checkpoints import LoadedModel
 
 RESULTS = Path("results")
 OLDEST_PYTHON = (3, 11)
@@ -63,7 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("airpipe", description="All-in-one image restoration.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"airpipe {airpipe.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add_restore(commands.add_parser("restore", help="restore photos with a trained model", allow_abbrev=False))
+    photos = commands.add_parser("restore", help="restore photos with a trained model", allow_abbrev=False)
+    photos.set_defaults(command=_restore)
+    restore_cli.add_arguments(photos)
 
     models = commands.add_parser("models", help="list the trained models", allow_abbrev=False)
     models.set_defaults(command=_models)
@@ -78,127 +73,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_restore(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(command=_restore)
-    parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO", help="PNG, JPEG, TIFF, WebP or BMP")
-    parser.add_argument(
-        "-m",
-        "--model",
-        required=True,
-        help="a model id that `airpipe models` lists, a stage folder, or a weights file (ours or published)",
-    )
-    parser.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        metavar="FILE_OR_FOLDER",
-        help="a name with suffix is a file, else a folder (default: <photo>_restored beside the photo)",
-    )
-    parser.add_argument(
-        "--tile",
-        type=_not_negative,
-        default=512,
-        help="largest side of a tile in pixels; smaller: less memory; 0: no tiles (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--overlap",
-        type=_not_negative,
-        default=32,
-        help="pixels that neighbouring tiles share (default: %(default)s)",
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<number> (default: %(default)s)")
-    parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
-
-
-def _not_negative(text: str) -> int:
-    number = int(text) if text.isdecimal() else -1
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 0 or more")
-    return number
-
-
 # restore
 
 
 def _restore(arguments: argparse.Namespace) -> int:
-    photos: list[Path] = arguments.photos
-    output: Path | None = arguments.output
-    if output is not None and output.suffix and not output.is_dir() and len(photos) > 1:
-        raise AirpipeError(f"-o {output} is one file, but there are {len(photos)} photos. Give a folder")
-    from airpipe.evaluation.restore import choose_device
-    from airpipe.training.checkpoints import load_model
-
-    choose_device(arguments.device)  # before minutes are spent on loading
-    model = load_model(find_model(arguments.model))
-    failed = 0
-    written: set[Path] = set()
-    for photo in photos:
-        try:
-            done = _restore_one(photo, model, arguments, written)
-        except AirpipeError as error:
-            failed += 1
-            _say_error(error)
-            continue
-        written.add(done.target.resolve())
-        print(_describe(done), flush=True)
-    if failed and len(photos) > 1:
-        _say_error(f"{failed} of {len(photos)} photos failed; the others are restored")
-    return 2 if failed else 0
-
-
-def _restore_one(
-    photo: Path, model: "LoadedModel", arguments: argparse.Namespace, written: set[Path]
-) -> "RestoredFile":
-    from airpipe.evaluation.restore import restore_file
-
-    with _progress(photo.name) as progress:
-        return restore_file(
-            photo,
-            arguments.output,
-            model,
-            tile=arguments.tile,
-            overlap=arguments.overlap,
-            device=arguments.device,
-            overwrite=arguments.overwrite,
-            keep=written,
-            progress=progress,
-        )
-
-
-def _describe(done: "RestoredFile") -> str:
-    tiles = f"{done.tiles} tile{'s' if done.tiles > 1 else ''} of {done.tile_width}x{done.tile_height}"
-    return (
-        f"{done.source}: {done.width}x{done.height}, {tiles}, {done.seconds:.1f} s, "
-        f"peak memory {_peak_memory_mb()} MB -> {done.target}"
-    )
-
-
-def _peak_memory_mb() -> int:
-    """Largest resident memory of this process so far, in 10^6 bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / 1e6) if sys.platform == "darwin" else round(peak * 1024 / 1e6)
-
-
-@contextmanager
-def _progress(name: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal; elsewhere a line at most every ten seconds. Both on stderr."""
-    if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import Progress
-
-        with Progress(console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task(name, total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
-        return
-    last = time.monotonic()
-
-    def say(done: int, total: int) -> None:
-        nonlocal last
-        if done < total and time.monotonic() - last >= 10:
-            last = time.monotonic()
-            print(f"{name}: {done} of {total} tiles", file=sys.stderr, flush=True)
-
-    yield say
+    return restore_cli.restore(arguments, find_model)
 
 
 def find_model(name: str, results: Path = RESULTS) -> Path:
@@ -227,7 +106,7 @@ def list_models(results: Path) -> list[dict[str, Any]]:
     """
     found = []
     for folder, below, files in os.walk(results):
-        below[:] = [name for name in below if name != "state" and not name.startswith("state.")]
+        below[:] = [name for name in below if name != "state" and not name.startswith(("state.", "."))]
         if {"card.json", "model.safetensors"} <= set(files):
             found.append(_read_model(Path(folder), results))
     return sorted(found, key=lambda model: str(model["model"]))

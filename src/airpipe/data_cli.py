@@ -8,7 +8,8 @@ from typing import Any
 
 import yaml
 
-from airpipe.datasets import DatasetSettings, RemoteFile
+from airpipe.data.addresses import address_of
+from airpipe.datasets import DatasetSettings
 from airpipe.errors import AirpipeError
 from airpipe.project import deep_merge, expanded, inherited
 from airpipe.settings import check_settings, read_yaml, unknown_name
@@ -36,7 +37,7 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     check = command("check", "read every file of a data set and say what is odd", _check)
     check.add_argument("id", help="data set, or dataset.split")
     check.add_argument("--root", help="check this folder instead; no manifest is written")
-    check.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    check.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="processes that read files")
     fetch = command("fetch", "fetch a data set into resources/datasets/<id>", _fetch)
     fetch.add_argument("id")
     fetch.add_argument("--wait", type=float, help="minutes to wait for files that are fetched by hand")
@@ -52,7 +53,10 @@ def load_registry(overlays: Sequence[Path] = ()) -> dict[str, DatasetSettings]:
         raise AirpipeError(f"{REGISTRY}: no such file. Run this in a checkout of airpipe")
     merged: dict[str, Any] = {}
     for path in (REGISTRY, *overlays):
-        merged = deep_merge(merged, read_yaml(path).get("datasets", {}))
+        datasets = read_yaml(path).get("datasets", {})
+        if not isinstance(datasets, dict):
+            raise AirpipeError(f"{path}: datasets: expected a mapping of entries, found {datasets!r}")
+        merged = deep_merge(merged, datasets)
     try:
         entries = inherited(merged)
     except ValueError as error:
@@ -94,20 +98,8 @@ def _show(arguments: argparse.Namespace) -> int:
     print(yaml.safe_dump({arguments.id: values}, sort_keys=False, allow_unicode=True, width=110), end="")
     for source in entry.sources:
         words = "fetched by us" if source.verified else "not verified by us"
-        print(f"# {', '.join(address(file) for file in source.files)}  (read in: {source.read_in}; {words})")
+        print(f"# {', '.join(address_of(file) for file in source.files)}  (read in: {source.read_in}; {words})")
     return 0
-
-
-def address(file: RemoteFile) -> str:
-    """What to open in a browser."""
-    if file.gdrive:
-        return f"https://drive.google.com/file/d/{file.gdrive}/view"
-    if file.gdrive_folder:
-        return f"https://drive.google.com/drive/folders/{file.gdrive_folder}"
-    if file.huggingface:
-        hub = file.huggingface
-        return f"https://huggingface.co/datasets/{hub.repo}/blob/{hub.revision}/{hub.file}"
-    return file.url or file.by_hand or ""
 
 
 def _check(arguments: argparse.Namespace) -> int:

@@ -139,7 +139,7 @@ class SplitSettings(Settings):
     degradation: Name | None = None
     level: str = ""
     names: tuple[str, ...] | None = Field(
-        None, description="File stems that belong to the split; a missing one is an error."
+        None, max_length=1000, description="File stems of the split; a missing one is an error. Longer: name_list."
     )
     name_list: NameList | None = None
     leave_out: tuple[Glob, ...] = Field((), description="Files that are left out; recorded in the pair list's JSON.")
@@ -157,10 +157,14 @@ class SplitSettings(Settings):
     @model_validator(mode="before")
     @classmethod
     def _single_layout(cls, values: Any) -> Any:
-        if isinstance(values, Mapping) and any(key in values for key in SHORTHAND):
+        if not isinstance(values, Mapping):
+            return values
+        order = list(values)
+        last = max((order.index(key) for key in SHORTHAND if key in values), default=-1)
+        if last >= 0 and ("layouts" not in values or order.index("layouts") < last):  # an overlay's keys come last
             rest = {key: value for key, value in values.items() if key not in (*SHORTHAND, "layouts")}
             return rest | {"layouts": [{key: values[key] for key in SHORTHAND if values.get(key) is not None}]}
-        return values
+        return {key: value for key, value in values.items() if key not in SHORTHAND}
 
     @field_validator("sizes")
     @classmethod

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from airpipe import exif
 from airpipe.errors import AirpipeError
 from airpipe.provenance import atomic_path
 
@@ -29,15 +30,18 @@ Image.MAX_IMAGE_PIXELS = None  # the limit above is checked by us, with a messag
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
 """Decoders that may run, whatever a file is called."""
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "I;16", "I;16L", "I;16B")
-EXIF_ORIENTATION = 0x0112
-TIFF_BITS_PER_SAMPLE = 258
+TIFF_WIDTH, TIFF_BITS_PER_SAMPLE = 256, 258
 DECODER_ERRORS = (
     *(OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, MemoryError),
     *(struct.error, zlib.error, cv2.error),
 )
 """What Pillow and OpenCV raise for damaged bytes."""
+LARGEST_EXIF_IN_JPEG = 65_527
+"""Bytes without `exif.PREFIX`: a marker of a JPEG has a length of 16 bit."""
 LARGEST_SIDE = {".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383}
 """Pixels; limits of the formats."""
+BAND = 256
+"""Rows that are converted at a time: a large picture is never held in two layouts."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +55,14 @@ class Picture:
     grey: bool = False
     """The file had one channel; `pixels` repeats it."""
     icc: bytes | None = field(default=None, repr=False)
+    exif: bytes | None = field(default=None, repr=False)
+    """Other facts (camera, time, place), as a block of `airpipe.exif`; its orientation is 1."""
 
 
 def read_picture(path: Path) -> Picture:
     """Read any supported file completely and carefully: orientation applied, alpha set apart.
 
-    Grey, palette and CMYK files become RGB; 16-bit files keep their depth.
+    Grey, palette and CMYK files become RGB; 16-bit files keep their depth. A damaged EXIF block is left out.
 
     Raises:
         AirpipeError: missing, truncated, not an image, animated, of a depth other than 8 or 16
@@ -108,13 +114,44 @@ def _raw_mode(image: Image.Image) -> str:
 
 
 def _eight_bit(image: Image.Image) -> Picture:
-    image = ImageOps.exif_transpose(image)
+    facts, image = _facts(image), _turned(image)
     grey = image.mode in ("1", "L", "LA")
     icc = _fitting_profile(image, grey)
-    if not image.has_transparency_data:
-        return Picture(np.asarray(image.convert("RGB")), None, grey, icc)
-    rgba = np.asarray(image.convert("RGBA"))
-    return Picture(np.ascontiguousarray(rgba[..., :3]), np.ascontiguousarray(rgba[..., 3]), grey, icc)
+    transparent = image.has_transparency_data
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    alpha = np.empty(pixels.shape[:2], np.uint8) if transparent else None
+    for top in range(0, image.height, BAND):
+        bottom = min(top + BAND, image.height)
+        band = np.asarray(image.crop((0, top, image.width, bottom)).convert("RGBA" if transparent else "RGB"))
+        pixels[top:bottom] = band[..., :3]
+        if alpha is not None:
+            alpha[top:bottom] = band[..., 3]
+    return Picture(pixels, alpha, grey, icc, facts)
+
+
+def _orientation(image: Image.Image) -> int:
+    found = image.getexif().get(exif.ORIENTATION, 1)
+    return found if found in range(1, 9) else 1
+
+
+def _turned(image: Image.Image) -> Image.Image:
+    """The image as it is looked at."""
+    return image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
+
+
+def _facts(image: Image.Image) -> bytes | None:
+    """The EXIF block, for upright pixels; None when there is none that can be read."""
+    block = image.info.get("exif")
+    turned = _orientation(image) >= 5
+    try:
+        if block is None and image.format == "TIFF":
+            block = exif.from_tiff(image.getexif())
+            turned = getattr(image, "tag_v2", {}).get(TIFF_WIDTH) != image.width  # Pillow turns TIFFs by itself
+        elif block is None and "Raw profile type exif" in image.info:  # PNG before 2017
+            block = image.getexif().tobytes()
+    except DECODER_ERRORS:
+        return None  # the picture is whole, only its notes are not
+    return exif.upright(block, turned) if block else None
 
 
 def _fitting_profile(image: Image.Image, grey: bool) -> bytes | None:
@@ -125,18 +162,18 @@ def _fitting_profile(image: Image.Image, grey: bool) -> bytes | None:
 
 def _sixteen_bit(path: Path, image: Image.Image, raw_mode: str) -> Picture:
     """Decode 16 bits a channel; Pillow has them for grey only, and is the check for colour."""
-    shallow = ImageOps.exif_transpose(image)
+    shallow, facts = _turned(image), _facts(image)
     grey = raw_mode.startswith(("I;16", "L"))
     icc = _fitting_profile(image, grey)
     if shallow.mode.startswith("I;16"):
-        return Picture(np.repeat(np.asarray(shallow, np.uint16)[..., None], 3, axis=2), None, True, icc)
+        return Picture(np.repeat(np.asarray(shallow, np.uint16)[..., None], 3, axis=2), None, True, icc, facts)
     raw: Any = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
     if image.format == "PNG" and raw is not None:  # OpenCV turns TIFF upright by itself
-        raw = _upright(raw, image.getexif().get(EXIF_ORIENTATION, 1))
+        raw = _upright(raw, _orientation(image))
     if raw is None or raw.dtype != np.uint16 or not _same_high_bytes(raw, np.asarray(shallow)):
         raise AirpipeError(f"{path}: a 16-bit layout that cannot be read. Save it as an ordinary 16-bit .png")
     rgb = np.ascontiguousarray(raw[..., 2::-1])
-    return Picture(rgb, np.ascontiguousarray(raw[..., 3]) if raw.shape[2] == 4 else None, grey, icc)
+    return Picture(rgb, np.ascontiguousarray(raw[..., 3]) if raw.shape[2] == 4 else None, grey, icc, facts)
 
 
 def _same_high_bytes(raw: Pixels, shallow: Pixels) -> bool:
@@ -147,7 +184,7 @@ def _same_high_bytes(raw: Pixels, shallow: Pixels) -> bool:
     return bool(np.abs(high - shallow[..., :3].astype(np.int16)).max(initial=0) <= 1)
 
 
-def _upright(pixels: Pixels, orientation: object) -> Pixels:
+def _upright(pixels: Pixels, orientation: int) -> Pixels:
     """Undo an EXIF orientation (1 to 8), as `ImageOps.exif_transpose` does for 8 bit."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
@@ -199,34 +236,44 @@ def why_not(path: Path, picture: Picture) -> str | None:
 
 
 def write_picture(path: Path, picture: Picture) -> None:
-    """Write a picture in the format of its suffix: depth, grey, alpha and profile as they were read.
+    """Write a picture in the format of its suffix: depth, grey, alpha, profile and EXIF as they were read.
 
-    JPEG and WebP are written at quality 95. Other metadata (camera, place) are not carried over.
+    JPEG and WebP are written at quality 95, WebP with alpha without loss. BMP holds neither profile nor EXIF, a
+    JPEG no EXIF above 65,527 bytes: it is left out. XMP and IPTC are not carried over.
 
     Raises:
-        AirpipeError: a suffix that cannot hold it (16 bit or alpha in a JPEG), or the disk refuses.
+        AirpipeError: a suffix that cannot hold it (16 bit or alpha in a JPEG), an encoder that fails, or the
+            disk refuses.
     """
     if reason := why_not(path, picture):
         raise AirpipeError(reason)
-    with atomic_path(path) as temporary:
-        if picture.pixels.dtype == np.uint8:
-            _write_eight_bit(temporary, picture)
-        elif path.suffix.lower() == ".png":
-            _write_deep_png(temporary, picture)
-        else:
-            _write_deep_tiff(temporary, picture)
+    try:
+        with atomic_path(path) as temporary:
+            if picture.pixels.dtype == np.uint8:
+                _write_eight_bit(temporary, picture)
+            elif path.suffix.lower() == ".png":
+                _write_deep_png(temporary, picture)
+            else:
+                _write_deep_tiff(temporary, picture)
+    except (*DECODER_ERRORS, RuntimeError) as error:
+        raise AirpipeError(f"{path}: cannot be encoded ({error}). Nothing was written. Use another suffix") from None
 
 
 def _write_eight_bit(path: Path, picture: Picture) -> None:
     layers = [picture.pixels[..., :1] if picture.grey else picture.pixels]
     if picture.alpha is not None:
         layers.append(picture.alpha[..., None])
-    pixels = np.concatenate(layers, axis=2)
+    pixels = np.concatenate(layers, axis=2) if len(layers) > 1 else layers[0]
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     suffix = path.suffix.lower()
     options: dict[str, Any] = {"quality": 95} if suffix in (".jpg", ".jpeg", ".webp") else {}
     if suffix in (".jpg", ".jpeg"):
         options["subsampling"] = 0
+    if suffix == ".webp":
+        options |= {"exact": True, "lossless": picture.alpha is not None}  # exact: invisible pixels keep their colour
+    too_long = suffix in (".jpg", ".jpeg") and len(picture.exif or b"") > LARGEST_EXIF_IN_JPEG
+    if picture.exif is not None and not too_long:
+        options["exif"] = exif.PREFIX + picture.exif
     image.save(path, icc_profile=picture.icc, **options)
 
 
@@ -241,7 +288,9 @@ def _write_deep_png(path: Path, picture: Picture) -> None:
         pixels = picture.pixels[..., 0]
     encoded = cv2.imencode(".png", np.ascontiguousarray(pixels))[1].tobytes()
     header, rest = encoded[:33], encoded[33:]  # signature and IHDR; the profile must follow
-    path.write_bytes(header + (_png_chunk(b"iCCP", b"icc\0\0" + zlib.compress(icc)) if icc else b"") + rest)
+    extra = _png_chunk(b"iCCP", b"icc\0\0" + zlib.compress(icc)) if icc else b""
+    extra += _png_chunk(b"eXIf", picture.exif) if picture.exif else b""
+    path.write_bytes(header + extra + rest)
 
 
 def _png_chunk(kind: bytes, data: bytes) -> bytes:
@@ -264,7 +313,10 @@ def _write_deep_tiff(path: Path, picture: Picture) -> None:
         extrasamples=["unassalpha"] if alpha else None,
         iccprofile=None if alpha and picture.grey else picture.icc,
         compression="zlib",
+        **exif.tiff_options(picture.exif),
     )
+    if picture.exif:
+        exif.append_to_tiff(path, picture.exif)
 
 
 def to_tensor(pixels: Pixels) -> "Tensor":

@@ -6,9 +6,12 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import parent_process
 from multiprocessing.connection import wait
 from typing import Any, TypeVar, cast
+
+from airpipe.errors import AirpipeError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -49,12 +52,15 @@ def in_parallel(work: Callable[[T], R], items: Sequence[T], threads: int, label:
         threads: processes; 1, or few items: none but this one.
         label: what is done.
     """
-    if threads == 1 or len(items) < FEW:
+    if threads <= 1 or len(items) < FEW:
         yield from track(map(work, items), len(items), label)
         return
     with ProcessPoolExecutor(threads, initializer=end_with_parent) as pool:
         chunk = max(1, min(16, len(items) // (4 * threads)))
-        yield from track(pool.map(work, items, chunksize=chunk), len(items), label)
+        try:
+            yield from track(pool.map(work, items, chunksize=chunk), len(items), label)
+        except BrokenProcessPool:
+            raise AirpipeError(f"{label}: a process was killed, perhaps for its memory. Use fewer threads") from None
 
 
 def end_with_parent() -> None:

@@ -197,11 +197,13 @@ def inherited(entries: Mapping[str, Mapping[str, Json]]) -> dict[str, dict[str, 
     """
 
     def resolve(name: str, seen: tuple[str, ...]) -> dict[str, Json]:
+        if not isinstance(entries[name], Mapping):
+            raise ValueError(f"datasets.{name}: expected a mapping with title and splits, found {entries[name]!r}")
         entry = dict(entries[name])
         model = entry.pop("like", None)
         if model is None:
             return entry
-        if model not in entries:
+        if not isinstance(model, str) or model not in entries:
             raise ValueError(f"datasets.{name}.like: " + unknown_name(str(model), entries, "data set"))
         if model in seen:
             raise ValueError(f"datasets.{name}.like: {' -> '.join((*seen, model))} goes round in a circle")

@@ -89,14 +89,16 @@ def build_network(name: str, **arguments: Any) -> "nn.Module":
         arguments: as the published constructor names them.
 
     Raises:
-        AirpipeError: unknown network, or arguments that its constructor refuses.
+        AirpipeError: unknown network, or arguments that its constructor refuses or that need
+            more memory than there is.
     """
     if name not in NETWORKS:
         raise AirpipeError(unknown_name(name, NETWORKS, "network"))
     try:
         network: nn.Module = resolve(NETWORKS[name])(**arguments)
-    except (TypeError, ValueError) as error:
-        raise AirpipeError(f"network {name}: {error}") from None
+    except (TypeError, ValueError, ArithmeticError, RuntimeError, MemoryError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise AirpipeError(f"network {name}: {first}") from None
     return network
 
 

@@ -5,12 +5,15 @@ import json
 import os
 import shlex
 import shutil
+import sys
+from pathlib import Path
 
 from airpipe.data.files import split_is_there
 from airpipe.datasets import DatasetSettings
 from airpipe.degradations.recipes import check_operations
 from airpipe.errors import AirpipeError
 from airpipe.project import check_compute, expanded, frozen_stage, load_project
+from airpipe.provenance import sha256_file
 from airpipe.registry import STAGES, settings_class, stage_entry
 from airpipe.settings import canonical_json, unknown_name
 from snakemake.exceptions import WorkflowError
@@ -202,18 +205,21 @@ def list_file(dataset, split):
     return [expanded(chosen.file)] if chosen else []
 
 
-def name_list(wildcards):
-    """Input function: the split's name list."""
-    return list_file(wildcards.dataset, wildcards.split)
+def list_sha256(wildcards):
+    """Content of the split's name list: where it lies changes nothing."""
+    files = [path for path in list_file(wildcards.dataset, wildcards.split) if os.path.isfile(path)]
+    return [sha256_file(Path(path)) for path in files]
 
 
 def places(dataset, split):
     """Where the files of a split lie on this machine, as arguments."""
     root = PROJECT.root(dataset)
-    words = ["--root", root] if root else []
-    for path in list_file(dataset, split):
-        words += ["--name-list", path]
-    return shlex.join(words)
+    return " ".join(filter(None, [shlex.join(["--root", root]) if root else "", name_list(dataset, split)]))
+
+
+def name_list(dataset, split):
+    """Where the split's name list lies, as an argument."""
+    return shlex.join([word for path in list_file(dataset, split) for word in ("--name-list", path)])
 
 
 def checks(threads):
@@ -227,14 +233,25 @@ def checks(threads):
 
 
 def fetched(wildcards):
-    """Says that a data set was fetched: needed unless it is embedded or the user has a folder of it."""
+    """Says that a data set is here, however it came: always the same file, so that a move redoes nothing."""
     if wildcards.dataset not in PROJECT.datasets:
         raise WorkflowError(unknown_name(wildcards.dataset, PROJECT.datasets, "data set"))
-    entry, folder = PROJECT.datasets[wildcards.dataset], f"resources/datasets/{wildcards.dataset}"
-    marker = f"{folder}.fetched.json"
-    if entry.packages or entry.root or (os.path.isdir(folder) and not os.path.exists(marker)):
-        return []
-    return [ancient(marker)]
+    embedded = PROJECT.datasets[wildcards.dataset].packages
+    return [] if embedded else [ancient(f"results/fetched/{wildcards.dataset}.json")]
+
+
+def fetch_command(wildcards):
+    """How a data set comes here: nothing to do for a folder that the user has."""
+    name, entry = wildcards.dataset, PROJECT.datasets[wildcards.dataset]
+    facts = f"results/fetched/{name}.json"
+    if entry.root or os.path.isdir(f"resources/datasets/{name}"):
+        return f"echo '{{}}' > {facts}"
+    words = ["python", "scripts/fetch_dataset.py", name, "--entry", canonical_json(entry)]
+    words += ["--folder", f"resources/datasets/{name}", "--downloads", f"resources/downloads/{name}"]
+    words += ["--lock", "config/datasets.lock.yaml"]
+    if sys.stdin.isatty() and sys.stderr.isatty():  # somebody is there to drop in files that are fetched by hand
+        words += ["--wait", "60"]
+    return f"{shlex.join(words)} && cp resources/datasets/{name}.fetched.json {facts}"
 
 
 def stages_in_use():

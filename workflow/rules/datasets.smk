@@ -13,7 +13,7 @@ localrules:
 
 rule fetch_dataset:
     output:
-        facts="resources/datasets/{dataset}.fetched.json",
+        facts="results/fetched/{dataset}.json",
     log:
         "results/logs/fetch/{dataset}.log",
     conda:
@@ -21,21 +21,16 @@ rule fetch_dataset:
     resources:
         mem_mb=1000,
         runtime=1440,
-        entry=lambda wildcards: shlex.quote(canonical_json(PROJECT.datasets[wildcards.dataset])),
-    params:
-        folder=lambda wildcards: f"resources/datasets/{wildcards.dataset}",
-        downloads=lambda wildcards: f"resources/downloads/{wildcards.dataset}",
+        command=fetch_command,
     message:
-        "Data set {wildcards.dataset}: fetch"
+        "Data set {wildcards.dataset}: fetch, unless its folder is there"
     shell:
-        "python scripts/fetch_dataset.py {wildcards.dataset} --entry {resources.entry} --folder {params.folder}"
-        " --downloads {params.downloads} --lock config/datasets.lock.yaml 2>&1 | tee {log}"
+        "({resources.command}) 2>&1 | tee {log}"
 
 
 rule manifest:
     input:
         fetched=fetched,
-        names=name_list,
     output:
         manifest="results/manifests/{dataset}.{split}.csv",
         facts="results/manifests/{dataset}.{split}.json",
@@ -53,6 +48,7 @@ rule manifest:
         entry=lambda wildcards: shlex.quote(canonical_json(split_entry(wildcards.dataset, wildcards.split))),
     params:
         depends_on=pairs_json,  # other expectations (in `entry`) change no file: `check` tells about them
+        names=list_sha256,
     message:
         "Data set {wildcards.dataset}: check every file of {wildcards.split}"
     shell:
@@ -81,7 +77,6 @@ rule pairs:
     input:
         manifest="results/manifests/{dataset}.{split}.csv",
         facts=ancient("results/manifests/{dataset}.{split}.json"),
-        names=name_list,
     output:
         pairs="results/pairs/{dataset}.{split}.csv",
         facts="results/pairs/{dataset}.{split}.json",
@@ -96,9 +91,10 @@ rule pairs:
     resources:
         mem_mb=1000,
         runtime=10,
-        names=lambda wildcards, input: f"--name-list {shlex.quote(input.names[0])}" if input.names else "",
+        names=lambda wildcards: name_list(wildcards.dataset, wildcards.split),
     params:
         entry=pairs_json,
+        names=list_sha256,
     message:
         "Data set {wildcards.dataset}: pair list of {wildcards.split}"
     shell:

@@ -44,6 +44,7 @@ rule efficiency:
     input:
         complexity=collect("results/complexity/{model}.json", model=model_ids()),
         cards=collect("results/{model}/card.json", model=model_ids()),
+        published="resources/published/efficiency.csv",
     output:
         csv="results/tables/efficiency.csv",
         md="results/tables/efficiency.md",

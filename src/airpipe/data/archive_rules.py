@@ -15,6 +15,20 @@ class BadArchive(AirpipeError):
     """The archive is damaged, unsafe or of a kind that cannot be read here."""
 
 
+class DamagedArchive(BadArchive):
+    """The bytes are no whole archive; another download may bring one.
+
+    Args:
+        problem: what was found, without what to do about it.
+    """
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(
+            f"{problem}. Remove it and fetch it again, or unpack it by hand and set the data set's root to that folder"
+        )
+        self.problem = problem
+
+
 @dataclass(frozen=True)
 class Limits:
     """What an archive may unpack to: `max_ratio` times its size and `slack` bytes, `max_members` entries."""

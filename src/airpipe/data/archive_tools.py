@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from airpipe.data.archive_rules import BadArchive, Limits, Listing, too_much
+from airpipe.data.archive_rules import BadArchive, DamagedArchive, Limits, Listing, too_much
 from airpipe.data.streams import Meter, enough_space
 from airpipe.provenance import sha256_file
 
@@ -50,9 +50,8 @@ def unpack_with_tool(archive: Path, folder: Path, limits: Limits, kind: str) -> 
                 return _move(Path(scratch), folder, listing)
         except _ToolFailed as error:
             problems.append(f"{Path(tool).name}: {error}")
-    raise BadArchive(
-        f"{archive}: the {kind} archive is damaged, encrypted or of an unsupported kind ({'; '.join(problems)}). "
-        "Remove it and fetch it again, or unpack it by hand and set the data set's root to that folder"
+    raise DamagedArchive(
+        f"{archive}: the {kind} archive is damaged, encrypted or of an unsupported kind ({'; '.join(problems)})"
     )
 
 

@@ -5,6 +5,7 @@ The format is told by the first bytes. zip and tar are read here; rar and 7z by 
 """
 
 import bz2
+import errno
 import gzip
 import lzma
 import stat
@@ -17,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
-from airpipe.data.archive_rules import CHUNK, BadArchive, Limits, Listing, Writer
+from airpipe.data.archive_rules import CHUNK, BadArchive, DamagedArchive, Limits, Listing, Writer
 from airpipe.data.archive_tools import unpack_with_tool
 from airpipe.data.streams import Meter, enough_space
 from airpipe.errors import AirpipeError
@@ -42,6 +43,11 @@ DAMAGED = (
     *(NotImplementedError, RuntimeError, MemoryError, RecursionError, struct.error),
 )
 """What zipfile, tarfile and the decompressors raise for damaged bytes."""
+BOUNDED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""Ways to compress a zip member that zipfile unpacks piece by piece; the others would fill the memory."""
+UNBOUNDED = {9: "deflate64", 12: "bzip2", 14: "lzma", 93: "zstd", 95: "xz"}
+"""Names of others, for messages."""
+OCCUPIED = (errno.EEXIST, errno.EISDIR, errno.ENOTDIR)
 
 
 def archive_kind(path: Path) -> str | None:
@@ -73,7 +79,7 @@ def unpack(archive: Path, folder: Path, limits: Limits | None = None) -> int:
         kind = archive_kind(archive)
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise AirpipeError(f"{error.filename}: {error.strerror}") from None
+        raise occupied(archive, error) or AirpipeError(f"{error.filename}: {error.strerror}") from None
     if kind is None:
         raise BadArchive(
             f"{archive}: not an archive (zip, tar, tar.gz, tar.bz2, tar.xz, rar or 7z). Look at its first bytes: "
@@ -85,14 +91,24 @@ def unpack(archive: Path, folder: Path, limits: Limits | None = None) -> int:
         return _unpack_zip(archive, folder, limits) if kind == "zip" else _unpack_tar(archive, folder, limits, kind)
     except DAMAGED as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise AirpipeError(
+            raise occupied(archive, error) or AirpipeError(
                 f"{archive}: cannot be unpacked into {folder} ({error.strerror}). "
                 "Free disk space or make the folder writable, then run the same command again"
             ) from None
-        raise BadArchive(
+        raise DamagedArchive(
             f"{archive}: the {kind} archive is damaged or of an unsupported kind ({type(error).__name__}: "
-            f"{str(error)[:200]}). Remove it and fetch it again, or unpack it by hand and set the data set's root"
+            f"{str(error)[:200]})"
         ) from None
+
+
+def occupied(file: Path, error: OSError) -> BadArchive | None:
+    """The error when a folder and a file of the data set want one place; None for any other reason."""
+    if error.errno not in OCCUPIED:
+        return None
+    return BadArchive(
+        f"{file}: {error.filename} is in the way: a file where a folder is wanted, or a folder where a file is wanted. "
+        "Another file of the data set brought it; give one of the two `into`"
+    )
 
 
 def _unpack_zip(archive: Path, folder: Path, limits: Limits) -> int:
@@ -118,6 +134,9 @@ def _zip_member(info: zipfile.ZipInfo, listing: Listing) -> tuple[str, int, bool
         raise listing.refused(info.filename, "it is a link or a special file")
     if info.flag_bits & 0x1:
         raise listing.refused(info.filename, "it is encrypted")
+    if info.compress_type not in BOUNDED:
+        method = UNBOUNDED.get(info.compress_type, f"method {info.compress_type}")
+        raise listing.refused(info.filename, f"it is compressed with {method}; expected stored or deflate")
     if "\x00" in info.orig_filename:
         raise listing.refused(info.orig_filename, "the name has a control character")
     return info.filename, info.file_size, info.is_dir()

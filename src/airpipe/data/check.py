@@ -97,7 +97,8 @@ def check_split(
     if not folder.is_dir():
         raise AirpipeError(
             f"data set {dataset}: {root} is not a folder. Put the files there, or set datasets.{dataset}.root "
-            "(an overlay: --configfile; variables such as ${HOME} are expanded)"
+            "(an overlay: --configfile; variables such as ${HOME} are expanded), or have it fetched: "
+            f"airpipe data fetch {dataset}"
         )
     globs = [glob for layout in split.layouts for glob in (*layout.clean, *(layout.degraded or ()))]
     paths, problems = list_images(folder, list(dict.fromkeys(globs)))

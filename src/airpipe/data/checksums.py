@@ -1,16 +1,12 @@
 """The tracked file of checksums of downloads whose publisher gives none (config/datasets.lock.yaml)."""
 
 import datetime
-import fcntl
-import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
 from pydantic import Field, PositiveInt
 
+from airpipe.data.locks import only_process
 from airpipe.errors import AirpipeError
 from airpipe.provenance import write_text
 from airpipe.settings import Name, Settings, check_settings
@@ -18,7 +14,8 @@ from airpipe.settings import Name, Settings, check_settings
 HEADER = """\
 # Checksums of downloaded files, per data set and address, recorded when a file was fetched for the
 # first time (the publishers give none). Later fetches must bring the same bytes. Delete an entry only
-# when its publisher is known to have replaced the file.
+# when its publisher is known to have replaced the file. Files that somebody dropped in stand under
+# "by hand: <name>".
 """
 
 
@@ -65,35 +62,6 @@ def record_checksums(lock: Path, guard: Path, dataset: str, files: dict[str, Rec
 def today() -> str:
     """The date, as 2025-01-31."""
     return datetime.datetime.now(datetime.UTC).date().isoformat()
-
-
-@contextmanager
-def only_process(guard: Path, wait: bool = True, message: str = "") -> Iterator[None]:
-    """Hold a lock that ends with the process, however it ends.
-
-    Args:
-        guard: an empty file, made when missing.
-        wait: until another process lets go; otherwise that is an error.
-        message: of this error.
-
-    Raises:
-        AirpipeError: another process holds the lock and `wait` is false, or the file cannot be made.
-    """
-    try:
-        guard.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(guard, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise AirpipeError(f"{guard}: cannot be written ({error.strerror}). Make the folder writable") from None
-    try:
-        try:
-            fcntl.lockf(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            raise AirpipeError(message) from None
-        except OSError as error:
-            print(f"{guard}: this file system has no locks ({error.strerror}); going on without", file=sys.stderr)
-        yield
-    finally:
-        os.close(handle)
 
 
 def _read(lock: Path) -> Checksums:

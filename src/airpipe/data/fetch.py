@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from airpipe.data.archive_rules import BadArchive
-from airpipe.data.archives import archive_kind, unpack
-from airpipe.data.checksums import Recorded, only_process, read_checksums, record_checksums, today
+from airpipe.data.addresses import address_of
+from airpipe.data.archive_rules import BadArchive, DamagedArchive
+from airpipe.data.archives import archive_kind, occupied, unpack
+from airpipe.data.checksums import Recorded, read_checksums, record_checksums, today
+from airpipe.data.locks import only_process
 from airpipe.data.obtain import Obtained, Shelf, manual_steps
-from airpipe.data.remote import Wanted, address_of, list_files
+from airpipe.data.remote import Wanted, list_files
 from airpipe.data.streams import FULL, MEGABYTE, enough_space
 from airpipe.data.transfer import SourceFailed
 from airpipe.datasets import DatasetSettings, RemoteFile, Source
@@ -78,6 +80,9 @@ def fetch_dataset(dataset: str, entry: DatasetSettings, places: Places, wait_min
         )
     message = f"{places.downloads}: another process is fetching {dataset!r}; wait for it, then run the same command"
     with only_process(places.downloads / ".busy", wait=False, message=message):
+        if places.facts.exists():
+            print(f"{places.facts}: its folder is gone; it is removed and {dataset} is fetched again", file=sys.stderr)
+            places.facts.unlink()
         _announce(dataset, entry)
         failures: dict[int, str] = {}
         for patience in (0.0, wait_minutes)[: 2 if wait_minutes > 0 else 1]:
@@ -109,10 +114,7 @@ def _taken_as_it_is(dataset: str, places: Places) -> dict[str, Any]:
             f"{places.folder}: expected a folder, found a file or a broken link. Remove it, then run again"
         )
     print(f"{dataset}: {places.folder} is there and is taken as it is; nothing is fetched", file=sys.stderr)
-    facts = {"dataset": dataset, "source": "the folder was there", "files": []}
-    if not places.facts.exists():
-        write_json(places.facts, facts)
-    return facts
+    return {"dataset": dataset, "source": "the folder was there", "files": []}
 
 
 def _announce(dataset: str, entry: DatasetSettings) -> None:
@@ -133,18 +135,11 @@ def _fetch_source(
     missing = [one for one in wanted if not (places.downloads / one.name).exists()]
     enough_space(places.downloads / dataset, sum(one.size or 0 for one in missing) - _partial(places.downloads))
     files = [shelf.obtain(one, source, wait_minutes) for one in wanted]
-    count = _fill(files, places)
-    new = {
-        file.wanted.address: Recorded(name=file.path.name, sha256=file.sha256, bytes=file.bytes, recorded=today())
-        for file in files
-        if shelf.expected(file.wanted)[0] is None and file.bytes
-    }
-    if new:
-        record_checksums(places.lock, places.downloads.parent / ".checksums", dataset, new)
-        print(f"{dataset}: checksums of {len(new)} files were recorded in {places.lock}", file=sys.stderr)
+    count = _fill(files, shelf, places)
+    _record(dataset, files, shelf, places)
     facts = _facts(dataset, source, files, count)
-    write_json(places.facts, facts)
     places.unpacking.rename(places.folder)
+    write_json(places.facts, facts)  # afterwards: Snakemake takes it for a sign that the folder is there
     size = sum(path.stat().st_size for path in places.downloads.rglob("*") if path.is_file())
     print(
         f"{dataset}: {count} files in {places.folder}. {places.downloads} holds {size / MEGABYTE:.0f} MB of downloads "
@@ -154,11 +149,27 @@ def _fetch_source(
     return facts
 
 
+def _record(dataset: str, files: list[Obtained], shelf: Shelf, places: Places) -> None:
+    """Write down the checksums that nobody knew, except of bytes that are other ones next time or may be cut."""
+    new = {}
+    for file in files:
+        known, _ = shelf.expected(file.wanted, dropped=file.received is None)
+        if known or file.wanted.folder_zip or not file.bytes:
+            continue
+        if file.length_unknown and _kind(file) is None:  # of an archive the end has been seen
+            print(f"{file.wanted.address}: length unknown, may be cut; no checksum is recorded", file=sys.stderr)
+            continue
+        new[file.address] = Recorded(name=file.path.name, sha256=file.sha256, bytes=file.bytes, recorded=today())
+    if new:
+        record_checksums(places.lock, places.downloads.parent / ".checksums", dataset, new)
+        print(f"{dataset}: checksums of {len(new)} files were recorded in {places.lock}", file=sys.stderr)
+
+
 def _wanted(file: RemoteFile, downloads: Path) -> list[Wanted]:
     """The files behind an entry; a Drive folder may have been dropped in as the zip that a browser gets."""
     dropped = f"{file.name}.zip"
     if file.gdrive_folder and (downloads / dropped).is_file():
-        return [Wanted(file, dropped, address_of(file))]
+        return [Wanted(file, dropped, address_of(file), folder_zip=True)]
     return list_files(file)
 
 
@@ -166,7 +177,7 @@ def _partial(downloads: Path) -> int:
     return sum(path.stat().st_size for path in downloads.rglob("*.part"))
 
 
-def _fill(files: list[Obtained], places: Places) -> int:
+def _fill(files: list[Obtained], shelf: Shelf, places: Places) -> int:
     """Unpack or link all files into a fresh folder and return how many files it holds."""
     if places.unpacking.exists():
         shutil.rmtree(places.unpacking)
@@ -174,7 +185,10 @@ def _fill(files: list[Obtained], places: Places) -> int:
     if _is_empty(places.folder):
         places.folder.rmdir()
     for file in files:
-        _place(file, places.unpacking / file.wanted.into)
+        try:
+            _place(file, places.unpacking / file.wanted.into)
+        except DamagedArchive as error:
+            raise shelf.set_aside(file, error) from None
     return sum(1 for _ in _walk(places.unpacking))
 
 
@@ -183,14 +197,22 @@ def _walk(folder: Path) -> Iterator[Path]:
         yield from (Path(where) / name for name in names)
 
 
+def _kind(file: Obtained) -> str | None:
+    """As what it is unpacked, if at all."""
+    return None if file.path.name.lower().endswith(ZIP_INSIDE) else archive_kind(file.path)
+
+
 def _place(file: Obtained, folder: Path) -> None:
-    kind = None if file.path.name.lower().endswith(ZIP_INSIDE) else archive_kind(file.path)
+    kind = _kind(file)
     if kind:
         if not file.path.name.lower().endswith((kind, kind.replace("tar.", "t"))):
             print(f"{file.path.name} is a {kind} archive by its bytes and is unpacked as one", file=sys.stderr)
         unpack(file.path, folder)
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise occupied(file.path, error) or error from None
     target = folder / file.path.name
     if target.exists():
         raise BadArchive(
@@ -208,9 +230,10 @@ def _facts(dataset: str, source: Source, files: list[Obtained], count: int) -> d
     rows = [
         {
             "name": file.wanted.name,
-            "address": file.wanted.address,
+            "address": file.address,
             "sha256": file.sha256,
             "bytes": file.bytes,
+            "length_unknown": file.length_unknown,
             "bytes_received": file.received.received if file.received else 0,
             "bytes_received_twice": file.received.again if file.received else 0,
         }

@@ -32,8 +32,8 @@ def _fits(parts: Sequence[str], patterns: Sequence[re.Pattern[str]]) -> bool:
 
 
 def is_image(path: str) -> bool:
-    """Whether the suffix is that of an image."""
-    return path.lower().endswith(SUFFIXES)
+    """Whether the suffix is that of an image; the attachments that macOS puts into archives (._1.png) are none."""
+    return path.lower().endswith(SUFFIXES) and not path.rpartition("/")[2].startswith("._")
 
 
 def list_images(root: Path, globs: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -10,7 +10,7 @@ from airpipe.data.files import is_image
 from airpipe.errors import AirpipeError
 from airpipe.images import read_picture, read_rgb8
 from airpipe.progress import in_parallel
-from airpipe.provenance import atomic_path, sha256_file
+from airpipe.provenance import atomic_path, sha256_file, write_failed
 
 COLUMNS = ("path", "bytes", "sha256", "width", "height")
 LONGEST_NAME = 200
@@ -56,6 +56,8 @@ def describe(task: tuple[str, str]) -> FileFacts | str:
     path, place = task
     if len(os.fsencode(Path(path).name)) > LONGEST_NAME:
         return f"{path}: the name is longer than {LONGEST_NAME} bytes. Rename the file"
+    if Path(place).exists() and not Path(place).is_file():
+        return f"{path}: not a regular file. Remove it"
     try:
         picture = read_picture(Path(place))
         trained_on = read_rgb8(Path(place))  # another decoder, less tolerant of damage
@@ -92,9 +94,9 @@ class Journal:
         self.path = path
         self._known: dict[tuple[str, ...], FileFacts] = {}
         if path is not None and path.is_file():
-            with path.open(newline="", encoding="utf-8") as stream:
-                for row in csv.reader(stream):
-                    if len(row) == 8 and row[-1] == ".":  # complete lines only
+            with path.open(newline="", encoding="utf-8", errors="replace") as stream:
+                for row in csv.reader(line.replace("\0", "") for line in stream):
+                    if len(row) == 8 and row[-1] == "." and all(row[n].isdecimal() for n in (2, 4, 5)):
                         facts = FileFacts(row[1], int(row[2]), row[3], int(row[4]), int(row[5]), row[6])
                         self._known[(row[0], row[1])] = facts
 
@@ -113,13 +115,16 @@ class Journal:
         if self.path is None:
             fresh = zip(left, in_parallel(describe, left, threads, label), strict=True)
             return self._ordered(tasks, results | {task[0]: found for task, found in fresh})
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", newline="", encoding="utf-8", buffering=1) as stream:
-            writer = csv.writer(stream)
-            for (path, place), found in zip(left, in_parallel(describe, left, threads, label), strict=True):
-                results[path] = found
-                if isinstance(found, FileFacts):
-                    writer.writerow([_stamp(place), *astuple(found), "."])
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", newline="", encoding="utf-8", buffering=1) as stream:
+                writer = csv.writer(stream)
+                for (path, place), found in zip(left, in_parallel(describe, left, threads, label), strict=True):
+                    results[path] = found
+                    if isinstance(found, FileFacts):
+                        writer.writerow([_stamp(place), *astuple(found), "."])
+        except OSError as error:
+            raise write_failed(self.path, error) from None
         return self._ordered(tasks, results)
 
     def close(self) -> None:

@@ -9,9 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from airpipe.data.addresses import address_of
+from airpipe.data.archive_rules import BadArchive, DamagedArchive
 from airpipe.data.archives import SUFFIXES, archive_kind
 from airpipe.data.checksums import Recorded
-from airpipe.data.remote import Wanted, address_of, transfer_of
+from airpipe.data.remote import Wanted, transfer_of
 from airpipe.data.streams import MEGABYTE, Meter
 from airpipe.data.transfer import QUOTA, SourceFailed
 from airpipe.datasets import DatasetSettings, RemoteFile, Source
@@ -31,6 +33,7 @@ class Received:
     sha256: str
     received: int
     again: int
+    length_unknown: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,16 @@ class Obtained:
     sha256: str
     bytes: int
     received: Received | None
+
+    @property
+    def address(self) -> str:
+        """Where its bytes came from."""
+        return self.wanted.address if self.received else self.wanted.dropped_address
+
+    @property
+    def length_unknown(self) -> bool:
+        """Whether it may have been cut without anybody noticing."""
+        return self.received is not None and self.received.length_unknown
 
 
 @dataclass(frozen=True)
@@ -60,11 +73,15 @@ class Shelf:
     lock: Path
     entry: DatasetSettings
 
-    def expected(self, wanted: Wanted) -> tuple[str | None, str]:
-        """The sha256 that a file must have, and who says so."""
+    def expected(self, wanted: Wanted, dropped: bool = False) -> tuple[str | None, str]:
+        """The sha256 that a file must have, and who says so; `dropped` when it did not come over the network."""
         if wanted.sha256:
             return wanted.sha256, "the registry"
+        if wanted.folder_zip:
+            return None, ""
         entry = self.recorded.get(wanted.address)
+        if dropped and entry is None:
+            entry = self.recorded.get(wanted.dropped_address)
         return (entry.sha256 if entry else None), str(self.lock)
 
     def obtain(self, wanted: Wanted, source: Source, wait_minutes: float) -> Obtained:
@@ -77,7 +94,25 @@ class Shelf:
         if wanted.file.by_hand:
             return self._by_hand(wanted, source, wait_minutes)
         path = self.downloads / wanted.name
+        if wanted.folder_zip:
+            return self._taken(wanted, path)
         return self._kept(wanted, path) or self._fetched(wanted, path)
+
+    def set_aside(self, file: Obtained, error: DamagedArchive) -> BadArchive:
+        """Move a damaged archive away so that the next run fetches it again; returns the error to raise.
+
+        Nothing is moved when a checksum says that the file is the right one, or when somebody dropped it in.
+        """
+        if file.received is None or self.expected(file.wanted)[0] is not None:
+            return error
+        wrong = self._wrong(file.wanted)
+        _received_file(file.path).unlink(missing_ok=True)
+        file.path.replace(wrong)
+        cut = "; the server did not say how long it is, so it may have been cut" if file.length_unknown else ""
+        return BadArchive(
+            f"{error.problem}{cut}. It was moved to {wrong}: run the same command again to fetch it again, or unpack "
+            "it by hand and set the data set's root to that folder"
+        )
 
     def _kept(self, wanted: Wanted, path: Path) -> Obtained | None:
         """A complete file of an earlier run, or one that was dropped in."""
@@ -85,24 +120,26 @@ class Shelf:
             return None
         sha256 = hash_file(path)
         received = read_received(path, sha256)
-        expected, _ = self.expected(wanted)
+        expected, who = self.expected(wanted, dropped=received is None)
         if expected is None and received and received.address != wanted.address:
             return None  # the file of another address under the same name; the new one replaces it
         try:
-            self._check(wanted, path, path.name, sha256, expected)
+            self._check(wanted, path, sha256, expected, who)
         except SourceFailed as error:
             print(f"{error}\nit is fetched again", file=sys.stderr)
             return None
         return Obtained(wanted, path, sha256, path.stat().st_size, received)
 
     def _fetched(self, wanted: Wanted, path: Path) -> Obtained:
-        transfer = transfer_of(wanted, self.downloads)
+        expected, who = self.expected(wanted)
+        transfer = transfer_of(wanted, self.downloads, known=expected is not None)
         state = transfer.run()
         sha256 = hash_file(transfer.part)
-        expected, _ = self.expected(wanted)
-        self._check(wanted, transfer.part, path.name, sha256, expected or state.sha256 or None)
+        if expected is None and state.sha256:
+            expected, who = state.sha256, "Hugging Face"
+        self._check(wanted, transfer.part, sha256, expected, who)
         size = transfer.part.stat().st_size
-        received = Received(wanted.address, sha256, state.again + size, state.again)
+        received = Received(wanted.address, sha256, state.again + size, state.again, state.length_unknown)
         path.unlink(missing_ok=True)
         write_json(_received_file(path), vars(received))
         transfer.finish()
@@ -115,8 +152,12 @@ class Shelf:
             path = wait_for(lambda: self._dropped(wanted.file, source), wanted.name, wait_minutes)
         if path is None:
             raise SourceFailed(f"{wanted.name}: this file has to be downloaded by hand and is not there yet")
+        return self._taken(wanted, path)
+
+    def _taken(self, wanted: Wanted, path: Path) -> Obtained:
+        """A file that somebody dropped in, checked."""
         sha256 = hash_file(path)
-        self._check(wanted, path, path.name, sha256, self.expected(wanted)[0])
+        self._check(wanted, path, sha256, *self.expected(wanted, dropped=True))
         return Obtained(wanted, path, sha256, path.stat().st_size, None)
 
     def _dropped(self, file: RemoteFile, source: Source) -> Path | None:
@@ -140,9 +181,12 @@ class Shelf:
             )
         return strange[0] if strange else None
 
-    def _check(self, wanted: Wanted, path: Path, name: str, sha256: str, expected: str | None) -> None:
-        """Refuse a file that is not what was expected; it is renamed, not deleted."""
-        size, who = path.stat().st_size, self.expected(wanted)[1] if self.expected(wanted)[0] else "Hugging Face"
+    def _wrong(self, wanted: Wanted) -> Path:
+        return self.downloads / f"{wanted.name}.wrong"
+
+    def _check(self, wanted: Wanted, path: Path, sha256: str, expected: str | None, who: str) -> None:
+        """Refuse a file that is not what was expected (`who` expects it); it is renamed, not deleted."""
+        size = path.stat().st_size
         archive_missing = wanted.name.lower().endswith(SUFFIXES) and archive_kind(path) is None
         if expected is not None and sha256 != expected:
             problem = f"wrong checksum: expected sha256 {expected} ({who}), found {sha256}"
@@ -152,9 +196,10 @@ class Shelf:
             problem = f"not an archive, although it is called {wanted.name}. {QUOTA}"
         else:
             return
-        wrong = self.downloads / f"{wanted.name}.wrong"
+        wrong, name = self._wrong(wanted), path.name
         path.replace(wrong)
         if path.suffix == ".part":
+            name = Path(wanted.name).name
             path.with_name(path.name + ".json").unlink(missing_ok=True)
         raise SourceFailed(
             f"{name} from {wanted.address}: {problem}. It was moved to {wrong} and is not unpacked. If the publisher "
@@ -164,7 +209,7 @@ class Shelf:
 
 
 def hash_file(path: Path) -> str:
-    """Hex sha256 of a file, with progress."""
+    """Hex sha256 of a file with progress, for downloads of many gigabytes (else `provenance.sha256_file`)."""
     digest = hashlib.sha256()
     with Meter(f"checking {path.name}", path.stat().st_size) as meter, path.open("rb") as stream:
         while chunk := stream.read(1 << 20):

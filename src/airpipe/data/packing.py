@@ -5,25 +5,27 @@ small is told at once. `done.bin` there remembers finished images; a build that 
 behind them and ends with the same bytes.
 """
 
-import fcntl
 import os
+import shlex
 import shutil
 import time
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from airpipe.data.locks import only_process
 from airpipe.data.pack_contents import Contents, read_contents
 from airpipe.data.packs import FORMAT, IMAGE, INDEX, VERSION, Pack
+from airpipe.data.streams import write_all
 from airpipe.errors import AirpipeError
 from airpipe.images import read_rgb8
 from airpipe.progress import end_with_parent, track
@@ -97,6 +99,31 @@ def pack_pairs(pair_list: Path, manifest: Path, root: Path, packed: Path, thread
     }
 
 
+def tell_old_packs(name: str, packed: Path, reports: Path) -> None:
+    """Print one line about packs of a list that no report names any more; they are not deleted.
+
+    Args:
+        name: of the list, `<dataset>.<split>`.
+        packed: folder of all packs.
+        reports: folder of the JSON files that `pack_pairs` gave the facts for; the list's own is written already.
+    """
+    said = "".join(path.read_text(encoding="utf-8") for path in reports.glob("*.json"))
+    old = [folder for folder in sorted(packed.glob(f"{name}.*")) if folder.is_dir() and folder.name not in said]
+    if old:
+        listed = ", ".join(f"{folder} ({_gigabytes(_on_disk(folder))})" for folder in old)
+        remedy = shlex.join(["rm", "-r", *map(str, old)])
+        print(f"{name}: older packs that nothing in {reports} names: {listed}. To remove them: {remedy}", flush=True)
+
+
+def _on_disk(folder: Path) -> int:
+    """Bytes that the files of a folder take."""
+    total = 0
+    with suppress(FileNotFoundError):  # not begun, or another process finishes or removes it
+        for path in folder.iterdir():
+            total += path.stat().st_blocks * 512
+    return total
+
+
 def _gigabytes(count: int) -> str:
     return f"{count / 1e9:.3f} GB"
 
@@ -106,8 +133,12 @@ def _make(contents: Contents, root: Path, folder: Path, threads: int, size: str)
     try:
         partial.parent.mkdir(parents=True, exist_ok=True)
         _check_space(contents, partial, size)
-        partial.mkdir(exist_ok=True)
-        with _only_one(partial):
+        busy = f"{partial}: another process makes this pack. Wait for it, then run again"
+        with only_process(partial / "lock", wait=False, message=busy):
+            if folder.is_dir():  # another process finished it between the first look and the lock
+                with suppress(FileNotFoundError):  # the lock may have moved with the other's work
+                    shutil.rmtree(partial)
+                return
             if not (partial / "header.json").is_file():
                 _decode_all(contents, root, partial, threads)
                 write_header(contents, partial)
@@ -120,8 +151,7 @@ def _make(contents: Contents, root: Path, folder: Path, threads: int, size: str)
 
 
 def _check_space(contents: Contents, partial: Path, size: str) -> None:
-    there = sum(path.stat().st_blocks * 512 for path in partial.glob("*.bin"))
-    needed = max(0, contents.total_bytes - there)
+    needed = max(0, contents.total_bytes - _on_disk(partial))
     free = shutil.disk_usage(partial.parent).free
     print(f"{size} to pack; {_gigabytes(free)} free in {partial.parent}", flush=True)
     if needed * (1 + MARGIN) > free:
@@ -130,17 +160,6 @@ def _check_space(contents: Contents, partial: Path, size: str) -> None:
             f"{_gigabytes(free)} are free. Set `pack: false` in compute, free space, "
             "or make this folder a link to another disk"
         )
-
-
-@contextmanager
-def _only_one(partial: Path) -> Iterator[None]:
-    """Hold the lock of a partial pack; it ends with the process, whatever happens."""
-    with (partial / "lock").open("w") as stream:
-        try:
-            fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise AirpipeError(f"{partial}: another process makes this pack. Wait for it, then run again") from None
-        yield
 
 
 def _decode_all(contents: Contents, root: Path, partial: Path, threads: int) -> None:
@@ -232,14 +251,11 @@ def _in_processes(jobs: Iterator[Job], pixels: Path, threads: int) -> Iterator[P
 
 
 def _pack_chunk(jobs: list[Job], pixels: Path) -> list[Packed]:
-    file = os.open(pixels, os.O_WRONLY)
-    try:
-        return [_pack_image(job, file) for job in jobs]
-    finally:
-        os.close(file)
+    with pixels.open("r+b", buffering=0) as stream:
+        return [_pack_image(job, cast(BinaryIO, stream), pixels) for job in jobs]
 
 
-def _pack_image(job: Job, file: int) -> Packed:
+def _pack_image(job: Job, stream: BinaryIO, pixels: Path) -> Packed:
     try:
         if sha256_file(job.path) != job.sha256:
             return Packed(job.number, 0, f"{job.path}: the sha256 is not the manifest's {job.sha256[:12]}...")
@@ -251,14 +267,9 @@ def _pack_image(job: Job, file: int) -> Packed:
     if image.shape != (job.height, job.width, 3):
         found = f"{image.shape[1]}x{image.shape[0]}"
         return Packed(job.number, 0, f"{job.path}: {found} pixels, the manifest says {job.width}x{job.height}")
-    _write_all(file, image.data.cast("B"), job.offset)
+    stream.seek(job.offset)
+    write_all(stream, image.data.cast("B"), pixels)
     return Packed(job.number, zlib.crc32(image.data), "")
-
-
-def _write_all(file: int, data: memoryview, offset: int) -> None:
-    while data:
-        written = os.pwrite(file, data, offset)
-        data, offset = data[written:], offset + written
 
 
 def write_header(contents: Contents, partial: Path) -> None:

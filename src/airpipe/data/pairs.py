@@ -22,6 +22,7 @@ from airpipe.provenance import atomic_path, write_json
 
 COLUMNS = ("degraded", "clean", "degradation", "level", "crop", "name", "group")
 Row = dict[str, str]
+NO_DEGRADED = ": no degraded file"
 
 
 @dataclass(frozen=True)
@@ -186,36 +187,48 @@ def _match(pairing: Pairing, degraded: Sequence[str], clean: Sequence[str], opti
     index: dict[str, list[str]] = {}
     for path in clean:
         index.setdefault(without_suffix(path) if whole_path else PurePosixPath(path).stem, []).append(path)
-    shown = set()
+    shown: dict[str, str] = {}
+    shared = any(one.shared_clean for one in tried(rule))
     for path in degraded:
         candidates = partners(path, rule)
         found = next((one for one in candidates if one.clean in index), None)
+        fitting = index[found.clean] if found else []
         if not candidates:
             pairing.problems.append(f"{path}: its name does not fit rule {rule}")
         elif found is None:
             pairing.problems.append(f"{path}: no clean file {' or '.join(f'{one.clean}.*' for one in candidates)}")
-        elif len(index[found.clean]) > 1:
-            pairing.problems.append(f"{path}: its clean file may be {' or '.join(index[found.clean])}")
+        elif len(fitting) > 1:
+            pairing.problems.append(f"{path}: its clean file may be {' or '.join(fitting)}")
+        elif fitting[0] == path:
+            pairing.problems.append(f"{path}: is its own clean file; correct the globs")
+        elif fitting[0] in shown and not shared:
+            pairing.problems.append(f"{path} and {shown[fitting[0]]}: share the clean file {fitting[0]}")
         else:
             known = {**options, "degradation": options["degradation"] or found.degradation}
-            pairing.rows.append(
-                _row(degraded=path, clean=index[found.clean][0], name=found.name, group=found.group, **known)
-            )
-            shown.add(index[found.clean][0])
-    pairing.lone_clean = sorted(set(clean) - shown)
-    if not any(one.shared_clean for one in tried(rule)):
-        pairing.problems += [f"{path}: no degraded file" for path in pairing.lone_clean]
+            pairing.rows.append(_row(degraded=path, clean=fitting[0], name=found.name, group=found.group, **known))
+            shown[fitting[0]] = path
+    pairing.lone_clean = sorted(set(clean) - set(shown))
+    if not shared:
+        pairing.problems += [f"{path}{NO_DEGRADED}" for path in pairing.lone_clean]
 
 
 def _choose(pairing: Pairing, split: SplitSettings, name_list: Path | None) -> None:
     """Keep what the split's names or list choose; files beyond them are then no problem."""
     if split.names is not None:
         wanted = set(split.names)
-        missing = sorted(wanted - {row["name"] for row in pairing.rows})
+        missing = wanted - {row["name"] for row in pairing.rows}
+        unpaired = [one for one in pairing.problems if not one.endswith(NO_DEGRADED)]
+        named = {one: PurePosixPath(one.split(":")[0]).stem for one in unpaired}
         pairing.rows = [row for row in pairing.rows if row["name"] in wanted]
-        pairing.problems = [f"{name}: listed in `names`, but there is no such file" for name in missing]
+        pairing.problems = [one for one, stem in named.items() if stem in missing]
+        absent = sorted(missing - set(named.values()))
+        pairing.problems += [f"{name}: listed in `names`, but there is no such file" for name in absent]
     if split.name_list is not None and name_list is not None:
-        chosen = choose(pairing.rows, read_list(name_list, split.name_list), name_list)
+        try:
+            chosen = choose(pairing.rows, read_list(name_list, split.name_list), name_list)
+        except AirpipeError as error:
+            first = f" (files without pair: {len(pairing.problems)}; {pairing.problems[0]})" if pairing.problems else ""
+            raise AirpipeError(f"{error}{first}") from None
         pairing.rows, pairing.repeats, pairing.problems = chosen.rows, chosen.repeats, []
 
 

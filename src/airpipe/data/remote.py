@@ -5,16 +5,15 @@ because neither library goes on with a half-received file of an earlier run when
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from urllib.parse import quote
 
 import requests
 
+from airpipe.data.addresses import DRIVE, address_of, drive_page
 from airpipe.data.transfer import PATIENCE, QUOTA, SourceFailed, Transfer, new_session
 from airpipe.datasets import RemoteFile
 
-DRIVE = "https://drive.google.com"
 HOPS = 3
 """Pages of Google Drive that may come before the file."""
 
@@ -29,12 +28,20 @@ class Wanted:
             files of a Drive folder.
         address: what a person can open; also the identity of its bytes.
         drive_id: the file's id on Google Drive.
+        folder_zip: it is the zip of a Drive folder that somebody dropped in. Google makes such a zip
+            afresh for everybody, with other bytes each time, and gives it to browsers only.
     """
 
     file: RemoteFile
     name: str
     address: str
     drive_id: str | None = None
+    folder_zip: bool = False
+
+    @property
+    def dropped_address(self) -> str:
+        """Stands in for the address when somebody dropped the file in: nobody knows where it is from."""
+        return f"by hand: {self.name}"
 
     @property
     def into(self) -> PurePosixPath:
@@ -53,18 +60,6 @@ class Wanted:
         return None if self.file.gdrive_folder else self.file.sha256
 
 
-def address_of(file: RemoteFile) -> str:
-    """The address of a file that a person can open, or for a file by hand what to do."""
-    if file.gdrive:
-        return f"{DRIVE}/file/d/{file.gdrive}/view"
-    if file.gdrive_folder:
-        return f"{DRIVE}/drive/folders/{file.gdrive_folder}"
-    if file.huggingface:
-        hub = file.huggingface
-        return f"https://huggingface.co/datasets/{hub.repo}/resolve/{quote(hub.revision, safe='')}/{quote(hub.file)}"
-    return file.url or file.by_hand or ""
-
-
 def list_files(file: RemoteFile) -> list[Wanted]:
     """The files behind an entry: one, or those of a Drive folder.
 
@@ -72,8 +67,8 @@ def list_files(file: RemoteFile) -> list[Wanted]:
         SourceFailed: the Drive folder cannot be listed or is empty.
     """
     if not file.gdrive_folder:
-        address = f"by hand: {file.name}" if file.by_hand else address_of(file)
-        return [Wanted(file, file.name, address, file.gdrive)]
+        wanted = Wanted(file, file.name, address_of(file), file.gdrive)
+        return [replace(wanted, address=wanted.dropped_address) if file.by_hand else wanted]
     import gdown
 
     try:
@@ -88,11 +83,16 @@ def list_files(file: RemoteFile) -> list[Wanted]:
     for _, path in entries:
         if path.is_absolute() or ".." in path.parts:
             raise SourceFailed(f"{address_of(file)}: the folder holds a file of the unsafe name {str(path)!r}")
-    return [Wanted(file, f"{file.name}/{path}", f"{DRIVE}/file/d/{drive}/view", drive) for drive, path in entries]
+    return [Wanted(file, f"{file.name}/{path}", drive_page(drive), drive) for drive, path in entries]
 
 
-def transfer_of(wanted: Wanted, downloads: Path) -> Transfer:
+def transfer_of(wanted: Wanted, downloads: Path, known: bool) -> Transfer:
     """Make the transfer that fetches a file below `downloads`.
+
+    Args:
+        wanted: the file.
+        downloads: the folder.
+        known: whether its sha256 is known.
 
     Raises:
         SourceFailed: Google Drive shows no way to the bytes, for example because of a quota.
@@ -101,7 +101,7 @@ def transfer_of(wanted: Wanted, downloads: Path) -> Transfer:
     if wanted.drive_id:
         session = new_session(PATIENCE)
         url = _drive_url(wanted.drive_id, session)
-        return Transfer(url, target, wanted.address, wanted.size, session=session)
+        return Transfer(url, target, wanted.address, wanted.size, known, session=session)
     if wanted.file.huggingface:
         from huggingface_hub import get_token, hf_hub_url
 
@@ -110,8 +110,8 @@ def transfer_of(wanted: Wanted, downloads: Path) -> Transfer:
         url = hf_hub_url(hub.repo, hub.file, repo_type="dataset", revision=hub.revision, endpoint=endpoint)
         token = get_token()
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        return Transfer(url, target, wanted.address, wanted.size, headers=headers)
-    return Transfer(wanted.address, target, wanted.address, wanted.size)
+        return Transfer(url, target, wanted.address, wanted.size, known, headers=headers)
+    return Transfer(wanted.address, target, wanted.address, wanted.size, known)
 
 
 def _drive_url(drive_id: str, session: requests.Session) -> str:
@@ -119,7 +119,7 @@ def _drive_url(drive_id: str, session: requests.Session) -> str:
     from gdown.download import get_url_from_gdrive_confirmation
     from gdown.exceptions import FileURLRetrievalError
 
-    page = f"{DRIVE}/file/d/{drive_id}/view"
+    page = drive_page(drive_id)
     url = f"{DRIVE}/uc?id={drive_id}&export=download"
     for _ in range(HOPS):
         try:

@@ -68,7 +68,7 @@ def enough_space(target: Path, wanted: int) -> None:
         )
 
 
-def write_all(stream: BinaryIO, data: bytes, target: Path) -> None:
+def write_all(stream: BinaryIO, data: bytes | memoryview, target: Path) -> None:
     """Write every byte or raise `AirpipeError` that says why not (an unbuffered write may be short)."""
     view = memoryview(data)
     try:

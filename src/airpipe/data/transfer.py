@@ -1,7 +1,9 @@
 """Download one file, go on where an earlier attempt stopped, and never keep an error page.
 
 Received bytes grow in `<name>.<key>.part`, where the key stands for the address; what is known of
-them is in `<name>.<key>.part.json`. Both stay when the transfer fails or is killed.
+them is in `<name>.<key>.part.json`. Both stay when the transfer fails or is killed. This is not
+left to pooch because pooch checks a file in silence under a random temporary name, so that a kill
+meanwhile loses all of it, and deletes a wrong file, where we show progress, resume and keep `.wrong`.
 """
 
 import hashlib
@@ -12,7 +14,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import requests
 import urllib3
@@ -55,7 +56,8 @@ class Part:
     """What is known of a half-received file.
 
     `again` counts the bytes that were thrown away to start again, over all runs; `validator` is the
-    ETag or date that the server gave; `sha256` what a Hugging Face server says of the file.
+    ETag or date that the server gave; `sha256` what a Hugging Face server says of the file;
+    `length_unknown` that nobody said how long it is, so that a cut file looks complete.
     """
 
     address: str
@@ -63,6 +65,7 @@ class Part:
     total: int | None = None
     again: int = 0
     sha256: str = ""
+    length_unknown: bool = False
 
 
 @dataclass
@@ -74,6 +77,8 @@ class Transfer:
         target: the finished file; appears by a rename.
         address: identity of the bytes over runs (the url itself may hold a one-time token).
         size: bytes that are expected; None when nobody knows.
+        known: whether the caller knows the file's sha256. Otherwise bytes of an earlier run are kept only
+            when the server can tell whether the file has changed since.
         headers: sent with every request.
     """
 
@@ -81,6 +86,7 @@ class Transfer:
     target: Path
     address: str
     size: int | None = None
+    known: bool = False
     headers: Mapping[str, str] = field(default_factory=dict)
     patience: Patience = field(default_factory=lambda: PATIENCE)
     session: requests.Session | None = None
@@ -134,11 +140,12 @@ class Transfer:
             state = Part(**json.loads(self.notes.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):  # missing or damaged: nothing is known of the bytes
             state = Part("unknown")
-        if state.address == self.address and self.part.exists():
+        same = state.address == self.address
+        if same and self.part.exists() and (state.validator or self.known or state.total == self._there()):
             return state
-        again = self._there() + (state.again if state.address == self.address else 0)
-        self.part.unlink(missing_ok=True)
-        return Part(self.address, again=again)
+        fresh = Part(self.address, again=state.again if same else 0)
+        self._forget(fresh)
+        return fresh
 
     def _ask(self, session: requests.Session, state: Part, have: int) -> requests.Response:
         headers = {"User-Agent": "airpipe", "Accept-Encoding": "identity", **self.headers}
@@ -146,7 +153,10 @@ class Transfer:
             headers["Range"] = f"bytes={have}-"
             if state.validator:
                 headers["If-Range"] = state.validator
-        return session.get(self.url, headers=headers, stream=True, timeout=self.patience.timeout)
+        try:
+            return session.get(self.url, headers=headers, stream=True, timeout=self.patience.timeout)
+        except ValueError as error:  # for example a redirect to http://[bad/
+            raise SourceFailed(f"{self.url}: leads to an address that cannot be opened ({error})") from None
 
     def _receive(self, response: requests.Response, state: Part) -> bool:
         """Take one answer; True when the file is complete."""
@@ -181,6 +191,7 @@ class Transfer:
         self._write(response, first, state)
         if state.total is None:  # nobody said how many: a clean end is the end
             state.total = self._there()
+            state.length_unknown = self.size is None and "chunked" not in response.headers.get("Transfer-Encoding", "")
         return self._there() == state.total
 
     def _write(self, response: requests.Response, data: bytes, state: Part) -> None:
@@ -207,24 +218,6 @@ class Transfer:
             found = self._there()
             self.part.unlink()
             raise SourceFailed(f"{self.url}: {found} bytes came, the registry says {self.size}. Nothing was kept")
-
-
-class Downloader:
-    """`Transfer` behind the interface of `pooch`: `pooch.retrieve(url, known_hash, downloader=Downloader())`.
-
-    The received part lies beside pooch's temporary file, so that the next call resumes it.
-    """
-
-    def __call__(self, url: str, output_file: str | Path, pooch: Any, check_only: bool = False) -> bool | None:
-        """Fetch `url` to `output_file`; with `check_only` say whether it is there."""
-        if check_only:
-            return new_session(PATIENCE).head(url, allow_redirects=True, timeout=PATIENCE.timeout).ok
-        name = re.sub(r"[^\w.-]", "_", url.rsplit("/", 1)[-1]) or "download"
-        transfer = Transfer(url, Path(output_file).with_name(name), url)
-        transfer.run()
-        transfer.finish()
-        transfer.target.replace(output_file)
-        return None
 
 
 def new_session(patience: Patience) -> requests.Session:

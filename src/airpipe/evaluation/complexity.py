@@ -1,27 +1,106 @@
-"""What a network costs: parameters, multiply-accumulates, latency."""
+"""What a network costs: parameters, multiply-accumulates, latency; for memory see `airpipe.evaluation.memory`.
 
+Multiply-accumulates are counted by torch's `FlopCounterMode` on the meta device, where nothing is
+computed: half of its floating point operations, with two corrections. The gradient of a grouped
+convolution's weights is counted there as if it had one group; and attention on a CPU is not counted at all.
+"""
+
+import math
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
 import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from airpipe.registry import build_network
 
+aten = torch.ops.aten
+CONVOLUTIONS = ("convolution", "_convolution", "cudnn_convolution", "convolution_overrideable", "convolution_backward")
+PRODUCTS = ("mm", "addmm")
+"""Matrix products with weights; those of two activations (attention) are batched."""
+
+
+@dataclass(frozen=True)
+class Operations:
+    """Multiply-accumulates by kind."""
+
+    conv: int
+    """Convolutions."""
+    linear: int
+    """Linear layers."""
+    attention: int
+    """Products of two activations: `bmm`, `matmul`, `einsum`, scaled dot products. Papers often leave them out."""
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.conv + self.linear + self.attention
+
+
+def count_operations(
+    network: nn.Module, height: int = 256, width: int = 256, channels: int = 3, *, backward: bool = False
+) -> Operations:
+    """Multiply-accumulates of one pass of (1, channels, height, width); element-wise operations and FFTs count nothing.
+
+    Args:
+        network: on any device, of which nothing is changed.
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+        channels: of the image.
+        backward: count the gradients of all parameters, too, as in a training step.
+    """
+    image = torch.empty(1, channels, height, width, device="meta")
+    state = meta_state(network)
+    counter = FlopCounterMode(display=False, custom_mapping=_corrections())
+    with counter, torch.set_grad_enabled(backward):
+        output = torch.func.functional_call(network, state, (image,))
+        if backward:
+            output.sum().backward()
+    flops = {str(kind).removeprefix("aten."): n for kind, n in counter.get_flop_counts()["Global"].items()}
+    conv = sum(flops.get(name, 0) for name in CONVOLUTIONS)
+    linear = sum(flops.get(name, 0) for name in PRODUCTS)
+    return Operations(conv // 2, linear // 2, (sum(flops.values()) - conv - linear) // 2)
+
+
+def meta_state(network: nn.Module) -> dict[str, Tensor]:
+    """Its parameters and buffers without data, for `torch.func.functional_call` on the meta device."""
+    state = {name: torch.empty_like(tensor, device="meta") for name, tensor in network.named_buffers()}
+    for name, parameter in network.named_parameters():
+        # torch multiplies by weights that need no gradient in another way, which looks like attention
+        state[name] = torch.empty_like(parameter, device="meta").requires_grad_()
+    return state
+
+
+def _corrections() -> dict[Any, Callable[..., int]]:
+    return {
+        aten.convolution_backward: _convolution_backward,
+        aten._scaled_dot_product_flash_attention_for_cpu: _attention_on_cpu,
+    }
+
+
+def _convolution_backward(
+    outer: Sequence[int], inner: Sequence[int], weight: Sequence[int], *arguments: Any, out_shape: Any, **_: Any
+) -> int:
+    """Operations of both gradients of a convolution: each has as many as the convolution itself."""
+    _bias, _stride, _padding, _dilation, transposed, _output_padding, _groups, wanted = arguments
+    once = conv_flop_count(list(inner), list(weight), list(outer), transposed)
+    return once * (bool(wanted[0]) + bool(wanted[1]))
+
+
+def _attention_on_cpu(
+    query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, out_shape: Any = None, **__: Any
+) -> int:
+    *many, rows, channels = query  # times the keys, times the channels of keys and of values
+    return 2 * math.prod(many) * rows * key[-2] * (channels + value[-1])
+
 
 def multiply_accumulates(network: nn.Module, height: int = 256, width: int = 256) -> int:
-    """Multiply-accumulates of convolutions and matrix products in one forward pass of (1, 3, H, W).
-
-    Counted by torch on the meta device: nothing is computed. Half of torch's floating point
-    operations.
-    """
-    image = torch.empty(1, 3, height, width, device="meta")
-    counter = FlopCounterMode(display=False)
-    with counter, torch.no_grad():
-        network.to("meta")(image)
-    return int(counter.get_total_flops()) // 2
+    """All multiply-accumulates in one forward pass of (1, 3, height, width); see `count_operations`."""
+    return count_operations(network, height, width).total
 
 
 def count_parameters(network: nn.Module) -> int:
@@ -30,8 +109,8 @@ def count_parameters(network: nn.Module) -> int:
 
 
 def latency_ms(network: nn.Module, device: torch.device, side: int = 256, repeats: int = 7) -> float:
-    """Median wall time in ms of a forward pass of (1, 3, side, side) after two warm-up passes."""
-    image = torch.rand(1, 3, side, side, device=device)
+    """Median wall time in ms of a forward pass of (1, C, side, side) after two warm-up passes."""
+    image = torch.rand(1, image_channels(network), side, side, device=device)
     network = network.to(device).eval()
     times = []
     with torch.inference_mode():
@@ -45,7 +124,24 @@ def latency_ms(network: nn.Module, device: torch.device, side: int = 256, repeat
 
 
 def network_cost(name: str, arguments: dict[str, Any]) -> dict[str, int]:
-    """Parameters and multiply-accumulates (for 1x3x256x256) of a registered network; builds no weights."""
+    """Parameters and multiply-accumulates (for 1xCx256x256) of a registered network; builds no weights.
+
+    Returns:
+        parameters, macs (all), and its parts macs_conv, macs_linear, macs_attention.
+    """
     with torch.device("meta"):
         network = build_network(name, **arguments)
-    return {"parameters": count_parameters(network), "macs": multiply_accumulates(network)}
+    counted = count_operations(network, channels=image_channels(network))
+    return {
+        "parameters": count_parameters(network),
+        "macs": counted.total,
+        "macs_conv": counted.conv,
+        "macs_linear": counted.linear,
+        "macs_attention": counted.attention,
+    }
+
+
+def image_channels(network: nn.Module) -> int:
+    """Channels of the first convolution's input: 3, but 1 or 6 for some published networks."""
+    first = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
+    return first.in_channels if first is not None else 3

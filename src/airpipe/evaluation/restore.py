@@ -11,15 +11,18 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, cast, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack, cast, overload
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from airpipe.errors import AirpipeError
-from airpipe.evaluation.tiling import Progress, plan_tiles, restore_tiled
-from airpipe.images import Picture, Pixels, read_picture, to_pixels, to_tensor, why_not, write_picture
+from airpipe.evaluation.ensemble import SelfEnsemble
+from airpipe.evaluation.grid import Tile, fitting_tile, lay_tiles
+from airpipe.evaluation.origin import Origin, is_made_from, note, origin
+from airpipe.evaluation.tiling import Progress, restore_pixels, restore_tiled
+from airpipe.images import Picture, Pixels, read_picture, why_not, write_picture
 
 if TYPE_CHECKING:
     from airpipe.training.checkpoints import LoadedModel
@@ -36,28 +39,35 @@ class RestoredFile:
 
     source: Path
     target: Path
-    height: int
-    width: int
-    tiles: int
-    tile_height: int
-    tile_width: int
-    seconds: float
+    height: int = 0
+    width: int = 0
+    tiles: int = 0
+    tile_height: int = 0
+    tile_width: int = 0
+    seconds: float = 0.0
     """Wall time from reading to the written file."""
+    skipped: bool = False
+    """The target was there already; nothing was done, and the numbers are 0."""
+
+
+class Options(TypedDict, total=False):
+    """How an image goes through the network; see `restore`."""
+
+    tile: int
+    overlap: int
+    batch: int
+    memory: float | None
+    self_ensemble: bool
 
 
 @overload
-def restore(image: PathLike, model: Model, *, tile: int = ..., overlap: int = ..., device: str = ...) -> Pixels: ...
+def restore(image: PathLike, model: Model, *, device: str = ..., **options: Unpack[Options]) -> Pixels: ...
 @overload
-def restore(image: Pixels, model: Model, *, tile: int = ..., overlap: int = ..., device: str = ...) -> Pixels: ...
+def restore(image: Pixels, model: Model, *, device: str = ..., **options: Unpack[Options]) -> Pixels: ...
 @overload
-def restore(image: Tensor, model: Model, *, tile: int = ..., overlap: int = ..., device: str = ...) -> Tensor: ...
+def restore(image: Tensor, model: Model, *, device: str = ..., **options: Unpack[Options]) -> Tensor: ...
 def restore(
-    image: PathLike | Pixels | Tensor,
-    model: Model,
-    *,
-    tile: int = TILE,
-    overlap: int = OVERLAP,
-    device: str = "auto",
+    image: PathLike | Pixels | Tensor, model: Model, *, device: str = "auto", **options: Unpack[Options]
 ) -> Pixels | Tensor:
     """Restore one image, or a batch of tensors; the result is of the kind that came in.
 
@@ -67,10 +77,12 @@ def restore(
         model: what `load_model` takes (a stage folder, ours or a published file), a loaded
             model, or a network. A network is put on `device`, runs in evaluation mode and
             gets its mode back.
-        tile: largest side of a tile in pixels; bounds the memory. 0: the whole image at once.
-        overlap: least number of pixels that neighbouring tiles share.
         device: "auto" (where a given network is; else the GPU, if there is one), "cpu",
             "cuda" or "cuda:1".
+        options: tile (512): largest side of a tile in pixels; bounds the memory; 0: the whole image
+            at once. overlap (32): least number of pixels that neighbouring tiles share. batch (1):
+            tiles per pass. memory (None): bytes for a pass; chooses the tile, or the whole image where
+            it fits. self_ensemble (False): mean over the eight flips and turns; eight times the work.
 
     Returns:
         Path: uint8 or uint16 (H, W, 3), upright RGB. Array: same shape and dtype; grey is the
@@ -86,11 +98,12 @@ def restore(
     """
     given = _checked(image)
     with _ready(model, device) as (network, where):
+        way = _Way(network, where, **options)
         if isinstance(given, Picture):
-            restored = _restore_picture(given, network, where, tile, overlap)
+            restored = _restore_picture(given, way, in_place=not isinstance(image, np.ndarray))
             return restored.pixels if not isinstance(image, np.ndarray) else _as_array(restored, image.ndim)
         images = given.detach().float().cpu().reshape(-1, *given.shape[-3:])
-        results = [restore_tiled(network, one, tile=tile, overlap=overlap, device=where) for one in images]
+        results = [restore_tiled(way.network, one, device=where, **way.tiling(*one.shape[-2:])) for one in images]
         return torch.stack(results).clamp_(0, 1).reshape(given.shape).to(given.device, given.dtype)
 
 
@@ -99,14 +112,15 @@ def restore_file(
     target: Path | None,
     model: Model,
     *,
-    tile: int = TILE,
-    overlap: int = OVERLAP,
     device: str = "auto",
+    in_folder: bool = False,
     overwrite: bool = False,
+    skip_done: bool = False,
     keep: Collection[Path] = (),
     progress: Progress | None = None,
+    **options: Unpack[Options],
 ) -> RestoredFile:
-    """Restore an image file into a new file with the same depth, alpha and colour profile.
+    """Restore an image file into a new file with the same depth, alpha, colour profile and EXIF.
 
     Args:
         source: the photo.
@@ -114,28 +128,70 @@ def restore_file(
             photo. In a folder the name is `<stem>_restored<suffix>`, with .png where the photo's own format
             cannot hold the result.
         model: as for `restore`; load it once for many files.
-        tile: as for `restore`.
-        overlap: as for `restore`.
         device: as for `restore`.
+        in_folder: the target is a folder, whatever its name looks like.
         overwrite: replace an existing file (never the photo itself).
+        skip_done: skip what is done: the file is no older than the photo, and a hidden record beside it
+            (`.airpipe.json`, kept up with this) says that it was made from the same photo, by the same model
+            with the same options. Any other existing file is refused.
         keep: resolved paths that stay even so, such as earlier results of the same run.
         progress: called with (tiles done, tiles in all).
+        options: as for `restore`.
 
     Raises:
         AirpipeError: as `restore`, and when the target exists, cannot hold the result or
             cannot be written; nothing is then left half-written.
     """
     begun = time.perf_counter()
+    likely = _target(source, target, in_folder)
+    made_from = origin(source, model, _recorded(options)) if skip_done and source.is_file() else None
+    if not overwrite and made_from and _is_done(likely, source, keep, made_from):
+        return RestoredFile(source, likely, skipped=True)
     picture = read_picture(source)
-    target = _target(source, target, picture)
-    _refuse_to_replace(target, source, overwrite, keep)
-    with _ready(model, device) as (network, where):
-        restored = _restore_picture(picture, network, where, tile, overlap, progress)
-    write_picture(target, restored)
+    target = _target(source, target, in_folder, picture)
+    if not overwrite and made_from and _is_done(target, source, keep, made_from):
+        return RestoredFile(source, target, skipped=True)
+    _refuse_to_replace(target, source, overwrite, keep, skip_done)
     height, width = picture.pixels.shape[:2]
-    plan = plan_tiles(height, width, tile, overlap, int(getattr(network, "size_multiple", 1)))
+    with _ready(model, device) as (network, where):
+        way = _Way(network, where, **options)
+        plan = way.plan(height, width)
+        picture = _restore_picture(picture, way, in_place=True, progress=progress)
+    _write(target, picture, made_from)
     seconds = time.perf_counter() - begun
     return RestoredFile(source, target, height, width, len(plan), plan[0].height, plan[0].width, seconds)
+
+
+class _Way:
+    """A network on its device, and the options, ready for images of any size."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        device: torch.device,
+        *,
+        tile: int = TILE,
+        overlap: int = OVERLAP,
+        batch: int = 1,
+        memory: float | None = None,
+        self_ensemble: bool = False,
+    ) -> None:
+        if batch < 1:
+            raise AirpipeError(f"a batch of {batch} tiles. Expected 1 or more")
+        self.network = SelfEnsemble(network).eval() if self_ensemble else network
+        self.bare, self.device = network, device
+        self.tile, self.overlap, self.batch, self.memory = tile, overlap, batch, memory
+
+    def tiling(self, height: int, width: int) -> dict[str, Any]:
+        """Arguments of `restore_tiled` and `restore_pixels` for an image of this size."""
+        options = {"overlap": self.overlap, "batch_size": self.batch}
+        if self.memory is None:
+            return {"tile": self.tile, **options}
+        return {"tile": fitting_tile(self.bare, height, width, memory=self.memory, **options), **options}
+
+    def plan(self, height: int, width: int) -> list[Tile]:
+        """The tiles of an image of this size."""
+        return lay_tiles(self.network, height, width, self.tiling(height, width)["tile"], self.overlap)
 
 
 def choose_device(device: str) -> torch.device:
@@ -184,21 +240,17 @@ def _ready(model: Model, device: str) -> Iterator[tuple[nn.Module, torch.device]
             module.training = mode
 
 
-def _restore_picture(
-    picture: Picture,
-    network: nn.Module,
-    device: torch.device,
-    tile: int,
-    overlap: int,
-    progress: Progress | None = None,
-) -> Picture:
-    image = to_tensor(picture.pixels)  # (3, H, W)
-    output = restore_tiled(network, image, tile=tile, overlap=overlap, device=device, progress=progress)
-    del image  # the peak is at the conversion below
-    if picture.grey:
-        output = output.mean(0, keepdim=True).expand(3, -1, -1)
-    bits = 16 if picture.pixels.dtype == np.uint16 else 8
-    return replace(picture, pixels=to_pixels(output, bits))
+def _restore_picture(picture: Picture, way: _Way, in_place: bool, progress: Progress | None = None) -> Picture:
+    pixels = restore_pixels(
+        way.network,
+        picture.pixels,
+        device=way.device,
+        grey=picture.grey,
+        in_place=in_place and picture.pixels.flags.writeable,
+        progress=progress,
+        **way.tiling(*picture.pixels.shape[:2]),
+    )
+    return replace(picture, pixels=pixels)
 
 
 def _checked(image: PathLike | Pixels | Tensor) -> Picture | Tensor:
@@ -235,13 +287,44 @@ def _as_picture(array: Any) -> Picture:
     return Picture(array[..., :3], alpha=array[..., 3] if array.shape[2] == 4 else None)
 
 
-def _refuse_to_replace(target: Path, source: Path, overwrite: bool, keep: Collection[Path]) -> None:
+def _recorded(options: Options) -> dict[str, Any]:
+    """The options that change the result."""
+    memory = options.get("memory")
+    return {
+        "tile": options.get("tile", TILE) if memory is None else None,
+        "overlap": options.get("overlap", OVERLAP),
+        "memory": memory,
+        "self_ensemble": options.get("self_ensemble", False),
+    }
+
+
+def _is_done(target: Path, source: Path, keep: Collection[Path], made_from: Origin) -> bool:
+    """Whether an earlier run left this result there: files appear only when they are complete."""
+    if not target.is_file() or target.samefile(source) or target.resolve() in keep:
+        return False
+    return target.stat().st_mtime_ns >= source.stat().st_mtime_ns and is_made_from(target, made_from)
+
+
+def _write(target: Path, picture: Picture, made_from: Origin | None) -> None:
+    """Write result and record in an order that is safe to be stopped in: no file has a record that is not its own."""
+    if target.exists():
+        note(target, None)
+        write_picture(target, picture)
+        note(target, made_from)
+    else:
+        note(target, made_from)
+        write_picture(target, picture)
+
+
+def _refuse_to_replace(target: Path, source: Path, overwrite: bool, keep: Collection[Path], skip_done: bool) -> None:
     if not target.exists():
         return
     if target.samefile(source):
         raise AirpipeError(f"{target}: is the photo itself. Give another name")
     if target.resolve() in keep:
         raise AirpipeError(f"{target}: holds the result of another photo of the same name. Use another folder")
+    if not overwrite and skip_done:
+        raise AirpipeError(f"{target}: exists, made from something else. Use --overwrite or another -o")
     if not overwrite:
         raise AirpipeError(f"{target}: exists already. Add --overwrite to replace it, or move it away")
 
@@ -255,13 +338,13 @@ def _as_array(picture: Picture, ndim: int) -> Pixels:
     return cast(Pixels, pixels)
 
 
-def _target(source: Path, target: Path | None, picture: Picture) -> Path:
-    """The file to write; judged before the work, so that no result is lost."""
-    if target is None or target.is_dir() or not target.suffix:
+def _target(source: Path, target: Path | None, in_folder: bool, picture: Picture | None = None) -> Path:
+    """The file to write; judged before the work, so that no result is lost. Without the picture, the likely one."""
+    if target is None or in_folder or target.is_dir() or not target.suffix:
         name = Path(f"{source.stem}_restored{source.suffix}")
-        if why_not(name, picture):
+        if picture is not None and why_not(name, picture):
             name = Path(f"{source.stem}_restored.png")
         return (target or source.parent) / name
-    if reason := why_not(target, picture):
+    if picture is not None and (reason := why_not(target, picture)):
         raise AirpipeError(reason)
     return target

@@ -1,118 +1,29 @@
 """Restore an image of any size in bounded memory: equal tiles, streamed, blended on the host.
 
-Tiles are planned per axis. All have the same size, so that one compiled graph and any batch
-size serve them, and they are spread evenly, so that no tile is mostly overlap. Where tiles
-overlap, their weights rise and fall linearly and sum to one; no second accumulator is needed.
-
-Source: ours; the usual scheme (square tiles, the last one pushed back) computes half as many
-pixels again as a 1080p image has.
+On the device there is one batch of tiles. On the host there are the image, the result and float
+accumulators for one row of tiles; rows that no later tile touches leave them at once, so that the
+result can be written over the image. `airpipe.evaluation.grid` lays the tiles.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from itertools import islice, product
+from itertools import islice
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from airpipe.errors import AirpipeError
+from airpipe.evaluation.grid import Tile, blend_weights, lay_tiles
+from airpipe.images import Pixels, to_pixels, to_tensor
 
 T = TypeVar("T")
 Progress = Callable[[int, int], None]
 """Called with (tiles done, tiles in all)."""
+BAND = 32
+"""Rows that are rounded and given away at a time."""
 
 
-@dataclass(frozen=True)
-class Tile:
-    """A rectangle of the image that the network sees at once, in pixels.
-
-    It may reach beyond the right and lower edges of an image that is no multiple of what
-    the network needs.
-    """
-
-    top: int
-    left: int
-    height: int
-    width: int
-
-
-def plan_tiles(height: int, width: int, tile: int, overlap: int, multiple: int) -> list[Tile]:
-    """Lay equal tiles over an image, row by row, so that the fewest pixels are computed.
-
-    Args:
-        height: of the image, in pixels.
-        width: of the image, in pixels.
-        tile: largest side of a tile in pixels, rounded up to `multiple`; 0: one tile for all.
-        overlap: least number of pixels that neighbours share.
-        multiple: height and width of every tile are multiples of it.
-
-    Returns:
-        Tiles of one size that cover every pixel.
-
-    Raises:
-        AirpipeError: an empty image, a negative number, or a tile that the overlap fills.
-    """
-    if min(height, width, multiple) < 1 or min(tile, overlap) < 0:
-        raise AirpipeError(
-            f"cannot tile {width}x{height} pixels with tile {tile}, overlap {overlap}, multiple {multiple}. "
-            "Expected an image of at least one pixel, and tile and overlap of 0 or more"
-        )
-    tops, tile_height = _plan_axis(height, tile, overlap, multiple)
-    lefts, tile_width = _plan_axis(width, tile, overlap, multiple)
-    return [Tile(top, left, tile_height, tile_width) for top, left in product(tops, lefts)]
-
-
-def _plan_axis(length: int, tile: int, overlap: int, multiple: int) -> tuple[list[int], int]:
-    """Starts and common size of the tiles along one axis."""
-    limit = _round_up(tile, multiple)
-    if tile == 0 or length <= limit:
-        return [0], _round_up(length, multiple)
-    if limit <= overlap:
-        raise AirpipeError(
-            f"tile {limit} is not larger than the overlap of {overlap} pixels. "
-            f"Use a tile of {_round_up(2 * overlap + multiple, multiple)} or more, or a smaller overlap"
-        )
-    # Fewer tiles share fewer pixels, but rounding to the multiple can make one more tile cheaper.
-    sizes = range(limit, max(overlap, limit // 2 - 1), -multiple)
-    size = min(sizes, key=lambda size: size * _tile_count(length, size, overlap))
-    count = _tile_count(length, size, overlap)
-    return [index * (length - size) // (count - 1) for index in range(count)], size
-
-
-def _tile_count(length: int, size: int, overlap: int) -> int:
-    return -(-(length - overlap) // (size - overlap))
-
-
-def _round_up(value: int, multiple: int) -> int:
-    return -(-value // multiple) * multiple
-
-
-def blend_weights(starts: list[int], size: int, length: int) -> Tensor:
-    """Weights of the tiles along one axis: ramps over the shared pixels, one elsewhere.
-
-    Args:
-        starts: rising first pixels of the tiles.
-        size: of every tile, in pixels.
-        length: of the axis, in pixels.
-
-    Returns:
-        (tiles, length) float32; zero outside a tile, each column sums to one.
-    """
-    position = torch.arange(length, dtype=torch.float64) + 0.5
-    weights = torch.zeros(len(starts), length, dtype=torch.float64)
-    for index, start in enumerate(starts):
-        inside = (position > start) & (position < start + size)
-        weight = inside.double()
-        if index > 0 and (shared := starts[index - 1] + size - start) > 0:
-            weight = weight.minimum((position - start) / shared)
-        if index + 1 < len(starts) and (shared := start + size - starts[index + 1]) > 0:
-            weight = weight.minimum((start + size - position) / shared)
-        weights[index] = weight.clamp_min(0)
-    return (weights / weights.sum(0)).float()
-
-
-@torch.no_grad()
 def restore_tiled(
     network: nn.Module,
     image: Tensor,
@@ -125,12 +36,13 @@ def restore_tiled(
 ) -> Tensor:
     """Pass an image through a network that stays on the device; only tiles travel to it.
 
-    Sizes are filled up on the right and below by reflection, repeated where the image is
-    smaller than what is missing. Equal inputs give equal bits on a CPU.
+    One of `airpipe.models` gets an image that is one tile as it is, and pads it itself. Else sizes are
+    filled up on the right and below: by reflection, or with the last pixel where the image is too small
+    to be reflected. Equal inputs give equal bits on a CPU.
 
     Args:
         network: maps (B, 3, H, W) to the same shape, H and W multiples of its `size_multiple`
-            (1 when it has none); in evaluation mode, on `device`.
+            and `window_size` (1 when it has none); in evaluation mode, on `device`.
         image: float32 (3, H, W) on the host, RGB in [0, 1].
         tile: largest side of a tile in pixels; a smaller image goes in one pass; 0: always one pass.
         overlap: least number of pixels that neighbouring tiles share.
@@ -146,22 +58,115 @@ def restore_tiled(
             or is not finite, or too little memory.
     """
     height, width = image.shape[-2:]
-    tiles = plan_tiles(height, width, tile, overlap, int(getattr(network, "size_multiple", 1)))
-    rows = _weights_by_start([t.top for t in tiles], tiles[0].height, height)
-    columns = _weights_by_start([t.left for t in tiles], tiles[0].width, width)
-    result = torch.zeros_like(image, dtype=torch.float32, device="cpu")
+    tiles = lay_tiles(network, height, width, tile, overlap)
+    result = torch.empty_like(image, dtype=torch.float32, device="cpu")
+    outputs = _outputs(network, tiles, lambda t: _cut(image, t), batch_size, device, progress)
+    for top, band in _finished_rows(tiles, outputs, height, width):
+        result[:, top : top + band.shape[1]] = band
+    return result
+
+
+def restore_pixels(
+    network: nn.Module,
+    pixels: Pixels,
+    *,
+    tile: int,
+    overlap: int = 32,
+    batch_size: int = 1,
+    device: torch.device | str = "cpu",
+    grey: bool = False,
+    in_place: bool = False,
+    progress: Progress | None = None,
+) -> Pixels:
+    """As `restore_tiled`, for pixels as files have them; no float copy of the image is made.
+
+    Besides `pixels` and the result it needs the network's memory for one batch of tiles, and
+    12 bytes for each pixel of one row of tiles.
+
+    Args:
+        network: as for `restore_tiled`.
+        pixels: uint8 or uint16 (H, W, 3) RGB.
+        tile: as for `restore_tiled`.
+        overlap: as for `restore_tiled`.
+        batch_size: as for `restore_tiled`.
+        device: as for `restore_tiled`.
+        grey: give all channels the mean of the three outputs.
+        in_place: write the result over `pixels`.
+        progress: called after each pass.
+
+    Returns:
+        (H, W, 3) of the same depth, clipped and rounded.
+
+    Raises:
+        AirpipeError: as `restore_tiled`.
+    """
+    height, width = pixels.shape[:2]
+    tiles = lay_tiles(network, height, width, tile, overlap)
+    result = pixels if in_place else np.empty_like(pixels)
+    bits = 16 if pixels.dtype == np.uint16 else 8
+
+    def cut(t: Tile) -> Tensor:
+        part = pixels[t.top : t.top + t.height, t.left : t.left + t.width]
+        image = to_tensor(part) if bits == 16 else torch.from_numpy(part.transpose(2, 0, 1).copy())
+        return _cut(image, Tile(0, 0, t.height, t.width))
+
+    outputs = _outputs(network, tiles, cut, batch_size, device, progress)
+    for top, band in _finished_rows(tiles, outputs, height, width):
+        if grey:
+            band = band.mean(0, keepdim=True).expand(3, -1, -1)
+        result[top : top + band.shape[1]] = to_pixels(band, bits)
+    return result
+
+
+def _outputs(
+    network: nn.Module,
+    tiles: list[Tile],
+    cut: Callable[[Tile], Tensor],
+    batch_size: int,
+    device: torch.device | str,
+    progress: Progress | None,
+) -> Iterator[tuple[Tile, Tensor]]:
+    """Each tile with what the network makes of it, float32 (3, tile.height, tile.width)."""
     done = 0
     for group in _batches(tiles, batch_size):
-        inputs = torch.stack([_cut(image, t) for t in group])
-        outputs = _forward(network, inputs, device)
-        for t, output in zip(group, outputs, strict=True):
-            y, x = slice(t.top, min(t.top + t.height, height)), slice(t.left, min(t.left + t.width, width))
-            weight = rows[t.top][y, None] * columns[t.left][None, x]  # (h, w)
-            result[:, y, x] += weight * output[:, : y.stop - y.start, : x.stop - x.start]
+        outputs = _forward(network, torch.stack([cut(t) for t in group]), device)
+        yield from zip(group, outputs, strict=True)
         done += len(group)
         if progress is not None:
             progress(done, len(tiles))
-    return result
+
+
+def _finished_rows(
+    tiles: list[Tile], outputs: Iterator[tuple[Tile, Tensor]], height: int, width: int
+) -> Iterator[tuple[int, Tensor]]:
+    """Blend tiles that come row by row; give away rows of the image as soon as they are complete.
+
+    Yields:
+        First row, and float32 (3, rows, width): valid until the next.
+    """
+    tall = tiles[0].height
+    rows = _weights_by_start([t.top for t in tiles], tall, height)
+    columns = _weights_by_start([t.left for t in tiles], tiles[0].width, width)
+    first = 0
+    sums = torch.zeros(3, min(tall, height), width)  # of the image's rows from `first` on
+    for t, output in outputs:
+        if t.top > first:
+            complete = t.top - first
+            yield from _bands(sums[:, :complete], first)
+            shared = sums[:, complete:].clone()
+            sums[:, : shared.shape[1]] = shared
+            sums[:, shared.shape[1] :] = 0
+            first = t.top
+        y, x = slice(t.top, min(t.top + tall, height)), slice(t.left, min(t.left + t.width, width))
+        weight = rows[t.top][y, None] * columns[t.left][None, x]  # (h, w)
+        sums[:, : y.stop - y.start, x] += weight * output[:, : y.stop - y.start, : x.stop - x.start]
+    yield from _bands(sums[:, : height - first], first)
+
+
+def _bands(rows: Tensor, first: int) -> Iterator[tuple[int, Tensor]]:
+    """Few rows at a time, so that what is made of them stays small."""
+    for start in range(0, rows.shape[1], BAND):
+        yield first + start, rows[:, start : start + BAND]
 
 
 def _weights_by_start(starts: list[int], size: int, length: int) -> dict[int, Tensor]:
@@ -176,22 +181,22 @@ def _batches(items: list[T], size: int) -> Iterator[list[T]]:
 
 
 def _cut(image: Tensor, tile: Tile) -> Tensor:
-    """The tile's pixels, (3, tile.height, tile.width); reflected where it leaves the image."""
+    """The tile's pixels, (3, tile.height, tile.width); filled up where it leaves the image."""
     part = image[:, tile.top : tile.top + tile.height, tile.left : tile.left + tile.width]
     if part.shape[1] < tile.height:
-        part = part[:, _reflect(part.shape[1], tile.height)]
+        part = part[:, _filled(part.shape[1], tile.height)]
     if part.shape[2] < tile.width:
-        part = part[:, :, _reflect(part.shape[2], tile.width)]
+        part = part[:, :, _filled(part.shape[2], tile.width)]
     return part
 
 
-def _reflect(length: int, size: int) -> Tensor:
-    """Indices 0 .. length-1, back and forth without repeating the ends, `size` of them."""
-    if length == 1:
-        return torch.zeros(size, dtype=torch.int64)
-    period = 2 * (length - 1)
-    forward = torch.arange(size) % period
-    return forward.minimum(period - forward)
+def _filled(length: int, size: int) -> Tensor:
+    """Indices 0 .. length-1 and back, `size` of them; the last one repeated where the way back is too short.
+
+    The rule of `airpipe.models.restormer.pad_to_multiple`, for any dtype.
+    """
+    forward, last = torch.arange(size), length - 1
+    return forward.clamp(max=last) if size - length >= length else forward.minimum(2 * last - forward)
 
 
 @torch.inference_mode()
@@ -199,7 +204,13 @@ def _forward(network: nn.Module, inputs: Tensor, device: torch.device | str) -> 
     """One pass on the device; the result on the host, float32, checked."""
     size = f"{inputs.shape[-1]}x{inputs.shape[-2]}"
     try:
-        outputs: Tensor = network(inputs.to(device)).float().cpu()
+        images = inputs.to(device)
+        if images.dtype == torch.uint8:  # a quarter of the bytes on the way, floats on the device
+            images = images.float().div_(255.0)
+        first = next(network.parameters(), None)
+        if first is not None and first.is_floating_point():
+            images = images.to(first.dtype)
+        outputs: Tensor = network(images).float().cpu()
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "memory" not in str(error):
             raise

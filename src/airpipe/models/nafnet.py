@@ -253,18 +253,24 @@ class NAFNet(nn.Module):
         if len(intro) != 4 or "ending.weight" not in renamed:
             return None
 
-        def blocks(prefix: str) -> int:
-            found = {int(m[1]) for key in renamed if key and (m := re.match(rf"{prefix}\.(\d{{1,6}})\.", key))}
-            return min(max(found, default=-1) + 1, len(renamed))
+        def numbered(prefix: str) -> int:
+            """How many there are; ValueError unless they are 0, 1, ... without a gap."""
+            found = {int(m[1]) for key in renamed if key and (m := re.match(rf"{prefix}\.(\d+)\.", key))}
+            if found != set(range(len(found))):
+                raise ValueError(f"{prefix}: numbers with gaps")
+            return len(found)
 
-        stages = blocks("downs")
-        return {
-            "img_channel": intro[1],
-            "width": intro[0],
-            "middle_blk_num": blocks("middle_blks"),
-            "enc_blk_nums": [blocks(rf"encoders\.{i}") for i in range(stages)],
-            "dec_blk_nums": [blocks(rf"decoders\.{i}") for i in range(stages)],
-        }
+        try:
+            stages = numbered("downs")
+            return {
+                "img_channel": intro[1],
+                "width": intro[0],
+                "middle_blk_num": numbered("middle_blks"),
+                "enc_blk_nums": [numbered(rf"encoders\.{i}") for i in range(stages)],
+                "dec_blk_nums": [numbered(rf"decoders\.{i}") for i in range(stages)],
+            }
+        except ValueError:
+            return None
 
 
 def _stage(channels: int, blocks: int) -> nn.Sequential:

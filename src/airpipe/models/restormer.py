@@ -116,6 +116,8 @@ class GatedFeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to the same shape."""
         active, gate = self.dwconv(self.project_in(x)).chunk(2, dim=1)
+        if not (active.is_cuda or active.is_contiguous()):
+            active = active.clone()  # on a CPU, GELU of a dense copy is up to ten times as fast as of a slice
         return cast(Tensor, self.project_out(F.gelu(active) * gate))
 
 

@@ -29,6 +29,7 @@ channels; images are RGB in [0, 1].
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
@@ -496,7 +497,10 @@ def _sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any] | None:
         return None
     pairs = [re.match(r"layers\.(\d+)\.blocks\.(\d+)\.", key) for key in named]
     blocks = {(int(pair[1]), int(pair[2])) for pair in pairs if pair}
-    groups = max(group for group, _ in blocks) + 1
+    depths = [count for _, count in sorted(Counter(group for group, _ in blocks).items())]
+    groups = len(depths)
+    if blocks != {(group, block) for group in range(groups) for block in range(depths[group])}:
+        return None
     tables = [named.get(f"layers.{i}.blocks.0.attn.relative_position_bias_table") for i in range(groups)]
     embed_dim, in_chans = named["conv_first.weight"][:2]
     hidden = named["layers.0.blocks.0.mlp.fc1.weight"][0]
@@ -504,7 +508,7 @@ def _sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any] | None:
     return {
         "in_chans": in_chans,
         "embed_dim": embed_dim,
-        "depths": [sum(group == i for group, _ in blocks) for i in range(groups)],
+        "depths": depths,
         "mlp_ratio": ratio if int(embed_dim * ratio) == hidden else (hidden + 0.5) / embed_dim,
         "resi_connection": "1conv" if "conv_after_body.weight" in named else "3conv",
         "tables": [shape for shape in tables if shape is not None],

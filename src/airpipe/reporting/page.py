@@ -266,8 +266,8 @@ def data_lines(sources: Sources) -> list[str]:
         for pair in json.loads(sources.leakage.read_text(encoding="utf-8"))["shared"]:
             lines.append(
                 f"Leakage: {pair['train_list']} shows {pair['test_images']} of the {pair['of_test_images']} test "
-                f"images of {pair['test_list']} (results/data/leakage.csv names them; "
-                "leakage: {remove: true} trains without them)"
+                f"images of {pair['test_list']} (results/data/leakage.csv names them; docs/datasets.md tells "
+                "how to train without them)"
             )
     return lines
 

@@ -262,17 +262,18 @@ def _short(value: object) -> str:
 
 def efficiency_cells(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """Head and body of the efficiency table for readers: units in the head, rounded numbers."""
-    head = ["model", "network", "parameters (M)", "MACs (G)", "latency (ms)", "input"]
+    head = ["model", "network", "parameters (M)", "published", "MACs (G)", "convolutions alone", "published"]
     body = [
         [
             *(str(row["model"]), str(row["network"])),
-            *(_scaled(row["parameters"], 1e6, 3), _scaled(row["macs"], 1e9, 2)),
-            *(_scaled(row["latency_ms"], 1.0, 1), str(row["input"]), str(row["device"]), str(row["threads"])),
-            _scaled(row["wall_s"], 1.0, 0),
+            *(_scaled(row["parameters"], 1e6, 3), _scaled(row["published_parameters"], 1e6, 1)),
+            *(_scaled(row["macs"], 1e9, 2), _scaled(row["macs_conv"], 1e9, 2), _scaled(row["published_macs"], 1e9, 2)),
+            *(_scaled(row["peak_memory_mb"], 1.0, 0), _scaled(row["latency_ms"], 1.0, 1)),
+            *(str(row["input"]), str(row["device"]), str(row["threads"]), _scaled(row["wall_s"], 1.0, 0)),
         ]
         for row in table.to_dict("records")
     ]
-    return [*head, "device", "threads", "training (s)"], body
+    return [*head, "peak memory (MB)", "latency (ms)", "input", "device", "threads", "training (s)"], body
 
 
 def _scaled(value: Any, unit: float, digits: int) -> str:
@@ -313,9 +314,11 @@ def write_tables(
     write_text(folder / f"{name}_gains.md", gains_markdown(gains, name))
 
 
-def write_efficiency(complexities: Sequence[Path], cards: Mapping[str, Card], folder: Path) -> None:
-    """Write efficiency.csv, .md and .tex below `folder`."""
-    table = efficiency(complexities, cards)
+def write_efficiency(
+    complexities: Sequence[Path], cards: Mapping[str, Card], folder: Path, published: Path | None = None
+) -> None:
+    """Write efficiency.csv, .md and .tex below `folder`; `published` holds the numbers that papers print."""
+    table = efficiency(complexities, cards, published)
     write_text(folder / "efficiency.csv", table.to_csv(index=False))
     write_text(folder / "efficiency.md", f"# Efficiency\n\n{pipe_table(*efficiency_cells(table))}\n")
     write_text(folder / "efficiency.tex", efficiency_latex(table))

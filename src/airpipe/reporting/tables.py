@@ -33,9 +33,19 @@ GAIN_COLUMNS = (
     *("protocol", "none", "restored", "gain"),
 )
 EFFICIENCY_COLUMNS = (
-    *("model", "network", "parameters", "macs", "latency_ms"),
-    *("input", "device", "threads", "wall_s"),
+    *("model", "network", "parameters", "macs", "macs_conv", "macs_linear", "macs_attention"),
+    *("published_parameters", "parameters_difference", "published_macs", "macs_difference", "source"),
+    *("peak_memory_mb", "latency_ms", "input", "device", "threads", "wall_s"),
 )
+PUBLISHED_COST_COLUMNS = ("network", "parameters", "macs", "counts", "input", "paper", "table", "note")
+COUNTS = {
+    "conv": ("macs_conv",),
+    "layers": ("macs_conv", "macs_linear"),
+    "all": ("macs_conv", "macs_linear", "macs_attention"),
+}
+"""What a published number of multiply-accumulates counts: which of our columns it is set against."""
+SAME_SIZE = 0.02
+"""A published number belongs to our network when their parameters differ by no larger share."""
 PUBLISHED_COLUMNS = (
     *("method", "backbone", "setting", "dataset", "degradation", "level"),
     *("protocol", "metric", "value", "paper", "table", "note"),
@@ -56,7 +66,7 @@ TASKS = {"single_denoise": "denoise", "allinone3": "3d", "allinone5": "5d", "all
 TRAINING_DATA = {
     "single_denoise": {"bsd400", "wed"},
     "allinone3": {"bsd400", "wed", "rain100l", "reside_ots"},
-    "allinone5": {"bsd400", "wed", "rain200l", "reside_ots", "lol_v1", "gopro"},
+    "allinone5": {"bsd400", "wed", "rain100l", "reside_ots", "lol_v1", "gopro"},
 }
 """Data sets that published models of a setting were trained on (AirNet's three tasks, IDR's five)."""
 
@@ -135,6 +145,7 @@ def read_published(paths: Sequence[Path]) -> pd.DataFrame:
     Raises:
         AirpipeError: wrong columns, a value that is not a number, or a row without its source.
     """
+    paths = [path for path in paths if path.name != "efficiency.csv"]  # costs: `read_published_costs`
     frames = [_csv(path, PUBLISHED_COLUMNS) for path in paths]
     for path, frame in zip(paths, frames, strict=True):
         if (frame["paper"] == "").any():
@@ -324,14 +335,15 @@ def _same_model(row: Row, reference: Mapping[Any, Any]) -> bool:
 
 def differences(row: Row, card: Card, reference: Row) -> list[str]:
     """Why our number and the printed one measure different things; empty when nothing is known to differ."""
+    imported = "imported" in card
     reasons = []
-    if row["scale"] != PAPER_SCALE:
+    if row["scale"] != PAPER_SCALE and not imported:
         reasons.append(f"{row['scale'] or 'unknown'} scale")
     expected = IMAGES.get(row["dataset"])
     if expected is not None and row["n_images"] != expected:
         reasons.append(f"{row['n_images']} images instead of {expected}")
     trained = {str(part["id"]).split(".")[0] for part in card["pairs"]}
-    if trained != TRAINING_DATA.get(reference["setting"]):
+    if trained != TRAINING_DATA.get(reference["setting"]) and not imported:
         reasons.append("other training data")
     return reasons
 
@@ -378,24 +390,72 @@ def _source(reference: Mapping[Any, Any]) -> str:
 # Efficiency, metrics
 
 
-def efficiency(complexities: Sequence[Path], cards: Mapping[str, Card]) -> pd.DataFrame:
-    """Cost of every model: parameters, multiply-accumulates, latency in ms, training time in s.
+def read_published_costs(path: Path) -> pd.DataFrame:
+    """Printed parameters and multiply-accumulates of networks; columns PUBLISHED_COST_COLUMNS, numbers as float.
+
+    Raises:
+        AirpipeError: wrong columns, a number that is none, a row without its source, or an
+            unknown word under `counts`.
+    """
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    if list(frame.columns) != list(PUBLISHED_COST_COLUMNS):
+        raise AirpipeError(
+            f"{path}: expected columns {','.join(PUBLISHED_COST_COLUMNS)}; found {','.join(map(str, frame.columns))}"
+        )
+    for line, row in enumerate(frame.to_dict("records"), start=2):
+        if not row["paper"]:
+            raise AirpipeError(f"{path}: line {line}: names no paper; every printed number needs its source")
+        if row["macs"] and row["counts"] not in COUNTS:
+            raise AirpipeError(f"{path}: line {line}: counts {row['counts']!r}; expected one of {', '.join(COUNTS)}")
+    numbers = {name: pd.to_numeric(frame[name], errors="coerce").astype(float) for name in ("parameters", "macs")}
+    for name, values in numbers.items():
+        if (wrong := values.isna() & (frame[name] != "")).any():
+            line = int(np.flatnonzero(wrong)[0])
+            raise AirpipeError(f"{path}: line {line + 2}: {name} {frame[name].iloc[line]!r} is not a number")
+    return frame.assign(**numbers)
+
+
+def efficiency(complexities: Sequence[Path], cards: Mapping[str, Card], published: Path | None = None) -> pd.DataFrame:
+    """Cost of every model: parameters, multiply-accumulates, memory in MB, latency in ms, training time in s.
 
     Args:
         complexities: results/complexity/<model id>.json files.
         cards: card of each of these models.
+        published: resources/published/efficiency.csv; None: nothing to compare with.
 
     Returns:
-        EFFICIENCY_COLUMNS; wall_s is the evaluated stage's own training time.
+        EFFICIENCY_COLUMNS; wall_s is the evaluated stage's own training time. Differences are ours minus
+        published, as shares of the published: of what the published number counts. A published row is used
+        for a network of the same name, input and (within 2 %) parameters.
     """
-    copied = ("model", "parameters", "macs", "latency_ms", "input", "device", "threads")
+    known = read_published_costs(published).to_dict("records") if published is not None else []
+    copied = (
+        *("model", "parameters", "macs", "macs_conv", "macs_linear", "macs_attention"),
+        *("peak_memory_mb", "latency_ms", "input", "device", "threads"),
+    )
     rows = []
     for path in complexities:
         measured = _json(path)
         card = cards[measured["model"]]
-        row = {name: measured[name] for name in copied}
-        rows.append({**row, "network": card["network"]["name"], "wall_s": card["wall_s"]})
+        row = {name: measured.get(name) for name in copied}
+        row |= {"network": card["network"]["name"], "wall_s": card["wall_s"]}
+        rows.append(row | _published_cost(row, known))
     return pd.DataFrame(rows, columns=list(EFFICIENCY_COLUMNS))
+
+
+def _published_cost(row: Row, known: Sequence[Mapping[Any, Any]]) -> Row:
+    """Published numbers of the same network at the same size, how far ours are from them, and the source."""
+    for printed in known:
+        same = printed["network"] == row["network"] and printed["input"] == row["input"]
+        off = row["parameters"] / printed["parameters"] - 1
+        if not same or not abs(off) <= SAME_SIZE:  # NaN where none is printed
+            continue
+        found: Row = {"published_parameters": printed["parameters"], "parameters_difference": off}
+        ours = [row[name] for name in COUNTS.get(printed["counts"], ())]
+        if ours and None not in ours:
+            found |= {"published_macs": printed["macs"], "macs_difference": sum(ours) / printed["macs"] - 1}
+        return found | {"source": _source(printed)}
+    return {}
 
 
 def metrics(tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:

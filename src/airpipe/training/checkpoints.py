@@ -1,6 +1,7 @@
 """Model files: ours (safetensors and a card); published ones are read by `published`."""
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,9 @@ from airpipe.errors import AirpipeError
 from airpipe.provenance import atomic_path, sha256_file, write_json
 from airpipe.registry import build_network
 from airpipe.training.foreign import read_own
-from airpipe.training.published import read_published
+from airpipe.training.published import assumed_arguments, read_published
+
+log = logging.getLogger(__name__)
 
 WEIGHTS = "model.safetensors"
 CARD = "card.json"
@@ -26,7 +29,7 @@ class LoadedModel:
 
     network: nn.Module
     card: dict[str, Any]
-    """The card beside the file; for published files only `network` and `source`."""
+    """The card beside the file; for published files only `network`, `assumed`, `source`, `sha256`."""
     path: Path
 
 
@@ -48,7 +51,8 @@ def save_model(folder: Path, network: nn.Module, card: Mapping[str, Any]) -> Non
 def load_model(path: Path) -> LoadedModel:
     """Load a stage folder, one of our `.safetensors`, or a published file.
 
-    A published file needs no card: network and sizes are read off its keys and shapes.
+    A published file needs no card: network and sizes are read off its keys and shapes; what these
+    do not tell is taken as usual, logged as a warning and named in the card under `assumed`.
 
     Raises:
         AirpipeError: missing, truncated, foreign or unsafe file, or a card that does not fit.
@@ -65,8 +69,13 @@ def load_model(path: Path) -> LoadedModel:
     else:
         found = read_published(file)
         network = found.network
+        assumed = assumed_arguments(found.name, found.arguments)
+        if assumed:
+            told = ", ".join(f"{name}={value}" for name, value in assumed.items())
+            log.warning("%s: no shape tells %s; import the file to choose others", file, told)
         card = {
             "network": {"name": found.name, "arguments": found.arguments},
+            "assumed": assumed,
             "source": file.name,
             "sha256": sha256_file(file),
         }

@@ -1,15 +1,17 @@
 """Published weights in, published weights out: `results/imported/<name>` and back to the original key layout."""
 
 import datetime as dt
+import math
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+import yaml
 from torch import Tensor
 
 from airpipe import __version__
@@ -17,17 +19,10 @@ from airpipe.errors import AirpipeError
 from airpipe.evaluation.complexity import network_cost
 from airpipe.provenance import atomic_path, git_state, library_versions, sha256_file, write_failed
 from airpipe.training.checkpoints import load_model, save_model
-from airpipe.training.published import Published, read_published
+from airpipe.training.published import Published, assumed_arguments, read_published
 
 IMPORTED = "imported"
 """Model ids of imported models begin with it, and so does their folder below results/."""
-ASSUMED = {
-    "nafnet_tlc": ("train_size",),
-    "restormer": ("global_residual",),
-    "swinir": ("global_residual", "rgb_mean", "output"),
-    "swinir_dcpt": ("num_heads",),
-}
-"""Arguments that change the result and that no shape tells."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +49,35 @@ def import_name(file: Path, name: str | None) -> str:
     if not re.fullmatch(r"[a-z0-9_]+", made):
         raise AirpipeError(f"{made!r} cannot name a model: use a-z, 0-9 and _ only (--name my_restormer)")
     return made
+
+
+def network_arguments(texts: Sequence[str]) -> dict[str, Any]:
+    """Constructor arguments from words NAME=VALUE, values as YAML writes them.
+
+    Raises:
+        AirpipeError: no NAME=VALUE, a value that is no YAML, or a number that is not finite.
+    """
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not name or not equals:
+            raise AirpipeError(f"--argument {text}: expected NAME=VALUE, such as global_residual=false")
+        try:
+            found[name] = yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            reason = getattr(error, "problem", None) or error
+            raise AirpipeError(
+                f"--argument {text}: the value is no YAML ({reason}). Write 3, 0.5, true, text or [1, 2]"
+            ) from None
+        if not _finite(found[name]):
+            raise AirpipeError(f"--argument {text}: expected finite numbers")
+    return found
+
+
+def _finite(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(map(_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def import_published(file: Path, folder: Path, options: ImportOptions, overwrite: bool = False) -> Published:
@@ -85,14 +109,25 @@ def import_published(file: Path, folder: Path, options: ImportOptions, overwrite
         raise write_failed(folder, error) from None
     try:
         save_model(temporary / "new", found.network, card)
-        if folder.exists():
-            folder.rename(temporary / "old")
-        (temporary / "new").rename(folder)
+        _replace(folder, temporary / "new", temporary / "old")
     except OSError as error:
         raise write_failed(folder, error) from None
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if folder.exists() or not (temporary / "old").exists():  # never the only copy
+            shutil.rmtree(temporary, ignore_errors=True)
     return found
+
+
+def _replace(folder: Path, new: Path, old: Path) -> None:
+    """Move `new` to `folder`, what was there to `old`, and that back again when the first fails."""
+    try:
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+    except BaseException:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        raise
 
 
 def _card(found: Published, name: str, options: ImportOptions) -> dict[str, Any]:
@@ -163,7 +198,7 @@ def describe(found: Published) -> list[str]:
         lines.append(f"{len(report.unexpected)} unexpected, not used: {', '.join(report.unexpected)}")
     if found.also:
         lines.append(f"note: the same names and shapes fit {', '.join(found.also)}, too; choose with --as")
-    told = {name: found.arguments.get(name, "the default") for name in ASSUMED.get(found.name, ())}
+    told = assumed_arguments(found.name, found.arguments)
     lines += [f"note: no shape tells {name}; {value} is used (--argument {name}=...)" for name, value in told.items()]
     outputs = found.arguments.get("out_channels", 3)
     if outputs != 3:
@@ -193,7 +228,14 @@ def _named(names: tuple[str, ...]) -> str:
     return ", ".join(shown) + (", ..." if len(counts) > 6 else "")
 
 
-def export_published(model: Path, target: Path, layout: str | None = None, overwrite: bool = False) -> int:
+def export_published(
+    model: Path,
+    target: Path,
+    layout: str | None = None,
+    overwrite: bool = False,
+    buffers: bool = True,
+    bare: bool = False,
+) -> int:
     """Write a model's weights in the original key layout: `torch.save({"params": state})`.
 
     Args:
@@ -201,9 +243,11 @@ def export_published(model: Path, target: Path, layout: str | None = None, overw
         target: .pth file to write.
         layout: which published layout, for networks that have several; None: the usual one.
         overwrite: replace the file.
+        buffers: also the computed buffers that published files store, which strict loading there needs.
+        bare: save the state dict itself, without container, as DegAE does.
 
     Returns:
-        Number of entries.
+        Number of entries, buffers included.
 
     Raises:
         AirpipeError: no such model, a network without a published layout, or a file that exists
@@ -220,8 +264,8 @@ def export_published(model: Path, target: Path, layout: str | None = None, overw
         has = f"has {', '.join(layouts)}" if layouts else "has one layout only: leave --layout out"
         raise AirpipeError(f"{model}: no layout {layout!r}: {name} {has}")
     write = cast(Callable[..., dict[str, Tensor]], network.published_state)
-    state = write() if layout is None else write(layout=layout)
+    state = write(buffers=buffers) if layout is None else write(buffers=buffers, layout=layout)
     plain = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
     with atomic_path(target) as temporary, temporary.open("wb") as stream:
-        torch.save({"params": plain}, stream)
+        torch.save(plain if bare else {"params": plain}, stream)
     return len(plain)

@@ -1,14 +1,16 @@
 """Weights in the key layouts of published code: which network has them, what fits, what is left over."""
 
+import inspect
 import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from airpipe.errors import AirpipeError
@@ -26,6 +28,13 @@ PARTS = (
     (r"basic_block\d+\.modulation_layer\.", "a DegAE decoder (*_PretrainDecoder.pth)"),
 )
 """Networks of published systems that are no restorer of their own: a pattern of names, what it is."""
+ASSUMED = {
+    "nafnet_tlc": ("train_size",),
+    "restormer": ("global_residual",),
+    "swinir": ("global_residual", "rgb_mean", "img_range", "output"),
+    "swinir_dcpt": ("num_heads", "window_size", "img_range"),
+}
+"""Arguments that change the result and that no shape tells."""
 FINETUNE_HEAD = {"conv_last.weight", "conv_last.bias", "HRconv.weight", "HRconv.bias"}
 PATCHGAN = {"0.weight", "2.weight", "3.running_mean", "5.weight", "8.weight", "11.weight"}
 
@@ -87,18 +96,49 @@ def read_published(
         Network on the CPU in float32.
 
     Raises:
-        AirpipeError: as `read_weights`; another or no known network; entries that do not fit;
-            numbers that are not finite.
+        AirpipeError: as `read_weights`; another or no known network; arguments of wrong type;
+            entries that do not fit; numbers that are not finite.
     """
     weights = read_weights(file, key)
     shapes = {name: tuple(tensor.shape) for name, tensor in weights.tensors.items()}
     name, found, also = identify(shapes, file, name)
+    check_arguments(name, arguments or {})
     found |= arguments or {}
-    torch.manual_seed(0)  # what a partial file does not fill
-    network = build_network(name, **found)
+    with torch.device("meta"):  # sizes that the file does not have take no memory
+        fitting(build_network(name, **found), weights.tensors, str(file), partial)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)  # what a partial file does not fill
+        network = build_network(name, **found)
     report = fill(network, weights.tensors, str(file), partial)
     dtypes = Counter(str(weights.tensors[entry].dtype).removeprefix("torch.") for entry in report.matched)
     return Published(network, name, found, weights, report, dict(dtypes), also)
+
+
+def check_arguments(name: str, arguments: Mapping[str, Any]) -> None:
+    """Compare values with the annotations of a network's constructor; unknown names are left to it.
+
+    Raises:
+        AirpipeError: a value of another type, or a number that is not finite; names the first.
+    """
+    hints = get_type_hints(resolve(NETWORKS[name]).__init__)
+    for argument, value in arguments.items():
+        if argument not in hints:
+            continue
+        adapter = TypeAdapter[Any](hints[argument], config=ConfigDict(strict=True, allow_inf_nan=False))
+        try:
+            adapter.validate_python(value)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            raise AirpipeError(
+                f"network {name}: argument {argument} is {value!r}: {problem['msg'].lower()}. "
+                f"Expected {inspect.formatannotation(hints[argument])}"
+            ) from None
+
+
+def assumed_arguments(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The values used for the arguments that no shape tells: those given, else the constructor's defaults."""
+    known = inspect.signature(resolve(NETWORKS[name])).parameters
+    return {argument: arguments.get(argument, known[argument].default) for argument in ASSUMED.get(name, ())}
 
 
 def identify(
@@ -186,6 +226,20 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], what: str, partial: bo
         AirpipeError: missing, unexpected, wrongly shaped, doubled, not floating or not finite
             entries; names the first of each.
     """
+    report = fitting(network, state, what, partial)
+    if report.dropped:
+        log.info("%s: %d entries dropped (first %s)", what, len(report.dropped), report.dropped[0])
+    filled = {key: _float32(name, state[name], what) for name, key in report.matched.items()}
+    network.load_state_dict(filled, strict=False)
+    return report
+
+
+def fitting(network: nn.Module, state: Mapping[str, Tensor], what: str, partial: bool = False) -> KeyReport:
+    """Compare names and shapes as `fill` does, without loading; the network may be on the meta device.
+
+    Raises:
+        AirpipeError: missing, unexpected, wrongly shaped or doubled entries; names the first of each.
+    """
     own = network.state_dict()
     kind = type(network).__name__
     report = _compared(network, own, state, what)
@@ -199,10 +253,6 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], what: str, partial: bo
         problems.append(f"{len(wrong)} wrong shape (first {wrong[0]})")
     if problems:
         raise AirpipeError(f"{what} does not fit {kind}: {'; '.join(problems)}")
-    if report.dropped:
-        log.info("%s: %d entries dropped (first %s)", what, len(report.dropped), report.dropped[0])
-    filled = {key: _float32(name, state[name], what) for name, key in report.matched.items()}
-    network.load_state_dict(filled, strict=False)
     return report
 
 

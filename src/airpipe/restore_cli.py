@@ -1,0 +1,317 @@
+"""`airpipe restore`: photos, folders and patterns in; restored photos out, and every failure told."""
+
+import argparse
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from glob import has_magic
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from airpipe.errors import AirpipeError
+
+if TYPE_CHECKING:
+    from airpipe.evaluation.restore import RestoredFile
+    from airpipe.training.checkpoints import LoadedModel
+
+Report = Callable[[int, int], None]
+"""Called with (tiles done, tiles in all)."""
+SECONDS = 10.0
+"""Least time between two plain lines of progress."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command line."""
+    parser.add_argument(
+        "photos",
+        nargs="+",
+        metavar="PHOTO",
+        help="PNG, JPEG, TIFF, WebP or BMP; a folder, searched to its depth; or a quoted pattern such as '*.jpg'",
+    )
+    parser.add_argument(
+        "-m",
+        "--model",
+        required=True,
+        help="a model id that `airpipe models` lists, a stage folder, or a weights file (ours or published)",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE_OR_FOLDER",
+        help="for one photo, a name with suffix is a file; else a folder (default: <photo>_restored beside the photo)",
+    )
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument(
+        "--tile",
+        type=_not_negative,
+        default=512,
+        help="largest side of a tile in pixels; smaller: less memory; 0: no tiles (default: %(default)s)",
+    )
+    size.add_argument(
+        "--memory",
+        type=_gigabytes,
+        metavar="GB",
+        help="choose the tile so that a pass needs about this much; photos that fit are not tiled",
+    )
+    parser.add_argument(
+        "--overlap",
+        type=_not_negative,
+        default=32,
+        help="pixels that neighbouring tiles share (default: %(default)s)",
+    )
+    parser.add_argument("--batch", type=_positive, default=1, help="tiles per pass (default: %(default)s)")
+    parser.add_argument(
+        "--self-ensemble", action="store_true", help="mean over eight flips and turns: better, eight times the work"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<number> (default: %(default)s)")
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace files that exist; else a result of the same photo, model and options is skipped",
+    )
+
+
+def _not_negative(text: str) -> int:
+    number = int(text) if text.isdecimal() else -1
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 0 or more")
+    return number
+
+
+def _positive(text: str) -> int:
+    number = int(text) if text.isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return number
+
+
+def _gigabytes(text: str) -> float:
+    try:
+        size = float(text) * 1e9
+    except ValueError:
+        size = math.nan
+    if not 0 < size < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of gigabytes above 0")
+    return size
+
+
+def restore(arguments: argparse.Namespace, find_model: Callable[[str], Path]) -> int:
+    """Restore all photos.
+
+    Returns:
+        Exit status: 0; 2 when a photo failed, which stops no other.
+
+    Raises:
+        AirpipeError: nothing can be done: no such model or device, or one file for several photos.
+    """
+    output: Path | None = arguments.output
+    photos, problems = find_photos(arguments.photos, output)
+    in_folder = len(photos) + len(problems) > 1 or any(photo.below is not None for photo in photos)
+    if output is not None and in_folder:
+        _refuse_file(output)
+    for problem in problems:
+        _say_error(problem)
+    if not photos:
+        return 2
+    from airpipe.evaluation.restore import choose_device
+    from airpipe.training.checkpoints import load_model
+
+    choose_device(arguments.device)  # before minutes are spent on loading
+    model = load_model(find_model(arguments.model))
+    failed, skipped, kept = len(problems), 0, set[Path]()
+    with _progress(len(photos)) as begin:
+        for photo in photos:
+            try:
+                done = _restore_one(photo, model, arguments, in_folder, kept, begin(photo.path.name))
+            except AirpipeError as error:
+                failed += 1
+                _say_error(error)
+                continue
+            skipped += done.skipped
+            kept.add(done.target.resolve())
+            print(_describe(done), flush=True)
+    total = len(photos) + len(problems)
+    if skipped and total > 1:
+        print(f"{skipped} of {total} photos were done already")
+    if failed and total > 1:
+        _say_error(f"{failed} of {total} photos failed; the others are restored")
+    return 2 if failed else 0
+
+
+def _refuse_file(output: Path) -> None:
+    from airpipe.images import SUFFIXES
+
+    if not output.is_dir() and (output.exists() or output.suffix.lower() in SUFFIXES):
+        raise AirpipeError(
+            f"-o {output} is one file, but a folder, a pattern or several photos are given. Give a folder"
+        )
+
+
+def _say_error(error: object) -> None:
+    print(f"airpipe: error: {error}", file=sys.stderr)
+
+
+# Photos
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A file to restore."""
+
+    path: Path
+    below: Path | None = None
+    """Its folder, counted from the folder or the pattern that it was found by; None: it was named itself."""
+
+
+def find_photos(names: Sequence[str], output: Path | None) -> tuple[list[Photo], list[AirpipeError]]:
+    """The files that names, folders and patterns mean, each once; folders and patterns sorted.
+
+    What folders and patterns find is left out when it is hidden, no image by its suffix, the result
+    of an earlier run (`*_restored.*`), or below the output folder.
+
+    Args:
+        names: a path, a folder (searched to its depth), or a pattern with * ? [ ] or **.
+        output: where results go.
+
+    Returns:
+        The photos, and an error for every folder or pattern without any.
+    """
+    photos: dict[Path, Photo] = {}
+    problems = []
+    for name in names:
+        found = list(_expand(name, output))
+        if not found:
+            problems.append(AirpipeError(f"{name}: holds no image to restore. Expected files of {_suffixes()}"))
+        for photo in found:
+            photos.setdefault(photo.path.resolve(), photo)
+    return list(photos.values()), problems
+
+
+def _suffixes() -> str:
+    from airpipe.images import SUFFIXES
+
+    return ", ".join(SUFFIXES)
+
+
+def _expand(name: str, output: Path | None) -> Iterator[Photo]:
+    path = Path(name)
+    if path.is_dir():
+        base, found = path, sorted(path.rglob("*"))
+    elif not path.exists() and has_magic(name):
+        fixed = next(index for index, part in enumerate(path.parts) if has_magic(part))
+        base = Path(*path.parts[:fixed])
+        try:
+            found = sorted(base.glob(str(Path(*path.parts[fixed:]))))
+        except ValueError as error:
+            raise AirpipeError(f"{name}: not a pattern ({error}). Expected one such as 'photos/**/*.jpg'") from None
+    else:
+        yield Photo(path)  # one that is not there is told when its turn comes
+        return
+    for candidate in found:
+        inside = candidate.relative_to(base)
+        if candidate.is_file() and _is_photo(inside) and not _is_below(candidate, output):
+            yield Photo(candidate, inside.parent)
+
+
+def _is_photo(inside: Path) -> bool:
+    from airpipe.images import SUFFIXES
+
+    hidden = any(part.startswith(".") for part in inside.parts)
+    return inside.suffix.lower() in SUFFIXES and not hidden and not inside.stem.endswith("_restored")
+
+
+def _is_below(path: Path, output: Path | None) -> bool:
+    return output is not None and output.resolve() in path.resolve().parents
+
+
+def _restore_one(
+    photo: Photo,
+    model: "LoadedModel",
+    arguments: argparse.Namespace,
+    in_folder: bool,
+    kept: set[Path],
+    progress: Report,
+) -> "RestoredFile":
+    from airpipe.evaluation.restore import restore_file
+
+    output: Path | None = arguments.output
+    return restore_file(
+        photo.path,
+        output / (photo.below or Path()) if output is not None else None,
+        model,
+        device=arguments.device,
+        in_folder=in_folder,
+        overwrite=arguments.overwrite,
+        skip_done=True,
+        keep=kept,
+        progress=progress,
+        tile=arguments.tile,
+        overlap=arguments.overlap,
+        batch=arguments.batch,
+        memory=arguments.memory,
+        self_ensemble=arguments.self_ensemble,
+    )
+
+
+def _describe(done: "RestoredFile") -> str:
+    from airpipe.evaluation.memory import peak_bytes
+
+    if done.skipped:
+        return f"{done.source}: done already -> {done.target} (--overwrite makes it anew)"
+    tiles = f"{done.tiles} tile{'s' if done.tiles > 1 else ''} of {done.tile_width}x{done.tile_height}"
+    return (
+        f"{done.source}: {done.width}x{done.height}, {tiles}, {done.seconds:.1f} s, "
+        f"peak memory {round(peak_bytes() / 1e6)} MB -> {done.target}"
+    )
+
+
+# Progress
+
+
+@contextmanager
+def _progress(photos: int) -> Iterator[Callable[[str], Report]]:
+    """Give a function that begins a photo. A terminal gets bars, a log a line at most every ten seconds; on stderr."""
+    if not sys.stderr.isatty():
+        yield _lines(photos)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty()) as bars:
+        whole = bars.add_task("photos", total=photos, visible=photos > 1)
+        one = bars.add_task("", total=None)
+        begun = 0
+
+        def begin(name: str) -> Report:
+            nonlocal begun
+            bars.update(whole, completed=begun)
+            begun += 1
+            bars.reset(one, description=name, total=None)
+            return lambda done, total: bars.update(one, completed=done, total=total)
+
+        yield begin
+
+
+def _lines(photos: int) -> Callable[[str], Report]:
+    last = time.monotonic()
+    begun = 0
+
+    def begin(name: str) -> Report:
+        nonlocal begun
+        begun += 1
+        number = begun
+
+        def say(done: int, total: int) -> None:
+            nonlocal last
+            if done < total and time.monotonic() - last >= SECONDS:
+                last = time.monotonic()
+                print(f"{name} ({number} of {photos}): {done} of {total} tiles", file=sys.stderr, flush=True)
+
+        return say
+
+    return begin
