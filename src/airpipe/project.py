@@ -219,6 +219,38 @@ def without_leaks(project: ProjectSettings, pairs: str) -> str:
     return pairs if embedded or pairs.endswith("_noleak") else f"{pairs}_noleak"
 
 
+def parent_id(project: ProjectSettings, model: str, seed: int, stage: str, parent: str) -> str:
+    """Model id of a stage's parent as a configuration names it.
+
+    Args:
+        project: the merged configuration.
+        model: "method/setting" of the stage.
+        seed: of the stage; its parents were trained with the same one.
+        stage: of `model`.
+        parent: an earlier stage of `model`, "method/setting/stage" of another one, or "imported/<name>".
+
+    Raises:
+        AirpipeError: no such stage, or one that does not come before.
+    """
+    where = f"{model}, stage {stage}, parents"
+    if parent.startswith("imported/"):
+        return parent
+    found, _, wanted = parent.rpartition("/")
+    found = found or model
+    if not re.fullmatch(r"[a-z0-9_]+/[a-z0-9_]+", found):
+        raise AirpipeError(
+            f"{where}: {parent!r} is not of the form stage (of the same setting), method/setting/stage or imported/name"
+        )
+    try:
+        stages = list(project.setting_plan(found).stages)
+    except ValueError as error:
+        raise AirpipeError(f"{where}: {error}") from None
+    earlier = stages[: stages.index(stage)] if found == model else stages
+    if wanted not in earlier:
+        raise AirpipeError(f"{where}: " + unknown_name(wanted, earlier, f"earlier stage of {found}"))
+    return f"{found}/seed{seed}/{wanted}"
+
+
 def frozen_stage(
     project: ProjectSettings,
     model: str,
@@ -240,7 +272,7 @@ def frozen_stage(
     Raises:
         AirpipeError: unknown names, a scale that this stage does not have, invalid values.
     """
-    method, setting = model.split("/")
+    method = model.split("/")[0]
     stages = project.setting_plan(model).stages
     if stage not in stages:
         raise AirpipeError(unknown_name(stage, stages, f"stage of {model}"))
@@ -264,8 +296,11 @@ def frozen_stage(
     if project.leakage.remove:
         for part in values.get("data", ()):
             part["pairs"] = without_leaks(project, part["pairs"])
-    values |= {"task": plan.task, "revision": revision, "method": method, "setting": setting, "stage": stage}
+    values |= {"task": plan.task, "revision": revision, "method": method, "setting": model.split("/")[1], "stage": stage}
     values |= {"scale": project.scale, "seed": seed}
+    if isinstance(values.get("parents"), Mapping):
+        named = values["parents"].items()
+        values["parents"] = {role: parent_id(project, model, seed, stage, str(parent)) for role, parent in named}
     return check_settings(settings_class, values, f"{model}, stage {stage}, scale {project.scale}")
 
 

@@ -221,6 +221,11 @@ class StageSettings(Settings):
         return sum(phase.steps for phase in self.phases)
 
     @property
+    def exported_network(self) -> NetworkSettings:
+        """What model.safetensors holds; stages that train more than `network` say so."""
+        return self.network
+
+    @property
     def model_id(self) -> str:
         """Path of the stage folder below results/."""
         return f"{self.method}/{self.setting}/seed{self.seed}/{self.stage}"

@@ -35,4 +35,4 @@ rule baseline_train:
 
 rule train_baseline:
     input:
-        [f"results/{model}/model.safetensors" for model in model_ids() if model.startswith("baseline/")],
+        train_targets("baseline"),

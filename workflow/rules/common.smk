@@ -1,6 +1,7 @@
 # What the chapters share: the validated project, and the few questions that rules ask of it.
 # Science goes into a rule's params (a change there redoes it); the machine goes into its
 # resources (Snakemake does not compare them), so that devices and folders redo nothing.
+import functools
 import json
 import os
 import shlex
@@ -53,6 +54,7 @@ wildcard_constraints:
     model="none|imported/[a-z0-9_]+|[a-z0-9_]+/[a-z0-9_]+/seed[0-9]+/[a-z0-9_]+",
 
 
+@functools.cache
 def stage_settings(method, setting, seed, stage):
     """Validated settings of a stage, as they get frozen."""
     try:
@@ -83,6 +85,26 @@ def training_pairs(method, stage):
 def validation_pairs(method, stage):
     """Input function: pair lists of a stage's validation."""
     return lambda w: pair_lists(stage_settings(method, w.setting, w.seed, stage).validation.data)
+
+
+def parent_file(model):
+    """Model file of a stage's parent."""
+    return f"results/{imported(model) if model.startswith('imported/') else model}/model.safetensors"
+
+
+def parent_models(method, stage):
+    """Input function: model files of a stage's parents."""
+    return lambda w: [parent_file(model) for model in stage_settings(method, w.setting, w.seed, stage).parents.values()]
+
+
+def parent_arguments(method, stage):
+    """Params function: --parent arguments of a stage."""
+
+    def arguments(wildcards):
+        parents = stage_settings(method, wildcards.setting, wildcards.seed, stage).parents
+        return " ".join(f"--parent {role}={parent_file(model)}" for role, model in parents.items())
+
+    return arguments
 
 
 def roots(files):
@@ -255,11 +277,22 @@ def fetch_command(wildcards):
 
 
 def stages_in_use():
-    """(method, settings) of every stage of the chosen models."""
-    for model in trained(model_ids()):
-        method, setting, seed, _ = model.split("/")
-        for stage in PROJECT.setting_plan(f"{method}/{setting}").stages:
-            yield stage_settings(method, setting, seed.removeprefix("seed"), stage)
+    """Settings of every stage that the chosen models and those in the tables need."""
+    tables = [model for table in PROJECT.tables for model in table_models(table)]
+    waiting, seen = trained(dict.fromkeys([*model_ids(), *tables])), set()
+    while waiting:
+        model = waiting.pop(0)
+        if model not in seen:
+            seen.add(model)
+            method, setting, seed, stage = model.split("/")
+            settings = stage_settings(method, setting, seed.removeprefix("seed"), stage)
+            waiting += trained(settings.parents.values())
+            yield settings
+
+
+def train_targets(method):
+    """Models of a method that the chosen ones and the tables need, stages before them included."""
+    return [f"results/{s.model_id}/model.safetensors" for s in stages_in_use() if s.method == method]
 
 
 def training_lists():

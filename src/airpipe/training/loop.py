@@ -7,6 +7,7 @@ optimizers. A run that was killed and resumed ends with the same bits on the CPU
 
 import signal
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -267,22 +268,21 @@ class StepLoop:
     def _validate(self, done: int, loader: DataLoader[Any]) -> None:
         with self.shares.spent("validation"):
             if self.fabric.is_global_zero:
-                self.state.add_curves(done, {"validation/psnr": self._validation_psnr(loader)})
+                self.state.add_curves(done, self._validation_means(loader))
             self.fabric.barrier()
 
     @torch.no_grad()
-    def _validation_psnr(self, loader: DataLoader[Any]) -> float:
-        network, values = self.exported(), []
+    def _validation_means(self, loader: DataLoader[Any]) -> dict[str, float]:
+        network, values = self.exported(), defaultdict[str, list[Tensor]](list)
         was_training = network.training
         network.eval()
         for batch in loader:
-            batch = batch.to(self.fabric.device)
             with self.fabric.autocast():
-                restored = self.task.restore(network, batch.degraded)
-            error = (restored.float().clamp(0, 1) - batch.clean).square().mean((1, 2, 3))
-            values.append(-10 * torch.log10(error.clamp_min(1e-10)))
+                found = self.task.measure(network, batch.to(self.fabric.device))
+            for name, some in found.items():
+                values[name].append(some.float())
         network.train(was_training)
-        return float(torch.cat(values).mean())
+        return {f"validation/{name}": float(torch.cat(some).mean()) for name, some in values.items()}
 
     @contextmanager
     def _sigterm(self) -> Iterator[None]:

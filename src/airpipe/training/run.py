@@ -26,7 +26,7 @@ from airpipe.errors import AirpipeError
 from airpipe.evaluation.complexity import network_cost
 from airpipe.provenance import atomic_path, git_state, library_versions, sha256_file, write_text
 from airpipe.registry import resolve, stage_entry
-from airpipe.settings import NetworkSettings, StageSettings, settings_hash
+from airpipe.settings import StageSettings, settings_hash
 from airpipe.training.checkpoints import describe_loading, load_model, save_model
 from airpipe.training.loop import StepLoop
 from airpipe.training.state import StateFolder
@@ -109,7 +109,7 @@ def _train(
     if fabric.is_global_zero:
         state.note_attempt(options.attempt, first)
         state.drop_curves_after(first)
-        for role, report in parent_reports(loop.task).items():
+        for role, report in loop.task.parent_reports.items():
             print(describe_loading(role, report), flush=True)
         print(
             f"{settings.model_id}: from step {first} of {plan.steps} on {fabric.device}, world {fabric.world_size}",
@@ -237,7 +237,7 @@ def _export(
     started: dt.datetime,
 ) -> None:
     """Write curves.csv, card.json and, last, model.safetensors."""
-    network = exported_network(settings)
+    network = settings.exported_network
     seconds = sum(loop.shares.seconds.values())
     card = {
         "schema_version": 1,
@@ -275,24 +275,12 @@ def _export(
     save_model(options.workdir, loop.exported(), card)
 
 
-def exported_network(settings: StageSettings) -> NetworkSettings:
-    """What model.safetensors holds: the stage's network, or the larger one that its settings name."""
-    network: NetworkSettings = getattr(settings, "exported_network", settings.network)
-    return network
-
-
-def parent_reports(task: Task) -> dict[str, dict[str, list[str]]]:
-    """Of the parents that a task loaded into its networks, by role: what `load_matching` returned."""
-    reports: dict[str, dict[str, list[str]]] = getattr(task, "parent_reports", {})
-    return reports
-
-
 def _parents(task: Task, options: RunOptions) -> list[dict[str, Any]]:
     """For the card: each parent's file and, where it was loaded by name, how it fitted."""
     parents: list[dict[str, Any]] = []
     for role, path in options.parents.items():
         parents.append({"role": role, "path": str(path), "sha256": sha256_file(path)})
-        if report := parent_reports(task).get(role):
+        if report := task.parent_reports.get(role):
             parents[-1]["keys"] = report | {"matched": len(report["matched"])}
     return parents
 

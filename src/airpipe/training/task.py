@@ -45,6 +45,8 @@ class Task(ABC):
         """The network that becomes model.safetensors."""
         self.averaged: tuple[str, ...] = ("net",)
         """Networks with a moving average, where the settings ask for one."""
+        self.parent_reports: dict[str, dict[str, list[str]]] = {}
+        """Of the parents that were loaded into a network, by role: what `load_matching` returned."""
 
     @property
     def turns(self) -> tuple[Turn, ...]:
@@ -55,10 +57,13 @@ class Task(ABC):
     def step(self, batch: Batch, turn: str) -> dict[str, Tensor]:
         """Named scalar losses of one micro-batch; the loop weighs and sums them."""
 
-    def restore(self, network: nn.Module, degraded: Tensor) -> Tensor:
-        """Restore validation images (B, 3, H, W) with the exported network or its average."""
-        restored: Tensor = network(degraded)
-        return restored
+    def measure(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Validation measures of the exported network, or its average: name to values, any number of them (n,).
+
+        The curves get each name's mean over all batches. By default `psnr` in dB, one value an image.
+        """
+        error = (network(batch.degraded).float().clamp(0, 1) - batch.clean).square().mean((1, 2, 3))
+        return {"psnr": -10 * torch.log10(error.clamp_min(1e-10))}
 
 
 def make_adamw(parameters: Iterable[nn.Parameter], settings: OptimizerSettings) -> AdamW:

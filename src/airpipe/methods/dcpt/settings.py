@@ -56,7 +56,7 @@ class ClassifierSettings(_FromParents):
 
     @model_validator(mode="after")
     def _labels_are_classes(self) -> "ClassifierSettings":
-        for part in self.data:
+        for part in (*self.data, *self.validation.data):
             if part.label >= self.head.num_classes:
                 raise ValueError(
                     f"data: {part.pairs} ({part.recipe or 'paired'}) has label {part.label}; "

@@ -34,7 +34,17 @@ ClassLoss = Callable[[Tensor, Tensor], Tensor]
 Report = dict[str, list[str]]
 
 
-class PretrainTask(Task):
+class ClassifierTask(Task):
+    """A task whose network "net" tells degradations apart, and is validated by how often it is right."""
+
+    def measure(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Return `top1` and, for each class in the batch, `top1_class<label>`: percent."""
+        right = 100 * (network(batch.degraded, classify=True).argmax(1) == batch.label).float()
+        classes = {f"top1_class{label}": right[batch.label == label] for label in batch.label.unique().tolist()}
+        return {"top1": right, **classes}
+
+
+class PretrainTask(ClassifierTask):
     """Joint pretraining; with `generation_input: degraded` it restores as well (`direct`)."""
 
     def __init__(self, settings: PretrainSettings, parents: Mapping[str, nn.Module]) -> None:
@@ -62,7 +72,7 @@ class PretrainTask(Task):
         return {"pixel": self.pixel_loss(restored, batch.clean), "class": self.class_loss(logits, batch.label)}
 
 
-class ProbeTask(Task):
+class ProbeTask(ClassifierTask):
     """A fresh head learns from the features of a frozen backbone, of `init` or freshly initialised."""
 
     def __init__(self, settings: ProbeSettings, parents: Mapping[str, nn.Module]) -> None:
