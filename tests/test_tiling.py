@@ -11,7 +11,7 @@ from airpipe.evaluation.grid import blend_weights, fitting_tile, plan_tiles, siz
 from airpipe.evaluation.memory import COPIES, activation_bytes
 from airpipe.evaluation.tiling import restore_pixels, restore_tiled
 from airpipe.models.nafnet import NAFNet
-from airpipe.models.restormer import pad_to_multiple
+from airpipe.models.padding import pad_to_multiple
 
 SIDES = st.integers(1, 700)
 TILES = st.integers(0, 200)

@@ -27,13 +27,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from airpipe.models.padding import pad_to_multiple
 from airpipe.models.restormer import (
     Shapes,
     TransformerBlock,
     check_sizes,
     downsample,
     named,
-    pad_to_multiple,
     sizes_from,
     upsample,
 )

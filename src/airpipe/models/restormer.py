@@ -33,6 +33,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from airpipe.models.padding import pad_to_multiple
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 STAGES = (
@@ -171,17 +173,6 @@ def upsample(channels: int) -> nn.Sequential:
     """(B, C, H, W) to (B, C / 2, 2H, 2W)."""
     convolution = nn.Conv2d(channels, 2 * channels, 3, padding=1, bias=False)
     return named(body=nn.Sequential(convolution, nn.PixelShuffle(2)))
-
-
-def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
-    """Pad (B, C, H, W) at right and bottom by reflection; by the edge where the image is too small to reflect."""
-    height, width = image.shape[-2:]
-    rows, columns = -height % multiple, -width % multiple
-    if columns:
-        image = F.pad(image, (0, columns, 0, 0), "reflect" if columns < width else "replicate")
-    if rows:
-        image = F.pad(image, (0, 0, 0, rows), "reflect" if rows < height else "replicate")
-    return image
 
 
 def check_sizes(
