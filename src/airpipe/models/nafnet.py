@@ -170,6 +170,11 @@ class NAFNet(nn.Module):
         self.size_multiple = 2 ** len(enc_blk_nums)
         self.feature_channels = [width * 2**i for i in range(len(dec_blk_nums))]
 
+    @property
+    def pads_itself(self) -> bool:
+        """Whether images of any size are taken."""
+        return self.pad != "none"
+
     def forward(self, image: Tensor, features: bool = False) -> Tensor | list[Tensor]:
         """Restore (B, 3, H, W) of any size.
 

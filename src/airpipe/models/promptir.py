@@ -97,6 +97,7 @@ class PromptIR(nn.Module):
     """
 
     size_multiple = 8
+    pads_itself = True
 
     def __init__(
         self,

@@ -257,6 +257,7 @@ class Restormer(nn.Module):
     """
 
     size_multiple = 8
+    pads_itself = True
     stages_in_body = False
 
     def __init__(

@@ -311,6 +311,11 @@ class SwinIR(nn.Module):
         """Images whose height and width are multiples of this need no padding."""
         return self.window_size
 
+    @property
+    def pads_itself(self) -> bool:
+        """Whether images of any size are taken."""
+        return self.pad != "none"
+
     def forward(self, image: Tensor, features: bool = False) -> Tensor | list[Tensor]:
         """Restore (B, 3, H, W), any H and W.
 
