@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from airpipe.errors import run_main
-from airpipe.reporting.pivots import write_efficiency, write_metrics, write_tables
+from airpipe.reporting.efficiency import write_efficiency
+from airpipe.reporting.pivots import write_metrics, write_tables
 from airpipe.reporting.tables import read_cards
 
 RESULTS = Path("results")

@@ -3,6 +3,7 @@ import gzip
 import io
 import lzma
 import os
+import re
 import shutil
 import signal
 import stat
@@ -318,12 +319,22 @@ def test_a_tar_header_that_claims_gigabytes_of_name_is_refused(tmp_path):
     assert "damaged" in refusal(tmp_path, info.tobuf(tarfile.GNU_FORMAT) + bytes(2048))
 
 
-@pytest.mark.parametrize("pack", [bytes, gzip.compress, bz2.compress, lzma.compress])
-def test_a_tar_that_was_cut_short_is_refused_wherever_it_was_cut(tmp_path, pack):
+@pytest.mark.parametrize(
+    ("pack", "kind", "reason"),
+    [
+        (bytes, "tar", "unexpected end of data|end mark is missing"),
+        (gzip.compress, "tar.gz", "ended before the end-of-stream marker"),
+        (bz2.compress, "tar.bz2", "ended before the end-of-stream marker"),
+        (lzma.compress, "tar.xz", "ended before the end-of-stream marker"),
+    ],
+)
+def test_a_tar_that_was_cut_short_is_refused_wherever_it_was_cut(tmp_path, pack, kind, reason):
     data = pack(tar_of({"a": b"1" * 700, "b": b"2" * 700}))
     ends = sorted({512, 1024, 1536, 2048, len(data) // 3, len(data) // 2, len(data) - 5})
     for end in [end for end in ends if end < len(data) - 4 and not (pack is bytes and end > 3584)]:
-        refusal(tmp_path, data[:end])
+        message = refusal(tmp_path, data[:end])
+        assert f"{kind} archive is damaged" in message
+        assert re.search(reason, message), message
 
 
 def test_modes_of_the_archive_are_not_taken_over(tmp_path):

@@ -21,7 +21,7 @@ from airpipe import build_network, cli, load_published
 from airpipe.errors import AirpipeError
 from airpipe.images import Picture, read_picture, write_picture
 from airpipe.registry import NETWORKS, resolve
-from airpipe.reporting import tables
+from airpipe.reporting import efficiency
 from airpipe.training import importing
 from airpipe.training.checkpoints import load_model
 from airpipe.training.foreign import read_weights
@@ -492,10 +492,10 @@ def test_a_printed_cost_without_parameters_matches_no_network(tmp_path):
     cards = {"m": {"network": {"name": "nafnet"}, "wall_s": None}}
     costs = tmp_path / "efficiency.csv"
     for parameters, source in (("", None), ("100", "a paper")):
-        row = dict.fromkeys(tables.PUBLISHED_COST_COLUMNS, "")
+        row = dict.fromkeys(efficiency.PUBLISHED_COST_COLUMNS, "")
         row |= {"network": "nafnet", "parameters": parameters, "input": "1x3x8x8", "paper": "a paper"}
         costs.write_text(",".join(row) + "\n" + ",".join(row.values()) + "\n")
-        found = tables.efficiency([tmp_path / "model.json"], cards, costs).iloc[0]["source"]
+        found = efficiency.build_efficiency([tmp_path / "model.json"], cards, costs).iloc[0]["source"]
         assert (found == source) if source else pd.isna(found)
 
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from airpipe.errors import AirpipeError
-from airpipe.reporting import figures, page, pivots, tables
+from airpipe.reporting import efficiency, figures, page, pivots, tables
 from airpipe.settings import ReportSettings
 
 MODELS = ("baseline/nafnet_5d/seed0/train", "baseline/nafnet_5d/seed1/train", "dcpt/nafnet_5d/seed0/finetune")
@@ -119,7 +119,7 @@ class Tree:
         folder = self.root / "tables"
         pivots.write_tables("all", scale, self.scores, self.cards, self.published, folder)
         complexities = [self.root / "complexity" / f"{model}.json" for model in MODELS]
-        pivots.write_efficiency(complexities, self.cards, folder)
+        efficiency.write_efficiency(complexities, self.cards, folder)
         scenes = figures.read_scenes(self.scores, self.root / "restored", "airpipe", 2)
         curves = figures.read_curves([self.root / model / "curves.csv" for model in MODELS], self.root)
         drawn = self.root / "figures" / "all"
@@ -179,7 +179,7 @@ def cost_table(tree, text=COSTS, **measured):
     path.write_text(json.dumps(json.loads(path.read_text()) | measured))
     costs = tree.root / "efficiency.csv"
     costs.write_text(text)
-    return tables.efficiency([path], tree.cards, costs).iloc[0]
+    return efficiency.build_efficiency([path], tree.cards, costs).iloc[0]
 
 
 PARTS = {"macs_conv": 1_800_000_000, "macs_linear": 150_000_000, "macs_attention": 50_000_000, "peak_memory_mb": 99}
@@ -204,7 +204,9 @@ def test_a_network_of_another_size_has_no_published_cost(tree):
     row = cost_table(tree, parameters=1_300_000, **PARTS)
     assert pd.isna(row["published_macs"])
     assert pd.isna(row["source"])
-    assert pd.isna(tables.efficiency([tree.root / "complexity" / f"{MODELS[0]}.json"], tree.cards).iloc[0]["source"])
+    assert pd.isna(
+        efficiency.build_efficiency([tree.root / "complexity" / f"{MODELS[0]}.json"], tree.cards).iloc[0]["source"]
+    )
 
 
 def test_older_measurements_have_empty_cells(tree):
@@ -230,7 +232,7 @@ def test_published_costs_are_checked(tree, old, new, message):
 
 def test_the_published_costs_of_the_project_are_readable_and_no_scores():
     folder = Path(__file__).parents[1] / "resources" / "published"
-    costs = tables.read_published_costs(folder / "efficiency.csv")
+    costs = efficiency.read_published_costs(folder / "efficiency.csv")
     assert (costs["parameters"] > 1e6).all()
     assert set(costs["network"]) >= {"nafnet", "restormer", "promptir", "swinir"}
     scores = tables.read_published(sorted(folder.glob("*.csv")))

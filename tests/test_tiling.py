@@ -7,11 +7,11 @@ from torch import nn
 
 from airpipe.errors import AirpipeError
 from airpipe.evaluation.ensemble import SelfEnsemble
-from airpipe.evaluation.grid import blend_weights, fitting_tile, plan_tiles, size_multiple
+from airpipe.evaluation.grid import blend_weights, fitting_tile, lay_tiles, plan_tiles, size_multiple
 from airpipe.evaluation.memory import COPIES, activation_bytes
 from airpipe.evaluation.tiling import restore_pixels, restore_tiled
 from airpipe.models.nafnet import NAFNet
-from airpipe.models.restormer import pad_to_multiple
+from airpipe.models.padding import pad_to_multiple
 
 SIDES = st.integers(1, 700)
 TILES = st.integers(0, 200)
@@ -148,6 +148,16 @@ def test_a_network_that_pads_itself_gets_a_whole_image_as_it_is(pad, size):
         assert torch.equal(restore_tiled(network, image, tile=64), network(image[None])[0])
         ensemble = SelfEnsemble(network)
         assert torch.equal(restore_tiled(ensemble, image, tile=64), ensemble(image[None])[0])
+
+
+@pytest.mark.parametrize("says", [True, False])
+def test_a_network_from_anywhere_says_itself_whether_it_pads(says):
+    class Wrapper(Spy):
+        pads_itself = says
+
+    for network in (Wrapper(4), SelfEnsemble(Wrapper(4))):
+        [tile] = lay_tiles(network, 5, 9, 0, 0)
+        assert (tile.height, tile.width) == ((5, 9) if says else (8, 12))
 
 
 @pytest.mark.parametrize("size", [(1, 3), (3, 2), (4, 5), (9, 6)])

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -71,12 +71,6 @@ def write_text(target: Path, text: str) -> None:
 def write_json(target: Path, value: Any) -> None:
     """Write indented JSON atomically."""
     write_text(target, json.dumps(value, indent=2) + "\n")
-
-
-def write_atomically(target: Path, write: Callable[[Path], object]) -> None:
-    """Call `write(temporary path)`, then rename to `target`."""
-    with atomic_path(target) as temporary:
-        write(temporary)
 
 
 def git_state() -> dict[str, Any]:

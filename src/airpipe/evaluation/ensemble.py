@@ -18,6 +18,11 @@ class SelfEnsemble(nn.Module):
         self.size_multiple = int(getattr(network, "size_multiple", 1))
         self.window_size = int(getattr(network, "window_size", 1))
 
+    @property
+    def pads_itself(self) -> bool:
+        """As the network's own."""
+        return bool(getattr(self.network, "pads_itself", False))
+
     def forward(self, image: Tensor) -> Tensor:
         """Map (B, 3, H, W) to the mean of the eight results, turned back; float32."""
         total = torch.zeros_like(image, dtype=torch.float32)

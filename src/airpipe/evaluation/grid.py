@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 from airpipe.errors import AirpipeError
-from airpipe.evaluation.ensemble import SelfEnsemble
 from airpipe.evaluation.memory import COPIES, activation_bytes
 
 
@@ -42,10 +41,8 @@ def size_multiple(network: nn.Module) -> int:
 
 
 def pads_itself(network: nn.Module) -> bool:
-    """Whether the network takes any size: those of `airpipe.models` do, unless built with pad="none"."""
-    inner = network.network if isinstance(network, SelfEnsemble) else network
-    ours = type(inner).__module__.startswith("airpipe.models.")
-    return ours and getattr(inner, "pad", "reflect") != "none"
+    """Whether the network takes any size: its `pads_itself`; not, where it does not say."""
+    return bool(getattr(network, "pads_itself", False))
 
 
 def fitting_tile(

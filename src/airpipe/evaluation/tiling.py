@@ -193,7 +193,7 @@ def _cut(image: Tensor, tile: Tile) -> Tensor:
 def _filled(length: int, size: int) -> Tensor:
     """Indices 0 .. length-1 and back, `size` of them; the last one repeated where the way back is too short.
 
-    The rule of `airpipe.models.restormer.pad_to_multiple`, for any dtype.
+    The rule of `airpipe.models.padding.pad_to_multiple`, for any dtype.
     """
     forward, last = torch.arange(size), length - 1
     return forward.clamp(max=last) if size - length >= length else forward.minimum(2 * last - forward)

@@ -22,13 +22,13 @@ Shapes: B batch, C channels, H and W pixels; images are RGB in [0, 1].
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, TypeAlias, cast
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Pad: TypeAlias = Literal["reflect", "zero", "none"]
+from airpipe.models.padding import Pad, pad_to_multiple
 
 
 class ChannelNorm(nn.Module):
@@ -170,6 +170,11 @@ class NAFNet(nn.Module):
         self.size_multiple = 2 ** len(enc_blk_nums)
         self.feature_channels = [width * 2**i for i in range(len(dec_blk_nums))]
 
+    @property
+    def pads_itself(self) -> bool:
+        """Whether images of any size are taken."""
+        return self.pad != "none"
+
     def forward(self, image: Tensor, features: bool = False) -> Tensor | list[Tensor]:
         """Restore (B, 3, H, W) of any size.
 
@@ -183,7 +188,7 @@ class NAFNet(nn.Module):
             ValueError: with pad="none", H or W is no multiple of `size_multiple`.
         """
         height, width = image.shape[-2:]
-        image = self._padded(image)
+        image = pad_to_multiple(image, self.size_multiple, self.pad)
         decoded = self._decode(image)
         if features:
             return decoded[::-1]
@@ -208,18 +213,6 @@ class NAFNet(nn.Module):
     def _bottom(self, image: Tensor) -> Tensor:
         """A network without stages: only the middle blocks."""
         return cast(Tensor, self.middle_blks(self.intro(image)))
-
-    def _padded(self, image: Tensor) -> Tensor:
-        height, width = image.shape[-2:]
-        rows, columns = -height % self.size_multiple, -width % self.size_multiple
-        if not rows and not columns:
-            return image
-        if self.pad == "none":
-            raise ValueError(f"image is {width}x{height}; both must be multiples of {self.size_multiple}: pad it first")
-        if self.pad == "zero":
-            return F.pad(image, (0, columns, 0, rows))
-        image = F.pad(image, (0, columns, 0, 0), mode="reflect" if columns < width else "replicate")
-        return F.pad(image, (0, 0, 0, rows), mode="reflect" if rows < height else "replicate")
 
     @staticmethod
     def published_key(key: str) -> str | None:

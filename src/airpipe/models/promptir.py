@@ -27,16 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from airpipe.models.restormer import (
-    Shapes,
-    TransformerBlock,
-    check_sizes,
-    downsample,
-    named,
-    pad_to_multiple,
-    sizes_from,
-    upsample,
-)
+from airpipe.models.restormer import RestormerEncoder, Shapes, sizes_from, upsample
 
 PROMPTS = 5
 """Prompts that are mixed at each level, whatever the number of degradations."""
@@ -77,7 +68,7 @@ class PromptGenerator(nn.Module):
         return cast(Self, super()._apply(move, recurse))  # type: ignore[no-untyped-call]
 
 
-class PromptIR(nn.Module):
+class PromptIR(RestormerEncoder):
     """Predict the clean image as the input plus a learned correction.
 
     Args:
@@ -96,8 +87,6 @@ class PromptIR(nn.Module):
         ValueError: impossible sizes, or decoder=False.
     """
 
-    size_multiple = 8
-
     def __init__(
         self,
         inp_channels: int = 3,
@@ -111,9 +100,8 @@ class PromptIR(nn.Module):
         LayerNorm_type: Literal["WithBias", "BiasFree"] = "WithBias",
         decoder: bool = True,
     ) -> None:
-        super().__init__()
         sizes = (inp_channels, out_channels, dim, num_blocks, num_refinement_blocks, heads, ffn_expansion_factor)
-        check_sizes(*sizes, LayerNorm_type)
+        super().__init__(*sizes, bias, LayerNorm_type)
         widths = {level: dim * 2**level + PROMPT_SIZES[level][0] for level in PROMPT_SIZES}
         if any(width % heads[2] for width in widths.values()):
             raise ValueError(f"heads[2] is {heads[2]}; it must divide the prompt interactions {list(widths.values())}")
@@ -122,38 +110,24 @@ class PromptIR(nn.Module):
         if not decoder:
             raise ValueError("decoder=False, PromptIR without prompts, cannot run in the published code; use restormer")
 
-        def block(heads_here: int, width: int) -> TransformerBlock:
-            return TransformerBlock(width, heads_here, ffn_expansion_factor, bias, LayerNorm_type)
-
-        def stage(level: int, width: int, blocks: int) -> nn.Sequential:
-            return nn.Sequential(*(block(heads[level], width) for _ in range(blocks)))
-
-        self.patch_embed = named(proj=nn.Conv2d(inp_channels, dim, 3, padding=1, bias=False))
-        self.encoder_level1 = stage(0, dim, num_blocks[0])
-        self.down1_2 = downsample(dim)
-        self.encoder_level2 = stage(1, 2 * dim, num_blocks[1])
-        self.down2_3 = downsample(2 * dim)
-        self.encoder_level3 = stage(2, 4 * dim, num_blocks[2])
-        self.down3_4 = downsample(4 * dim)
-        self.latent = stage(3, 8 * dim, num_blocks[3])
         self.prompt3 = PromptGenerator(3, 8 * dim)
-        self.noise_level3 = block(heads[2], widths[3])
+        self.noise_level3 = self.block(2, widths[3])
         self.reduce_noise_level3 = nn.Conv2d(widths[3], 4 * dim, 1, bias=bias)
         self.up4_3 = upsample(4 * dim)
         self.reduce_chan_level3 = nn.Conv2d(6 * dim, 4 * dim, 1, bias=bias)
-        self.decoder_level3 = stage(2, 4 * dim, num_blocks[2])
+        self.decoder_level3 = self.stage(2, 4 * dim, num_blocks[2])
         self.prompt2 = PromptGenerator(2, 4 * dim)
-        self.noise_level2 = block(heads[2], widths[2])
+        self.noise_level2 = self.block(2, widths[2])
         self.reduce_noise_level2 = nn.Conv2d(widths[2], 4 * dim, 1, bias=bias)
         self.up3_2 = upsample(4 * dim)
         self.reduce_chan_level2 = nn.Conv2d(4 * dim, 2 * dim, 1, bias=bias)
-        self.decoder_level2 = stage(1, 2 * dim, num_blocks[1])
+        self.decoder_level2 = self.stage(1, 2 * dim, num_blocks[1])
         self.prompt1 = PromptGenerator(1, 2 * dim)
-        self.noise_level1 = block(heads[2], widths[1])
+        self.noise_level1 = self.block(2, widths[1])
         self.reduce_noise_level1 = nn.Conv2d(widths[1], 2 * dim, 1, bias=bias)
         self.up2_1 = upsample(2 * dim)
-        self.decoder_level1 = stage(0, 2 * dim, num_blocks[0])
-        self.refinement = stage(0, 2 * dim, num_refinement_blocks)
+        self.decoder_level1 = self.stage(0, 2 * dim, num_blocks[0])
+        self.refinement = self.stage(0, 2 * dim, num_refinement_blocks)
         self.output = nn.Conv2d(2 * dim, out_channels, 3, padding=1, bias=bias)
         self.feature_channels = [2 * dim, 4 * dim, 4 * dim]
         """Channels of `forward(image, features=True)`, shallow first."""
@@ -168,11 +142,7 @@ class PromptIR(nn.Module):
                 (B, 4D, H' / 8, W' / 8); what follows is not computed. Source: DCPT hook.
         """
         height, width = image.shape[-2:]
-        embedded = self.patch_embed(pad_to_multiple(image, self.size_multiple))  # (B, D, H', W')
-        level1 = self.encoder_level1(embedded)
-        level2 = self.encoder_level2(self.down1_2(level1))  # (B, 2D, H' / 2, W' / 2)
-        level3 = self.encoder_level3(self.down2_3(level2))  # (B, 4D, H' / 4, W' / 4)
-        latent = self.latent(self.down3_4(level3))  # (B, 8D, H' / 8, W' / 8)
+        _, level1, level2, level3, latent = self.encode(image)
 
         noise3 = self.noise_level3(torch.cat((latent, self.prompt3(latent)), 1))
         prompted3 = self.reduce_noise_level3(noise3)  # (B, 4D, H' / 8, W' / 8)
@@ -195,10 +165,6 @@ class PromptIR(nn.Module):
     def published_key(key: str) -> str | None:
         """Name here of a published state-dict entry: the same; None for convolutions that nothing uses."""
         return None if re.match(r"(chnl_reduce|reduce_noise_channel_)\d\.", key) else key
-
-    def published_state(self, buffers: bool = False) -> dict[str, Tensor]:
-        """The weights under their published names; there are no buffers."""
-        return dict(self.state_dict())
 
     @classmethod
     def arguments_from(cls, shapes: Shapes) -> dict[str, Any] | None:

@@ -33,6 +33,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from airpipe.models.padding import pad_to_multiple
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 STAGES = (
@@ -173,17 +175,6 @@ def upsample(channels: int) -> nn.Sequential:
     return named(body=nn.Sequential(convolution, nn.PixelShuffle(2)))
 
 
-def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
-    """Pad (B, C, H, W) at right and bottom by reflection; by the edge where the image is too small to reflect."""
-    height, width = image.shape[-2:]
-    rows, columns = -height % multiple, -width % multiple
-    if columns:
-        image = F.pad(image, (0, columns, 0, 0), "reflect" if columns < width else "replicate")
-    if rows:
-        image = F.pad(image, (0, 0, 0, rows), "reflect" if rows < height else "replicate")
-    return image
-
-
 def check_sizes(
     inp_channels: int,
     out_channels: int,
@@ -243,7 +234,78 @@ def sizes_from(shapes: Shapes) -> dict[str, Any] | None:
     }
 
 
-class Restormer(nn.Module):
+class RestormerEncoder(nn.Module):
+    """What Restormer and PromptIR share: patch embedding, levels 1 to 3 and latent.
+
+    Args:
+        inp_channels: as in `Restormer`, and so for all others.
+
+    Raises:
+        ValueError: impossible sizes.
+    """
+
+    size_multiple = 8
+    pads_itself = True
+    stages_in_body = False
+    """Stages are keyed <stage>.body.<block>, and their convolutions never have a bias."""
+
+    def __init__(
+        self,
+        inp_channels: int,
+        out_channels: int,
+        dim: int,
+        num_blocks: Sequence[int],
+        num_refinement_blocks: int,
+        heads: Sequence[int],
+        ffn_expansion_factor: float,
+        bias: bool,
+        LayerNorm_type: str,
+        attention: str = "softmax",
+        norm_eps: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        sizes = (inp_channels, out_channels, dim, num_blocks, num_refinement_blocks, heads, ffn_expansion_factor)
+        check_sizes(*sizes, LayerNorm_type)
+        self.heads = tuple(heads)
+        block_bias = bias and not self.stages_in_body
+        self.block_options = (ffn_expansion_factor, block_bias, LayerNorm_type, norm_eps, attention)
+        self.patch_embed = named(proj=nn.Conv2d(inp_channels, dim, 3, padding=1, bias=False))
+        self.encoder_level1 = self.stage(0, dim, num_blocks[0])
+        self.down1_2 = downsample(dim)
+        self.encoder_level2 = self.stage(1, 2 * dim, num_blocks[1])
+        self.down2_3 = downsample(2 * dim)
+        self.encoder_level3 = self.stage(2, 4 * dim, num_blocks[2])
+        self.down3_4 = downsample(4 * dim)
+        self.latent = self.stage(3, 8 * dim, num_blocks[3])
+
+    def block(self, level: int, width: int) -> TransformerBlock:
+        """A block of `width` channels with the heads of a level: 0, 1, 2 or 3 (latent)."""
+        return TransformerBlock(width, self.heads[level], *self.block_options)
+
+    def stage(self, level: int, width: int, blocks: int) -> nn.Sequential:
+        """Blocks in a row, see `block`."""
+        body = nn.Sequential(*(self.block(level, width) for _ in range(blocks)))
+        return named(body=body) if self.stages_in_body else body
+
+    def encode(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Patch embedding, levels 1, 2, 3 and latent of (B, inp_channels, H, W).
+
+        Returns:
+            With H' and W' the padded size: twice (B, D, H', W'), (B, 2D, H' / 2, W' / 2),
+            (B, 4D, H' / 4, W' / 4) and (B, 8D, H' / 8, W' / 8).
+        """
+        embedded = self.patch_embed(pad_to_multiple(image, self.size_multiple))
+        level1 = self.encoder_level1(embedded)
+        level2 = self.encoder_level2(self.down1_2(level1))
+        level3 = self.encoder_level3(self.down2_3(level2))
+        return embedded, level1, level2, level3, self.latent(self.down3_4(level3))
+
+    def published_state(self, buffers: bool = False) -> dict[str, Tensor]:
+        """The weights under their published names; there are no buffers."""
+        return dict(self.state_dict())
+
+
+class Restormer(RestormerEncoder):
     """Predict the clean image as the input plus a learned correction.
 
     Args:
@@ -265,9 +327,6 @@ class Restormer(nn.Module):
         ValueError: impossible sizes, or an image to be added to a result of other channels.
     """
 
-    size_multiple = 8
-    stages_in_body = False
-
     def __init__(
         self,
         inp_channels: int = 3,
@@ -284,9 +343,8 @@ class Restormer(nn.Module):
         attention: Literal["softmax", "relu"] = "softmax",
         norm_eps: float = 1e-5,
     ) -> None:
-        super().__init__()
         sizes = (inp_channels, out_channels, dim, num_blocks, num_refinement_blocks, heads, ffn_expansion_factor)
-        check_sizes(*sizes, LayerNorm_type)
+        super().__init__(*sizes, bias, LayerNorm_type, attention, norm_eps)
         if attention not in ("softmax", "relu"):
             raise ValueError(f"attention is {attention!r}; expected 'softmax' or 'relu'")
         self.adds_image = global_residual and not dual_pixel_task
@@ -295,30 +353,15 @@ class Restormer(nn.Module):
                 f"an image of {inp_channels} channels cannot be added to a result of {out_channels}: "
                 "set global_residual=False (features) or equal channels"
             )
-
-        def stage(level: int, width: int, blocks: int) -> nn.Sequential:
-            block_bias = bias and not self.stages_in_body
-            options = (heads[level], ffn_expansion_factor, block_bias, LayerNorm_type, norm_eps, attention)
-            body = nn.Sequential(*(TransformerBlock(width, *options) for _ in range(blocks)))
-            return named(body=body) if self.stages_in_body else body
-
-        self.patch_embed = named(proj=nn.Conv2d(inp_channels, dim, 3, padding=1, bias=False))
-        self.encoder_level1 = stage(0, dim, num_blocks[0])
-        self.down1_2 = downsample(dim)
-        self.encoder_level2 = stage(1, 2 * dim, num_blocks[1])
-        self.down2_3 = downsample(2 * dim)
-        self.encoder_level3 = stage(2, 4 * dim, num_blocks[2])
-        self.down3_4 = downsample(4 * dim)
-        self.latent = stage(3, 8 * dim, num_blocks[3])
         self.up4_3 = upsample(8 * dim)
         self.reduce_chan_level3 = nn.Conv2d(8 * dim, 4 * dim, 1, bias=bias)
-        self.decoder_level3 = stage(2, 4 * dim, num_blocks[2])
+        self.decoder_level3 = self.stage(2, 4 * dim, num_blocks[2])
         self.up3_2 = upsample(4 * dim)
         self.reduce_chan_level2 = nn.Conv2d(4 * dim, 2 * dim, 1, bias=bias)
-        self.decoder_level2 = stage(1, 2 * dim, num_blocks[1])
+        self.decoder_level2 = self.stage(1, 2 * dim, num_blocks[1])
         self.up2_1 = upsample(2 * dim)
-        self.decoder_level1 = stage(0, 2 * dim, num_blocks[0])
-        self.refinement = stage(0, 2 * dim, num_refinement_blocks)
+        self.decoder_level1 = self.stage(0, 2 * dim, num_blocks[0])
+        self.refinement = self.stage(0, 2 * dim, num_refinement_blocks)
         self.skip_conv = nn.Conv2d(dim, 2 * dim, 1, bias=bias) if dual_pixel_task else None
         self.output = nn.Conv2d(2 * dim, out_channels, 3, padding=1, bias=bias)
         self.feature_channels = [2 * dim, 2 * dim, 4 * dim]
@@ -334,11 +377,7 @@ class Restormer(nn.Module):
                 refinement and output are not computed. Source: DCPT hook.
         """
         height, width = image.shape[-2:]
-        embedded = self.patch_embed(pad_to_multiple(image, self.size_multiple))  # (B, D, H', W')
-        level1 = self.encoder_level1(embedded)
-        level2 = self.encoder_level2(self.down1_2(level1))  # (B, 2D, H' / 2, W' / 2)
-        level3 = self.encoder_level3(self.down2_3(level2))  # (B, 4D, H' / 4, W' / 4)
-        latent = self.latent(self.down3_4(level3))  # (B, 8D, H' / 8, W' / 8)
+        embedded, level1, level2, level3, latent = self.encode(image)
         decoded3 = self.decoder_level3(self.reduce_chan_level3(torch.cat((self.up4_3(latent), level3), 1)))
         decoded2 = self.decoder_level2(self.reduce_chan_level2(torch.cat((self.up3_2(decoded3), level2), 1)))
         decoded1 = self.decoder_level1(torch.cat((self.up2_1(decoded2), level1), 1))  # (B, 2D, H', W')
@@ -354,10 +393,6 @@ class Restormer(nn.Module):
     def published_key(key: str) -> str:
         """Name here of a published state-dict entry: the same."""
         return key
-
-    def published_state(self, buffers: bool = False) -> dict[str, Tensor]:
-        """The weights under their published names; there are no buffers."""
-        return dict(self.state_dict())
 
     @classmethod
     def arguments_from(cls, shapes: Shapes) -> dict[str, Any] | None:

@@ -37,6 +37,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from airpipe.models.padding import pad_to_multiple
+
 RGB_MEAN = (0.4488, 0.4371, 0.4040)
 """Mean colour of DIV2K; the original SwinIR and DCPT subtract it."""
 MASKED = -100.0
@@ -309,6 +311,11 @@ class SwinIR(nn.Module):
         """Images whose height and width are multiples of this need no padding."""
         return self.window_size
 
+    @property
+    def pads_itself(self) -> bool:
+        """Whether images of any size are taken."""
+        return self.pad != "none"
+
     def forward(self, image: Tensor, features: bool = False) -> Tensor | list[Tensor]:
         """Restore (B, 3, H, W), any H and W.
 
@@ -321,7 +328,7 @@ class SwinIR(nn.Module):
             ValueError: `pad` is "none" and H or W no multiple of the window.
         """
         height, width = image.shape[-2:]
-        image = self._padded(image).contiguous(memory_format=torch.channels_last)
+        image = pad_to_multiple(image, self.window_size, self.pad).contiguous(memory_format=torch.channels_last)
         centred = (image - self.mean) * self.img_range if self.rgb_mean else image
         shallow = self.conv_first(centred)  # (B, C, H', W')
         groups = self._body(shallow)
@@ -360,17 +367,6 @@ class SwinIR(nn.Module):
         rates = torch.linspace(0, self.drop_path_rate, self.blocks, device=tokens.device)[:, None, None]
         draws = torch.rand(self.blocks, 2, len(tokens), device=tokens.device)
         return ((draws >= rates) / (1 - rates)).to(tokens.dtype)
-
-    def _padded(self, image: Tensor) -> Tensor:
-        height, width = image.shape[-2:]
-        rows, columns = -height % self.window_size, -width % self.window_size
-        if (rows or columns) and self.pad == "none":
-            raise ValueError(f"image is {width}x{height}; both must be multiples of {self.window_size}: pad it first")
-        if rows:
-            image = F.pad(image, (0, 0, 0, rows), mode="reflect" if rows < height else "replicate")
-        if columns:
-            image = F.pad(image, (0, columns, 0, 0), mode="reflect" if columns < width else "replicate")
-        return image
 
     @staticmethod
     def published_key(key: str) -> str | None:

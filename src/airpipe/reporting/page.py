@@ -20,8 +20,9 @@ import pandas as pd
 from PIL import Image
 
 from airpipe.provenance import write_text
+from airpipe.reporting.efficiency import efficiency_cells
 from airpipe.reporting.figures import Scene, read_pixels, read_scenes
-from airpipe.reporting.pivots import Block, efficiency_cells, notes, pivot, place_names, short_labels
+from airpipe.reporting.pivots import Block, notes, pivot, place_names, short_labels
 from airpipe.reporting.tables import PAPER_SCALE, PLACE, Card, read_gains, read_table, without_seed
 
 TEMPLATE = "page.html.j2"

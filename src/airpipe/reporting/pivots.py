@@ -23,7 +23,6 @@ from airpipe.reporting.tables import (
     Card,
     Row,
     build_table,
-    efficiency,
     image_gains,
     metrics,
     read_published,
@@ -208,7 +207,7 @@ def latex(table: pd.DataFrame, title: str, scale: str) -> str:
 
 def _latex_block(block: Block, title: str, remarks: Sequence[str]) -> str:
     body = [
-        " & ".join([_tex(line.label) + ("$^\\dagger$" if line.published else ""), *map(_tex_cell, line.cells)])
+        " & ".join([tex(line.label) + ("$^\\dagger$" if line.published else ""), *map(_tex_cell, line.cells)])
         for line in block.lines
     ]
     caption = " ".join([f"{title}. {block.title}.", *remarks])
@@ -216,10 +215,10 @@ def _latex_block(block: Block, title: str, remarks: Sequence[str]) -> str:
         [
             "\\begin{table}",
             "  \\centering",
-            f"  \\caption{{{_tex(caption)}}}",
+            f"  \\caption{{{tex(caption)}}}",
             f"  \\begin{{tabular}}{{l{'c' * len(block.columns)}}}",
             "    \\toprule",
-            "    " + " & ".join(["model", *map(_tex, block.columns)]) + " \\\\",
+            "    " + " & ".join(["model", *map(tex, block.columns)]) + " \\\\",
             "    \\midrule",
             *(f"    {line} \\\\" for line in body),
             "    \\bottomrule",
@@ -231,12 +230,12 @@ def _latex_block(block: Block, title: str, remarks: Sequence[str]) -> str:
 
 
 def _tex_cell(cell: Cell) -> str:
-    psnr = f"\\textbf{{{_tex(cell.psnr)}}}" if cell.psnr_best else _tex(cell.psnr)
-    ssim = f"\\textbf{{{_tex(cell.ssim)}}}" if cell.ssim_best else _tex(cell.ssim)
+    psnr = f"\\textbf{{{tex(cell.psnr)}}}" if cell.psnr_best else tex(cell.psnr)
+    ssim = f"\\textbf{{{tex(cell.ssim)}}}" if cell.ssim_best else tex(cell.ssim)
     return f"{psnr or '--'} / {ssim or '--'}" if psnr or ssim else "--"
 
 
-def _tex(text: str) -> str:
+def tex(text: str) -> str:
     """Escape the characters that LaTeX reads as commands."""
     special = {char: f"\\{char}" for char in "&%$#_{}"}
     special |= {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
@@ -244,7 +243,7 @@ def _tex(text: str) -> str:
     return "".join(special.get(char, char) for char in text)
 
 
-# Gains, efficiency
+# Gains
 
 
 def gains_markdown(gains: pd.DataFrame, title: str) -> str:
@@ -258,34 +257,6 @@ def gains_markdown(gains: pd.DataFrame, title: str) -> str:
 
 def _short(value: object) -> str:
     return f"{value:.2f}" if isinstance(value, float) else str(value)
-
-
-def efficiency_cells(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    """Head and body of the efficiency table for readers: units in the head, rounded numbers."""
-    head = ["model", "network", "parameters (M)", "published", "MACs (G)", "convolutions alone", "published"]
-    body = [
-        [
-            *(str(row["model"]), str(row["network"])),
-            *(_scaled(row["parameters"], 1e6, 3), _scaled(row["published_parameters"], 1e6, 1)),
-            *(_scaled(row["macs"], 1e9, 2), _scaled(row["macs_conv"], 1e9, 2), _scaled(row["published_macs"], 1e9, 2)),
-            *(_scaled(row["peak_memory_mb"], 1.0, 0), _scaled(row["latency_ms"], 1.0, 1)),
-            *(str(row["input"]), str(row["device"]), str(row["threads"]), _scaled(row["wall_s"], 1.0, 0)),
-        ]
-        for row in table.to_dict("records")
-    ]
-    return [*head, "peak memory (MB)", "latency (ms)", "input", "device", "threads", "training (s)"], body
-
-
-def _scaled(value: Any, unit: float, digits: int) -> str:
-    return "–" if value is None or value == "" or pd.isna(value) else f"{float(value) / unit:.{digits}f}"
-
-
-def efficiency_latex(table: pd.DataFrame) -> str:
-    """The efficiency table as a LaTeX tabular (package booktabs)."""
-    head, body = efficiency_cells(table)
-    lines = [" & ".join(_tex(cell) for cell in line) + " \\\\" for line in (head, *body)]
-    rule = f"\\begin{{tabular}}{{ll{'r' * (len(head) - 2)}}}"
-    return "\n".join([rule, "\\toprule", lines[0], "\\midrule", *lines[1:], "\\bottomrule", "\\end{tabular}", ""])
 
 
 # Writing
@@ -312,16 +283,6 @@ def write_tables(
     write_text(folder / f"{name}.tex", latex(table, name, scale))
     write_text(folder / f"{name}_gains.csv", gains.to_csv(index=False))
     write_text(folder / f"{name}_gains.md", gains_markdown(gains, name))
-
-
-def write_efficiency(
-    complexities: Sequence[Path], cards: Mapping[str, Card], folder: Path, published: Path | None = None
-) -> None:
-    """Write efficiency.csv, .md and .tex below `folder`; `published` holds the numbers that papers print."""
-    table = efficiency(complexities, cards, published)
-    write_text(folder / "efficiency.csv", table.to_csv(index=False))
-    write_text(folder / "efficiency.md", f"# Efficiency\n\n{pipe_table(*efficiency_cells(table))}\n")
-    write_text(folder / "efficiency.tex", efficiency_latex(table))
 
 
 def write_metrics(tables: Sequence[Path], target: Path) -> None:

@@ -1,4 +1,4 @@
-"""From scores on disk to tables: long csv, Markdown and LaTeX twins, gains, efficiency, metrics.json.
+"""From scores on disk to tables: long csv, Markdown and LaTeX twins, gains, metrics.json.
 
 A row of the long table is one number: a metric of one model (its seeds taken together) on one
 data set, degradation and level, under one protocol. Pivots have one block per protocol, so that
@@ -32,20 +32,6 @@ GAIN_COLUMNS = (
     *("model", "dataset", "test", "image", "degradation", "level"),
     *("protocol", "none", "restored", "gain"),
 )
-EFFICIENCY_COLUMNS = (
-    *("model", "network", "parameters", "macs", "macs_conv", "macs_linear", "macs_attention"),
-    *("published_parameters", "parameters_difference", "published_macs", "macs_difference", "source"),
-    *("peak_memory_mb", "latency_ms", "input", "device", "threads", "wall_s"),
-)
-PUBLISHED_COST_COLUMNS = ("network", "parameters", "macs", "counts", "input", "paper", "table", "note")
-COUNTS = {
-    "conv": ("macs_conv",),
-    "layers": ("macs_conv", "macs_linear"),
-    "all": ("macs_conv", "macs_linear", "macs_attention"),
-}
-"""What a published number of multiply-accumulates counts: which of our columns it is set against."""
-SAME_SIZE = 0.02
-"""A published number belongs to our network when their parameters differ by no larger share."""
 PUBLISHED_COLUMNS = (
     *("method", "backbone", "setting", "dataset", "degradation", "level"),
     *("protocol", "metric", "value", "paper", "table", "note"),
@@ -80,15 +66,20 @@ def score_info(path: Path) -> dict[str, Any]:
     Raises:
         AirpipeError: it is missing or not JSON.
     """
-    return _json(path.with_suffix(".json"))
+    return read_json(path.with_suffix(".json"))
 
 
 def read_cards(paths: Iterable[Path], root: Path) -> dict[str, Card]:
     """Cards by model id; the id is the card's folder below `root` (usually results/)."""
-    return {path.parent.relative_to(root).as_posix(): _json(path) for path in paths}
+    return {path.parent.relative_to(root).as_posix(): read_json(path) for path in paths}
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object that the pipeline wrote.
+
+    Raises:
+        AirpipeError: it is missing or not JSON.
+    """
     try:
         value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -311,7 +302,7 @@ def _compare(row: Row, card: Card, published: pd.DataFrame) -> Row:
         "gap": row["value"] - reference["value"],
         "comparable": "no" if reasons else "yes",
         "reason": "; ".join(reasons),
-        "source": _source(reference),
+        "source": source_of(reference),
     }
 
 
@@ -379,83 +370,16 @@ def _reference_row(reference: Mapping[Any, Any], scale: str, unknown: bool) -> R
         "gap": math.nan,
         "comparable": "no" if reasons else "yes",
         "reason": "; ".join(reasons),
-        "source": _source(reference),
+        "source": source_of(reference),
     }
 
 
-def _source(reference: Mapping[Any, Any]) -> str:
+def source_of(reference: Mapping[Any, Any]) -> str:
+    """Paper and table of a printed number."""
     return ", ".join(str(part) for part in (reference["paper"], reference["table"]) if part)
 
 
-# Efficiency, metrics
-
-
-def read_published_costs(path: Path) -> pd.DataFrame:
-    """Printed parameters and multiply-accumulates of networks; columns PUBLISHED_COST_COLUMNS, numbers as float.
-
-    Raises:
-        AirpipeError: wrong columns, a number that is none, a row without its source, or an
-            unknown word under `counts`.
-    """
-    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-    if list(frame.columns) != list(PUBLISHED_COST_COLUMNS):
-        raise AirpipeError(
-            f"{path}: expected columns {','.join(PUBLISHED_COST_COLUMNS)}; found {','.join(map(str, frame.columns))}"
-        )
-    for line, row in enumerate(frame.to_dict("records"), start=2):
-        if not row["paper"]:
-            raise AirpipeError(f"{path}: line {line}: names no paper; every printed number needs its source")
-        if row["macs"] and row["counts"] not in COUNTS:
-            raise AirpipeError(f"{path}: line {line}: counts {row['counts']!r}; expected one of {', '.join(COUNTS)}")
-    numbers = {name: pd.to_numeric(frame[name], errors="coerce").astype(float) for name in ("parameters", "macs")}
-    for name, values in numbers.items():
-        if (wrong := values.isna() & (frame[name] != "")).any():
-            line = int(np.flatnonzero(wrong)[0])
-            raise AirpipeError(f"{path}: line {line + 2}: {name} {frame[name].iloc[line]!r} is not a number")
-    return frame.assign(**numbers)
-
-
-def efficiency(complexities: Sequence[Path], cards: Mapping[str, Card], published: Path | None = None) -> pd.DataFrame:
-    """Cost of every model: parameters, multiply-accumulates, memory in MB, latency in ms, training time in s.
-
-    Args:
-        complexities: results/complexity/<model id>.json files.
-        cards: card of each of these models.
-        published: resources/published/efficiency.csv; None: nothing to compare with.
-
-    Returns:
-        EFFICIENCY_COLUMNS; wall_s is the evaluated stage's own training time. Differences are ours minus
-        published, as shares of the published: of what the published number counts. A published row is used
-        for a network of the same name, input and (within 2 %) parameters.
-    """
-    known = read_published_costs(published).to_dict("records") if published is not None else []
-    copied = (
-        *("model", "parameters", "macs", "macs_conv", "macs_linear", "macs_attention"),
-        *("peak_memory_mb", "latency_ms", "input", "device", "threads"),
-    )
-    rows = []
-    for path in complexities:
-        measured = _json(path)
-        card = cards[measured["model"]]
-        row = {name: measured.get(name) for name in copied}
-        row |= {"network": card["network"]["name"], "wall_s": card["wall_s"]}
-        rows.append(row | _published_cost(row, known))
-    return pd.DataFrame(rows, columns=list(EFFICIENCY_COLUMNS))
-
-
-def _published_cost(row: Row, known: Sequence[Mapping[Any, Any]]) -> Row:
-    """Published numbers of the same network at the same size, how far ours are from them, and the source."""
-    for printed in known:
-        same = printed["network"] == row["network"] and printed["input"] == row["input"]
-        off = row["parameters"] / printed["parameters"] - 1
-        if not same or not abs(off) <= SAME_SIZE:  # NaN where none is printed
-            continue
-        found: Row = {"published_parameters": printed["parameters"], "parameters_difference": off}
-        ours = [row[name] for name in COUNTS.get(printed["counts"], ())]
-        if ours and None not in ours:
-            found |= {"published_macs": printed["macs"], "macs_difference": sum(ours) / printed["macs"] - 1}
-        return found | {"source": _source(printed)}
-    return {}
+# Metrics
 
 
 def metrics(tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
