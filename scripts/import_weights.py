@@ -27,6 +27,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--partial", action="store_true", help="allow missing and unexpected entries")
     parser.add_argument("--method", default="imported", help="whose printed numbers belong to it (default: none)")
     parser.add_argument("--setting", help="of that method, such as nafnet_5d")
+    parser.add_argument("--head", type=Path, help="second file of a DCPT pretraining (net_dc), to import both as one")
     parser.add_argument("--report", action="store_true", help="only tell every entry and what would become of it")
     parser.add_argument("--export", nargs=2, metavar=("published", "OUT.pth"), help="write the original key layout")
     parser.add_argument("--layout", help="with --export: which, where a network has several (nafnet: dcpt, megvii)")
@@ -51,6 +52,7 @@ def main() -> None:
         partial=given.partial,
         method=given.method,
         setting=given.setting,
+        head=given.head,
     )
     if given.report:
         found = read_published(given.file, options.network, options.key, options.arguments, options.partial)

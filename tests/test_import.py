@@ -324,7 +324,6 @@ def test_unknown_names_are_told_with_the_first_of_them(tmp_path):
 
 
 SYSTEM_PARTS = [
-    (["mixing_weights", "bottleneck_layers.0.0.conv1.weight", "fc.weight"], "a DCPT classification head"),
     (["DDR_extractor.conv_first.weight", "conv1.weight"], "a DegAE degradation representor"),
     (["conv_first.weight", "basic_block1.modulation_layer.weight"], "a DegAE decoder"),
     (["conv_first.weight", "basic_block1.modulation_layer.cond_scale.weight"], "a DegAE decoder with GFM modulation"),

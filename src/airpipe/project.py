@@ -272,7 +272,7 @@ def frozen_stage(
     Raises:
         AirpipeError: unknown names, a scale that this stage does not have, invalid values.
     """
-    method = model.split("/")[0]
+    method, setting = model.split("/")
     stages = project.setting_plan(model).stages
     if stage not in stages:
         raise AirpipeError(unknown_name(stage, stages, f"stage of {model}"))
@@ -296,7 +296,13 @@ def frozen_stage(
     if project.leakage.remove:
         for part in values.get("data", ()):
             part["pairs"] = without_leaks(project, part["pairs"])
-    values |= {"task": plan.task, "revision": revision, "method": method, "setting": model.split("/")[1], "stage": stage}
+    values |= {
+        "task": plan.task,
+        "revision": revision,
+        "method": method,
+        "setting": setting,
+        "stage": stage,
+    }
     values |= {"scale": project.scale, "seed": seed}
     if isinstance(values.get("parents"), Mapping):
         named = values["parents"].items()

@@ -46,6 +46,10 @@ STAGES = {
     "dcpt.direct": StageEntry(
         build="airpipe.methods.dcpt.training:PretrainTask", settings="airpipe.methods.dcpt.settings:DirectSettings"
     ),
+    "dcpt.masked_pretrain": StageEntry(
+        build="airpipe.methods.dcpt.training:MaskedPretrainTask",
+        settings="airpipe.methods.dcpt.settings:MaskedPretrainSettings",
+    ),
     "dcpt.probe": StageEntry(
         build="airpipe.methods.dcpt.training:ProbeTask", settings="airpipe.methods.dcpt.settings:ProbeSettings"
     ),

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +53,7 @@ def count_operations(
         channels: of the image.
         backward: count the gradients of all parameters, too, as in a training step.
     """
-    image = torch.empty(1, channels, height, width, device="meta")
+    image = example_input(network, height, width, channels, "meta")
     state = meta_state(network)
     counter = FlopCounterMode(display=False, custom_mapping=_corrections())
     with counter, torch.set_grad_enabled(backward):
@@ -64,6 +64,16 @@ def count_operations(
     conv = sum(flops.get(name, 0) for name in CONVOLUTIONS)
     linear = sum(flops.get(name, 0) for name in PRODUCTS)
     return Operations(conv // 2, linear // 2, (sum(flops.values()) - conv - linear) // 2)
+
+
+def example_input(
+    network: nn.Module, height: int, width: int, channels: int, device: torch.device | str
+) -> Tensor | list[Tensor]:
+    """What a network takes for an image of this size: the image, or what its own `example_input` says."""
+    if hasattr(network, "example_input"):
+        inputs: list[Tensor] = cast(Any, network).example_input(height, width)
+        return [torch.rand(one.shape, device=device) for one in inputs]
+    return torch.rand(1, channels, height, width, device=device)
 
 
 def meta_state(network: nn.Module) -> dict[str, Tensor]:
@@ -110,7 +120,7 @@ def count_parameters(network: nn.Module) -> int:
 
 def latency_ms(network: nn.Module, device: torch.device, side: int = 256, repeats: int = 7) -> float:
     """Median wall time in ms of a forward pass of (1, C, side, side) after two warm-up passes."""
-    image = torch.rand(1, image_channels(network), side, side, device=device)
+    image = example_input(network, side, side, image_channels(network), device)
     network = network.to(device).eval()
     times = []
     with torch.inference_mode():

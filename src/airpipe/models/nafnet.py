@@ -28,6 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from airpipe.models.features import Features, Output, hide, pad_visible
 from airpipe.models.padding import Pad, pad_to_multiple
 
 
@@ -175,32 +176,34 @@ class NAFNet(nn.Module):
         """Whether images of any size are taken."""
         return self.pad != "none"
 
-    def forward(self, image: Tensor, features: bool = False) -> Tensor | list[Tensor]:
+    def forward(self, image: Tensor, features: Features = False, visible: Tensor | None = None) -> Output:
         """Restore (B, 3, H, W) of any size.
 
         Args:
             image: RGB in [0, 1].
             features: return the decoder outputs instead, shallow (full resolution) first:
                 (B, width * 2^i, H / 2^i, W / 2^i), H and W of the padded image; `ending` is
-                not computed. Source: DCPT hook.
+                not computed. Source: DCPT hook. "also": (restored, features).
+            visible: (B, 1, H, W), 1 or 0: hides parts of the image and of what the encoder makes of it,
+                see `hide`; None: all is visible.
 
         Raises:
             ValueError: with pad="none", H or W is no multiple of `size_multiple`.
         """
         height, width = image.shape[-2:]
-        image = pad_to_multiple(image, self.size_multiple, self.pad)
-        decoded = self._decode(image)
-        if features:
+        image = pad_to_multiple(hide(image, visible), self.size_multiple, self.pad)
+        decoded = self._decode(image, pad_visible(visible, self.size_multiple, self.pad))
+        if features is True:
             return decoded[::-1]
-        restored = self.ending(decoded[-1] if decoded else self._bottom(image)) + image
-        return cast(Tensor, restored[..., :height, :width])
+        restored = (self.ending(decoded[-1] if decoded else self._bottom(image)) + image)[..., :height, :width]
+        return (restored, decoded[::-1]) if features else restored
 
-    def _decode(self, image: Tensor) -> list[Tensor]:
+    def _decode(self, image: Tensor, visible: Tensor | None) -> list[Tensor]:
         """Outputs of the decoder stages, deep first."""
         x = self.intro(image)
         skips = []
         for encoder, down in zip(self.encoders, self.downs, strict=True):
-            x = encoder(x)
+            x = hide(encoder(x), visible)
             skips.append(x)
             x = down(x)
         x = self.middle_blks(x)

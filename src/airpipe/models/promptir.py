@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from airpipe.models.features import Features, Output, hide
 from airpipe.models.restormer import RestormerEncoder, Shapes, sizes_from, upsample
 
 PROMPTS = 5
@@ -132,17 +133,20 @@ class PromptIR(RestormerEncoder):
         self.feature_channels = [2 * dim, 4 * dim, 4 * dim]
         """Channels of `forward(image, features=True)`, shallow first."""
 
-    def forward(self, image: Tensor, features: bool = False) -> Tensor | list[Tensor]:
+    def forward(self, image: Tensor, features: Features = False, visible: Tensor | None = None) -> Output:
         """Restore (B, inp_channels, H, W).
 
         Args:
             image: any size from one pixel; padded to multiples of `size_multiple` and cropped back.
             features: return the outputs of the prompt interactions 1, 2, 3 instead, not cropped: with H'
                 and W' the padded size, (B, 2D, H' / 2, W' / 2), (B, 4D, H' / 4, W' / 4),
-                (B, 4D, H' / 8, W' / 8); what follows is not computed. Source: DCPT hook.
+                (B, 4D, H' / 8, W' / 8); what follows is not computed. Source: DCPT hook. "also": (restored,
+                features).
+            visible: (B, 1, H, W), 1 or 0: hides parts of the image and of what the encoder makes of it,
+                see `hide`; None: all is visible.
         """
         height, width = image.shape[-2:]
-        _, level1, level2, level3, latent = self.encode(image)
+        _, level1, level2, level3, latent = self.encode(image, visible)
 
         noise3 = self.noise_level3(torch.cat((latent, self.prompt3(latent)), 1))
         prompted3 = self.reduce_noise_level3(noise3)  # (B, 4D, H' / 8, W' / 8)
@@ -156,10 +160,12 @@ class PromptIR(RestormerEncoder):
 
         noise1 = self.noise_level1(torch.cat((decoded, self.prompt1(decoded)), 1))
         prompted1 = self.reduce_noise_level1(noise1)  # (B, 2D, H' / 2, W' / 2)
-        if features:
-            return [prompted1, prompted2, prompted3]
+        prompted = [prompted1, prompted2, prompted3]
+        if features is True:
+            return prompted
         decoded = self.decoder_level1(torch.cat((self.up2_1(prompted1), level1), 1))  # (B, 2D, H', W')
-        return cast(Tensor, self.output(self.refinement(decoded))[..., :height, :width] + image)
+        restored = self.output(self.refinement(decoded))[..., :height, :width] + hide(image, visible)
+        return (restored, prompted) if features else cast(Tensor, restored)
 
     @staticmethod
     def published_key(key: str) -> str | None:

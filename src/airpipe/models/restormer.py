@@ -33,6 +33,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from airpipe.models.features import Features, Output, hide, pad_visible
 from airpipe.models.padding import pad_to_multiple
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -287,17 +288,18 @@ class RestormerEncoder(nn.Module):
         body = nn.Sequential(*(self.block(level, width) for _ in range(blocks)))
         return named(body=body) if self.stages_in_body else body
 
-    def encode(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Patch embedding, levels 1, 2, 3 and latent of (B, inp_channels, H, W).
+    def encode(self, image: Tensor, visible: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Patch embedding, levels 1, 2, 3 and latent of (B, inp_channels, H, W); `visible` as in `Restormer`.
 
         Returns:
             With H' and W' the padded size: twice (B, D, H', W'), (B, 2D, H' / 2, W' / 2),
             (B, 4D, H' / 4, W' / 4) and (B, 8D, H' / 8, W' / 8).
         """
-        embedded = self.patch_embed(pad_to_multiple(image, self.size_multiple))
-        level1 = self.encoder_level1(embedded)
-        level2 = self.encoder_level2(self.down1_2(level1))
-        level3 = self.encoder_level3(self.down2_3(level2))
+        embedded = self.patch_embed(pad_to_multiple(hide(image, visible), self.size_multiple))
+        visible = pad_visible(visible, self.size_multiple)
+        level1 = hide(self.encoder_level1(embedded), visible)
+        level2 = hide(self.encoder_level2(self.down1_2(level1)), visible)
+        level3 = hide(self.encoder_level3(self.down2_3(level2)), visible)
         return embedded, level1, level2, level3, self.latent(self.down3_4(level3))
 
     def published_state(self, buffers: bool = False) -> dict[str, Tensor]:
@@ -367,27 +369,32 @@ class Restormer(RestormerEncoder):
         self.feature_channels = [2 * dim, 2 * dim, 4 * dim]
         """Channels of `forward(image, features=True)`, shallow first."""
 
-    def forward(self, image: Tensor, features: bool = False) -> Tensor | list[Tensor]:
+    def forward(self, image: Tensor, features: Features = False, visible: Tensor | None = None) -> Output:
         """Map (B, inp_channels, H, W) to (B, out_channels, H, W).
 
         Args:
             image: any size from one pixel; padded to multiples of `size_multiple` and cropped back.
             features: return the outputs of decoder levels 1, 2, 3 instead, not cropped: with H' and W'
                 the padded size, (B, 2D, H', W'), (B, 2D, H' / 2, W' / 2), (B, 4D, H' / 4, W' / 4);
-                refinement and output are not computed. Source: DCPT hook.
+                refinement and output are not computed. Source: DCPT hook. "also": (restored, features).
+            visible: (B, 1, H, W), 1 or 0: hides parts of the image and of what the encoder makes of it,
+                see `hide`; None: all is visible.
         """
         height, width = image.shape[-2:]
-        embedded, level1, level2, level3, latent = self.encode(image)
+        embedded, level1, level2, level3, latent = self.encode(image, visible)
         decoded3 = self.decoder_level3(self.reduce_chan_level3(torch.cat((self.up4_3(latent), level3), 1)))
         decoded2 = self.decoder_level2(self.reduce_chan_level2(torch.cat((self.up3_2(decoded3), level2), 1)))
         decoded1 = self.decoder_level1(torch.cat((self.up2_1(decoded2), level1), 1))  # (B, 2D, H', W')
-        if features:
-            return [decoded1, decoded2, decoded3]
+        decoded = [decoded1, decoded2, decoded3]
+        if features is True:
+            return decoded
         refined = self.refinement(decoded1)
         if self.skip_conv is not None:
             refined = refined + self.skip_conv(embedded)
         restored = self.output(refined)[..., :height, :width]
-        return cast(Tensor, restored + image if self.adds_image else restored)
+        if self.adds_image:
+            restored = restored + hide(image, visible)
+        return (restored, decoded) if features else cast(Tensor, restored)
 
     @staticmethod
     def published_key(key: str) -> str:

@@ -37,6 +37,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from airpipe.models.features import Features, Output, hide, pad_visible
 from airpipe.models.padding import pad_to_multiple
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)
@@ -316,46 +317,56 @@ class SwinIR(nn.Module):
         """Whether images of any size are taken."""
         return self.pad != "none"
 
-    def forward(self, image: Tensor, features: bool = False) -> Tensor | list[Tensor]:
+    def forward(self, image: Tensor, features: Features = False, visible: Tensor | None = None) -> Output:
         """Restore (B, 3, H, W), any H and W.
 
         Args:
             image: RGB in [0, 1].
             features: return the outputs of the second half of the groups instead, last group
-                first: (B, C, H, W) each. Source: DCPT, the order of its classifier.
+                first: (B, C, H, W) each. Source: DCPT, the order of its classifier. "also": (restored, features).
+            visible: (B, 1, H, W), 1 or 0: hides parts of the image and of what the encoder makes of it,
+                see `hide`; None: all is visible.
 
         Raises:
             ValueError: `pad` is "none" and H or W no multiple of the window.
         """
         height, width = image.shape[-2:]
-        image = pad_to_multiple(image, self.window_size, self.pad).contiguous(memory_format=torch.channels_last)
+        image = pad_to_multiple(hide(image, visible), self.window_size, self.pad)
+        image = image.contiguous(memory_format=torch.channels_last)
         centred = (image - self.mean) * self.img_range if self.rgb_mean else image
         shallow = self.conv_first(centred)  # (B, C, H', W')
-        groups = self._body(shallow)
-        if features:
-            taken = groups[len(groups) // 2 :][::-1]
-            return [tokens.permute(0, 3, 1, 2)[..., :height, :width] for tokens in taken]
-        body = self.norm(groups[-1]).permute(0, 3, 1, 2)
+        groups = self._body(shallow, pad_visible(visible, self.window_size, self.pad))
+        half = groups[len(groups) // 2 :][::-1]
+        maps = [tokens.permute(0, 3, 1, 2)[..., :height, :width] for tokens in half]
+        if features is True:
+            return maps
+        restored = self._restored(groups[-1], shallow, image)[..., :height, :width]
+        return (restored, maps) if features else restored
+
+    def _restored(self, tokens: Tensor, shallow: Tensor, image: Tensor) -> Tensor:
+        """The result from the last group; the normalised body where that is the output."""
+        body: Tensor = self.norm(tokens).permute(0, 3, 1, 2)
         if self.output == "features":
-            return cast(Tensor, body[..., :height, :width])
-        restored = self.conv_last(self.conv_after_body(body) + shallow)
+            return body
+        restored: Tensor = self.conv_last(self.conv_after_body(body) + shallow)
         if self.rgb_mean:
             restored = restored / self.img_range + (0 if self.global_residual else self.mean)
-        if self.global_residual:
-            restored = restored + image
-        return cast(Tensor, restored[..., :height, :width])
+        return restored + image if self.global_residual else restored
 
-    def _body(self, shallow: Tensor) -> list[Tensor]:
-        """Output of each group, (B, H', W', C)."""
+    def _body(self, shallow: Tensor, visible: Tensor | None) -> list[Tensor]:
+        """Output of each group, (B, H', W', C); the first half is the encoder."""
         height, width = shallow.shape[-2:]
         tokens = self.embed_norm(shallow.permute(0, 2, 3, 1))
         index = relative_index(self.window_size, shallow.device) if self.relative_bias else None
         mask = shift_mask(height, width, self.window_size, shallow) if self.attn_mask else None
         kept = self._kept(tokens)
         groups, start = [], 0
-        for layer in self.layers:
+        shown = None if visible is None else visible.permute(0, 2, 3, 1)
+        for number, layer in enumerate(self.layers):
             stop = start + len(cast(SwinGroup, layer).blocks)
             tokens = layer(tokens, index, mask, None if kept is None else kept[start:stop])
+            if shown is not None and number < len(self.layers) // 2:
+                tokens = tokens * shown
             groups.append(tokens)
             start = stop
         return groups

@@ -6,7 +6,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +18,7 @@ from airpipe import __version__
 from airpipe.errors import AirpipeError
 from airpipe.evaluation.complexity import network_cost
 from airpipe.provenance import atomic_path, git_state, library_versions, sha256_file, write_failed
+from airpipe.registry import build_network
 from airpipe.training.checkpoints import load_model, save_model
 from airpipe.training.published import Published, assumed_arguments, read_published
 
@@ -37,6 +38,8 @@ class ImportOptions:
     """The method whose printed numbers belong to these weights, for tables: "dcpt", "baseline"."""
     setting: str | None = None
     """Its setting, for tables: "nafnet_5d"; None: the name of the import."""
+    head: Path | None = None
+    """The second file of a DCPT pretraining (net_dc); the import then is backbone and head in one."""
 
 
 def import_name(file: Path, name: str | None) -> str:
@@ -94,13 +97,15 @@ def import_published(file: Path, folder: Path, options: ImportOptions, overwrite
 
     Raises:
         AirpipeError: as `read_published`; the folder exists or cannot be written. Nothing is
-            then left half-written.
+            then left half-written. A `head` that does not fit the features of the network.
     """
     if folder.exists() and not overwrite:
         raise AirpipeError(f"{folder}: exists already. Add --overwrite to replace it, or choose another --name")
     if folder.exists() and not (folder / "card.json").is_file():
         raise AirpipeError(f"{folder}: exists and is no model folder, so it is not replaced. Choose another --name")
     found = read_published(file, options.network, options.key, options.arguments, options.partial)
+    if options.head is not None:
+        found = _with_head(found, options.head)
     card = _card(found, folder.name, options)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -116,6 +121,27 @@ def import_published(file: Path, folder: Path, options: ImportOptions, overwrite
         if folder.exists() or not (temporary / "old").exists():  # never the only copy
             shutil.rmtree(temporary, ignore_errors=True)
     return found
+
+
+def _with_head(found: Published, file: Path) -> Published:
+    """The two files of a published DCPT pretraining as one network, `dcpt`."""
+    head = read_published(file, "dcpt_head")
+    given, wanted = list(getattr(found.network, "feature_channels", ())), list(head.arguments["feature_dims"])
+    if not wanted or given[: len(wanted)] != wanted:
+        raise AirpipeError(
+            f"{file}: a head for features of {wanted} channels, but {found.name} in {found.weights.file} "
+            f"gives {given}. Give the two files of one pretraining (net_g and net_dc)"
+        )
+    options = {name: head.arguments[name] for name in ("num_classes", "num_res_blocks", "downsample")}
+    backbone = {"name": found.name, "arguments": found.arguments}
+    features = "all" if len(wanted) == len(given) else "last"
+    arguments = {"backbone": backbone, "features": features, **options}
+    network = build_network("dcpt", **arguments)
+    parts = {"backbone": found.network, "head": head.network}
+    network.load_state_dict(
+        {f"{part}.{name}": value for part, inner in parts.items() for name, value in inner.state_dict().items()}
+    )
+    return replace(found, network=network, name="dcpt", arguments=arguments)
 
 
 def _replace(folder: Path, new: Path, old: Path) -> None:
@@ -169,6 +195,7 @@ def _card(found: Published, name: str, options: ImportOptions) -> dict[str, Any]
             "dtypes": found.dtypes,
             "also": list(found.also),
             "partial": options.partial,
+            "head": None if options.head is None else {"file": options.head.name, "sha256": sha256_file(options.head)},
             "keys": found.report.facts(),
         },
     }

@@ -29,6 +29,7 @@ PARTS = (
 )
 """Networks of published systems that are no restorer of their own: a pattern of names, what it is."""
 ASSUMED = {
+    "dcpt_head": ("downsample",),
     "nafnet_tlc": ("train_size",),
     "restormer": ("global_residual",),
     "swinir": ("global_residual", "rgb_mean", "img_range", "output"),

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from airpipe.errors import AirpipeError
+from airpipe.models.features import Features, Output
 from airpipe.models.nafnet import ChannelNorm
 from airpipe.registry import build_network
 
@@ -138,6 +139,12 @@ class DegradationHead(nn.Module):
             )
         return maps
 
+    def example_input(self, height: int, width: int) -> list[Tensor]:
+        """Empty features of one image of this size, which has those of level 0."""
+        shifts = [0 if self.downsample else level for level in range(len(self.feature_dims))]
+        sizes = [(c, height >> shift, width >> shift) for c, shift in zip(self.feature_dims, shifts, strict=True)]
+        return [torch.empty(1, *size, device="meta") for size in sizes]
+
     @staticmethod
     def published_key(key: str) -> str:
         """Name here of a published state-dict entry: the same."""
@@ -226,24 +233,36 @@ class DCPT(nn.Module):
         used = self.feature_channels if features == "all" else self.feature_channels[:1]
         self.head = DegradationHead(used, num_classes, num_res_blocks, downsample)
 
+    @property
+    def pads_itself(self) -> bool:
+        """As the backbone does."""
+        return bool(getattr(self.backbone, "pads_itself", False))
+
     def forward(
-        self, image: Tensor, features: bool = False, classify: bool = False, generate: Tensor | None = None
-    ) -> Tensor | list[Tensor] | tuple[Tensor, Tensor]:
+        self,
+        image: Tensor,
+        features: Features = False,
+        visible: Tensor | None = None,
+        classify: bool = False,
+        generate: Tensor | Literal["input"] | None = None,
+    ) -> Output | tuple[Tensor, Tensor]:
         """Restore (B, 3, H, W), or tell its degradation.
 
         Args:
             image: RGB in [0, 1].
-            features: return the backbone's features instead, shallow first.
+            features, visible: as the backbone has them.
             classify: return logits (B, num_classes) instead.
-            generate: with `classify`: return (logits, restored `generate`): both passes of a training
-                step in one call, as data parallelism wants it.
+            generate: with `classify`: return (logits, restored `generate`); "input": of `image` itself. All
+                passes of a training step are one call, as data parallelism wants it.
         """
-        if features or not classify:
-            return cast(
-                Tensor | list[Tensor], self.backbone(image, features=True) if features else self.backbone(image)
-            )
-        restored = None if generate is None else self.backbone(generate)
-        logits = classify_features(self.head, self.backbone(image, features=True))
+        hidden = {} if visible is None else {"visible": visible}
+        if not classify:
+            return cast(Output, self.backbone(image, features=features, **hidden))
+        if isinstance(generate, str):
+            restored, found = self.backbone(image, features="also", **hidden)
+            return classify_features(self.head, found), restored
+        restored = self.backbone(generate) if isinstance(generate, Tensor) else None
+        logits = classify_features(self.head, self.backbone(image, features=True, **hidden))
         return logits if restored is None else (logits, restored)
 
     def train(self, mode: bool = True) -> Self:

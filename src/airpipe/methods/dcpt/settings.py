@@ -81,6 +81,24 @@ class DirectSettings(PretrainSettings):
     generation_input: Literal["degraded"] = "degraded"
 
 
+class MaskedPretrainSettings(ClassifierSettings):
+    """dcpt.masked_pretrain: MaskDCPT (arXiv 2510.13282), DCPT's successor; losses `pixel` and `class`."""
+
+    mask_patch: PositiveInt = Field(16, description="Side in pixels of a patch. Source: MaskDCPT: 16.")
+    mask_ratio: float = Field(0.5, gt=0, lt=1, description="Share of hidden patches. Source: MaskDCPT: 0.5.")
+
+    @model_validator(mode="after")
+    def _patches_are_hidden(self) -> "MaskedPretrainSettings":
+        for phase in self.phases:
+            patches = (-(-phase.patch_size // self.mask_patch)) ** 2
+            if not 0 < round(self.mask_ratio * patches) < patches:
+                raise ValueError(
+                    f"mask_ratio {self.mask_ratio} of the {patches} patches in a crop of {phase.patch_size} pixels "
+                    "hides none or all; use a smaller mask_patch or a larger patch_size"
+                )
+        return self
+
+
 class ProbeSettings(ClassifierSettings):
     """dcpt.probe: trains a new head (optimizer `head`) on a frozen backbone. Source: code, `DCModel`.
 

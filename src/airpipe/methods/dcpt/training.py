@@ -21,6 +21,7 @@ from airpipe.methods.dcpt.network import DCPT, DegradationHead, classify_feature
 from airpipe.methods.dcpt.settings import (
     ClassifierSettings,
     FinetuneSettings,
+    MaskedPretrainSettings,
     PretrainSettings,
     ProbeSettings,
     TransferSettings,
@@ -35,13 +36,28 @@ Report = dict[str, list[str]]
 
 
 class ClassifierTask(Task):
-    """A task whose network "net" tells degradations apart, and is validated by how often it is right."""
+    """A task whose network "net", backbone and head, tells degradations apart; validated by how often it is right."""
+
+    def __init__(self, settings: ClassifierSettings, parents: Mapping[str, nn.Module]) -> None:
+        super().__init__(settings, parents)
+        torch.manual_seed(settings.seed)
+        found = settings.exported_network
+        self.net = cast(DCPT, build_network(found.name, **found.arguments))
+        """Not wrapped: for set-up, not for steps."""
+        self.networks = {"net": self.net}
+        self.class_loss = class_loss(settings.loss, settings.focal_gamma)
+
+    def train_both(self) -> None:
+        """Optimizers "net" for what is trained of the backbone, "head" for the head."""
+        backbone = [parameter for parameter in self.net.backbone.parameters() if parameter.requires_grad]
+        parts = {"net": backbone, "head": list(self.net.head.parameters())}
+        self.optimizers = {name: make_adamw(part, self.settings.optimizers[name]) for name, part in parts.items()}
 
     def measure(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Return `top1` and, for each class in the batch, `top1_class<label>`: percent."""
         right = 100 * (network(batch.degraded, classify=True).argmax(1) == batch.label).float()
-        classes = {f"top1_class{label}": right[batch.label == label] for label in batch.label.unique().tolist()}
-        return {"top1": right, **classes}
+        found = sorted(set(batch.label.tolist()))
+        return {"top1": right, **{f"top1_class{label}": right[batch.label == label] for label in found}}
 
 
 class PretrainTask(ClassifierTask):
@@ -49,27 +65,61 @@ class PretrainTask(ClassifierTask):
 
     def __init__(self, settings: PretrainSettings, parents: Mapping[str, nn.Module]) -> None:
         super().__init__(settings, parents)
-        net = _build(settings)
         if settings.generation_input == "none":
-            _freeze_what_gives_no_features(net.backbone)
-        trained = [parameter for parameter in net.backbone.parameters() if parameter.requires_grad]
-        self.networks = {"net": net}
-        self.optimizers = {
-            "net": make_adamw(trained, settings.optimizers["net"]),
-            "head": make_adamw(net.head.parameters(), settings.optimizers["head"]),
-        }
+            _freeze_what_gives_no_features(self.net.backbone)
+        self.train_both()
         self.generation_input = settings.generation_input
         self.pixel_loss = PIXEL_LOSSES[settings.pixel_loss]
-        self.class_loss = class_loss(settings.loss, settings.focal_gamma)
 
     def step(self, batch: Batch, turn: str) -> dict[str, Tensor]:
         """Return `class`, and `pixel` where an image is generated."""
-        net = self.networks["net"]
+        net, degraded = self.networks["net"], batch.degraded
         if self.generation_input == "none":
-            return {"class": self.class_loss(net(batch.degraded, classify=True), batch.label)}
-        shown = batch.clean if self.generation_input == "clean" else batch.degraded
-        logits, restored = net(batch.degraded, classify=True, generate=shown)
+            return {"class": self.class_loss(net(degraded, classify=True), batch.label)}
+        shown = batch.clean if self.generation_input == "clean" else "input"
+        logits, restored = net(degraded, classify=True, generate=shown)
         return {"pixel": self.pixel_loss(restored, batch.clean), "class": self.class_loss(logits, batch.label)}
+
+
+class MaskedPretrainTask(ClassifierTask):
+    """MaskDCPT: from an image of which patches are hidden, its class and the whole clean image.
+
+    Source: Hu et al., "Universal Image Restoration Pre-training via Masked Degradation Classification"
+    (arXiv 2510.13282), DCPT's successor; what its text leaves open stands in docs/methods.md.
+    """
+
+    def __init__(self, settings: MaskedPretrainSettings, parents: Mapping[str, nn.Module]) -> None:
+        super().__init__(settings, parents)
+        self.train_both()
+        self.mask_patch, self.mask_ratio = settings.mask_patch, settings.mask_ratio
+        self.pixel_loss = PIXEL_LOSSES[settings.pixel_loss]
+
+    def step(self, batch: Batch, turn: str) -> dict[str, Tensor]:
+        """Return `pixel`, over all pixels, and `class`."""
+        visible = random_patches(batch.degraded, self.mask_patch, self.mask_ratio)
+        net = self.networks["net"]
+        logits, restored = net(batch.degraded, visible=visible, classify=True, generate="input")
+        return {"pixel": self.pixel_loss(restored, batch.clean), "class": self.class_loss(logits, batch.label)}
+
+
+def random_patches(images: Tensor, patch: int, ratio: float) -> Tensor:
+    """What is visible when a share of an image's square patches is hidden, other ones in each image.
+
+    Draws from torch's generator of the CPU, so that CPU and GPU hide the same patches.
+
+    Args:
+        images: (B, C, H, W).
+        patch: side in pixels; patches at right and bottom may be cut off.
+        ratio: hidden share of the patches, rounded to whole patches.
+
+    Returns:
+        (B, 1, H, W), 1 where visible, otherwise 0.
+    """
+    batch, _, height, width = images.shape
+    rows, columns = -(-height // patch), -(-width // patch)
+    order = torch.rand(batch, rows * columns).argsort(1).argsort(1)
+    shown = (order >= round(ratio * rows * columns)).to(images).reshape(batch, 1, rows, columns)
+    return shown.repeat_interleave(patch, 2).repeat_interleave(patch, 3)[..., :height, :width]
 
 
 class ProbeTask(ClassifierTask):
@@ -77,14 +127,11 @@ class ProbeTask(ClassifierTask):
 
     def __init__(self, settings: ProbeSettings, parents: Mapping[str, nn.Module]) -> None:
         super().__init__(settings, parents)
-        net = _build(settings)
         self.parent_reports = {
-            role: load_backbone(net.backbone, parent, f"parent {role}") for role, parent in parents.items()
+            role: load_backbone(self.net.backbone, parent, f"parent {role}") for role, parent in parents.items()
         }
-        net.backbone.requires_grad_(False).eval()
-        self.networks = {"net": net}
-        self.optimizers = {"head": make_adamw(net.head.parameters(), settings.optimizers["head"])}
-        self.class_loss = class_loss(settings.loss, settings.focal_gamma)
+        self.net.backbone.requires_grad_(False).eval()
+        self.optimizers = {"head": make_adamw(self.net.head.parameters(), settings.optimizers["head"])}
 
     def step(self, batch: Batch, turn: str) -> dict[str, Tensor]:
         """Return the class loss."""
@@ -118,11 +165,11 @@ class TransferTask(BaselineTask):
 
     def step(self, batch: Batch, turn: str) -> dict[str, Tensor]:
         """Return `pixel` and, with a guide, `class`."""
-        losses = super().step(batch, turn)
-        if "guide" in self.frozen:
-            features = self.networks["net"](batch.degraded, features=True)
-            losses["class"] = self.class_loss(classify_features(self.frozen["guide"], features), batch.label)
-        return losses
+        if "guide" not in self.frozen:
+            return super().step(batch, turn)
+        restored, features = self.networks["net"](batch.degraded, features="also")
+        logits = classify_features(self.frozen["guide"], features)
+        return {"pixel": self.pixel_loss(restored, batch.clean), "class": self.class_loss(logits, batch.label)}
 
 
 def class_loss(name: str, gamma: float) -> ClassLoss:
@@ -158,12 +205,6 @@ def guiding_head(guide: nn.Module) -> DegradationHead:
             "give a dcpt.pretrain, direct or probe stage, or an imported head (net_dc)"
         )
     return head
-
-
-def _build(settings: ClassifierSettings) -> DCPT:
-    torch.manual_seed(settings.seed)
-    found = settings.exported_network
-    return cast(DCPT, build_network(found.name, **found.arguments))
 
 
 def _freeze_what_gives_no_features(backbone: nn.Module) -> None:

@@ -1,0 +1,37 @@
+"""What the backbones' features have in common: how they are asked for, and how parts of an image are hidden."""
+
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from airpipe.models.padding import Pad, pad_to_multiple
+
+Features = bool | Literal["also"]
+"""False: the restored image; True: the features of the decoder instead; "also": (restored image, features)."""
+Output = Tensor | list[Tensor] | tuple[Tensor, list[Tensor]]
+"""Of a backbone, by `Features`."""
+
+
+def pad_visible(visible: Tensor | None, multiple: int, pad: Pad = "reflect") -> Tensor | None:
+    """What is visible (B, 1, H, W) of an image that `pad_to_multiple` pads in the same way."""
+    return None if visible is None else pad_to_multiple(visible, multiple, pad)
+
+
+def hide(features: Tensor, visible: Tensor | None) -> Tensor:
+    """Set the hidden places of an image or feature map to zero, so that nothing leaks to them from around.
+
+    Args:
+        features: (B, C, h, w).
+        visible: (B, 1, H, W), 1 or 0, resized to h x w by the nearest neighbour; None: all is visible.
+
+    Returns:
+        (B, C, h, w).
+
+    Source: masks on the features of every encoder stage, as SparK (Tian et al., ICLR 2023) has for convolutions.
+    """
+    if visible is None:
+        return features
+    if visible.shape[-2:] != features.shape[-2:]:
+        visible = F.interpolate(visible, features.shape[-2:], mode="nearest")
+    return features * visible
