@@ -25,6 +25,20 @@ RAIN = {
     },
 }
 
+PARAMETERS = {
+    "defocus_blur": {"diameter": 7},
+    "gaussian_noise": {"sigma": 25},
+    "haze": {"airlight": 0.9, "beta": 1.0, "near": 0.2, "far": 1.5},
+    "jpeg": {"quality": 20},
+    "low_light": {"gain": 0.3, "gamma": 1.5, "sigma": 2},
+    "mosaic": {},
+    "motion_blur": {"length": 9, "angle": 30},
+    "rain_streaks": {"density": 0.01, "length": 12, "angle": 10, "width": 1, "strength": 0.5},
+    "snow": {"density": 0.01, "size": 8, "motion": 4, "angle": 10, "strength": 0.9},
+    "strokes": {"segments": 6, "thickness": 7, "colour": 1},
+}
+"""Some for every operation."""
+
 
 def stage(**changes) -> StageSettings:
     """A tiny stage on the list toy.train; keyword arguments replace top-level settings."""
