@@ -5,11 +5,15 @@ import json
 import os
 import subprocess
 import sys
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 
 import cv2
 import numpy as np
+import yaml
 
+from airpipe.merging import deep_merge
 from airpipe.settings import StageSettings, canonical_json
 
 ROOT = Path(__file__).parents[1]
@@ -134,6 +138,29 @@ class Stage:
 
     def curves(self) -> str:
         return (self.workdir / "curves.csv").read_text()
+
+
+CONFIG = [
+    "config.yaml",
+    "datasets.yaml",
+    "recipes.yaml",
+    "protocols.yaml",
+    "methods/baseline.yaml",
+    "methods/dcpt.yaml",
+]
+
+
+@cache
+def read_config(name: str) -> dict:
+    return yaml.safe_load((ROOT / "config" / name).read_text())
+
+
+def shipped(*overlays: str) -> dict:
+    """All of config/ as Snakemake merges it, with overlays; a new copy for every call."""
+    merged: dict = {}
+    for name in [*CONFIG, *overlays]:
+        merged = deep_merge(merged, deepcopy(read_config(name)))
+    return merged
 
 
 def one_thread() -> dict[str, str]:

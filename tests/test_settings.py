@@ -5,11 +5,10 @@ import subprocess
 import sys
 
 import pytest
-import yaml
-from helpers import RAIN, ROOT, stage
+from helpers import RAIN, ROOT, shipped, stage
 
+from airpipe.degradations.recipes import check_operations
 from airpipe.errors import AirpipeError
-from airpipe.merging import deep_merge
 from airpipe.project import check_compute, frozen_stage, load_project
 from airpipe.registry import NETWORKS, STAGES, resolve, settings_class, stage_entry
 from airpipe.settings import (
@@ -22,26 +21,19 @@ from airpipe.settings import (
     settings_hash,
 )
 
-BASE = ["config.yaml", "datasets.yaml", "recipes.yaml", "protocols.yaml", "methods/baseline.yaml"]
 
-
-def shipped(*overlays: str) -> dict:
-    merged: dict = {}
-    for name in [*BASE, *overlays]:
-        merged = deep_merge(merged, yaml.safe_load((ROOT / "config" / name).read_text()))
-    return merged
-
-
-@pytest.mark.parametrize("overlay", [(), ("paper.yaml",), ("denoise.yaml",)], ids=["demo", "paper", "denoise"])
+@pytest.mark.parametrize("overlay", [(), ("paper.yaml",), ("denoise.yaml",), ("dcpt.yaml",)], ids=str)
 def test_every_shipped_config_is_valid_and_freezes_all_its_stages(overlay):
     project = load_project(shipped(*overlay))
     for model in project.models:
         for name, plan in project.setting_plan(model).stages.items():
             frozen = frozen_stage(project, model, 0, name, settings_class(plan.task), stage_entry(plan.task).revision)
             assert frozen.steps > 100
-            assert all(part.operations for part in frozen.data)
-    for test in project.tests:
-        assert project.test(test).operations
+            assert all(bool(part.operations) == (part.recipe is not None) for part in frozen.data)
+    for test, settings in project.tests.items():
+        written = project.test(test).operations
+        check_operations(written, test)
+        assert bool(written) == (settings.recipe is not None)
 
 
 def test_the_json_schema_is_in_step():
@@ -105,8 +97,8 @@ def test_a_wrong_setting_gets_one_message_with_the_nearest_name(path, value, mes
 
 
 def test_a_scale_that_a_setting_does_not_have_is_named():
-    project = load_project({**shipped(), "scale": "paper"})
-    with pytest.raises(AirpipeError, match=r"no scale 'paper'; it has demo. Choose one of them"):
+    project = load_project({**shipped(), "scale": "released"})
+    with pytest.raises(AirpipeError, match=r"no scale 'released'; it has demo, paper, small. Choose one of them"):
         frozen_stage(project, "baseline/nafnet_5d", 0, "train", StageSettings, 1)
 
 
