@@ -222,6 +222,19 @@ def test_a_hold_that_leaves_no_steps_for_the_cosine_is_refused():
         check_settings(StageSettings, values, "x")
 
 
+def test_later_settings_are_frozen_only_where_they_are_used():
+    plain = json.loads(canonical_json(stage()))
+    assert {"noise_seed", "small_images"}.isdisjoint(plain["data"][0])
+    assert "hold_steps" not in plain["optimizers"]["net"]
+    part = {**plain["data"][0], "noise_seed": "image", "small_images": "reflect"}
+    used = stage(data=[part], optimizers={"net": {"learning_rate": 1, "hold_steps": 3}})
+    written = json.loads(canonical_json(used))
+    assert written["data"][0] | part == written["data"][0]
+    assert written["optimizers"]["net"]["hold_steps"] == 3
+    assert check_settings(StageSettings, written, "x") == used
+    assert settings_hash(used) != settings_hash(stage(data=[plain["data"][0]], optimizers=plain["optimizers"]))
+
+
 def test_the_hash_follows_science_and_ignores_spelling():
     assert settings_hash(stage()) == settings_hash(
         check_settings(StageSettings, json.loads(canonical_json(stage())), "x")

@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
 
 import yaml
 from pydantic import (
@@ -23,8 +23,10 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    SerializerFunctionWrapHandler,
     ValidationError,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -40,6 +42,14 @@ class Settings(BaseModel):
     """Base of all settings: frozen, and strict about keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    added: ClassVar[frozenset[str]] = frozenset()
+    """Settings that came later: written down only where they differ from the default, so that nothing is redone."""
+
+    @model_serializer(mode="wrap")
+    def _without_unused_additions(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = written(self)
+        unused = {name for name in self.added if getattr(self, name) == type(self).model_fields[name].default}
+        return {name: value for name, value in values.items() if name not in unused}
 
     @model_validator(mode="before")
     @classmethod
@@ -120,6 +130,7 @@ class Operation(Settings):
 class DataPart(Settings):
     """One part of a training mix."""
 
+    added = frozenset({"noise_seed", "small_images"})
     pairs: PairListId
     recipe: Name | None = Field(None, description="Degrades the clean image; none: the list has degraded files.")
     operations: tuple[Operation, ...] = Field((), description="The recipe, written out when frozen.")
@@ -194,6 +205,7 @@ class NetworkSettings(Settings):
 class OptimizerSettings(Settings):
     """AdamW and its schedule: linear warm-up, a hold at the peak, then cosine to the minimum."""
 
+    added = frozenset({"hold_steps"})
     learning_rate: PositiveFloat = Field(description="Peak rate, after warm-up.")
     minimum_rate: NonNegativeFloat = Field(0.0, description="Rate at the last step.")
     warmup_steps: NonNegativeInt = 0
