@@ -5,11 +5,15 @@ import json
 import os
 import subprocess
 import sys
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 
 import cv2
 import numpy as np
+import yaml
 
+from airpipe.merging import deep_merge
 from airpipe.settings import StageSettings, canonical_json
 
 ROOT = Path(__file__).parents[1]
@@ -24,6 +28,20 @@ RAIN = {
         "strength": 0.5,
     },
 }
+
+PARAMETERS = {
+    "defocus_blur": {"diameter": 7},
+    "gaussian_noise": {"sigma": 25},
+    "haze": {"airlight": 0.9, "beta": 1.0, "near": 0.2, "far": 1.5},
+    "jpeg": {"quality": 20},
+    "low_light": {"gain": 0.3, "gamma": 1.5, "sigma": 2},
+    "mosaic": {},
+    "motion_blur": {"length": 9, "angle": 30},
+    "rain_streaks": {"density": 0.01, "length": 12, "angle": 10, "width": 1, "strength": 0.5},
+    "snow": {"density": 0.01, "size": 8, "motion": 4, "angle": 10, "strength": 0.9},
+    "strokes": {"segments": 6, "thickness": 7, "colour": 1},
+}
+"""Some for every operation."""
 
 
 def stage(**changes) -> StageSettings:
@@ -120,6 +138,29 @@ class Stage:
 
     def curves(self) -> str:
         return (self.workdir / "curves.csv").read_text()
+
+
+CONFIG = [
+    "config.yaml",
+    "datasets.yaml",
+    "recipes.yaml",
+    "protocols.yaml",
+    "methods/baseline.yaml",
+    "methods/dcpt.yaml",
+]
+
+
+@cache
+def read_config(name: str) -> dict:
+    return yaml.safe_load((ROOT / "config" / name).read_text())
+
+
+def shipped(*overlays: str) -> dict:
+    """All of config/ as Snakemake merges it, with overlays; a new copy for every call."""
+    merged: dict = {}
+    for name in [*CONFIG, *overlays]:
+        merged = deep_merge(merged, deepcopy(read_config(name)))
+    return merged
 
 
 def one_thread() -> dict[str, str]:

@@ -16,7 +16,8 @@ from helpers import ROOT, toy_images
 from airpipe.data.check import check_split
 from airpipe.datasets import DatasetSettings
 from airpipe.errors import AirpipeError
-from airpipe.project import deep_merge, load_project
+from airpipe.merging import deep_merge
+from airpipe.project import load_project
 from airpipe.settings import check_settings, read_yaml
 from workflow import TOY, TRAIN, copy_project, environment, snakemake, write_overlay
 

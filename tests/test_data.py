@@ -8,16 +8,16 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from helpers import NOISE, RAIN, stage, toy_images
+from helpers import NOISE, PARAMETERS, RAIN, stage, toy_images
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from airpipe.data.crops import align
+from airpipe.data.crops import align, mirrored
 from airpipe.data.dataset import ImageCache, TrainingSamples, collate, quantised, read_depth
 from airpipe.data.packages import locate
 from airpipe.data.pairs import Pair, package_pairs, pair_up, read_pairs, write_pairs
-from airpipe.data.sampling import MicroBatches, SamplePlan, interleave
+from airpipe.data.sampling import MicroBatches, SampleKey, SamplePlan, interleave
 from airpipe.datasets import PackageFile, SplitSettings
 from airpipe.degradations.blur import line_kernel, motion_blur
 from airpipe.degradations.lowlight import low_light
@@ -27,13 +27,6 @@ from airpipe.degradations.weather import haze, procedural_depth, rain_streaks
 from airpipe.errors import AirpipeError
 from airpipe.settings import Draw, Operation, Phase
 
-PARAMETERS = {
-    "gaussian_noise": {"sigma": 25},
-    "rain_streaks": {"density": 0.01, "length": 12, "angle": 10, "width": 1, "strength": 0.5},
-    "haze": {"airlight": 0.9, "beta": 1.0, "near": 0.2, "far": 1.5},
-    "motion_blur": {"length": 9, "angle": 30},
-    "low_light": {"gain": 0.3, "gamma": 1.5, "sigma": 2},
-}
 GREY = np.full((64, 72, 3), 0.5, np.float32)
 
 
@@ -128,6 +121,68 @@ def test_a_sample_is_cut_turned_and_degraded_as_its_generator_says(tmp_path):
         assert found
         seen.add(found[0])
     assert len(seen) == 8
+
+
+def one_part(tmp_path, **changes):
+    """Samples of a part of noisy images, 16 pixels, in clean level 0."""
+    images = toy_images(tmp_path, 3)
+    pairs = [Pair(path, None, "", "", "none", path.stem, path.stem) for path in images]
+    part = stage().data[0].model_copy(update=changes)
+    return TrainingSamples([part], [pairs], 5)
+
+
+def noise_of(sample):
+    return sample["degraded"] * np.float32(255) - sample["clean"], float(sample["level"].removeprefix("sigma="))
+
+
+def test_fresh_noise_is_new_for_every_sample_of_an_image(tmp_path):
+    samples = one_part(tmp_path)
+    fields = [noise / sigma for noise, sigma in (noise_of(samples[SampleKey(slot, 0, 1, 16)]) for slot in range(20))]
+    for one, other in itertools.combinations(fields, 2):
+        assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 0.2
+
+
+def test_noise_seeded_by_image_is_one_field_for_each_image_for_ever_with_any_sigma(tmp_path):
+    samples = one_part(tmp_path, noise_seed="image")
+    sigmas = set()
+    for image in range(3):
+        np.random.seed(image)  # noqa: NPY002
+        published = np.random.normal(0, 1, (16, 16, 3))  # noqa: NPY002
+        for slot in (3, 77, 1000, 5, 6):
+            noise, sigma = noise_of(samples[SampleKey(slot + image, 0, image, 16)])
+            np.testing.assert_allclose(noise / sigma, published, atol=1e-4)
+            sigmas.add(sigma)
+    assert sigmas == {15, 25, 50}
+
+
+def test_noise_seeded_by_image_changes_neither_crop_nor_sigma(tmp_path):
+    fresh, image = one_part(tmp_path), one_part(tmp_path, noise_seed="image")
+    for slot in range(8):
+        key = SampleKey(slot, 0, slot % 3, 16)
+        np.testing.assert_array_equal(fresh[key]["clean"], image[key]["clean"])
+        assert fresh[key]["level"] == image[key]["level"]
+        assert not np.array_equal(fresh[key]["degraded"], image[key]["degraded"])
+
+
+def test_small_images_are_refused_or_mirrored_below_and_to_the_right(tmp_path):
+    key = SampleKey(4, 0, 0, 52)  # of 48x56 pixels
+    with pytest.raises(AirpipeError, match=r"56x48 pixels is smaller than patch_size 52; .* \(small_images: reflect\)"):
+        one_part(tmp_path)[key]
+    clean = one_part(tmp_path, small_images="reflect")[key]["clean"]
+    original = cv2.imread(str(toy_images(tmp_path, 1)[0]))[..., ::-1]
+    padded = cv2.copyMakeBorder(original, 0, 4, 0, 0, cv2.BORDER_REFLECT)
+    assert any(contains(np.rot90(padded, t)[:, ::f], clean) for t in range(4) for f in (1, -1))
+    grey = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    assert mirrored(grey, 3) is grey
+    assert mirrored(grey, 8).tolist() == np.pad(grey, [(0, 5), (0, 4)], mode="symmetric").tolist()
+
+
+def test_small_images_settings_change_nothing_for_large_ones(tmp_path):
+    key = SampleKey(4, 0, 0, 32)
+    for name in ("clean", "degraded"):
+        np.testing.assert_array_equal(
+            one_part(tmp_path)[key][name], one_part(tmp_path, small_images="reflect")[key][name]
+        )
 
 
 def contains(view, patch):

@@ -7,33 +7,23 @@ import math
 import numpy as np
 import pytest
 import yaml
-from helpers import ROOT
+from helpers import PARAMETERS, ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from airpipe.data.packages import locate
+from airpipe.degradations.blur import defocus_blur, disc_kernel
 from airpipe.degradations.compression import LARGEST_JPEG_SIDE, jpeg
 from airpipe.degradations.inpainting import stroke_mask, strokes
 from airpipe.degradations.mosaic import bayer_pattern, mosaic
-from airpipe.degradations.noise import gaussian_noise, quantised
-from airpipe.degradations.recipes import OPERATIONS, check_operations, degrade
+from airpipe.degradations.noise import gaussian_noise, legacy_noise_field, quantised
+from airpipe.degradations.recipes import OPERATIONS, check_operations, degrade, drawn_names
 from airpipe.degradations.weather import SNOW_LAYERS, flake_kernel, snow, snow_mask
 from airpipe.errors import AirpipeError
 from airpipe.images import read_rgb8
 from airpipe.settings import Operation
 
-PARAMETERS = {
-    "gaussian_noise": {"sigma": 25},
-    "haze": {"airlight": 0.9, "beta": 1.0, "near": 0.2, "far": 1.5},
-    "jpeg": {"quality": 20},
-    "low_light": {"gain": 0.3, "gamma": 1.5, "sigma": 2},
-    "mosaic": {},
-    "motion_blur": {"length": 9, "angle": 30},
-    "rain_streaks": {"density": 0.01, "length": 12, "angle": 10, "width": 1, "strength": 0.5},
-    "snow": {"density": 0.01, "size": 8, "motion": 4, "angle": 10, "strength": 0.9},
-    "strokes": {"segments": 6, "thickness": 7, "colour": 1},
-}
 RANDOM = ["gaussian_noise", "haze", "low_light", "rain_streaks", "snow", "strokes"]
 RECIPES = {
     name: [Operation.model_validate(operation) for operation in operations]
@@ -121,6 +111,8 @@ def test_the_ten_task_recipes_draw_what_dcpt_says():
     ("operation", "change", "message"),
     [
         ("gaussian_noise", {"sigma": {"uniform": [-5, 50]}}, r"sigma is -5\.0; expected at least 0. Change the recipe"),
+        ("defocus_blur", {"diameter": {"uniform": [0.5, 9]}}, r"diameter 0\.5 must be at least 1 pixel. Change the r"),
+        ("gaussian_noise", {"field": 3}, "unknown parameter 'field'"),
         ("gaussian_noise", {"sigma": "strong"}, "parameter 'sigma' is 'strong'; expected a finite number"),
         ("gaussian_noise", {"sigma": float("inf")}, "parameter 'sigma' is inf; expected a finite number"),
         ("gaussian_noise", {"sigma": True}, "parameter 'sigma' is True; expected a finite number"),
@@ -153,6 +145,86 @@ def test_unclipped_noise_keeps_its_sigma_at_black_and_white(sigma):
         noise = gaussian_noise(np.full((64, 64, 3), level, np.float32), rng(1), sigma=sigma) - level
         assert noise.std() * 255 == pytest.approx(sigma, rel=0.03)
         assert noise.min() < 0 < noise.max()
+
+
+@pytest.mark.parametrize("image", [0, 7, 4096])
+def test_a_legacy_noise_field_is_what_the_seeded_global_generator_gives(image):
+    np.random.seed(image)  # noqa: NPY002
+    published = np.random.normal(0, 25 / 255, (20, 30, 3))  # noqa: NPY002
+    clean = picture(20, 30, 1)
+    noisy = gaussian_noise(clean, rng(), sigma=25, field=legacy_noise_field((20, 30, 3), image))
+    np.testing.assert_allclose(noisy - clean, published, atol=2e-7)
+    np.testing.assert_array_equal(
+        noisy, gaussian_noise(clean, rng(9), sigma=25, field=legacy_noise_field((20, 30, 3), image))
+    )
+
+
+def test_a_noise_field_of_another_size_is_refused():
+    with pytest.raises(ValueError, match=r"field is \(3, 4, 3\); expected \(4, 3, 3\)"):
+        gaussian_noise(picture(4, 3, 0), rng(), sigma=25, field=legacy_noise_field((3, 4, 3), 0))
+
+
+# Several operations
+
+
+def test_parameters_of_equal_names_are_written_down_with_their_operation():
+    names = ("low_light", "rain_streaks", "motion_blur", "motion_blur")
+    recipe = [Operation.model_validate({"operation": name, "parameters": PARAMETERS[name]}) for name in names]
+    _, drawn = degrade(photograph()[:64, :64], recipe, rng())
+    assert drawn == {
+        **PARAMETERS["low_light"],
+        "density": 0.01,
+        "rain_streaks.length": 12,
+        "rain_streaks.angle": 10,
+        "width": 1,
+        "strength": 0.5,
+        "motion_blur.length": 9,
+        "motion_blur.angle": 30,
+        "motion_blur.length.2": 9,
+        "motion_blur.angle.2": 30,
+    }
+    assert drawn_names(recipe[:1]) == [{name: name for name in PARAMETERS["low_light"]}]
+
+
+@pytest.mark.parametrize(
+    "recipe", ["low_haze", "low_rain", "low_snow", "haze_rain", "haze_snow", "low_haze_rain", "low_haze_snow"]
+)
+def test_a_compound_recipe_applies_the_single_ones_in_the_order_of_cdd11(recipe):
+    order = [name for name in ("low", "rain", "snow", "haze") if name in recipe.split("_")]
+    singles = [RECIPES["low_light" if name == "low" else name][0] for name in order]
+    assert RECIPES[recipe] == singles
+    image = photograph()[:64, :64]
+    generator, expected = rng(5), image
+    for single in singles:
+        expected, _ = degrade(expected, [single], generator)
+    np.testing.assert_array_equal(degrade(image, RECIPES[recipe], rng(5))[0], expected)
+
+
+# Defocus
+
+
+def test_a_disc_has_the_area_of_its_circle_and_is_round():
+    for diameter in (1, 2.5, 4, 7, 11.3):
+        disc = disc_kernel(diameter)
+        assert disc.sum() == pytest.approx(math.pi / 4 * diameter**2, rel=0.3 if diameter < 4 else 0.05)
+        for other in (disc.T, disc[::-1], disc[:, ::-1]):
+            np.testing.assert_array_equal(disc, other)
+    np.testing.assert_array_equal(flake_kernel(7, 0, 0), disc_kernel(7, 1))
+
+
+def test_defocus_keeps_the_mean_and_grows_with_its_diameter():
+    image = photograph("coffee")[50:250, 100:300]
+    np.testing.assert_array_equal(defocus_blur(image, rng(), diameter=1), image)
+    scores = [psnr(defocus_blur(image, rng(), diameter=diameter), image) for diameter in (2, 3, 5, 8, 12)]
+    assert scores == sorted(scores, reverse=True)
+    assert scores[-1] < 26 < 33 < scores[0]
+    dot = np.zeros((41, 41, 3), np.float32)
+    dot[20, 20] = 1
+    spread = defocus_blur(dot, rng(), diameter=9)[..., 1]
+    assert spread.sum() == pytest.approx(1, abs=1e-5)
+    rows, columns = np.nonzero(spread > 1e-6)
+    assert np.hypot(rows - 20, columns - 20).max() <= 5
+    np.testing.assert_allclose(defocus_blur(dot + 0.25, rng(), diameter=9)[..., 1], spread + 0.25, atol=1e-6)
 
 
 # JPEG

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from airpipe.project import deep_merge
+from airpipe.merging import deep_merge
 from workflow import TOY, copy_project, copy_run, environment, snakemake
 
 pytestmark = pytest.mark.pipeline

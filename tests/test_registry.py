@@ -16,7 +16,7 @@ from airpipe.data.files import list_images
 from airpipe.data.pairs import Pairing, pair_up
 from airpipe.datasets import ADDRESSES, DatasetSettings, Layout, PairRule, SplitSettings
 from airpipe.errors import AirpipeError
-from airpipe.project import deep_merge, inherited
+from airpipe.merging import deep_merge, inherited
 from airpipe.settings import check_settings, read_yaml
 
 IDS = [

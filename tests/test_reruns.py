@@ -183,7 +183,11 @@ def test_a_moved_data_set_redoes_nothing(project, tmp_path):
     ("setting", "message"),
     [
         ("scal=demo", "unknown setting 'scal'; did you mean 'scale'?"),
-        ("scale=huge", "unknown scale in compute 'huge'; Valid: demo, paper, small"),
+        ("scale=huge", "unknown scale in compute 'huge'; Valid: demo, paper, released, small"),
+        (
+            "tests={photos_noise25: {fixed: {sigma: high}}}",
+            "tests.photos_noise25, gaussian_noise: parameter 'sigma' is 'high'; expected a finite number",
+        ),
         ("models=[baseline/nafnet_6d]", "unknown setting of baseline 'nafnet_6d'; did you mean 'nafnet_5d'?"),
     ],
 )

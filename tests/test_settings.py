@@ -5,34 +5,35 @@ import subprocess
 import sys
 
 import pytest
-import yaml
-from helpers import ROOT, stage
+from helpers import RAIN, ROOT, shipped, stage
 
+from airpipe.degradations.recipes import check_operations
 from airpipe.errors import AirpipeError
-from airpipe.project import check_compute, deep_merge, frozen_stage, load_project
+from airpipe.project import check_compute, frozen_stage, load_project
 from airpipe.registry import NETWORKS, STAGES, resolve, settings_class, stage_entry
-from airpipe.settings import ComputeSettings, Draw, StageSettings, canonical_json, check_settings, settings_hash
+from airpipe.settings import (
+    ComputeSettings,
+    DataPart,
+    Draw,
+    StageSettings,
+    canonical_json,
+    check_settings,
+    settings_hash,
+)
 
-BASE = ["config.yaml", "datasets.yaml", "recipes.yaml", "protocols.yaml", "methods/baseline.yaml"]
 
-
-def shipped(*overlays: str) -> dict:
-    merged: dict = {}
-    for name in [*BASE, *overlays]:
-        merged = deep_merge(merged, yaml.safe_load((ROOT / "config" / name).read_text()))
-    return merged
-
-
-@pytest.mark.parametrize("overlay", [(), ("paper.yaml",), ("denoise.yaml",)], ids=["demo", "paper", "denoise"])
+@pytest.mark.parametrize("overlay", [(), ("paper.yaml",), ("denoise.yaml",), ("dcpt.yaml",)], ids=str)
 def test_every_shipped_config_is_valid_and_freezes_all_its_stages(overlay):
     project = load_project(shipped(*overlay))
     for model in project.models:
         for name, plan in project.setting_plan(model).stages.items():
             frozen = frozen_stage(project, model, 0, name, settings_class(plan.task), stage_entry(plan.task).revision)
             assert frozen.steps > 100
-            assert all(part.operations for part in frozen.data)
-    for test in project.tests:
-        assert project.test(test).operations
+            assert all(bool(part.operations) == (part.recipe is not None) for part in frozen.data)
+    for test, settings in project.tests.items():
+        written = project.test(test).operations
+        check_operations(written, test)
+        assert bool(written) == (settings.recipe is not None)
 
 
 def test_the_json_schema_is_in_step():
@@ -96,8 +97,8 @@ def test_a_wrong_setting_gets_one_message_with_the_nearest_name(path, value, mes
 
 
 def test_a_scale_that_a_setting_does_not_have_is_named():
-    project = load_project({**shipped(), "scale": "paper"})
-    with pytest.raises(AirpipeError, match=r"no scale 'paper'; it has demo. Choose one of them"):
+    project = load_project({**shipped(), "scale": "released"})
+    with pytest.raises(AirpipeError, match=r"no scale 'released'; it has demo, paper, small. Choose one of them"):
         frozen_stage(project, "baseline/nafnet_5d", 0, "train", StageSettings, 1)
 
 
@@ -132,6 +133,106 @@ def test_unknown_recipes_data_sets_and_fixed_parameters_are_named():
     config["tests"]["photos_noise25"]["fixed"] = {"sigm": 25}
     with pytest.raises(AirpipeError, match="unknown parameter 'sigm'; did you mean 'sigma'"):
         load_project(config).test("photos_noise25")
+
+
+def with_setting(**values) -> dict:
+    config = shipped()
+    config["methods"]["baseline"]["settings"]["mine"] = values
+    return config
+
+
+def test_a_setting_like_another_takes_its_values_key_by_key_and_replaces_lists():
+    wider = {"network": {"arguments": {"width": 48}}, "data": [{"pairs": "wed.train", "recipe": "noise25"}]}
+    config = with_setting(like="nafnet_noise3", stages={"train": {"scales": {"small": wider, "paper": None}}})
+    project = load_project({**config, "scale": "small", "models": ["baseline/mine"]})
+    assert project.setting_plan("baseline/mine").about == ""
+    mine, model = (
+        frozen_stage(project, f"baseline/{name}", 0, "train", StageSettings, 1) for name in ("mine", "nafnet_noise3")
+    )
+    assert mine.network.arguments == {**model.network.arguments, "width": 48}
+    assert [part.pairs for part in mine.data] == ["wed.train"]
+    for same in ("phases", "optimizers", "validation", "clip_norm", "ema_decay"):
+        assert getattr(mine, same) == getattr(model, same)
+    assert set(project.setting_plan("baseline/mine").stages["train"].scales) == {"small"}
+    assert set(project.setting_plan("baseline/nafnet_noise3").stages["train"].scales) == {"small", "paper"}
+
+
+def test_settings_may_follow_settings_that_follow_others_whatever_their_order():
+    config = with_setting(like="next", about="mine")
+    config["methods"]["baseline"]["settings"]["next"] = {
+        "like": "nafnet_noise25",
+        "about": "next",
+        "stages": {"train": {"common": {"clip_norm": 2.0}}},
+    }
+    project = load_project({**config, "scale": "small"})
+    assert project.setting_plan("baseline/mine").about == "mine"
+    assert frozen_stage(project, "baseline/mine", 0, "train", StageSettings, 1).clip_norm == 2
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"like": "nafnet_noise2"},
+            r"methods.baseline: settings.mine.like: unknown setting 'nafnet_noise2'; did you m",
+        ),
+        ({"like": "mine"}, "settings.mine.like: mine -> mine goes round in a circle"),
+        ({"like": 3}, "settings.mine.like: unknown setting '3'"),
+        (
+            {"like": "nafnet_noise3", "stages": {"train": {"scales": {"papr": None}}}},
+            r"settings.mine.stages.train.scales.papr is null, which takes an inherited key away; unknown inherited key "
+            r"'papr'; did you mean 'paper'\? Valid: paper, small",
+        ),
+        (
+            {"like": "nafnet_noise3", "stages": {"train": {"common": {"data": 3}}, "trian": {}}},
+            "trian.task: Field requi",
+        ),
+    ],
+)
+def test_a_setting_that_follows_nothing_is_told(values, message):
+    with pytest.raises(AirpipeError, match=message) as caught:
+        load_project(with_setting(**values))
+    assert "data set" not in str(caught.value)
+
+
+def test_a_setting_that_is_no_mapping_is_told():
+    config = shipped()
+    config["methods"]["baseline"]["settings"]["mine"] = "nafnet_5d"
+    with pytest.raises(AirpipeError, match="settings.mine: expected a mapping with stages, found 'nafnet_5d'"):
+        load_project(config)
+
+
+def test_noise_seeded_by_image_needs_noise_that_is_made_online():
+    rain = {"recipe": "rain", "operations": [RAIN]}
+    for part, message in (
+        ({"recipe": None}, "noise_seed is 'image', but a part without recipe adds no noise; leave noise_seed out"),
+        (rain, "noise_seed is 'image', but recipe 'rain' has no gaussian_noise"),
+    ):
+        with pytest.raises(AirpipeError, match=message):
+            check_settings(DataPart, {"pairs": "toy.train", "noise_seed": "image", **part}, "x")
+    assert DataPart(pairs="toy.train").noise_seed == "fresh"
+    assert DataPart(pairs="toy.train").small_images == "refuse"
+
+
+def test_a_hold_that_leaves_no_steps_for_the_cosine_is_refused():
+    values = json.loads(canonical_json(stage(optimizers={"net": {"learning_rate": 1, "hold_steps": 54}})))
+    assert check_settings(StageSettings, values, "x").steps == 60
+    values["optimizers"]["net"] |= {"warmup_steps": 6}
+    with pytest.raises(AirpipeError, match=r"optimizers.net: warmup_steps \+ hold_steps is 60, the stage has 60 steps"):
+        check_settings(StageSettings, values, "x")
+
+
+def test_later_settings_are_frozen_only_where_they_are_used():
+    plain = json.loads(canonical_json(stage()))
+    assert {"noise_seed", "small_images"}.isdisjoint(plain["data"][0])
+    assert "hold_steps" not in plain["optimizers"]["net"]
+    part = {**plain["data"][0], "noise_seed": "image", "small_images": "reflect"}
+    used = stage(data=[part], optimizers={"net": {"learning_rate": 1, "hold_steps": 3}})
+    written = json.loads(canonical_json(used))
+    assert written["data"][0] | part == written["data"][0]
+    assert written["optimizers"]["net"]["hold_steps"] == 3
+    assert check_settings(StageSettings, written, "x") == used
+    assert settings_hash(used) != settings_hash(stage(data=[plain["data"][0]], optimizers=plain["optimizers"]))
 
 
 def test_the_hash_follows_science_and_ignores_spelling():

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import pickle
 import random
@@ -340,6 +341,23 @@ def test_learning_rate_warms_up_and_follows_half_a_cosine():
     settings = OptimizerSettings(learning_rate=1.0, minimum_rate=0.1, warmup_steps=4)
     rates = [learning_rate_at(step, 104, settings) for step in (0, 3, 4, 54, 104)]
     assert rates == pytest.approx([0.25, 1.0, 1.0, 0.55, 0.1])
+
+
+def test_a_held_learning_rate_stays_at_its_peak_and_no_hold_changes_no_bit():
+    restormer = OptimizerSettings(learning_rate=3e-4, minimum_rate=1e-6, hold_steps=92_000)
+    assert {learning_rate_at(step, 300_000, restormer) for step in (0, 1, 50_000, 91_999, 92_000)} == {3e-4}
+    later = [learning_rate_at(step, 300_000, restormer) for step in (92_001, 196_000, 299_999)]
+    cosine = [1e-6 + (3e-4 - 1e-6) * (1 + math.cos(math.pi * t / 208_000)) / 2 for t in (1, 104_000, 207_999)]
+    assert later == pytest.approx(cosine, rel=1e-12)
+    both = OptimizerSettings(learning_rate=1.0, warmup_steps=4, hold_steps=6)
+    assert [learning_rate_at(step, 30, both) for step in (0, 3, 4, 9, 10)] == [0.25, 1, 1, 1, 1]
+    assert learning_rate_at(20, 30, both) == pytest.approx(0.5)
+    plain = OptimizerSettings(learning_rate=1e-3, minimum_rate=1e-6, warmup_steps=50)
+    for step in (0, 49, 50, 51, 1234, 2799):
+        ramp = plain.learning_rate * (step + 1) / 50
+        progress = (step - 50) / 2750
+        decay = 1e-6 + (1e-3 - 1e-6) * 0.5 * (1 + math.cos(math.pi * progress))
+        assert learning_rate_at(step, 2800, plain) == (ramp if step < 50 else decay)
 
 
 def test_partial_loading_reports_and_refuses_a_foreign_parent():

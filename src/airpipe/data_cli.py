@@ -11,7 +11,8 @@ import yaml
 from airpipe.data.addresses import address_of
 from airpipe.datasets import DatasetSettings
 from airpipe.errors import AirpipeError
-from airpipe.project import deep_merge, expanded, inherited
+from airpipe.merging import deep_merge, inherited
+from airpipe.project import expanded
 from airpipe.settings import check_settings, read_yaml, unknown_name
 
 REGISTRY = Path("config/datasets.yaml")

@@ -14,6 +14,7 @@ from pydantic import Field, NonNegativeInt, model_validator
 
 from airpipe.datasets import DatasetSettings
 from airpipe.errors import AirpipeError
+from airpipe.merging import DATASETS, SETTINGS, deep_merge, inherited
 from airpipe.settings import (
     ComputeSettings,
     Draw,
@@ -54,6 +55,13 @@ class MethodSettings(Settings):
     source: str = ""
     settings: dict[Name, SettingPlan] = Field(min_length=1)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _settings_like_others(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and isinstance(values.get("settings"), Mapping):
+            return {**values, "settings": inherited(values["settings"], SETTINGS)}
+        return values
+
 
 class ProjectSettings(Settings):
     """All of config/, merged."""
@@ -77,7 +85,7 @@ class ProjectSettings(Settings):
     @classmethod
     def _copies_of_datasets(cls, values: Any) -> Any:
         if isinstance(values, Mapping) and isinstance(values.get("datasets"), Mapping):
-            return {**values, "datasets": inherited(values["datasets"])}
+            return {**values, "datasets": inherited(values["datasets"], DATASETS)}
         return values
 
     @model_validator(mode="after")
@@ -178,39 +186,6 @@ def load_project(config: Mapping[str, Any]) -> ProjectSettings:
 def _plain(value: Any) -> Any:
     """Ordered or frozen mappings as plain dicts, sequences as lists."""
     return json.loads(json.dumps(value))
-
-
-def deep_merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge mappings key by key; lists and scalars are replaced."""
-    merged = dict(base)
-    for key, value in over.items():
-        old = merged.get(key)
-        merged[key] = deep_merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    return merged
-
-
-def inherited(entries: Mapping[str, Mapping[str, Json]]) -> dict[str, dict[str, Json]]:
-    """Entries with `like: <id>` filled in from the entry that they name: another copy of a known data set.
-
-    Raises:
-        ValueError: `like` names no entry, or entries name each other.
-    """
-
-    def resolve(name: str, seen: tuple[str, ...]) -> dict[str, Json]:
-        if not isinstance(entries[name], Mapping):
-            raise ValueError(f"datasets.{name}: expected a mapping with title and splits, found {entries[name]!r}")
-        entry = dict(entries[name])
-        model = entry.pop("like", None)
-        if model is None:
-            return entry
-        if not isinstance(model, str) or model not in entries:
-            raise ValueError(f"datasets.{name}.like: " + unknown_name(str(model), entries, "data set"))
-        if model in seen:
-            raise ValueError(f"datasets.{name}.like: {' -> '.join((*seen, model))} goes round in a circle")
-        source = {key: value for key, value in resolve(model, (*seen, model)).items() if key != "root"}
-        return deep_merge(source, entry)
-
-    return {name: resolve(name, (name,)) for name in entries}
 
 
 def without_leaks(project: ProjectSettings, pairs: str) -> str:

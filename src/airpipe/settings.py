@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
 
 import yaml
 from pydantic import (
@@ -23,8 +23,10 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    SerializerFunctionWrapHandler,
     ValidationError,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -40,6 +42,14 @@ class Settings(BaseModel):
     """Base of all settings: frozen, and strict about keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    added: ClassVar[frozenset[str]] = frozenset()
+    """Settings that came later: written down only where they differ from the default, so that nothing is redone."""
+
+    @model_serializer(mode="wrap")
+    def _without_unused_additions(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = written(self)
+        unused = {name for name in self.added if getattr(self, name) == type(self).model_fields[name].default}
+        return {name: value for name, value in values.items() if name not in unused}
 
     @model_validator(mode="before")
     @classmethod
@@ -120,6 +130,7 @@ class Operation(Settings):
 class DataPart(Settings):
     """One part of a training mix."""
 
+    added = frozenset({"noise_seed", "small_images"})
     pairs: PairListId
     recipe: Name | None = Field(None, description="Degrades the clean image; none: the list has degraded files.")
     operations: tuple[Operation, ...] = Field((), description="The recipe, written out when frozen.")
@@ -132,6 +143,15 @@ class DataPart(Settings):
         (1.0, 1.0), description="Clean images are shrunk by a factor drawn from this range before the crop."
     )
     quantise: bool = Field(True, description="Clip and round the degraded image to 8 bit, as a file would be.")
+    noise_seed: Literal["fresh", "image"] = Field(
+        "fresh",
+        description="fresh: new Gaussian noise for every sample; image: one field for each image for ever, from "
+        "NumPy's legacy generator seeded with the image's index, as DCPT's published training does by mistake.",
+    )
+    small_images: Literal["refuse", "reflect"] = Field(
+        "refuse",
+        description="Images smaller than the patch: an error, or mirrored at the lower and right border (Restormer).",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -146,6 +166,15 @@ class DataPart(Settings):
         if values.get("share") is not None:
             raise ValueError(f"found share {share} and repeat {repeat}; give one of them")
         return {**values, "share": None}
+
+    @model_validator(mode="after")
+    def _field_needs_noise(self) -> "DataPart":
+        online = self.recipe is not None or self.operations
+        noisy = not self.operations or any(step.operation == "gaussian_noise" for step in self.operations)
+        if self.noise_seed == "image" and not (online and noisy):
+            made = f"recipe {self.recipe!r} has no gaussian_noise" if online else "a part without recipe adds no noise"
+            raise ValueError(f"noise_seed is 'image', but {made}; leave noise_seed out")
+        return self
 
     @field_validator("rescale")
     @classmethod
@@ -174,11 +203,13 @@ class NetworkSettings(Settings):
 
 
 class OptimizerSettings(Settings):
-    """AdamW and its schedule: linear warm-up, then cosine to the minimum."""
+    """AdamW and its schedule: linear warm-up, a hold at the peak, then cosine to the minimum."""
 
+    added = frozenset({"hold_steps"})
     learning_rate: PositiveFloat = Field(description="Peak rate, after warm-up.")
     minimum_rate: NonNegativeFloat = Field(0.0, description="Rate at the last step.")
     warmup_steps: NonNegativeInt = 0
+    hold_steps: NonNegativeInt = Field(0, description="Steps at the peak rate, between warm-up and cosine.")
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: NonNegativeFloat = 0.0
 
@@ -236,6 +267,17 @@ class StageSettings(Settings):
         if len(given) == 2:
             plain = next(part.pairs for part in self.data if part.repeat is None)
             raise ValueError(f"data: {plain} has no repeat, other parts have one; give repeat to all parts or to none")
+        return self
+
+    @model_validator(mode="after")
+    def _schedules_fit(self) -> "StageSettings":
+        for name, optimizer in self.optimizers.items():
+            before = optimizer.warmup_steps + optimizer.hold_steps
+            if optimizer.hold_steps and before >= self.steps:
+                raise ValueError(
+                    f"optimizers.{name}: warmup_steps + hold_steps is {before}, the stage has {self.steps} steps; "
+                    "leave steps for the cosine, or set minimum_rate to learning_rate for a constant rate"
+                )
         return self
 
     @model_validator(mode="after")

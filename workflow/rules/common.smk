@@ -38,6 +38,8 @@ try:
     PROJECT = load_project(config)
     for name, operations in PROJECT.recipes.items():
         check_operations(operations, f"recipes.{name}")
+    for name in PROJECT.tests:
+        check_operations(PROJECT.test(name).operations, f"tests.{name}")
     check_compute(PROJECT, [*STAGES, "evaluate"])
 except AirpipeError as error:
     raise WorkflowError(str(error)) from None

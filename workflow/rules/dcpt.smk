@@ -1,5 +1,5 @@
-# DCPT: a backbone learns to tell degradations apart (pretrain), then to remove them (finetune); beside
-# that a probe of frozen features, and transfer between degradations with and without a guide.
+# DCPT: a backbone learns to tell degradations apart (pretrain: dcpt.pretrain, direct or masked_pretrain), then
+# to remove them (finetune); beside that a probe of frozen features, and transfer with and without a guide.
 
 
 localrules:
@@ -35,31 +35,6 @@ rule dcpt_pretrain:
         "{resources.launch} scripts/train.py --config {input.config} --train {input.train} --val {input.val}"
         " --packs {input.packs} {params.parents} --workdir {params.workdir} --threads {threads} {resources.machine}"
         " > {log} 2>&1"
-
-
-use rule dcpt_pretrain as dcpt_masked_pretrain with:
-    input:
-        config="results/dcpt/{setting}/seed{seed}/masked_pretrain/config.yaml",
-        train=training_pairs("dcpt", "masked_pretrain"),
-        val=validation_pairs("dcpt", "masked_pretrain"),
-        packs=training_packs("dcpt", "masked_pretrain"),
-        parents=parent_models("dcpt", "masked_pretrain"),
-    output:
-        model="results/dcpt/{setting}/seed{seed}/masked_pretrain/model.safetensors",
-        card="results/dcpt/{setting}/seed{seed}/masked_pretrain/card.json",
-        curves="results/dcpt/{setting}/seed{seed}/masked_pretrain/curves.csv",
-    log:
-        "results/logs/dcpt/{setting}/seed{seed}/masked_pretrain.log",
-    benchmark:
-        "results/benchmarks/dcpt/{setting}/seed{seed}/masked_pretrain.tsv"
-    threads: stage_threads("dcpt.masked_pretrain")
-    resources:
-        **stage_resources("dcpt.masked_pretrain"),
-    params:
-        workdir=subpath(output.model, parent=True),
-        parents=parent_arguments("dcpt", "masked_pretrain"),
-    message:
-        "DCPT {wildcards.setting}, seed {wildcards.seed}: masked pretrain"
 
 
 use rule dcpt_pretrain as dcpt_finetune with:

@@ -50,6 +50,17 @@ def shrunk(layer: npt.NDArray[Any], side: int) -> npt.NDArray[Any]:
     return np.asarray(cv2.resize(layer, (side, side), interpolation=cv2.INTER_AREA), layer.dtype)
 
 
+def mirrored(layer: npt.NDArray[Any], side: int) -> npt.NDArray[Any]:
+    """A layer (H, W) or (H, W, 3) of at least `side` pixels each way, mirrored at its lower and right border.
+
+    The border pixels are repeated. Source: Restormer's training data.
+    """
+    rows, columns = (max(0, side - length) for length in layer.shape[:2])
+    if not rows and not columns:
+        return layer
+    return np.pad(layer, [(0, rows), (0, columns), (0, 0)][: layer.ndim], mode="symmetric")
+
+
 def turned(layer: npt.NDArray[Any], turns: int, flip: bool) -> npt.NDArray[Any]:
     """A contiguous copy, turned anticlockwise by quarter turns, then mirrored left to right.
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from airpipe.data.crops import Rgb8, align, shrunk, turned, window_side
+from airpipe.data.crops import Rgb8, align, mirrored, shrunk, turned, window_side
 from airpipe.data.pairs import Pair
 from airpipe.data.sampling import SampleKey
-from airpipe.degradations.noise import FloatImage
+from airpipe.degradations.noise import FloatImage, legacy_noise_field
 from airpipe.degradations.recipes import degrade
 from airpipe.errors import AirpipeError
 from airpipe.images import read_rgb8
@@ -192,11 +192,14 @@ class TrainingSamples(Dataset[dict[str, Any]]):
         generator = np.random.default_rng([self.seed, key.slot])
         layers = source.layers(key.image)
         paired = source.paired(key.image)
+        if part.small_images == "reflect":
+            layers = [mirrored(layer, key.patch_size) for layer in layers]
         height, width = layers[0].shape[:2]
         if min(height, width) < key.patch_size:
             raise AirpipeError(
                 f"{part.pairs}, image {source.name(key.image)}: {width}x{height} pixels is smaller than "
-                f"patch_size {key.patch_size}; choose a smaller patch or leave the image out"
+                f"patch_size {key.patch_size}; choose a smaller patch, leave the image out, or mirror it "
+                "(small_images: reflect)"
             )
         if paired and part.rescale != (1.0, 1.0):
             raise AirpipeError(
@@ -208,7 +211,8 @@ class TrainingSamples(Dataset[dict[str, Any]]):
         turns, flip = int(generator.integers(4)), bool(generator.integers(2))
         window = (slice(top, top + side), slice(left, left + side))
         layers = [turned(shrunk(layer[window], key.patch_size), turns, flip) for layer in layers]
-        return _sample(part, layers, paired, source.name(key.image), source.level(key.image), generator)
+        names = (source.name(key.image), source.level(key.image))
+        return _sample(part, layers, paired, key.image, names, generator)
 
 
 def pair_layers(pair: Pair, cache: ImageCache) -> list[npt.NDArray[Any]]:
@@ -224,25 +228,33 @@ def _sample(
     part: DataPart,
     layers: list[npt.NDArray[Any]],
     paired: bool,
-    name: str,
-    level: str,
+    index: int,
+    names: tuple[str, str],
     generator: np.random.Generator,
 ) -> dict[str, Any]:
+    """Sample of an aligned patch; `index` is the image's in its part, `names` are its name and level."""
     clean: Rgb8 = layers[0]
+    name, level = names
     if paired:
         degraded: npt.NDArray[Any] = layers[1]
     else:
-        degraded, drawn = degrade_clean(clean, part.operations, generator, layers[1] if layers[1:] else None)
+        depth = layers[1] if layers[1:] else None
+        field = legacy_noise_field(clean.shape, index) if part.noise_seed == "image" else None
+        degraded, drawn = degrade_clean(clean, part.operations, generator, depth, field)
         level = " ".join(f"{parameter}={value:.4g}" for parameter, value in drawn.items())
         degraded = quantised(degraded) if part.quantise else degraded
     return {"degraded": degraded, "clean": clean, "label": part.label, "name": name, "level": level}
 
 
 def degrade_clean(
-    clean: Rgb8, operations: Sequence[Operation], generator: np.random.Generator, depth: FloatImage | None
+    clean: Rgb8,
+    operations: Sequence[Operation],
+    generator: np.random.Generator,
+    depth: FloatImage | None,
+    field: FloatImage | None = None,
 ) -> tuple[FloatImage, dict[str, Any]]:
     """Apply a recipe to an 8-bit image: float32 (H, W, 3), neither clipped nor rounded, and what was drawn."""
-    return degrade(np.asarray(clean, np.float32) / np.float32(255), operations, generator, depth)
+    return degrade(np.asarray(clean, np.float32) / np.float32(255), operations, generator, depth, field)
 
 
 def collate(samples: Sequence[dict[str, Any]]) -> Batch:
@@ -301,4 +313,4 @@ class ValidationSamples(Dataset[dict[str, Any]]):
         layers = [np.ascontiguousarray(layer[top : top + height, left : left + width]) for layer in layers]
         # 2**32 sets these streams apart from those of training slots
         generator = np.random.default_rng([self.seed, 2**32, part, index])
-        return _sample(self.parts[part], layers, pair.degraded is not None, pair.name, pair.level, generator)
+        return _sample(self.parts[part], layers, pair.degraded is not None, index, (pair.name, pair.level), generator)

@@ -1,4 +1,4 @@
-"""Motion blur. Images are float32 (H, W, 3), RGB, nominally in [0, 1]."""
+"""Motion and defocus blur. Images are float32 (H, W, 3), RGB, nominally in [0, 1]."""
 
 import cv2
 import numpy as np
@@ -25,6 +25,45 @@ def line_kernel(length: float, angle: float, width: float = 1.0) -> FloatImage:
     along, across = columns * cosine - rows * sine, columns * sine + rows * cosine
     profile = np.clip((length + 1) / 2 - abs(along), 0, 1) * np.clip((width + 1) / 2 - abs(across), 0, 1)
     return np.asarray(profile / profile.sum(), np.float32)
+
+
+def disc_kernel(diameter: float, margin: int = 0) -> FloatImage:
+    """A disc in the middle of a square kernel, 1 inside, its edge anti-aliased.
+
+    Args:
+        diameter: in pixels, at least 1.
+        margin: zeros that are added on each side, in pixels.
+
+    Raises:
+        ValueError: diameter below 1.
+    """
+    if diameter < 1:
+        raise ValueError(f"diameter {diameter} must be at least 1 pixel")
+    half = int(np.ceil(diameter / 2)) + margin
+    rows, columns = np.mgrid[-half : half + 1, -half : half + 1].astype(np.float32)
+    return np.asarray(np.clip((diameter + 1) / 2 - np.hypot(rows, columns), 0, 1), np.float32)
+
+
+def defocus_blur(image: FloatImage, generator: np.random.Generator, *, diameter: float) -> FloatImage:
+    """Blur with a disc, as a lens does with a flat scene out of focus; mirrored at the border.
+
+    Args:
+        image: clean image, (H, W, 3) in [0, 1].
+        generator: not used; every degradation takes one.
+        diameter: of the disc (circle of confusion), in pixels; 1 leaves the image as it is.
+
+    Returns:
+        Blurred image of the same shape.
+
+    Raises:
+        ValueError: diameter below 1.
+
+    Source: ours; the uniform disc of the classical deblurring literature. It stands in for real pairs
+    (DPDD in DCPT 10D), whose blur changes with depth.
+    """
+    kernel = disc_kernel(diameter)
+    blurred = cv2.filter2D(image, -1, kernel / kernel.sum(), borderType=cv2.BORDER_REFLECT_101)
+    return np.asarray(blurred, np.float32)
 
 
 def motion_blur(image: FloatImage, generator: np.random.Generator, *, length: float, angle: float) -> FloatImage:

@@ -11,24 +11,42 @@ def quantised(image: FloatImage) -> npt.NDArray[np.uint8]:
     return np.asarray(np.rint(np.clip(image, 0, 1) * np.float32(255)), np.uint8)
 
 
-def gaussian_noise(image: FloatImage, generator: np.random.Generator, *, sigma: float) -> FloatImage:
+def legacy_noise_field(shape: tuple[int, ...], seed: int) -> FloatImage:
+    """Standard normal noise as NumPy's legacy global generator gives it after `numpy.random.seed(seed)`.
+
+    Args:
+        shape: (H, W, 3), filled pixel by pixel, red first.
+        seed: 0 to 2^32 - 1.
+
+    Source: DCPT's denoising data set, which seeds with the index of the image before every draw.
+    """
+    legacy = np.random.RandomState(seed)  # noqa: NPY002 - the published stream is the legacy one
+    return legacy.standard_normal(shape).astype(np.float32)
+
+
+def gaussian_noise(
+    image: FloatImage, generator: np.random.Generator, *, sigma: float, field: FloatImage | None = None
+) -> FloatImage:
     """Add white Gaussian noise, without clipping or rounding.
 
     Args:
         image: clean image, (H, W, 3) in [0, 1].
         generator: source of randomness.
         sigma: standard deviation in 8-bit grey levels; 25 means 25/255.
+        field: standard normal noise of the image's shape instead of what the generator would draw.
 
     Returns:
         Noisy image of the same shape; values may leave [0, 1].
 
     Raises:
-        ValueError: sigma is negative.
+        ValueError: sigma is negative, or field of another shape.
 
     Source: denoising protocol of the all-in-one benchmarks, sigma in {15, 25, 50}; DCPT 10D draws sigma
     uniformly from 1 to 50.
     """
     if sigma < 0:
         raise ValueError(f"sigma is {sigma}; expected at least 0")
-    noise = generator.standard_normal(image.shape, dtype=np.float32)
+    if field is not None and field.shape != image.shape:
+        raise ValueError(f"field is {field.shape}; expected {image.shape}")
+    noise = generator.standard_normal(image.shape, dtype=np.float32) if field is None else field
     return image + np.float32(sigma / 255) * noise

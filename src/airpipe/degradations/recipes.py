@@ -6,12 +6,13 @@ list of operations below and writes down its own distributions.
 
 import inspect
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from airpipe.degradations.blur import motion_blur
+from airpipe.degradations.blur import defocus_blur, motion_blur
 from airpipe.degradations.compression import jpeg
 from airpipe.degradations.inpainting import strokes
 from airpipe.degradations.lowlight import low_light
@@ -22,6 +23,7 @@ from airpipe.errors import AirpipeError
 from airpipe.settings import Draw, Operation, unknown_name
 
 OPERATIONS: dict[str, Callable[..., FloatImage]] = {
+    "defocus_blur": defocus_blur,
     "gaussian_noise": gaussian_noise,
     "haze": haze,
     "jpeg": jpeg,
@@ -34,6 +36,8 @@ OPERATIONS: dict[str, Callable[..., FloatImage]] = {
 }
 EXPECTED = {float: "a finite number", int: "a whole number", bool: "true or false"}
 """What a parameter of each type takes, in words."""
+SUPPLIED = ("depth", "field")
+"""Keyword arguments of operations that come with the sample, not from the recipe."""
 
 
 def check_operations(operations: Iterable[Operation], where: str) -> None:
@@ -50,7 +54,7 @@ def check_operations(operations: Iterable[Operation], where: str) -> None:
         if operation.operation not in OPERATIONS:
             raise AirpipeError(f"{where}: " + unknown_name(operation.operation, OPERATIONS, "operation"))
         signature = inspect.signature(OPERATIONS[operation.operation]).parameters.values()
-        drawn = {p.name: p for p in signature if p.kind is p.KEYWORD_ONLY and p.name != "depth"}
+        drawn = {p.name: p for p in signature if p.kind is p.KEYWORD_ONLY and p.name not in SUPPLIED}
         for name in operation.parameters:
             if name not in drawn:
                 raise AirpipeError(f"{where}, {operation.operation}: " + unknown_name(name, drawn, "parameter"))
@@ -103,6 +107,7 @@ def degrade(
     operations: Iterable[Operation],
     generator: np.random.Generator,
     depth: FloatImage | None = None,
+    field: FloatImage | None = None,
 ) -> tuple[FloatImage, dict[str, Any]]:
     """Apply a recipe: each operation draws its parameters, then its randomness, from one generator.
 
@@ -111,16 +116,38 @@ def degrade(
         operations: in order.
         generator: fixes everything that is drawn.
         depth: relative depth (H, W) in [0, 1] for operations that take one.
+        field: standard normal noise (H, W, 3) for operations that take it instead of drawing their own.
 
     Returns:
-        The degraded image (neither clipped nor rounded) and the drawn parameters by name.
+        The degraded image (neither clipped nor rounded) and the drawn parameters by name (see `drawn_names`).
     """
+    operations = list(operations)
     drawn: dict[str, Any] = {}
-    for operation in operations:
+    supplied = {name: value for name, value in (("depth", depth), ("field", field)) if value is not None}
+    for operation, names in zip(operations, drawn_names(operations), strict=True):
         function = OPERATIONS[operation.operation]
         parameters = {name: draw(how, generator) for name, how in operation.parameters.items()}
-        drawn |= parameters
-        if depth is not None and "depth" in inspect.signature(function).parameters:
-            parameters["depth"] = depth
-        image = function(image, generator, **parameters)
+        drawn |= {names[name]: value for name, value in parameters.items()}
+        taken = {name: value for name, value in supplied.items() if name in inspect.signature(function).parameters}
+        image = function(image, generator, **parameters, **taken)
     return image, drawn
+
+
+def drawn_names(operations: Sequence[Operation]) -> list[dict[str, str]]:
+    """For each operation, under which name each of its parameters is written down.
+
+    The parameter's own name, or `operation.parameter` where several operations of the recipe have it, or
+    `operation.parameter.2` and so on for an operation that comes again.
+
+    Example:
+        A recipe of rain_streaks and motion_blur has `density` and `rain_streaks.length`, `motion_blur.length`.
+    """
+    uses = Counter(name for operation in operations for name in operation.parameters)
+    seen: Counter[str] = Counter()
+    named = []
+    for operation in operations:
+        seen[operation.operation] += 1
+        again = f".{seen[operation.operation]}" if seen[operation.operation] > 1 else ""
+        full = {name: f"{operation.operation}.{name}{again}" for name in operation.parameters}
+        named.append({name: full[name] if uses[name] > 1 else name for name in operation.parameters})
+    return named

@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from airpipe.degradations.blur import line_kernel
+from airpipe.degradations.blur import disc_kernel, line_kernel
 from airpipe.degradations.noise import FloatImage
 
 SNOW_LAYERS = ((0.25, 0.75), (0.5, 0.2), (1.0, 0.05))
@@ -61,9 +61,7 @@ def flake_kernel(diameter: float, motion: float, angle: float) -> FloatImage:
         angle: of the movement against the vertical, in degrees; positive leans to the right.
     """
     path = line_kernel(1 + motion, 90 - angle)
-    half = int(np.ceil(diameter / 2)) + path.shape[0] // 2
-    rows, columns = np.mgrid[-half : half + 1, -half : half + 1].astype(np.float32)
-    disc = np.clip((diameter + 1) / 2 - np.hypot(rows, columns), 0, 1).astype(np.float32)
+    disc = disc_kernel(diameter, path.shape[0] // 2)
     return np.asarray(cv2.filter2D(disc, -1, path, borderType=cv2.BORDER_CONSTANT), np.float32)
 
 

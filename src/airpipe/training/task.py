@@ -72,7 +72,10 @@ def make_adamw(parameters: Iterable[nn.Parameter], settings: OptimizerSettings) 
 
 
 def learning_rate_at(step: int, steps: int, settings: OptimizerSettings) -> float:
-    """Linear warm-up, then half a cosine from the peak to the minimum.
+    """Linear warm-up, a hold at the peak, then half a cosine to the minimum.
+
+    Without warm-up and hold these are the rates of BasicSR's schedules: update t = step + 1 gets
+    the cosine at t - 1, because the scheduler first steps before the second update.
 
     Args:
         step: from 0.
@@ -80,7 +83,10 @@ def learning_rate_at(step: int, steps: int, settings: OptimizerSettings) -> floa
     """
     if step < settings.warmup_steps:
         return settings.learning_rate * (step + 1) / settings.warmup_steps
-    progress = (step - settings.warmup_steps) / max(1, steps - settings.warmup_steps)
+    before = settings.warmup_steps + settings.hold_steps
+    if step < before:
+        return settings.learning_rate
+    progress = (step - before) / max(1, steps - before)
     span = settings.learning_rate - settings.minimum_rate
     return settings.minimum_rate + span * 0.5 * (1 + math.cos(math.pi * progress))
 
