@@ -135,7 +135,7 @@ def stage_threads(task):
 
 
 def model_ids(models=None):
-    """Model ids (folders below results/): method/setting (its last stage) or one of its stages for all seeds, or imported/name."""
+    """Folders below results/: method/setting (its last stage) or one of its stages for all seeds, or imported/name."""
     ids = []
     for model in PROJECT.models if models is None else models:
         if model.startswith("imported/"):

@@ -282,9 +282,13 @@ def _scaled(value: Any, unit: float, digits: int) -> str:
 
 def efficiency_latex(table: pd.DataFrame) -> str:
     """The efficiency table as a LaTeX tabular (package booktabs)."""
-    head, body = efficiency_cells(table)
+    return latex_tabular(*efficiency_cells(table), 2)
+
+
+def latex_tabular(head: Sequence[str], body: Sequence[Sequence[str]], texts: int) -> str:
+    """A LaTeX tabular (package booktabs); the first `texts` columns left, the others right aligned."""
     lines = [" & ".join(_tex(cell) for cell in line) + " \\\\" for line in (head, *body)]
-    rule = f"\\begin{{tabular}}{{ll{'r' * (len(head) - 2)}}}"
+    rule = f"\\begin{{tabular}}{{{'l' * texts}{'r' * (len(head) - texts)}}}"
     return "\n".join([rule, "\\toprule", lines[0], "\\midrule", *lines[1:], "\\bottomrule", "\\end{tabular}", ""])
 
 
