@@ -39,6 +39,8 @@ try:
         check_operations(operations, f"recipes.{name}")
     check_compute(PROJECT, [*STAGES, "evaluate"])
     FEATURES = PROJECT.feature_analysis()
+    for name, entry in FEATURES.classes.items():
+        check_operations(entry.operations, f"features.classes.{name}")
 except AirpipeError as error:
     raise WorkflowError(str(error)) from None
 
