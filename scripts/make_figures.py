@@ -1,4 +1,4 @@
-"""Draw the figures of one table; run by workflow/rules/report.smk."""
+"""Draw the figures of one table or of the feature analysis; run by rules in workflow/rules/."""
 
 import logging
 import os
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from airpipe.errors import run_main
+from airpipe.reporting.feature_figures import draw_confusion, draw_tsne
+from airpipe.reporting.features import read_results
 from airpipe.reporting.figures import draw_figures, read_curves, read_scenes
 from airpipe.reporting.tables import read_table
 
@@ -17,6 +19,11 @@ def main(job: Any) -> None:
     os.dup2(handle, 1)  # everything that the job says goes to its log
     os.dup2(handle, 2)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    if job.rule == "dcpt_tsne":
+        results = read_results([Path(path) for path in job.input.features])
+        draw_tsne(results, Path(job.output.tsne))
+        draw_confusion(results, Path(job.output.confusion))
+        return
     report = job.params.report
     curves = read_curves([Path(path) for path in job.input.curves], RESULTS)
     scores = [Path(path) for path in job.input.scores]

@@ -26,6 +26,7 @@ def main(job: Any) -> None:
         lists=[Path(path) for path in job.input.lists],
         checks=[Path(path) for path in job.input.checks],
         leakage=Path(job.input.leakage[0]) if job.input.leakage else None,
+        features=Path(job.input.features[0]) if job.input.features else None,
     )
     cards = read_cards(map(Path, job.input.cards), RESULTS)
     write_page(sources, cards, job.params.report, job.params.scale, Path(job.output.page))

@@ -1,4 +1,4 @@
-"""Write a results table, the efficiency table or metrics.json; run by workflow/rules/report.smk."""
+"""Write a results table, the efficiency or feature table or metrics.json; run by rules in workflow/rules/."""
 
 import logging
 import os
@@ -7,6 +7,7 @@ from typing import Any
 
 from airpipe.errors import run_main
 from airpipe.reporting.efficiency import write_efficiency
+from airpipe.reporting.features import write_feature_table
 from airpipe.reporting.pivots import write_metrics, write_tables
 from airpipe.reporting.tables import read_cards
 
@@ -20,6 +21,10 @@ def main(job: Any) -> None:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
     if job.rule == "metrics":
         write_metrics([Path(path) for path in job.input.tables], Path(job.output.metrics))
+        return
+    if job.rule == "features_table":
+        features = [Path(path) for path in job.input.features]
+        write_feature_table(features, Path(job.input.published), Path(job.output.csv).parent)
         return
     cards = read_cards(map(Path, job.input.cards), RESULTS)
     folder = Path(job.output.csv).parent

@@ -18,6 +18,8 @@ from airpipe.merging import DATASETS, SETTINGS, deep_merge, inherited
 from airpipe.settings import (
     ComputeSettings,
     Draw,
+    FeatureClass,
+    FeatureSettings,
     Json,
     LeakageSettings,
     Name,
@@ -77,6 +79,7 @@ class ProjectSettings(Settings):
     tables: dict[Name, TableSettings]
     report: ReportSettings = ReportSettings()
     leakage: LeakageSettings = LeakageSettings()
+    features: FeatureSettings = FeatureSettings()
     compute: dict[Name, dict[str, dict[str, Json]]] = Field(
         {}, description="scale: {default or registry entry: ComputeSettings}"
     )
@@ -106,6 +109,7 @@ class ProjectSettings(Settings):
             for test_name in table.tests:
                 _known(test_name, self.tests, f"test in table {name}")
         _known(self.report.protocol, self.protocols, "protocol in report")
+        self._feature_names_exist()
         for scale, stages in self.compute.items():
             for stage, values in stages.items():
                 check_settings(ComputeSettings, values, f"compute.{scale}.{stage}")
@@ -118,23 +122,61 @@ class ProjectSettings(Settings):
         _known(setting, self.methods[method].settings, f"setting of {method}")
         return self.methods[method].settings[setting]
 
+    def _feature_names_exist(self) -> None:
+        if "features" in self.tables:
+            raise ValueError("tables: the name 'features' belongs to the feature analysis; call the table otherwise")
+        for model in self.features.models:
+            if not re.fullmatch(r"[a-z0-9_]+/[a-z0-9_]+|(?!imported/)[a-z0-9_]+(/[a-z0-9_]+){2}", model):
+                raise ValueError(f"features: {model!r} is not method/setting, method/setting/stage or imported/name")
+            if not model.startswith("imported/"):
+                method, setting, *stage = model.split("/")
+                stages = self.setting_plan(f"{method}/{setting}").stages
+                for name in stage:
+                    _known(name, stages, f"stage of {method}/{setting} in features")
+        for name, entry in self.features.classes.items():
+            dataset, split = entry.pairs.removesuffix("_noleak").split(".")
+            _known(dataset, self.datasets, f"data set in features, class {name}")
+            known = self.datasets[dataset]
+            splits = {file.split for file in known.packages} or known.splits
+            _known(split, splits, f"split of {dataset} in features, class {name}")
+            if entry.recipe is not None:
+                _known(entry.recipe, self.recipes, f"recipe in features, class {name}")
+
     def test(self, name: str) -> TestSettings:
         """A test with its recipe written out and its fixed parameters set."""
         test = self.tests[name]
-        if test.recipe is None:
-            return test
-        fixed = {key: Draw(constant=value) for key, value in test.fixed.items()}
+        return test.model_copy(update={"operations": self._operations(test, f"tests.{name}")})
+
+    def feature_analysis(self) -> FeatureSettings:
+        """The feature analysis without its models, with recipes, fixed parameters and labels written out."""
+        labels = self.features.labels()
+        classes = {
+            name: entry.model_copy(
+                update={
+                    "label": labels[name],
+                    "operations": self._operations(entry, f"features.classes.{name}"),
+                }
+            )
+            for name, entry in self.features.classes.items()
+        }
+        return self.features.model_copy(update={"models": (), "classes": classes})
+
+    def _operations(self, degraded: TestSettings | FeatureClass, where: str) -> tuple[Operation, ...]:
+        """The recipe of a test or class with its fixed parameters set."""
+        if degraded.recipe is None:
+            return degraded.operations
+        fixed = {key: Draw(constant=value) for key, value in degraded.fixed.items()}
         operations = tuple(
             op.model_copy(
                 update={"parameters": {**op.parameters, **{k: v for k, v in fixed.items() if k in op.parameters}}}
             )
-            for op in self.recipes[test.recipe]
+            for op in self.recipes[degraded.recipe]
         )
         known = {key for op in operations for key in op.parameters}
         for key in fixed:
             if key not in known:
-                raise AirpipeError(f"tests.{name}.fixed: " + unknown_name(key, known, "parameter"))
-        return test.model_copy(update={"operations": operations})
+                raise AirpipeError(f"{where}.fixed: " + unknown_name(key, known, "parameter"))
+        return operations
 
     def compute_for(self, task: str) -> ComputeSettings:
         """What a stage asks of the machine at this scale."""
@@ -172,6 +214,31 @@ def check_compute(project: ProjectSettings, stages: Iterable[str]) -> None:
         for name in block:
             if name not in valid:
                 raise AirpipeError(f"compute.{scale}: " + unknown_name(name, valid, "stage"))
+
+
+def check_labels(features: FeatureSettings, settings: StageSettings) -> None:
+    """Check that the feature analysis numbers degradations as a stage's classifier does; others have no say.
+
+    A class and a part of the training mix are the same degradation where they share a recipe, or the data set
+    where there is none.
+
+    Raises:
+        AirpipeError: names the class and both labels.
+    """
+    if not hasattr(settings, "head"):
+        return
+    trained: dict[str, set[int]] = {}
+    for part in settings.data:
+        trained.setdefault(part.recipe or part.pairs.split(".")[0], set()).add(part.label)
+    for name, label in features.labels().items():
+        entry = features.classes[name]
+        known = trained.get(entry.recipe or entry.pairs.split(".")[0], {label})
+        if label not in known:
+            raise AirpipeError(
+                f"features, class {name} has label {label}; {settings.model_id} was trained with label "
+                f"{', '.join(map(str, sorted(known)))} for it. Put the classes in that order, or set "
+                f"features.classes.{name}.label"
+            )
 
 
 def load_project(config: Mapping[str, Any]) -> ProjectSettings:

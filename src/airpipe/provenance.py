@@ -13,7 +13,7 @@ from typing import Any
 
 from airpipe.errors import AirpipeError
 
-LIBRARIES = ("torch", "lightning-fabric", "numpy", "opencv-python-headless", "scikit-image", "pandas")
+LIBRARIES = ("torch", "lightning-fabric", "numpy", "opencv-python-headless", "scikit-image", "scikit-learn", "pandas")
 
 
 def sha256_file(path: Path) -> str:

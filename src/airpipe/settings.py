@@ -370,6 +370,98 @@ class LeakageSettings(Settings):
     against: tuple[PairListId, ...] | None = Field(None, description="Test lists; none: those of all `tests`.")
 
 
+# Feature analysis
+
+
+class FeatureClass(Settings):
+    """One degradation that the feature analysis tells apart."""
+
+    pairs: PairListId
+    recipe: Name | None = Field(None, description="Degrades the clean crop; none: the list has degraded files.")
+    fixed: dict[Name, Json] = Field({}, description="Parameters that replace the recipe's draws.")
+    label: NonNegativeInt | None = Field(
+        None, description="As the trained classifiers number it; none: the position among the classes."
+    )
+    operations: tuple[Operation, ...] = Field((), description="The recipe, written out.")
+
+    @model_validator(mode="after")
+    def _fixed_needs_a_recipe(self) -> "FeatureClass":
+        if self.fixed and self.recipe is None:
+            raise ValueError(f"fixed {dict(self.fixed)} replaces draws of a recipe, and there is no recipe; name one")
+        return self
+
+
+class FeatureSettings(Settings):
+    """kNN, t-SNE and confusion matrices on the features of checkpoints.
+
+    Sources: "code" is MILab-PKU/dcpt `knn_gen.py`, `knn.py`, `t_sne.py`; "text" is MaskDCPT (arXiv 2510.13282),
+    which restates the protocol.
+    """
+
+    models: tuple[str, ...] = Field(
+        (), description="method/setting, method/setting/stage or imported/name; none: no analysis."
+    )
+    classes: dict[Name, FeatureClass] = Field({}, description="Name: images. `name: null` in an overlay leaves it out.")
+    images_per_class: PositiveInt = Field(
+        100, description="At most; evenly spaced over the list (ours; code: the first of a directory). Source: code."
+    )
+    crops_per_image: PositiveInt = Field(
+        1, description="1: the centre crop (source: code); more: evenly placed, each degraded by itself (ours)."
+    )
+    patch_size: PositiveInt = Field(128, description="Side of the crops in pixels. Source: code.")
+    seed: NonNegativeInt = Field(
+        100000, description="Of degradations, random weights and projection. Ours: unlike any training seed."
+    )
+    neighbours: PositiveInt = Field(5, description="k, Euclidean distance. Source: code.")
+    test_share: float = Field(0.33, gt=0, lt=1, description="Of each split. Source: code.")
+    split: Literal["scene", "random"] = Field(
+        "scene",
+        description="scene: all crops of one photograph on one side (ours); random: single crops (source: code).",
+    )
+    seeds: tuple[NonNegativeInt, ...] = Field(
+        (0, 223, 929, 1234, 10086), min_length=1, description="One split each. Source: code."
+    )
+    feature: Literal["last", "all"] = Field(
+        "last", description="Levels of the decoder: the last stage, level 0 (source: code), or all of them (ours)."
+    )
+    pooling: Literal["none", "mean"] = Field(
+        "none", description="none: maps are flattened whole (source: code); mean: over height and width (ours)."
+    )
+    projection: NonNegativeInt = Field(
+        0, description="Dimensions of a sparse random projection (ours: less disk and time); 0: exact (source: code)."
+    )
+    random_init: Literal["published", "own"] = Field(
+        "published",
+        description="Untrained weights: Kaiming-uniform with a = 2 and zero biases in convolutions and linear layers "
+        "(source: code), or as the network initialises itself (ours).",
+    )
+    perplexity: PositiveFloat = Field(30, description="Of t-SNE. Source: code (scikit-learn's default).")
+    iterations: int = Field(2000, ge=250, description="Of t-SNE. Source: code.")
+    tsne_seed: NonNegativeInt = Field(0, description="Of t-SNE. Ours: the code draws it.")
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _left_out(cls, classes: Any) -> Any:
+        if isinstance(classes, Mapping):
+            return {name: entry for name, entry in classes.items() if entry is not None}
+        return classes
+
+    @model_validator(mode="after")
+    def _classes_differ(self) -> "FeatureSettings":
+        if self.models and len(self.classes) < 2:
+            raise ValueError(f"found {len(self.classes)} classes; models are analysed with at least 2")
+        by_label: dict[int, str] = {}
+        for name, label in self.labels().items():
+            if label in by_label:
+                raise ValueError(f"classes {by_label[label]} and {name} both have label {label}; give each its own")
+            by_label[label] = name
+        return self
+
+    def labels(self) -> dict[str, int]:
+        """Label of each class: given, or its position."""
+        return {n: i if c.label is None else c.label for i, (n, c) in enumerate(self.classes.items())}
+
+
 # Identity and files
 
 

@@ -13,7 +13,7 @@ from airpipe.data.files import split_is_there
 from airpipe.datasets import DatasetSettings
 from airpipe.degradations.recipes import check_operations
 from airpipe.errors import AirpipeError
-from airpipe.project import check_compute, expanded, frozen_stage, load_project
+from airpipe.project import check_compute, check_labels, expanded, frozen_stage, load_project
 from airpipe.provenance import sha256_file
 from airpipe.registry import STAGES, settings_class, stage_entry
 from airpipe.settings import canonical_json, unknown_name
@@ -41,6 +41,9 @@ try:
     for name in PROJECT.tests:
         check_operations(PROJECT.test(name).operations, f"tests.{name}")
     check_compute(PROJECT, [*STAGES, "evaluate"])
+    FEATURES = PROJECT.feature_analysis()
+    for name, entry in FEATURES.classes.items():
+        check_operations(entry.operations, f"features.classes.{name}")
 except AirpipeError as error:
     raise WorkflowError(str(error)) from None
 
@@ -158,14 +161,15 @@ def stage_threads(task):
 
 
 def model_ids(models=None):
-    """Model ids (folders below results/): the last stage of method/setting for all seeds, or imported/name."""
+    """Folders below results/: method/setting (its last stage) or one of its stages for all seeds, or imported/name."""
     ids = []
     for model in PROJECT.models if models is None else models:
         if model.startswith("imported/"):
             ids.append(imported(model))
         else:
-            stage = list(PROJECT.setting_plan(model).stages)[-1]
-            ids += [f"{model}/seed{seed}/{stage}" for seed in PROJECT.seeds]
+            method, setting, *stage = model.split("/")
+            last = list(PROJECT.setting_plan(f"{method}/{setting}").stages)[-1]
+            ids += [f"{method}/{setting}/seed{seed}/{(stage or [last])[0]}" for seed in PROJECT.seeds]
     return ids
 
 
@@ -390,6 +394,30 @@ def evaluation_resources():
         "machine": lambda wildcards, input: f"--device {'cuda' if compute.gpu else 'cpu'} {roots(input)}",
     }
     return asked | ({"gpu": lambda wildcards: 0 if wildcards.model == "none" else compute.gpu} if compute.gpu else {})
+
+
+def feature_results():
+    """Files of the feature analysis: every checkpoint as trained and with random weights; none where it is off."""
+    for model in dict.fromkeys(model_ids(PROJECT.features.models)):
+        check_feature_labels(model)
+        yield from (f"results/features/{model}/{init}.json" for init in ("random", "trained"))
+
+
+def check_feature_labels(model):
+    """Stop where a trained classifier numbers a class otherwise than the feature analysis."""
+    if not model.startswith("imported/"):
+        method, setting, seed, stage = model.split("/")
+        try:
+            check_labels(FEATURES, stage_settings(method, setting, seed.removeprefix("seed"), stage))
+        except AirpipeError as error:
+            raise WorkflowError(str(error)) from None
+
+
+def feature_outputs():
+    """Table and figures of the feature analysis; none where it is off."""
+    if not PROJECT.features.models:
+        return []
+    return ["results/tables/features.csv", *(f"results/figures/features/{name}.png" for name in ("tsne", "confusion"))]
 
 
 onstart:

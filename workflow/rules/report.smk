@@ -140,6 +140,7 @@ rule page:
         lists=[f"results/pairs/{name}.json" for name in folder_lists()],
         checks=[f"results/manifests/{name.removesuffix('_noleak')}.json" for name in folder_lists()],
         leakage=["results/data/leakage.json"] if folder_lists() else [],
+        features=feature_outputs(),
     output:
         page="results/report/index.html",
     log:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from airpipe.errors import AirpipeError
 from airpipe.provenance import write_text
-from airpipe.reporting.pivots import pipe_table, tex
+from airpipe.reporting.pivots import latex_tabular, pipe_table
 from airpipe.reporting.tables import Card, Row, read_json, source_of
 
 EFFICIENCY_COLUMNS = (
@@ -123,10 +123,7 @@ def _scaled(value: Any, unit: float, digits: int) -> str:
 
 def efficiency_latex(table: pd.DataFrame) -> str:
     """The efficiency table as a LaTeX tabular (package booktabs)."""
-    head, body = efficiency_cells(table)
-    lines = [" & ".join(tex(cell) for cell in line) + " \\\\" for line in (head, *body)]
-    rule = f"\\begin{{tabular}}{{ll{'r' * (len(head) - 2)}}}"
-    return "\n".join([rule, "\\toprule", lines[0], "\\midrule", *lines[1:], "\\bottomrule", "\\end{tabular}", ""])
+    return latex_tabular(*efficiency_cells(table), 2)
 
 
 def write_efficiency(

@@ -43,7 +43,7 @@ CELL = (1.62, 1.24)
 
 
 @contextmanager
-def _figure(target: Path, width: float, height: float, rows: int = 1, columns: int = 1) -> Iterator[Any]:
+def open_figure(target: Path, width: float, height: float, rows: int = 1, columns: int = 1) -> Iterator[Any]:
     """A figure of that size in inches and its (rows, columns) array of axes; written at the end."""
     sns.set_theme(
         style="whitegrid", context="notebook", font="DejaVu Sans", font_scale=0.85, rc={"grid.linewidth": 0.6}
@@ -87,7 +87,7 @@ def draw_bars(table: pd.DataFrame, protocols: Sequence[str], target: Path) -> No
     shown = [name for name in protocols if name in found] or found[:1]
     places, models = ours[PLACE].drop_duplicates(), ours["model"].unique()
     width = max(6.5, 1.6 + len(places) * max(1.05, 0.42 * len(models)))
-    with _figure(target, width, 3.9 * len(shown) + 0.3, rows=len(shown)) as (figure, axes):
+    with open_figure(target, width, 3.9 * len(shown) + 0.3, rows=len(shown)) as (figure, axes):
         for axis, protocol in zip(axes[:, 0], shown, strict=True):
             _bar_panel(axis, ours[ours["protocol"] == protocol], protocol)
         handles, labels = axes[0, 0].get_legend_handles_labels()
@@ -155,7 +155,7 @@ def draw_curves(curves: Mapping[str, pd.DataFrame], target: Path) -> None:
     """
     labels = short_labels(dict.fromkeys(map(without_seed, curves)))
     colours = model_colours(list(labels))
-    with _figure(target, 10.0, 3.9, columns=2) as (figure, axes):
+    with open_figure(target, 10.0, 3.9, columns=2) as (figure, axes):
         for axis, name in zip(axes[0], ("loss/total", "validation/psnr"), strict=True):
             named = set()
             for model_id, curve in curves.items():
@@ -338,7 +338,7 @@ def draw_qualitative(scenes: Sequence[Scene], zoom: int, target: Path) -> None:
     """
     columns = max((len(scene.pictures) for scene in scenes), default=1)
     width, height = 1.15 + columns * (sum(CELL) + 0.14), 0.4 + max(len(scenes), 1) * (CELL[1] + 0.34)
-    with _figure(target, width, height) as (figure, axes):
+    with open_figure(target, width, height) as (figure, axes):
         axes[0, 0].axis("off")
         if not scenes:
             axes[0, 0].text(0.5, 0.5, "no pictures were kept", ha="center", va="center", color=GREY)

@@ -21,6 +21,7 @@ from PIL import Image
 
 from airpipe.provenance import write_text
 from airpipe.reporting.efficiency import efficiency_cells
+from airpipe.reporting.features import feature_cells, feature_notes, read_feature_table
 from airpipe.reporting.figures import Scene, read_pixels, read_scenes
 from airpipe.reporting.pivots import Block, notes, pivot, place_names, short_labels
 from airpipe.reporting.tables import PAPER_SCALE, PLACE, Card, read_gains, read_table, without_seed
@@ -37,6 +38,10 @@ FIGURES = (
     ("bars", "PSNR by degradation and level"),
     ("curves", "Training loss and validation PSNR"),
     ("qualitative", "Degraded, restored and clean, with the crop where restoration changes most"),
+)
+FEATURE_FIGURES = (
+    ("tsne", "t-SNE of the features, with random weights and as trained; each point is a degraded crop"),
+    ("confusion", "Which degradation is taken for which"),
 )
 
 
@@ -60,6 +65,8 @@ class Sources:
     """For each of them results/manifests/<dataset>.<split>.json."""
     leakage: Path | None = None
     """results/data/leakage.json."""
+    features: Path | None = None
+    """results/tables/features.csv, where features were analysed; its figures are in `figures`/features."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,17 @@ class Section:
     blocks: list[Block]
     notes: list[str]
     gains: list[GainLine]
+    figures: list[dict[str, str]]
+    """title and data address."""
+
+
+@dataclass(frozen=True)
+class FeatureSection:
+    """The feature analysis: its table, notes and figures."""
+
+    head: list[str]
+    body: list[list[str]]
+    notes: list[str]
     figures: list[dict[str, str]]
     """title and data address."""
 
@@ -238,6 +256,17 @@ def _section(path: Path, sources: Sources, scale: str) -> Section:
     return Section(name, pivot(table), notes(table, scale), gain_lines(gains), figures)
 
 
+def _feature_section(sources: Sources) -> FeatureSection | None:
+    if sources.features is None:
+        return None
+    table = read_feature_table(sources.features)
+    figures = [
+        {"title": title, "address": embed_figure(sources.figures / "features" / f"{kind}.png")}
+        for kind, title in FEATURE_FIGURES
+    ]
+    return FeatureSection(*feature_cells(table), feature_notes(table), figures)
+
+
 def provenance_lines(cards: Mapping[str, Card]) -> list[list[str]]:
     """Model, settings hash, git commit, end of training and device of every model, for the footer."""
     lines = []
@@ -303,6 +332,7 @@ def write_page(
         scale=scale,
         summary=summary(all_gains(sources.tables, report["protocol"]), cards, scale),
         sections=sections,
+        features=_feature_section(sources),
         data=data_lines(sources),
         pictures=pictures,
         sliders=sliders,

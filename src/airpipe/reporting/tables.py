@@ -36,6 +36,8 @@ PUBLISHED_COLUMNS = (
     *("method", "backbone", "setting", "dataset", "degradation", "level"),
     *("protocol", "metric", "value", "paper", "table", "note"),
 )
+OTHER_PUBLISHED = ("efficiency.csv", "features.csv")
+"""Printed costs and accuracies have columns of their own."""
 METRICS = ("psnr", "ssim", "psnr_gain", "psnr_gain_min")
 """Order of metrics in the long table; others follow."""
 PLACE = ["dataset", "degradation", "level"]
@@ -136,7 +138,7 @@ def read_published(paths: Sequence[Path]) -> pd.DataFrame:
     Raises:
         AirpipeError: wrong columns, a value that is not a number, or a row without its source.
     """
-    paths = [path for path in paths if path.name != "efficiency.csv"]  # costs: `read_published_costs`
+    paths = [path for path in paths if path.name not in OTHER_PUBLISHED]
     frames = [_csv(path, PUBLISHED_COLUMNS) for path in paths]
     for path, frame in zip(paths, frames, strict=True):
         if (frame["paper"] == "").any():

@@ -122,7 +122,7 @@ def _content(file: Path) -> Any:
         raise AirpipeError(f"{file}: is empty. Copy or download it again")
     if head.startswith(b"PK\x03\x04"):
         return _torch(file, "zip")
-    if head[:1] == b"\x80" and size >= 64:
+    if head[:1] == b"\x80" and head[8:9] != b"{" and size >= 64:  # one in 32 safetensors headers starts so, too
         return _torch(file, "pickle")
     if head[8:9] == b"{" and size > 9:
         return _safetensors(file, int.from_bytes(head[:8], "little"), size)

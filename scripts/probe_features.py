@@ -1,0 +1,61 @@
+"""kNN, t-SNE and confusion matrices on the features of one checkpoint."""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from airpipe.data.pairs import read_pairs
+from airpipe.errors import AirpipeError, run_main
+from airpipe.evaluation.features import analyse
+from airpipe.evaluation.restore import choose_device
+from airpipe.provenance import library_versions, sha256_file, write_json
+from airpipe.settings import FeatureSettings, check_settings
+from airpipe.training.checkpoints import load_model
+
+TRAINING = ("method", "setting", "stage", "scale", "seed", "step")
+"""What the card says of the training."""
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("id", help="model id")
+    parser.add_argument("--model", type=Path, required=True, help="model.safetensors")
+    parser.add_argument("--init", choices=["trained", "random"], default="trained", help="weights to look into")
+    parser.add_argument("--features", required=True, help="feature settings as JSON")
+    parser.add_argument("--pairs", type=Path, nargs="+", required=True, help="the lists of all classes")
+    parser.add_argument("--root", action="append", default=[], help="dataset=folder")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    return parser.parse_args()
+
+
+def main() -> None:
+    given = arguments()
+    torch.set_num_threads(given.threads)
+    settings = check_settings(FeatureSettings, json.loads(given.features), "features")
+    roots = dict(text.split("=", 1) for text in given.root)
+    files = {file.stem: file for file in given.pairs}
+    if missing := {entry.pairs for entry in settings.classes.values()} - set(files):
+        raise AirpipeError(f"features: no --pairs file for {', '.join(sorted(missing))}; found {', '.join(files)}")
+    folders = {name: roots.get(name.split(".")[0]) for name in files}
+    pairs = {name: read_pairs(file, Path(root) if (root := folders[name]) else None) for name, file in files.items()}
+    model, device = load_model(given.model), choose_device(given.device)
+    facts = {
+        "model": given.id,
+        "network": model.card["network"],
+        "training": {name: model.card.get(name) for name in TRAINING},
+        "model_sha256": sha256_file(model.path),
+        "pairs_sha256": {name: sha256_file(file) for name, file in files.items()},
+        "settings": settings.model_dump(mode="json"),
+        "device": str(device),
+        "threads": given.threads,
+        "libraries": library_versions(),
+    }
+    write_json(given.output, facts | analyse(model, settings, pairs, given.output.parent, given.init, device))
+
+
+if __name__ == "__main__":
+    run_main(main)

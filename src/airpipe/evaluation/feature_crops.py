@@ -1,0 +1,109 @@
+"""The degraded crops whose features are analysed. This module needs no torch of its own."""
+
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from airpipe.data.crops import Rgb8
+from airpipe.data.dataset import ImageCache, degrade_clean, pair_layers, quantised
+from airpipe.data.pairs import Pair
+from airpipe.errors import AirpipeError
+from airpipe.progress import track
+from airpipe.settings import FeatureClass, FeatureSettings
+
+
+@dataclass(frozen=True)
+class Crop:
+    """One degraded crop, 8-bit as a file would be."""
+
+    pixels: Rgb8
+    """(P, P, 3) RGB."""
+    label: int
+    image: str
+    scene: str
+    """Data set and scene: the same photograph in several classes is one scene."""
+
+
+def class_crops(settings: FeatureSettings, pairs: Mapping[str, Sequence[Pair]]) -> list[Crop]:
+    """All crops, class by class in the order of labels.
+
+    Args:
+        settings: with operations and labels written out.
+        pairs: of every list that a class names.
+
+    Raises:
+        AirpipeError: an image smaller than the patch, or one that nothing degrades.
+    """
+    cache = ImageCache()
+    todo = [
+        (name, entry, pair)
+        for name, entry in in_order(settings)
+        for pair in evenly(pairs[entry.pairs], settings.images_per_class)
+    ]
+    return [
+        crop
+        for name, entry, pair in track(todo, len(todo), "degrading")
+        for crop in _crops(settings, name, entry, pair, pair_layers(pair, cache))
+    ]
+
+
+def in_order(settings: FeatureSettings) -> list[tuple[str, FeatureClass]]:
+    """Classes in the order of their labels."""
+    labels = settings.labels()
+    return sorted(settings.classes.items(), key=lambda item: labels[item[0]])
+
+
+def evenly(pairs: Sequence[Pair], count: int) -> list[Pair]:
+    """At most `count` of a list, evenly spaced: neighbours in a list often show one scene."""
+    kept = min(count, len(pairs))
+    return [pairs[place * len(pairs) // kept] for place in range(kept)]
+
+
+def crop_places(height: int, width: int, side: int, count: int) -> list[tuple[int, int]]:
+    """Upper left corners (row, column) of at most `count` squares in an image that holds at least one.
+
+    One is in the centre, more stand on an even grid. Never two at one place: small images have fewer.
+    """
+    rows = max(1, round(math.sqrt(count * height / width)))
+    corners = [
+        np.unique(np.linspace(0, free, number).round().astype(int)) if number > 1 else np.array([free // 2])
+        for free, number in ((height - side, rows), (width - side, math.ceil(count / rows)))
+    ]
+    places = [(int(top), int(left)) for top in corners[0] for left in corners[1]]
+    kept = min(count, len(places))
+    return [places[place * len(places) // kept] for place in range(kept)]
+
+
+def _crops(
+    settings: FeatureSettings, name: str, entry: FeatureClass, pair: Pair, layers: list[npt.NDArray[Any]]
+) -> list[Crop]:
+    side, (height, width) = settings.patch_size, layers[0].shape[:2]
+    if min(height, width) < side:
+        raise AirpipeError(
+            f"features, class {name}: {pair.name} has {width}x{height} pixels and is smaller than patch_size {side}. "
+            "Lower features.patch_size or leave the image out"
+        )
+    if pair.degraded is None and not entry.operations:
+        raise AirpipeError(
+            f"features, class {name}: {entry.pairs} has no degraded file of {pair.name}; give the class a recipe"
+        )
+    crops = []
+    scene = f"{entry.pairs.split('.')[0]}/{pair.group}"
+    for number, (top, left) in enumerate(crop_places(height, width, side, settings.crops_per_image)):
+        cut = [np.ascontiguousarray(layer[top : top + side, left : left + side]) for layer in layers]
+        key = [settings.seed, zlib.crc32(name.encode()), zlib.crc32(pair.name.encode()), number]
+        pixels = _degraded(cut, pair, entry, np.random.default_rng(key))
+        crops.append(Crop(pixels, settings.labels()[name], pair.name, scene))
+    return crops
+
+
+def _degraded(layers: list[npt.NDArray[Any]], pair: Pair, entry: FeatureClass, generator: np.random.Generator) -> Rgb8:
+    if pair.degraded is not None:
+        return cast(Rgb8, layers[1])
+    degraded, _ = degrade_clean(layers[0], entry.operations, generator, layers[1] if layers[1:] else None)
+    return quantised(degraded)

@@ -1,0 +1,241 @@
+"""The table of the feature analysis: long csv, Markdown and LaTeX twins. This module needs no torch."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from airpipe.errors import AirpipeError
+from airpipe.provenance import write_text
+from airpipe.reporting.pivots import latex_tabular, pipe_table, short_labels
+from airpipe.reporting.tables import PAPER_SCALE, Row
+
+Result = Mapping[str, Any]
+"""results/features/<model>/<init>.json, see `airpipe.evaluation.features.analyse`."""
+
+COLUMNS = (
+    *("model", "network", "init", "measure", "class", "value", "sd", "chance", "neighbours", "split"),
+    *("n_crops", "n_images", "n_scenes", "seeds", "patch_size", "feature", "pooling", "projection"),
+    *("published", "differs", "source"),
+)
+NUMBERS = ("value", "sd", "chance", "published")
+PUBLISHED_COLUMNS = ("network", "init", "tasks", "steps", "value", "paper", "table", "note")
+PROTOCOL = {
+    "images_per_class": 100,
+    "crops_per_image": 1,
+    "patch_size": 128,
+    "neighbours": 5,
+    "test_share": 0.33,
+    "split": "random",
+    "feature": "last",
+    "pooling": "none",
+    "projection": 0,
+}
+"""Settings of the published analysis."""
+CLASSES = {"haze", "motion_blur", "noise", "rain", "low_light"}
+"""Its degradations."""
+KNN, CLASSIFIER = "knn", "classifier"
+
+
+def read_results(paths: Sequence[Path]) -> list[dict[str, Any]]:
+    """Results of the analysis, in the order given.
+
+    Raises:
+        AirpipeError: a file is missing or not JSON.
+    """
+    found = []
+    for path in paths:
+        try:
+            found.append(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            raise AirpipeError(f"{path}: cannot be read ({error}); delete it and run the analysis again") from None
+    return found
+
+
+def read_published_features(path: Path) -> list[Row]:
+    """Printed accuracies, resources/published/features.csv.
+
+    Raises:
+        AirpipeError: wrong columns, a row without its source, or a value that is not a number.
+    """
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    if list(frame.columns) != list(PUBLISHED_COLUMNS):
+        raise AirpipeError(
+            f"{path}: expected columns {','.join(PUBLISHED_COLUMNS)}; found {','.join(map(str, frame.columns))}"
+        )
+    values = pd.to_numeric(frame["value"], errors="coerce").astype(float)
+    for line, (value, paper) in enumerate(zip(values, frame["paper"], strict=True), start=2):
+        if math.isnan(value) or not paper:
+            raise AirpipeError(f"{path}: line {line}: needs a number under value and its source under paper")
+    return [{str(k): v for k, v in row.items()} for row in frame.assign(value=values).to_dict("records")]
+
+
+# The long table
+
+
+def build_table(results: Sequence[Result], published: Sequence[Row]) -> pd.DataFrame:
+    """One row per checkpoint, weights, measure and class ('': all of them); value, sd and chance in percent.
+
+    sd is over the seeds of the splits (n - 1). A published number stands beside the row of the same network and
+    training, `differs` says in what the two analyses are not the same.
+
+    Args:
+        results: from `read_results`.
+        published: from `read_published_features`.
+
+    Returns:
+        COLUMNS; empty cells are "" or NaN.
+    """
+    rows = [row for result in results for row in _rows(result, published)]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _rows(result: Result, published: Sequence[Row]) -> list[Row]:
+    settings, knn, head = result["settings"], result["knn"], result["classifier"]
+    common = {
+        "model": result["model"],
+        "network": network_name(result),
+        "init": result["init"],
+        "chance": result["chance"],
+        "n_crops": result["crops"],
+        "n_images": result["images"],
+        "n_scenes": result["scenes"],
+        **{name: settings[name] for name in ("patch_size", "feature", "pooling", "projection")},
+    }
+    splits = {"neighbours": settings["neighbours"], "split": settings["split"], "seeds": len(settings["seeds"])}
+    none = {"published": math.nan, "differs": "", "source": ""}
+    found = [common | splits | {"measure": KNN, "class": "", **_spread(knn), **compare(result, published)}]
+    for name, values in knn["per_class"].items():
+        found.append(common | splits | {"measure": KNN, "class": name, **_spread(values), **none})
+    if head:
+        alone = common | {"neighbours": "", "split": "", "seeds": "", "measure": CLASSIFIER, "sd": math.nan, **none}
+        found.append(alone | {"class": "", "value": head["accuracy"]})
+        found += [alone | {"class": name, "value": value} for name, value in head["per_class"].items()]
+    return found
+
+
+def _spread(values: Mapping[str, Any]) -> Row:
+    return {"value": values["mean"], "sd": math.nan if values["sd"] is None else values["sd"]}
+
+
+def network_name(result: Result) -> str:
+    """The backbone: of a network with a head, the network below it."""
+    network = result["network"]
+    backbone = network["arguments"].get("backbone")
+    return str((backbone or network)["name"])
+
+
+def compare(result: Result, published: Sequence[Row]) -> Row:
+    """published, differs and source of a checkpoint; the first printed number of its network and training."""
+    training = result["training"]
+    family = network_name(result).removesuffix("_dcpt")
+    for printed in published:
+        same = printed["network"] == family and printed["init"] == result["init"]
+        if same and (result["init"] == "random" or _same_training(training, printed)):
+            source = ", ".join(part for part in (printed["paper"], printed["table"], printed["note"]) if part)
+            return {"published": printed["value"], "differs": "; ".join(differences(result)), "source": source}
+    return {"published": math.nan, "differs": "", "source": ""}
+
+
+def _same_training(training: Mapping[str, Any], printed: Row) -> bool:
+    tasks = str(training["setting"]).split("_")
+    return (
+        training["method"] == "baseline"
+        and printed["tasks"] in tasks
+        and str(training["step"]) == str(printed["steps"])
+    )
+
+
+def differences(result: Result) -> list[str]:
+    """Why our number and the printed one measure different things."""
+    settings = result["settings"]
+    found = [
+        f"{name} {settings[name]} instead of {value}" for name, value in PROTOCOL.items() if settings[name] != value
+    ]
+    if set(settings["classes"]) != CLASSES:
+        found.append("other degradations")
+    if any(entry["recipe"] for entry in settings["classes"].values()):
+        found.append("synthetic degradations")
+    if result["init"] == "random" and settings["random_init"] != "published":
+        found.append("the network's own random weights")
+    if result["init"] == "trained" and result["training"]["scale"] != PAPER_SCALE:
+        found.append(f"{result['training']['scale']} scale")
+    return [*found, "paper and published code name different test images"]
+
+
+# For readers
+
+
+def feature_cells(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """Head and body of the table for readers: a line per checkpoint, weights and measure, percent."""
+    labels = short_labels(table["model"].unique())
+    classes = list(dict.fromkeys(name for name in table["class"] if name))
+    body = []
+    for _, group in table.groupby(["model", "init", "measure"], sort=False):
+        first = {str(name): str(value) for name, value in group.iloc[0].items()}
+        by_class = {row["class"]: row for row in group.to_dict("records")}
+        printed = float(by_class[""]["published"])
+        body.append(
+            [
+                *(
+                    labels[first["model"]],
+                    first["init"],
+                    "classifier" if first["measure"] == CLASSIFIER else f"kNN, k = {first['neighbours']}",
+                ),
+                *(_percent(by_class.get(name)) for name in ("", *classes)),
+                f"{float(by_class['']['chance']):.1f}",
+                "–" if math.isnan(printed) else f"{printed:.0f}",
+            ]
+        )
+    return ["checkpoint", "weights", "measure", "all", *classes, "chance", "published"], body
+
+
+def _percent(row: Mapping[Any, Any] | None) -> str:
+    if row is None:
+        return "–"
+    sd = float(row["sd"])
+    return f"{float(row['value']):.1f}" + ("" if math.isnan(sd) else f" ± {sd:.1f}")
+
+
+def feature_notes(table: pd.DataFrame) -> list[str]:
+    """What must be said under the table."""
+    first = table[table["measure"] == KNN].iloc[0]
+    how = "whole photographs apart" if first["split"] == "scene" else "single crops apart"
+    lines = [
+        f"Percent of crops whose degradation is told; {first['n_crops']} crops of {first['n_images']} photographs, "
+        f"{first['patch_size']} pixels. chance: the share of the largest class.",
+        f"kNN: mean ± standard deviation over {first['seeds']} splits, {how}.",
+    ]
+    if (table["measure"] == CLASSIFIER).any():
+        lines.append("classifier: the trained head itself, on all crops.")
+    compared = table[table["published"].notna()]
+    for differs in dict.fromkeys(compared["differs"]):
+        lines.append(f"published: not comparable ({differs}).")
+    lines += [f"published: {source}." for source in dict.fromkeys(compared["source"])]
+    return lines
+
+
+def read_feature_table(path: Path) -> pd.DataFrame:
+    """The long table as `write_feature_table` wrote it: texts as text, numbers as float."""
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    return frame.assign(**{name: pd.to_numeric(frame[name]).astype(np.float64) for name in NUMBERS})
+
+
+def write_feature_table(results: Sequence[Path], published: Path, folder: Path) -> None:
+    """Write features.csv, .md and .tex below `folder`.
+
+    Args:
+        results: results/features/<model>/<init>.json files.
+        published: resources/published/features.csv.
+        folder: of the tables.
+    """
+    table = build_table(read_results(results), read_published_features(published))
+    head, body = feature_cells(table)
+    remarks = "\n".join(f"- {note}" for note in feature_notes(table))
+    write_text(folder / "features.csv", table.to_csv(index=False))
+    write_text(folder / "features.md", f"# Feature analysis\n\n{pipe_table(head, body)}\n\n{remarks}\n")
+    write_text(folder / "features.tex", latex_tabular(head, body, 3))

@@ -1,0 +1,76 @@
+# Do features tell degradations apart? kNN, t-SNE and the trained classifier, for the checkpoints in `features.models`.
+
+
+localrules:
+    features_table,
+
+
+rule dcpt_knn:
+    input:
+        model="results/{model}/model.safetensors",
+        pairs=sorted({f"results/pairs/{entry.pairs}.csv" for entry in FEATURES.classes.values()}),
+    output:
+        facts="results/features/{model}/{init}.json",
+    log:
+        "results/logs/features/{model}/{init}.log",
+    benchmark:
+        "results/benchmarks/features/{model}/{init}.tsv"
+    wildcard_constraints:
+        init="random|trained",
+    conda:
+        "../../envs/train.yaml"
+    threads: stage_threads("evaluate")
+    resources:
+        **evaluation_resources(),
+    params:
+        features=canonical_json(FEATURES),
+    message:
+        "Features of {wildcards.model}, {wildcards.init} weights: kNN, t-SNE, classifier"
+    shell:
+        "python scripts/probe_features.py {wildcards.model} --model {input.model} --init {wildcards.init}"
+        " --features {params.features:q} --pairs {input.pairs} --output {output.facts} --threads {threads}"
+        " {resources.machine} > {log} 2>&1"
+
+
+rule features_table:
+    input:
+        features=list(feature_results()),
+        published="resources/published/features.csv",
+    output:
+        csv="results/tables/features.csv",
+        md="results/tables/features.md",
+        tex="results/tables/features.tex",
+    log:
+        "results/logs/features_table.log",
+    benchmark:
+        "results/benchmarks/features_table.tsv"
+    conda:
+        "../../envs/report.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    message:
+        "Table of the feature analysis"
+    script:
+        "../../scripts/make_tables.py"
+
+
+rule dcpt_tsne:
+    input:
+        features=list(feature_results()),
+    output:
+        tsne="results/figures/features/tsne.png",
+        confusion="results/figures/features/confusion.png",
+    log:
+        "results/logs/figures/features.log",
+    benchmark:
+        "results/benchmarks/figures/features.tsv"
+    conda:
+        "../../envs/report.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=20,
+    message:
+        "t-SNE and confusion matrices of the feature analysis"
+    script:
+        "../../scripts/make_figures.py"
