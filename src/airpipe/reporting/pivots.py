@@ -261,7 +261,7 @@ def _short(value: object) -> str:
 
 def latex_tabular(head: Sequence[str], body: Sequence[Sequence[str]], texts: int) -> str:
     """A LaTeX tabular (package booktabs); the first `texts` columns left, the others right aligned."""
-    lines = [" & ".join(_tex(cell) for cell in line) + " \\\\" for line in (head, *body)]
+    lines = [" & ".join(tex(cell) for cell in line) + " \\\\" for line in (head, *body)]
     rule = f"\\begin{{tabular}}{{{'l' * texts}{'r' * (len(head) - texts)}}}"
     return "\n".join([rule, "\\toprule", lines[0], "\\midrule", *lines[1:], "\\bottomrule", "\\end{tabular}", ""])
 

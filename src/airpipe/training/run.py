@@ -253,6 +253,7 @@ def _export(
         "parents": _parents(loop.task, options),
         "weights": "ema" if loop.averages else "raw",
         "step": loop.plan.steps,
+        "budget": budget(settings, options.parents),
         "pairs": [
             {"id": f.stem, "sha256": sha256_file(f)} for pair_list in lists for f in dict.fromkeys(pair_list.files)
         ],
@@ -273,6 +274,20 @@ def _export(
     with atomic_path(options.workdir / "curves.csv") as temporary:
         shutil.copyfile(loop.state.curves, temporary)
     save_model(options.workdir, loop.exported(), card)
+
+
+def budget(settings: StageSettings, parents: Mapping[str, Path]) -> dict[str, int] | None:
+    """Optimizer steps and samples that a model has cost, those of its parents included; None if a parent's are unknown.
+
+    A sample is one crop in one step, whatever its size and the number of passes.
+    """
+    total = {"steps": settings.steps, "samples": sum(phase.steps * phase.batch_size for phase in settings.phases)}
+    for path in parents.values():
+        known = load_model(path).card.get("budget")
+        if known is None:
+            return None
+        total = {what: count + known[what] for what, count in total.items()}
+    return total
 
 
 def _parents(task: Task, options: RunOptions) -> list[dict[str, Any]]:
