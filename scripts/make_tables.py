@@ -32,7 +32,7 @@ def main(job: Any) -> None:
         write_efficiency([Path(path) for path in job.input.complexity], cards, folder, Path(job.input.published))
         return
     scores, published = ([Path(path) for path in paths] for paths in (job.input.scores, job.input.published))
-    write_tables(job.wildcards.table, job.params.scale, scores, cards, published, folder)
+    write_tables(job.wildcards.table, job.params.scale, scores, cards, published, folder, job.params.equal_budgets)
 
 
 run_main(lambda: main(snakemake))  # noqa: F821  (Snakemake defines it)

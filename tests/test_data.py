@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from airpipe.data.crops import align, mirrored
+from airpipe.data.crops import align, jittered, mirrored
 from airpipe.data.dataset import ImageCache, TrainingSamples, collate, quantised, read_depth
 from airpipe.data.packages import locate
 from airpipe.data.pairs import Pair, package_pairs, pair_up, read_pairs, write_pairs
@@ -183,6 +183,42 @@ def test_small_images_settings_change_nothing_for_large_ones(tmp_path):
         np.testing.assert_array_equal(
             one_part(tmp_path)[key][name], one_part(tmp_path, small_images="reflect")[key][name]
         )
+
+
+def test_jitter_changes_order_exponent_and_factor_and_nothing_else(tmp_path):
+    levels = np.arange(256, dtype=np.uint8)
+    clean = np.stack([levels, levels // 2, levels // 4], -1)[None]
+    orders, whites = set(), []
+    for seed in range(40):
+        other = jittered(clean, 0.5, rng(seed))
+        order = tuple(int(np.argmax([np.abs(other[0, :, c].astype(int) - want).sum() < 1 for want in per]))
+                      for c, per in enumerate(expected(clean, other, seed)))  # fmt: skip
+        orders.add(order)
+        assert sorted(order) == [0, 1, 2]
+        whites.append(other.max() / 255)
+    assert len(orders) == 6
+    assert min(whites) >= math.exp(-0.5) - 0.01 and max(whites) <= 1 and max(whites) - min(whites) > 0.2
+    assert (jittered(clean, 0.5, rng(3)) == jittered(clean, 0.5, rng(3))).all()
+
+
+def expected(clean, other, seed):
+    """For each channel of `other`: the three channels of `clean` under the drawn exponent and factor."""
+    draws = rng(seed)
+    draws.permutation(3)
+    exponent, factor = math.exp(draws.uniform(-0.5, 0.5)), math.exp(-draws.uniform(0, 0.5))
+    curve = np.rint(255 * factor * (np.arange(256) / 255) ** exponent)
+    return [[curve[clean[0, :, source]] for source in range(3)] for _ in range(3)]
+
+
+def test_jitter_varies_the_clean_crop_before_it_is_degraded_and_nothing_without_it(tmp_path):
+    key = SampleKey(slot=3, part=0, image=1, patch_size=16)
+    plain, varied = one_part(tmp_path)[key], one_part(tmp_path, jitter=0.5)[key]
+    assert not np.array_equal(plain["clean"], varied["clean"])
+    curve = {}
+    for before, after in zip(np.sort(plain["clean"].reshape(-1)), np.sort(varied["clean"].reshape(-1)), strict=True):
+        assert curve.setdefault(before, after) == after  # one monotone curve for all channels
+    noise = (varied["degraded"] - varied["clean"].astype(np.float32) / 255).std() * 255
+    assert 10 < noise < 60
 
 
 def contains(view, patch):

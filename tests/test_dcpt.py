@@ -396,6 +396,15 @@ def test_finetuning_starts_from_the_backbone_and_reports_the_unused_head(pretrai
     assert f"parent init: {keys['matched']} entries loaded; 59 unexpected (first head." in capsys.readouterr().out
 
 
+def test_the_card_counts_what_a_model_has_cost_with_its_parents(pretrained, tmp_path):
+    fine = train(tmp_path / "fine", dcpt_stage(**FINETUNE), init=model_of(pretrained))
+    steps, batch = PRETRAIN["phases"][0]["steps"], PRETRAIN["phases"][0]["batch_size"]
+    assert card(pretrained)["budget"] == {"steps": steps, "samples": steps * batch}
+    assert card(fine)["budget"] == {"steps": 2 * steps, "samples": 2 * steps * batch}
+    guided = train(tmp_path / "t", dcpt_stage(**TRANSFER), init=model_of(fine), guide=model_of(pretrained))
+    assert card(guided)["budget"]["steps"] == 3 * steps + steps
+
+
 def test_finetuning_from_a_model_without_head_fits_and_from_another_network_is_refused(tmp_path):
     torch.manual_seed(0)
     torch.save(build_network("nafnet", **NAFNET).state_dict(), tmp_path / "net_g.pth")

@@ -247,7 +247,7 @@ def test_no_restoration_stands_first(tree):
 def test_the_long_table_has_the_promised_columns(tree):
     columns = (
         "method,backbone,setting,model,scale,seeds,dataset,degradation,level,protocol,metric,value,sd,"
-        "n_images,published,gap,comparable,reason,source"
+        "n_images,published,gap,comparable,reason,source,samples"
     )
     assert list(tree.table().columns) == columns.split(",")
 
@@ -382,6 +382,23 @@ def test_latex_escapes_what_it_would_read_as_commands(tree):
     text = pivots.latex(tree.table(), "all_in_one", "demo")
     assert "all\\_in\\_one" in text
     assert not re.search(r"(?<!\\)_", text)
+
+
+def test_budgets_stand_in_the_table_and_unequal_ones_are_refused_where_they_have_to_be_equal(tree, tmp_path):
+    counts = dict.fromkeys(MODELS, 40_000)
+    cards = {model: {**card, "budget": {"steps": 1, "samples": counts[model]}} for model, card in tree.cards.items()}
+    arguments = ("pretraining", "demo", tree.scores)
+    pivots.write_tables(*arguments, cards, tree.published, tmp_path, equal_budgets=True)
+    written = tables.read_table(tmp_path / "pretraining.csv").set_index("model")["samples"]
+    assert set(written["dcpt/nafnet_5d/finetune"]) == {"40000"} and set(written["none"]) == {""}
+    told = "Training samples, pretraining included: baseline/nafnet_5d/train 40,000, dcpt/nafnet_5d/finetune 40,000."
+    assert told in (tmp_path / "pretraining.md").read_text()
+    cards[MODELS[2]]["budget"]["samples"] = 40_001
+    with pytest.raises(AirpipeError, match=r"40000 samples: .*seed1/train; 40001 samples: dcpt/nafnet_5d/seed0"):
+        pivots.write_tables(*arguments, cards, tree.published, tmp_path / "other", equal_budgets=True)
+    assert not (tmp_path / "other").exists()
+    with pytest.raises(AirpipeError, match="an unknown number of samples: "):
+        tables.check_budgets({**cards, "imported/x": {"budget": None}}, "pretraining")
 
 
 def test_labels_are_as_short_as_they_can_be_without_clashing():

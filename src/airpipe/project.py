@@ -92,6 +92,17 @@ class ProjectSettings(Settings):
         return values
 
     @model_validator(mode="after")
+    def _of_this_scale(self) -> "ProjectSettings":
+        def here(scales: tuple[str, ...] | None) -> bool:
+            return scales is None or self.scale in scales
+
+        tables = {name: table for name, table in self.tables.items() if here(table.scales)}
+        object.__setattr__(self, "tables", tables)  # settings are frozen for everybody else
+        if not here(self.features.scales):
+            object.__setattr__(self, "features", self.features.model_copy(update={"models": ()}))
+        return self
+
+    @model_validator(mode="after")
     def _names_exist(self) -> "ProjectSettings":
         tables = [model for table in self.tables.values() for model in table.models or ()]
         for model in [*self.models, *tables]:

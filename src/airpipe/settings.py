@@ -130,7 +130,7 @@ class Operation(Settings):
 class DataPart(Settings):
     """One part of a training mix."""
 
-    added = frozenset({"noise_seed", "small_images"})
+    added = frozenset({"jitter", "noise_seed", "small_images"})
     pairs: PairListId
     recipe: Name | None = Field(None, description="Degrades the clean image; none: the list has degraded files.")
     operations: tuple[Operation, ...] = Field((), description="The recipe, written out when frozen.")
@@ -141,6 +141,13 @@ class DataPart(Settings):
     label: NonNegativeInt = Field(0, description="Degradation class, for methods that classify.")
     rescale: tuple[float, float] = Field(
         (1.0, 1.0), description="Clean images are shrunk by a factor drawn from this range before the crop."
+    )
+    jitter: float = Field(
+        0.0,
+        ge=0,
+        le=2,
+        description="Colours of the clean crop are varied before it is degraded: channels in random order, exponent "
+        "exp(u) with u from -jitter to jitter, factor exp(-v) with v from 0 to jitter. 0: not.",
     )
     quantise: bool = Field(True, description="Clip and round the degraded image to 8 bit, as a file would be.")
     noise_seed: Literal["fresh", "image"] = Field(
@@ -351,6 +358,13 @@ class TableSettings(Settings):
 
     tests: tuple[Name, ...] = Field(min_length=1)
     models: tuple[str, ...] | None = Field(None, description="method/setting or imported/name; none: all of `models`.")
+    scales: tuple[Name, ...] | None = Field(
+        None,
+        description="Scales at which the table is made, so that overlays of other scales need not name it; none: all.",
+    )
+    equal_budgets: bool = Field(
+        False, description="Refuse models that saw other numbers of training samples, pretraining included."
+    )
 
 
 class ReportSettings(Settings):
@@ -400,6 +414,10 @@ class FeatureSettings(Settings):
 
     models: tuple[str, ...] = Field(
         (), description="method/setting, method/setting/stage or imported/name; none: no analysis."
+    )
+    scales: tuple[Name, ...] | None = Field(
+        None,
+        description="Scales at which there is an analysis; none: all.",
     )
     classes: dict[Name, FeatureClass] = Field({}, description="Name: images. `name: null` in an overlay leaves it out.")
     images_per_class: PositiveInt = Field(

@@ -186,6 +186,11 @@ def trained(models):
     return [model for model in models if not model.startswith("imported/")]
 
 
+def shown_models():
+    """Ids of the chosen models and of those in the tables."""
+    return list(dict.fromkeys([*model_ids(), *(model for table in PROJECT.tables for model in table_models(table))]))
+
+
 def table_models(table):
     """Model ids in a table."""
     return model_ids(PROJECT.tables[table].models)
@@ -284,8 +289,7 @@ def fetch_command(wildcards):
 
 def stages_in_use():
     """Settings of every stage that the chosen models and those in the tables need."""
-    tables = [model for table in PROJECT.tables for model in table_models(table)]
-    waiting, seen = trained(dict.fromkeys([*model_ids(), *tables])), set()
+    waiting, seen = trained(shown_models()), set()
     while waiting:
         model = waiting.pop(0)
         if model not in seen:

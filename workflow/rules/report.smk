@@ -34,6 +34,7 @@ rule tables:
         runtime=10,
     params:
         scale=PROJECT.scale,
+        equal_budgets=lambda wildcards: PROJECT.tables[wildcards.table].equal_budgets,
     message:
         "Table {wildcards.table}"
     script:
@@ -42,8 +43,8 @@ rule tables:
 
 rule efficiency:
     input:
-        complexity=collect("results/complexity/{model}.json", model=model_ids()),
-        cards=collect("results/{model}/card.json", model=model_ids()),
+        complexity=collect("results/complexity/{model}.json", model=shown_models()),
+        cards=collect("results/{model}/card.json", model=shown_models()),
         published="resources/published/efficiency.csv",
     output:
         csv="results/tables/efficiency.csv",
@@ -127,7 +128,7 @@ rule page:
             kind=["bars", "curves", "qualitative"],
         ),
         efficiency="results/tables/efficiency.csv",
-        cards=collect("results/{model}/card.json", model=model_ids()),
+        cards=collect("results/{model}/card.json", model=shown_models()),
         scores=list(dict.fromkeys(path for table in PROJECT.tables for path in table_scores(table))),
         pictures=list(
             dict.fromkeys(

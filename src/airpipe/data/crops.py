@@ -50,6 +50,20 @@ def shrunk(layer: npt.NDArray[Any], side: int) -> npt.NDArray[Any]:
     return np.asarray(cv2.resize(layer, (side, side), interpolation=cv2.INTER_AREA), layer.dtype)
 
 
+def jittered(clean: Rgb8, strength: float, generator: np.random.Generator) -> Rgb8:
+    """A patch with other colours: channels in random order, exponent exp(u), factor exp(-v), rounded to 8 bit.
+
+    Args:
+        clean: (H, W, 3).
+        strength: u is drawn from -strength to strength, v from 0 to strength.
+        generator: draws order, u and v.
+    """
+    order = generator.permutation(3)
+    exponent, factor = np.exp(generator.uniform(-strength, strength)), np.exp(-generator.uniform(0, strength))
+    levels = np.rint(255 * factor * np.linspace(0, 1, 256) ** exponent).astype(np.uint8)
+    return np.ascontiguousarray(levels[clean[..., order]])
+
+
 def mirrored(layer: npt.NDArray[Any], side: int) -> npt.NDArray[Any]:
     """A layer (H, W) or (H, W, 3) of at least `side` pixels each way, mirrored at its lower and right border.
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from airpipe.data.crops import Rgb8, align, mirrored, shrunk, turned, window_side
+from airpipe.data.crops import Rgb8, align, jittered, mirrored, shrunk, turned, window_side
 from airpipe.data.pairs import Pair
 from airpipe.data.sampling import SampleKey
 from airpipe.degradations.noise import FloatImage, legacy_noise_field
@@ -201,9 +201,10 @@ class TrainingSamples(Dataset[dict[str, Any]]):
                 f"patch_size {key.patch_size}; choose a smaller patch, leave the image out, or mirror it "
                 "(small_images: reflect)"
             )
-        if paired and part.rescale != (1.0, 1.0):
+        if paired and (part.rescale != (1.0, 1.0) or part.jitter):
             raise AirpipeError(
-                f"{source.name(key.image)}: rescale is for images that are degraded online; {part.pairs} has pairs"
+                f"{source.name(key.image)}: rescale and jitter are for images that are degraded online; "
+                f"{part.pairs} has pairs"
             )
         side = window_side(part.rescale, min(height, width), key.patch_size, generator)
         top = int(generator.integers(height - side, endpoint=True))
@@ -211,6 +212,8 @@ class TrainingSamples(Dataset[dict[str, Any]]):
         turns, flip = int(generator.integers(4)), bool(generator.integers(2))
         window = (slice(top, top + side), slice(left, left + side))
         layers = [turned(shrunk(layer[window], key.patch_size), turns, flip) for layer in layers]
+        if part.jitter:
+            layers[0] = jittered(layers[0], part.jitter, generator)
         names = (source.name(key.image), source.level(key.image))
         return _sample(part, layers, paired, key.image, names, generator)
 

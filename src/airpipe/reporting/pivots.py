@@ -23,6 +23,7 @@ from airpipe.reporting.tables import (
     Card,
     Row,
     build_table,
+    check_budgets,
     image_gains,
     metrics,
     read_published,
@@ -160,6 +161,11 @@ def notes(table: pd.DataFrame, scale: str) -> list[str]:
     if scale != PAPER_SCALE:
         lines.append(f"{scale} scale: not comparable with published numbers.")
     lines.append("PSNR in dB / SSIM, mean over images; bold: the best of our own numbers in a column.")
+    trained = table[~table["model"].isin([NONE, "published"])].drop_duplicates("model")
+    budgets = {str(row["model"]): row["samples"] for row in trained.to_dict("records") if row["samples"]}
+    if len(budgets) > 1:
+        told = ", ".join(f"{model} {int(samples):,}" for model, samples in budgets.items())
+        lines.append(f"Training samples, pretraining included: {told}.")
     if table["sd"].notna().any():
         lines.append("±: standard deviation over seeds.")
     if np.isinf(table["value"].to_numpy(float)).any():
@@ -276,12 +282,16 @@ def write_tables(
     cards: Mapping[str, Card],
     published: Sequence[Path],
     folder: Path,
+    equal_budgets: bool = False,
 ) -> None:
     """Write <name>.csv, .md and .tex and <name>_gains.csv and .md below `folder`.
 
     Raises:
-        AirpipeError: scores that do not fit together (see `read_scores`, `build_table`).
+        AirpipeError: scores that do not fit together (see `read_scores`, `build_table`), or with
+            `equal_budgets` models of other budgets.
     """
+    if equal_budgets:
+        check_budgets(cards, name)
     values = read_scores(scores)
     table = build_table(values, cards, read_published(published), scale)
     gains = image_gains(values)

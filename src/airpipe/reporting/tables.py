@@ -26,7 +26,9 @@ Card = Mapping[str, Any]
 COLUMNS = (
     *("method", "backbone", "setting", "model", "scale", "seeds", "dataset", "degradation", "level"),
     *("protocol", "metric", "value", "sd", "n_images", "published", "gap", "comparable", "reason", "source"),
+    "samples",
 )
+"""Of the long table; `samples` are those of a model's training and of all that it started from."""
 SCORE_COLUMNS = ("image", "degradation", "level", "protocol", "metric", "value")
 GAIN_COLUMNS = (
     *("model", "dataset", "test", "image", "degradation", "level"),
@@ -194,6 +196,29 @@ def _check_same_images(ours: pd.DataFrame, expected: pd.Index, keys: list[str]) 
 # The long table
 
 
+def check_budgets(cards: Mapping[str, Card], table: str) -> None:
+    """Check that models have cost equally many training samples, those of their pretraining included.
+
+    Raises:
+        AirpipeError: names the models by their samples.
+    """
+    by_samples: dict[Any, list[str]] = {}
+    for model, card in cards.items():
+        by_samples.setdefault(samples_of(card) or "an unknown number of", []).append(model)
+    if len(by_samples) > 1:
+        found = "; ".join(f"{samples} samples: {', '.join(models)}" for samples, models in by_samples.items())
+        raise AirpipeError(
+            f"tables.{table} compares equal budgets (equal_budgets: true), found {found}. Change the phases of the "
+            "stages, their parents included, or the table's models"
+        )
+
+
+def samples_of(card: Card) -> int | None:
+    """Training samples that a model has cost, its parents' included; None where that is not known."""
+    budget = card.get("budget")
+    return None if budget is None else int(budget["samples"])
+
+
 def build_table(scores: pd.DataFrame, cards: Mapping[str, Card], published: pd.DataFrame, scale: str) -> pd.DataFrame:
     """The long table: our numbers over seeds, then the published reference rows.
 
@@ -264,6 +289,7 @@ def _our_row(group: pd.DataFrame, cards: Mapping[str, Card], published: pd.DataF
         where = " ".join(str(row[name]) for name in ("model", *PLACE, "protocol", "metric"))
         log.warning("%s: the mean is infinite because an image equals its clean one", where)
     trained = cards[str(group["model_id"].iloc[0])] if row["model"] != NONE else {}
+    row["samples"] = samples_of(trained) or ""
     row.update(_compare(row, trained, published))
     return row
 
