@@ -1,8 +1,13 @@
-"""Shared by all tests: one thread, no time limits of hypothesis, the order for several workers."""
+"""Shared by all tests: one thread, no time limits of hypothesis, one toy run, the order for several workers."""
+
+import fcntl
+import os
 
 import hypothesis
 import pytest
 import torch
+
+from workflow import make_toy_run
 
 hypothesis.settings.register_profile("airpipe", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("airpipe")
@@ -24,3 +29,13 @@ def pytest_collection_modifyitems(config, items):
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def toy_run(tmp_path_factory):
+    """A copy of the project after `snakemake all` with the overlay TOY; one for all workers: `copy_run` it."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with (shared / "toy_run.lock").open("w") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX)
+        return make_toy_run(shared / "toy_run")

@@ -59,6 +59,15 @@ def copy_run(folder: Path, target: Path) -> Path:
     return Path(shutil.copytree(folder, target, symlinks=True))
 
 
+def make_toy_run(folder: Path) -> Path:
+    """A project with a finished run of TOY and the overlay that made it; one that is there is taken as it is."""
+    if not (folder / "results/report/index.html").is_file():
+        shutil.rmtree(folder, ignore_errors=True)
+        write_overlay(copy_project(folder), TOY)
+        snakemake(folder, "all", "--configfile", "overlay.yaml")
+    return folder
+
+
 def environment(folder: Path) -> dict[str, str]:
     """The current interpreter first on PATH, and the package of `folder` before any installed one."""
     variables = {k: v for k, v in os.environ.items() if k != "SNAKEMAKE_PROFILE"}
