@@ -31,8 +31,8 @@ endif
 demo: $(STAMP)  ## train, evaluate, report: tables, figures and the page, at demo scale
 	snakemake all
 
-test: $(STAMP)
-	python -m pytest
+test: $(STAMP)  ## one worker per core; a file's tests stay together, the longest files start first
+	python -m pytest -n logical --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP)
 	ruff check . && ruff format --check . && snakefmt --check workflow && snakemake --lint && mypy

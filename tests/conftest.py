@@ -1,9 +1,41 @@
-"""Shared by all tests: one thread, so that numbers are the same bits on every machine."""
+"""Shared by all tests: one thread, no time limits of hypothesis, one toy run, the order for several workers."""
 
+import fcntl
+import os
+
+import hypothesis
 import pytest
 import torch
+
+from workflow import make_toy_run
+
+hypothesis.settings.register_profile("airpipe", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("airpipe")
+
+LONGEST = (
+    *("test_slurm", "test_training", "test_data_workflow", "test_dvc", "test_reruns", "test_samples"),
+    *("test_dcpt_workflow", "test_contributing", "test_imported_workflow", "test_dcpt", "test_features"),
+)
+"""Files of a minute or more, longest first (2026-11-20, CPU time with all that they start)."""
+
+
+def pytest_collection_modifyitems(config, items):
+    """Among several workers (`make test`) the longest files start first, so that no worker ends alone."""
+    if hasattr(config, "workerinput"):
+        order = {name: place for place, name in enumerate(LONGEST)}
+        items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def toy_run(tmp_path_factory):
+    """A copy of the project after `snakemake all` with the overlay TOY; one for all workers: `copy_run` it."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with (shared / "toy_run.lock").open("w") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX)
+        return make_toy_run(shared / "toy_run")

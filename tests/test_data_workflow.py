@@ -7,7 +7,6 @@ import cv2
 import pandas as pd
 import pytest
 from helpers import toy_images
-from samples import needs_samples
 
 from airpipe.data.pairs import read_rows
 from workflow import TOY, copy_project, copy_run, planned, snakemake, write_overlay
@@ -180,19 +179,3 @@ def test_a_name_list_may_move_but_not_change(project):
         "manifest": 1,
         "pairs": 1,
     }
-
-
-@needs_samples
-def test_the_samples_are_checked_paired_and_compared_and_then_nothing_is_left_to_do(tmp_path):
-    folder = copy_project(tmp_path)
-    snakemake(folder, "data", "--configfile", "config/samples.yaml")
-    pairs = [path for path in (folder / "results/pairs").glob("*.csv") if read_rows(path)[0]["degraded"]]
-    assert sum(len(read_rows(path)) for path in pairs) == 84
-    assert len(read_rows(folder / "results/pairs/bsd400.train.csv")) == 391
-    leaks = pd.read_csv(folder / "results/data/leakage.csv")
-    counts = leaks[leaks.train_list == "bsd400.train"].groupby("test_list").size().to_dict()
-    assert counts == {
-        "rain100l.test": 5, "rain100l_input_target.test": 2, "rain100l_481x321.test": 1, "rain100h.test": 5,
-        "rain12.test": 9,
-    }  # fmt: skip
-    assert planned(folder, "data", "--configfile", "config/samples.yaml") == {}

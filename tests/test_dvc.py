@@ -3,13 +3,14 @@
 import os
 import re
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import yaml
 
 from airpipe.merging import deep_merge
-from workflow import TOY, copy_project, copy_run, environment, snakemake
+from workflow import TOY, copy_run, environment, planned
 
 pytestmark = pytest.mark.pipeline
 
@@ -51,26 +52,42 @@ def ran(output: str) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
+def finished(toy_run, tmp_path_factory) -> Path:
     """A git clone at toy sizes after a plain `snakemake all`, without any trace of DVC."""
-    project = copy_project(tmp_path_factory.mktemp("finished") / "project")
+    project = copy_run(toy_run, tmp_path_factory.mktemp("finished") / "project")
+    (project / "overlay.yaml").unlink()  # its values go into the files themselves
     edit(project, "config/methods/baseline.yaml", {"methods": TOY["methods"]})
     rest = {key: value for key, value in TOY.items() if key != "methods"}
     edit(project, "config/config.yaml", rest)
     call(project, "git", "init", "-q")
     call(project, "git", "add", "-A")
     call(project, "git", "commit", "-qm", "settings")
-    snakemake(project, "all")
+    assert planned(project, "all") == {}
     return project
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A project after `dvc repro`, and what that said and staged."""
+
+    project: Path
+    said: str
+    staged: list[str]
 
 
 @pytest.fixture(scope="module")
-def recorded(finished, tmp_path_factory) -> Path:
+def recording(finished, tmp_path_factory) -> Recording:
     """The same after `dvc repro`, with dvc.lock committed."""
     project = copy_run(finished, tmp_path_factory.mktemp("recorded") / "project")
-    call(project, "dvc", "repro")
+    said = call(project, "dvc", "repro")
+    staged = call(project, "git", "status", "--porcelain").splitlines()
     call(project, "git", "commit", "-qm", "results")
-    return project
+    return Recording(project, said, staged)
+
+
+@pytest.fixture(scope="module")
+def recorded(recording) -> Path:
+    return recording.project
 
 
 @pytest.fixture
@@ -79,16 +96,13 @@ def project(recorded, tmp_path) -> Path:
     return copy_run(recorded, tmp_path / "project")
 
 
-def test_after_a_plain_run_repro_only_records(finished, tmp_path):
-    project = copy_run(finished, tmp_path / "project")
-    weights = project / MODEL
-    before = (weights.stat().st_mtime_ns, weights.read_bytes())
-    assert ran(call(project, "dvc", "repro")) == STAGES
-    assert (weights.stat().st_mtime_ns, weights.read_bytes()) == before
-    assert "up to date" in call(project, "dvc", "repro")
-    assert "Nothing to be done" in snakemake(project, "-n", "all").stdout
-    staged = call(project, "git", "status", "--porcelain").splitlines()
-    assert staged == ["A  dvc.lock"]
+def test_after_a_plain_run_repro_only_records(finished, recording):
+    assert ran(recording.said) == STAGES
+    before, after = finished / MODEL, recording.project / MODEL
+    assert (after.stat().st_mtime_ns, after.read_bytes()) == (before.stat().st_mtime_ns, before.read_bytes())
+    assert recording.staged == ["A  dvc.lock"]
+    assert "up to date" in call(recording.project, "dvc", "repro")
+    assert planned(recording.project, "all") == {}
 
 
 def test_repro_in_a_fresh_clone_makes_everything(recorded, tmp_path):

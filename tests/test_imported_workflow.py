@@ -10,7 +10,7 @@ import torch
 from helpers import ROOT
 from parity import load_golden
 
-from workflow import TOY, copy_project, environment, planned, snakemake, write_overlay
+from workflow import TOY, copy_run, environment, planned, snakemake, write_overlay
 
 pytestmark = pytest.mark.pipeline
 
@@ -18,8 +18,8 @@ OVERLAY = {"models": ["baseline/nafnet_5d", "imported/official"]}
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    folder = copy_project(tmp_path_factory.mktemp("project"))
+def project(toy_run, tmp_path_factory):
+    folder = copy_run(toy_run, tmp_path_factory.mktemp("imported") / "project")
     state = load_golden(ROOT / "tests/goldens/nafnet_small.npz").reference_state()
     torch.save({"params_ema": {f"module.{key}": value for key, value in state.items()}}, folder / "official.pth")
     write_overlay(folder, TOY, OVERLAY)

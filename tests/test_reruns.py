@@ -31,9 +31,9 @@ STAGE = ("methods", "baseline", "settings", "nafnet_5d", "stages", "train", "sca
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory):
+def project(toy_run, tmp_path_factory):
     """A finished toy run: one network, one test on embedded photographs, one on a folder of files."""
-    folder = copy_project(tmp_path_factory.mktemp("project"))
+    folder = copy_run(toy_run, tmp_path_factory.mktemp("reruns") / "project")
     toy_images(folder / "pictures", count=2)
     write_overlay(folder, TOY, MINE)
     snakemake(folder, "all", "--configfile", "overlay.yaml")

@@ -9,16 +9,18 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from helpers import ROOT
 from samples import SAMPLES, needs_samples
 
 from airpipe.data.check import check_split, pair_psnr
 from airpipe.data.files import split_is_there
-from airpipe.data.pairs import Pair, pair_up
+from airpipe.data.pairs import Pair, pair_up, read_rows
 from airpipe.data_cli import folder_of, load_registry
 from airpipe.evaluation.protocol import evaluate
 from airpipe.settings import Draw, Operation, ProtocolSettings, TestSettings, read_yaml
+from workflow import copy_project, planned, snakemake
 
 pytestmark = needs_samples
 
@@ -39,6 +41,22 @@ def checked():
                 pairing = pair_up([file.path for file in result.files], settings)
                 found[f"{name}.{split}"] = (folder, result.facts, pairing.rows)
     return found
+
+
+@pytest.mark.pipeline
+def test_the_samples_are_checked_paired_and_compared_and_then_nothing_is_left_to_do(tmp_path):
+    folder = copy_project(tmp_path)
+    snakemake(folder, "data", "--configfile", "config/samples.yaml")
+    pairs = [path for path in (folder / "results/pairs").glob("*.csv") if read_rows(path)[0]["degraded"]]
+    assert sum(len(read_rows(path)) for path in pairs) == 84
+    assert len(read_rows(folder / "results/pairs/bsd400.train.csv")) == 391
+    leaks = pd.read_csv(folder / "results/data/leakage.csv")
+    counts = leaks[leaks.train_list == "bsd400.train"].groupby("test_list").size().to_dict()
+    assert counts == {
+        "rain100l.test": 5, "rain100l_input_target.test": 2, "rain100l_481x321.test": 1, "rain100h.test": 5,
+        "rain12.test": 9,
+    }  # fmt: skip
+    assert planned(folder, "data", "--configfile", "config/samples.yaml") == {}
 
 
 def test_every_listed_pair_is_found_with_its_partner_cut_and_input_psnr(checked):

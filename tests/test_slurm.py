@@ -26,8 +26,10 @@ from workflow import TOY, copy_project, environment, write_overlay
 STAGE = "results/baseline/nafnet_5d/seed{}/train"
 MODEL = f"{STAGE.format(0)}/model.safetensors"
 LOG = "results/logs/baseline/nafnet_5d/seed{}/train.log"
-TRAIN_SECONDS = 140
-"""Slurm ends a job with a one-minute limit 60 to 90 s after its start; start-up takes another 5 to 15 s."""
+TRAIN_SECONDS = 70
+"""More than a job trains until its limit: 5 s to its first checkpoint, 10 to 40 s after it is let go again."""
+FROZEN_SECONDS = 50
+"""Slurm ends a job with a one-minute limit 60 to 90 s after its start."""
 
 
 @pytest.fixture(scope="module")
@@ -160,11 +162,16 @@ def test_a_time_limit_and_a_cancelled_job_change_no_bit(tmp_path, slurm):
     first, second = (f"rule_baseline_train_wildcards_nafnet_5d_{seed}" for seed in (0, 1))
     with submitted(project, "all", "--configfile", str(given), retries=3) as run:
         limited = run.until("job of seed 0", lambda: run.running(first))
+        begin = time.monotonic()
         ask("scontrol", "update", f"JobId={limited}", "TimeLimit=1")
+        run.until("checkpoint of seed 0", lambda: saved(project, 0))
+        frozen = training_process(project, 0)
+        os.kill(frozen, signal.SIGSTOP)  # a minute without computing
         cancelled = run.until("job of seed 1", lambda: run.running(second))
-        saved = project / STAGE.format(1) / "state"
-        run.until("checkpoint of seed 1", lambda: list(saved.glob("step_*.ckpt")))
+        run.until("checkpoint of seed 1", lambda: saved(project, 1))
         ask("scancel", str(cancelled))
+        run.until("end of the frost", lambda: time.monotonic() - begin > FROZEN_SECONDS)
+        os.kill(frozen, signal.SIGCONT)
         assert run.wait(1800) == 0, run.said[-3000:]
         print(run.accounting())
 
@@ -192,14 +199,21 @@ def started(project: Path) -> list[int]:
     return json.loads(noted.read_text()) if noted.is_file() else []
 
 
-def training_process(project: Path) -> int:
-    """Id of the process that trains in `project` (the cluster's node is this machine)."""
+def saved(project: Path, seed: int) -> list[Path]:
+    """The checkpoints of a seed."""
+    return list((project / STAGE.format(seed) / "state").glob("step_*.ckpt"))
+
+
+def training_process(project: Path, seed: int) -> int:
+    """Id of the process that trains that seed in `project` (the cluster's node is this machine)."""
+    config = f"{STAGE.format(seed)}/config.yaml"
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             words = (folder / "cmdline").read_text().split("\0")
-            if words[1:2] == ["scripts/train.py"] and (folder / "cwd").resolve() == project.resolve():
+            here = (folder / "cwd").resolve() == project.resolve()
+            if words[1:2] == ["scripts/train.py"] and config in words and here:
                 return int(folder.name)
-    raise AssertionError(f"no training runs in {project}")
+    raise AssertionError(f"no training of seed {seed} runs in {project}")
 
 
 @pytest.mark.slurm
@@ -211,7 +225,7 @@ def test_a_job_that_twice_makes_no_progress_ends_by_itself_and_says_so(tmp_path,
         for number in (1, 2):
             run.until(f"attempt {number}", lambda wanted=number: started(project) == [0] * wanted)
             # scancel sends SIGTERM first, at which training saves its state: so it must be gone by then
-            os.kill(training_process(project), signal.SIGKILL)
+            os.kill(training_process(project, 0), signal.SIGKILL)
             ask("scancel", str(run.running(train)))
         assert run.wait(300) != 0
 

@@ -7,6 +7,7 @@ import os
 import pickle
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -37,6 +38,21 @@ def uninterrupted(tmp_path_factory):
     done = Stage(tmp_path_factory.mktemp("uninterrupted"), stage(**LONG))
     done.run()
     return done
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Sixty steps with a checkpoint at each."""
+    done = Stage(tmp_path_factory.mktemp("finished"))
+    done.run("--checkpoint-seconds", "0.0001")
+    return done
+
+
+@pytest.fixture
+def trained(finished, tmp_path):
+    """A copy of the finished stage."""
+    shutil.copytree(finished.folder, tmp_path, dirs_exist_ok=True)
+    return Stage(tmp_path)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -79,20 +95,16 @@ def test_sigterm_saves_and_the_next_run_resumes_there(tmp_path, uninterrupted):
     assert trained.weights() == uninterrupted.weights()
 
 
-def test_a_finished_stage_exports_again_without_a_step(tmp_path):
-    trained = Stage(tmp_path)
-    trained.run()
+def test_a_finished_stage_exports_again_without_a_step(trained):
     first = trained.weights()
     (trained.workdir / "model.safetensors").unlink()
     assert "from step 60 of 60" in trained.run().stdout
     assert trained.weights() == first
 
 
-def test_the_exported_model_is_the_average_and_the_card_says_what_made_it(tmp_path):
-    trained = Stage(tmp_path)
-    trained.run()
-    loaded = load_model(trained.workdir)
-    state = torch.load(trained.workdir / "state" / "step_00000060.ckpt", weights_only=True)
+def test_the_exported_model_is_the_average_and_the_card_says_what_made_it(finished):
+    loaded = load_model(finished.workdir)
+    state = torch.load(finished.workdir / "state" / "step_00000060.ckpt", weights_only=True)
     exported = loaded.network.state_dict()
     for key, value in exported.items():
         assert torch.equal(value, state["average.net"][f"module.{key}"])
@@ -104,21 +116,17 @@ def test_the_exported_model_is_the_average_and_the_card_says_what_made_it(tmp_pa
     assert [pairs["id"] for pairs in card["pairs"]] == ["toy.train", "toy.train"]
 
 
-def test_only_the_last_two_checkpoints_are_kept_and_curves_are_keyed_by_step(tmp_path):
-    trained = Stage(tmp_path)
-    trained.run("--checkpoint-seconds", "0.0001")
-    assert sorted(f.name for f in (trained.workdir / "state").glob("*.ckpt")) == [
+def test_only_the_last_two_checkpoints_are_kept_and_curves_are_keyed_by_step(finished):
+    assert sorted(f.name for f in (finished.workdir / "state").glob("*.ckpt")) == [
         "step_00000059.ckpt",
         "step_00000060.ckpt",
     ]
-    rows = list(csv.DictReader(trained.curves().splitlines()))
+    rows = list(csv.DictReader(finished.curves().splitlines()))
     assert [int(r["step"]) for r in rows if r["name"] == "validation/psnr"] == [20, 40, 60]
     assert [int(r["step"]) for r in rows if r["name"] == "loss/pixel"] == list(range(1, 61))
 
 
-def test_other_settings_set_the_old_state_aside(tmp_path):
-    trained = Stage(tmp_path)
-    trained.run()
+def test_other_settings_set_the_old_state_aside(trained):
     trained.freeze(stage(seed=4))
     again = trained.run()
     assert "settings, pair lists or parents changed" in again.stdout
@@ -133,17 +141,16 @@ def losses(trained: Stage, name: str = "loss/pixel") -> dict[int, float]:
     return {int(row["step"]): float(row["value"]) for row in rows if row["name"] == name}
 
 
-def test_two_processes_and_micro_batches_compute_what_one_process_does(tmp_path):
-    one, two, micro = (Stage(tmp_path / name) for name in make(tmp_path, "one", "two", "micro"))
+def test_two_processes_and_micro_batches_compute_what_one_process_does(finished, tmp_path):
+    two, micro = (Stage(tmp_path / name) for name in make(tmp_path, "two", "micro"))
     micro.freeze(stage(accumulate=2))
-    one.run()
     micro.run()
     torchrun = (str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc-per-node", "2")
     two.run("--processes", "2", launch=torchrun)
     assert json.loads((two.workdir / "card.json").read_text())["world_size"] == 2
     for other in (two, micro):
         for step in range(1, 11):
-            assert losses(other)[step] == pytest.approx(losses(one)[step], abs=1e-5)
+            assert losses(other)[step] == pytest.approx(losses(finished)[step], abs=1e-5)
 
 
 def make(folder: Path, *names: str) -> tuple[str, ...]:
@@ -182,11 +189,9 @@ def test_a_non_finite_loss_stops_names_the_batch_and_exports_nothing(tmp_path):
     assert not (failed.workdir / "model.safetensors").exists()
 
 
-def test_a_checkpoint_of_other_settings_is_refused_for_resume(tmp_path):
-    first, second = (Stage(tmp_path / name) for name in make(tmp_path, "first", "second"))
-    first.run()
-    second.freeze(stage(seed=9))
-    failed = second.run("--resume", str(first.workdir / "state" / "step_00000060.ckpt"), check=False)
+def test_a_checkpoint_of_other_settings_is_refused_for_resume(finished, tmp_path):
+    second = Stage(tmp_path, stage(seed=9))
+    failed = second.run("--resume", str(finished.workdir / "state" / "step_00000060.ckpt"), check=False)
     assert failed.returncode == 2
     assert "belongs to run" in failed.stderr
 
@@ -206,9 +211,7 @@ def test_a_foreign_file_for_resume_is_refused(tmp_path, content):
     assert "Traceback" not in failed.stderr
 
 
-def test_a_changed_pair_list_trains_anew(tmp_path):
-    trained = Stage(tmp_path)
-    trained.run()
+def test_a_changed_pair_list_trains_anew(trained):
     first = trained.weights()
     lines = trained.list.read_text().splitlines()
     trained.list.write_text("\n".join(lines[:4]) + "\n")
@@ -216,9 +219,7 @@ def test_a_changed_pair_list_trains_anew(tmp_path):
     assert trained.weights() != first
 
 
-def test_going_back_to_an_older_checkpoint_drops_the_later_ones(tmp_path):
-    trained = Stage(tmp_path)
-    trained.run("--checkpoint-seconds", "0.0001")
+def test_going_back_to_an_older_checkpoint_drops_the_later_ones(trained, tmp_path):
     state = trained.workdir / "state"
     old = tmp_path / "step_00000059.ckpt"
     (state / old.name).rename(old)
@@ -260,18 +261,14 @@ def test_no_progress_quotes_the_last_error(tmp_path):
     assert "img3.png: corrupt image" in third
 
 
-def test_resume_from_a_chosen_checkpoint(tmp_path):
-    trained = Stage(tmp_path)
-    trained.run("--checkpoint-seconds", "0.0001")
+def test_resume_from_a_chosen_checkpoint(trained):
     first = trained.weights()
     again = trained.run("--resume", str(trained.workdir / "state" / "step_00000059.ckpt"))
     assert "from step 59 of 60" in again.stdout
     assert trained.weights() == first
 
 
-def test_a_broken_newest_checkpoint_falls_back_to_the_one_before(tmp_path):
-    trained = Stage(tmp_path)
-    trained.run("--checkpoint-seconds", "0.0001")
+def test_a_broken_newest_checkpoint_falls_back_to_the_one_before(trained):
     first = trained.weights()
     newest_file = trained.workdir / "state" / "step_00000060.ckpt"
     newest_file.write_bytes(newest_file.read_bytes()[:1000])

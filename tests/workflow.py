@@ -26,7 +26,8 @@ TOY = {
         "baseline": {"settings": {"nafnet_5d": {"stages": {"train": {"scales": {"demo": TRAIN}}}}}},
     },
     "tests": {"photos_noise25": {"protocols": ["airpipe"], "keep_images": 1}},
-    "tables": {"allinone": {"tests": ["photos_noise25"]}},
+    "tables": {"allinone": {"tests": ["photos_noise25"]}, "pretraining": {"scales": []}},
+    "features": {"scales": []},
     "compute": {"demo": {"default": {"threads": 1}}},
 }
 """Overlay: the shipped demo with a network of width 4, 12 steps and one test; under a minute on two cores."""
@@ -57,6 +58,15 @@ def files_of_git() -> list[str] | None:
 def copy_run(folder: Path, target: Path) -> Path:
     """Copy a project with its results, times and Snakemake's records."""
     return Path(shutil.copytree(folder, target, symlinks=True))
+
+
+def make_toy_run(folder: Path) -> Path:
+    """A project with a finished run of TOY and the overlay that made it; one that is there is taken as it is."""
+    if not (folder / "results/report/index.html").is_file():
+        shutil.rmtree(folder, ignore_errors=True)
+        write_overlay(copy_project(folder), TOY)
+        snakemake(folder, "all", "--configfile", "overlay.yaml")
+    return folder
 
 
 def environment(folder: Path) -> dict[str, str]:
