@@ -36,8 +36,8 @@ DCPT = {
     },
     "tables": {"pretraining": {"scales": None, "tests": ["photos_noise25"], "models": ["baseline/nafnet_5d", *MODELS]}},
     "features": {
-        **{"scales": None, "models": ["dcpt/nafnet_5d/pretrain", "baseline/nafnet_5d"]},
-        **{"crops_per_image": 2, "patch_size": 32, "neighbours": 2, "perplexity": 5, "iterations": 250},
+        "scales": None, "models": ["dcpt/nafnet_5d/pretrain", "baseline/nafnet_5d"],
+        "crops_per_image": 2, "patch_size": 32, "neighbours": 2, "perplexity": 5, "iterations": 250,
     },
 }  # fmt: skip
 REPORT = {"tables": 2, "figures": 2, "metrics": 1, "page": 1}
