@@ -12,11 +12,6 @@ pytestmark = pytest.mark.pipeline
 
 STEPS = {"phases": [{"steps": 6, "patch_size": 16, "batch_size": 5}]}
 STAGE = {"network": {"arguments": NETWORK}, **STEPS}
-PROBE = {
-    "task": "dcpt.probe",
-    "common": {"parents": {"init": "dcpt/nafnet_5d/pretrain"}},
-    "scales": {"demo": {"network": {"arguments": NETWORK}, "head": {"num_res_blocks": 1}, **STEPS}},
-}
 MODELS = ["dcpt/nafnet_5d", "dcpt/nafnet_5d_masked"]
 DCPT = {
     "models": ["baseline/nafnet_5d", *MODELS],
@@ -143,7 +138,7 @@ def test_a_setting_that_others_follow_redoes_them_too_and_the_analysis_of_its_fe
 
 
 def test_a_probe_of_another_settings_pretraining_trains_the_probe_only(project):
-    probe = {"methods": {"dcpt": {"settings": {"nafnet_5d_probe": {"stages": {"probe": PROBE}}}}}}
+    probe = setting("nafnet_5d_probe", "probe", STAGE)
     target = "results/dcpt/nafnet_5d_probe/seed0/probe/model.safetensors"
     assert plan(project, probe, target=target) == {"freeze_settings": 1, "dcpt_probe": 1}
 

@@ -296,6 +296,8 @@ def stages_in_use():
             seen.add(model)
             method, setting, seed, stage = model.split("/")
             settings = stage_settings(method, setting, seed.removeprefix("seed"), stage)
+            for parent in settings.parents.values():
+                parent_file(parent)  # told here: for a file that exists, Snakemake hides what input functions raise
             waiting += trained(settings.parents.values())
             yield settings
 
