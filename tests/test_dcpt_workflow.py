@@ -143,10 +143,18 @@ def test_a_probe_of_another_settings_pretraining_trains_the_probe_only(project):
     assert plan(project, probe, target=target) == {"freeze_settings": 1, "dcpt_probe": 1}
 
 
+def test_an_overlay_that_names_the_last_stage_only_keeps_it_the_last(project):
+    """Snakemake puts the keys of an overlay before those of the files that it extends."""
+    write_overlay(project, setting("nafnet_5d", "finetune", {"clip_norm": 1.0}), name="last.yaml")
+    done = snakemake(project, "-n", "train_dcpt", "--configfile", "last.yaml")
+    assert "results/dcpt/nafnet_5d/seed0/finetune/model.safetensors" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("parent", "message"),
     [
-        ("pretrian", "unknown earlier stage of dcpt/nafnet_5d 'pretrian'; did you mean 'pretrain'"),
+        ("pretrian", "unknown other stage of dcpt/nafnet_5d 'pretrian'; did you mean 'pretrain'"),
+        ("finetune", "unknown other stage of dcpt/nafnet_5d 'finetune'"),
         ("dcpt/nafnet_6d/pretrain", "unknown setting of dcpt 'nafnet_6d'"),
         ("a/b", "'a/b' is not of the form stage (of the same setting), method/setting/stage or imported/name"),
         ("imported/mine", "results/imported/mine is not there: python scripts/import_weights.py FILE --name mine"),

@@ -9,7 +9,7 @@ from helpers import RAIN, ROOT, shipped, stage
 
 from airpipe.degradations.recipes import check_operations
 from airpipe.errors import AirpipeError
-from airpipe.project import check_compute, frozen_stage, load_project
+from airpipe.project import SettingPlan, check_compute, frozen_stage, load_project
 from airpipe.registry import NETWORKS, STAGES, resolve, settings_class, stage_entry
 from airpipe.settings import (
     ComputeSettings,
@@ -262,3 +262,37 @@ def test_settings_and_registry_stay_light():
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def plan_of(**parents):
+    """A setting with these stages and what each starts from."""
+    stages = {
+        name: {
+            "task": "dcpt.finetune",
+            "common": {"parents": {"init": parent} if parent else {}},
+            "scales": {"demo": {}},
+        }
+        for name, parent in parents.items()
+    }
+    return SettingPlan.model_validate({"stages": stages})
+
+
+@pytest.mark.parametrize("names", [("sad", "dnc", "ise"), ("ise", "dnc", "sad"), ("dnc", "ise", "sad")])
+def test_the_evaluated_stage_is_the_one_that_no_other_starts_from_in_any_order(names):
+    before = {"sad": None, "dnc": "sad", "ise": "dnc"}
+    plan = plan_of(**{name: before[name] for name in names})
+    assert plan.last("demo") == "ise"
+    assert plan.before("ise", "demo") == {"dnc", "sad"} and plan.before("sad", "demo") == set()
+
+
+def test_several_last_stages_have_to_be_told_apart_and_circles_are_refused():
+    two = plan_of(sad=None, left="sad", right="sad")
+    with pytest.raises(ValueError, match=r"no other stage starts from left, right; expected one .*\(evaluated: ...\)"):
+        two.last("demo")
+    assert two.model_copy(update={"evaluated": "left"}).last("demo") == "left"
+    circle = plan_of(one="two", two="one")
+    with pytest.raises(ValueError, match="no other stage starts from none of them"):
+        circle.last("demo")
+    assert "one" in circle.before("one", "demo")
+    with pytest.raises(ValueError, match="unknown stage in evaluated 'lef'; did you mean 'left'"):
+        SettingPlan.model_validate({**two.model_dump(), "evaluated": "lef"})

@@ -42,12 +42,57 @@ class StagePlan(Settings):
     common: dict[str, Json] = {}
     scales: dict[Name, dict[str, Json]] = Field(min_length=1)
 
+    def parents(self, scale: str) -> set[str]:
+        """Its parents at a scale as the configuration names them."""
+        named = deep_merge(self.common, self.scales.get(scale, {})).get("parents") or {}
+        return {str(parent) for parent in named.values()} if isinstance(named, Mapping) else set()
+
 
 class SettingPlan(Settings):
-    """A named setting of a method: its stages in order; the last one is evaluated."""
+    """A named setting of a method.
+
+    The order of `stages` means nothing: an overlay that names a later stage changes it. What comes before what
+    is said by their parents.
+    """
 
     about: str = ""
     stages: dict[Name, StagePlan] = Field(min_length=1)
+    evaluated: Name | None = Field(
+        None, description="Stage that tests and tables show; none: the one from which no other stage of it starts."
+    )
+
+    @model_validator(mode="after")
+    def _evaluated_exists(self) -> "SettingPlan":
+        if self.evaluated is not None:
+            _known(self.evaluated, self.stages, "stage in evaluated")
+        return self
+
+    def before(self, stage: str, scale: str) -> set[str]:
+        """Stages of this setting that a stage starts from, directly or not; itself, where they go round in a circle."""
+        found: set[str] = set()
+        waiting = [stage]
+        while waiting:
+            parents = {name for name in self.stages[waiting.pop()].parents(scale) if name in self.stages}
+            waiting += sorted(parents - found)
+            found |= parents
+        return found
+
+    def last(self, scale: str) -> str:
+        """The stage that is evaluated.
+
+        Raises:
+            ValueError: there is no such stage, or several.
+        """
+        if self.evaluated is not None:
+            return self.evaluated
+        begun = set().union(*(stage.parents(scale) for stage in self.stages.values()))
+        ends = [name for name in self.stages if name not in begun]
+        if len(ends) != 1:
+            raise ValueError(
+                f"stages {', '.join(self.stages)}: no other stage starts from {', '.join(ends) or 'none of them'}; "
+                "expected one such stage. Say which one is evaluated (evaluated: ...)"
+            )
+        return ends[0]
 
 
 class MethodSettings(Settings):
@@ -273,17 +318,17 @@ def without_leaks(project: ProjectSettings, pairs: str) -> str:
 
 
 def parent_id(project: ProjectSettings, model: str, seed: int, stage: str, parent: str) -> str:
-    """Model id of a stage's parent as a configuration names it.
+    """Model id of a stage's parent from how a configuration names it.
 
     Args:
         project: the merged configuration.
         model: "method/setting" of the stage.
         seed: of the stage; its parents were trained with the same one.
         stage: of `model`.
-        parent: an earlier stage of `model`, "method/setting/stage" of another one, or "imported/<name>".
+        parent: another stage of `model`, "method/setting/stage" of another one, or "imported/<name>".
 
     Raises:
-        AirpipeError: no such stage, or one that does not come before.
+        AirpipeError: no such stage, or one that starts from this one.
     """
     where = f"{model}, stage {stage}, parents"
     if parent.startswith("imported/"):
@@ -295,12 +340,14 @@ def parent_id(project: ProjectSettings, model: str, seed: int, stage: str, paren
             f"{where}: {parent!r} is not of the form stage (of the same setting), method/setting/stage or imported/name"
         )
     try:
-        stages = list(project.setting_plan(found).stages)
+        plan = project.setting_plan(found)
     except ValueError as error:
         raise AirpipeError(f"{where}: {error}") from None
-    earlier = stages[: stages.index(stage)] if found == model else stages
-    if wanted not in earlier:
-        raise AirpipeError(f"{where}: " + unknown_name(wanted, earlier, f"earlier stage of {found}"))
+    others = [name for name in plan.stages if (found, name) != (model, stage)]
+    if wanted not in others:
+        raise AirpipeError(f"{where}: " + unknown_name(wanted, others, f"other stage of {found}"))
+    if found == model and stage in plan.before(stage, project.scale):
+        raise AirpipeError(f"{where}: {stage} starts from {parent}, which starts from {stage}; break the circle")
     return f"{found}/seed{seed}/{wanted}"
 
 

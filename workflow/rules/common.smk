@@ -160,6 +160,14 @@ def stage_threads(task):
     return PROJECT.compute_for(task).threads
 
 
+def last_stage(model):
+    """The stage of method/setting that is evaluated."""
+    try:
+        return PROJECT.setting_plan(model).last(PROJECT.scale)
+    except ValueError as error:
+        raise WorkflowError(f"{model}: {error}") from None
+
+
 def model_ids(models=None):
     """Folders below results/: method/setting (its last stage) or one of its stages for all seeds, or imported/name."""
     ids = []
@@ -168,8 +176,8 @@ def model_ids(models=None):
             ids.append(imported(model))
         else:
             method, setting, *stage = model.split("/")
-            last = list(PROJECT.setting_plan(f"{method}/{setting}").stages)[-1]
-            ids += [f"{method}/{setting}/seed{seed}/{(stage or [last])[0]}" for seed in PROJECT.seeds]
+            shown = stage[0] if stage else last_stage(model)
+            ids += [f"{method}/{setting}/seed{seed}/{shown}" for seed in PROJECT.seeds]
     return ids
 
 
