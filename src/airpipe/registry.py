@@ -24,6 +24,8 @@ class StageEntry:
     settings: str = "airpipe.settings:StageSettings"
     revision: int = 1
     """Raise it when equal settings would give other numbers: the stage and what follows are then redone."""
+    runs_as: str | None = None
+    """The stage whose rule, and whose `compute`, it shares; none: its own."""
 
 
 NETWORKS = {
@@ -44,11 +46,14 @@ STAGES = {
         build="airpipe.methods.dcpt.training:PretrainTask", settings="airpipe.methods.dcpt.settings:PretrainSettings"
     ),
     "dcpt.direct": StageEntry(
-        build="airpipe.methods.dcpt.training:PretrainTask", settings="airpipe.methods.dcpt.settings:DirectSettings"
+        build="airpipe.methods.dcpt.training:PretrainTask",
+        settings="airpipe.methods.dcpt.settings:DirectSettings",
+        runs_as="dcpt.pretrain",
     ),
     "dcpt.masked_pretrain": StageEntry(
         build="airpipe.methods.dcpt.training:MaskedPretrainTask",
         settings="airpipe.methods.dcpt.settings:MaskedPretrainSettings",
+        runs_as="dcpt.pretrain",
     ),
     "dcpt.probe": StageEntry(
         build="airpipe.methods.dcpt.training:ProbeTask", settings="airpipe.methods.dcpt.settings:ProbeSettings"
@@ -77,6 +82,11 @@ def stage_entry(task: str) -> StageEntry:
     if task not in STAGES:
         raise AirpipeError(unknown_name(task, STAGES, "task"))
     return STAGES[task]
+
+
+def runs_as(task: str) -> str:
+    """The stage whose rule runs a stage: what `compute` calls it."""
+    return stage_entry(task).runs_as or task
 
 
 def settings_class(task: str) -> type[StageSettings]:

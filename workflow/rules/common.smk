@@ -15,7 +15,7 @@ from airpipe.degradations.recipes import check_operations
 from airpipe.errors import AirpipeError
 from airpipe.project import check_compute, check_labels, expanded, frozen_stage, load_project
 from airpipe.provenance import sha256_file
-from airpipe.registry import STAGES, settings_class, stage_entry
+from airpipe.registry import STAGES, runs_as, settings_class, stage_entry
 from airpipe.settings import canonical_json, unknown_name
 from snakemake.exceptions import WorkflowError
 
@@ -40,7 +40,7 @@ try:
         check_operations(operations, f"recipes.{name}")
     for name in PROJECT.tests:
         check_operations(PROJECT.test(name).operations, f"tests.{name}")
-    check_compute(PROJECT, [*STAGES, "evaluate"])
+    check_compute(PROJECT, [*map(runs_as, STAGES), "evaluate"])
     FEATURES = PROJECT.feature_analysis()
     for name, entry in FEATURES.classes.items():
         check_operations(entry.operations, f"features.classes.{name}")
@@ -360,7 +360,7 @@ def fingerprints(names):
 def packing(wildcards):
     """Whether a stage that trains on a list wants it packed."""
     name = f"{wildcards.dataset}.{wildcards.split}"
-    tasks = {settings.task for settings in stages_in_use() if any(part.pairs == name for part in settings.data)}
+    tasks = {runs_as(settings.task) for settings in stages_in_use() if any(part.pairs == name for part in settings.data)}
     return "" if any(PROJECT.compute_for(task).pack for task in tasks) else "--off"
 
 
