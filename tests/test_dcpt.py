@@ -22,7 +22,7 @@ from airpipe.data.pairs import read_pairs
 from airpipe.errors import AirpipeError
 from airpipe.methods.dcpt.network import DCPT, DegradationHead
 from airpipe.methods.dcpt.training import PretrainTask, TransferTask
-from airpipe.registry import settings_class
+from airpipe.registry import runs_as, settings_class
 from airpipe.settings import OptimizerSettings, StageSettings, canonical_json, check_settings
 from airpipe.training.checkpoints import load_model
 from airpipe.training.importing import export_published
@@ -512,6 +512,11 @@ def test_two_processes_compute_what_one_does_in_every_stage(pretrained, tmp_path
         assert card(two)["world_size"] == 2
         for loss in ("loss/class", "loss/total"):
             assert curve(two, loss) == pytest.approx(curve(one, loss), abs=1e-5), (name, loss)
+
+
+def test_variants_of_the_pretraining_run_by_its_rule():
+    found = [runs_as(task) for task in ("dcpt.pretrain", "dcpt.direct", "dcpt.masked_pretrain", "dcpt.finetune")]
+    assert found == ["dcpt.pretrain"] * 3 + ["dcpt.finetune"]
 
 
 def test_the_published_schedules_are_settings():

@@ -40,7 +40,7 @@ try:
         check_operations(operations, f"recipes.{name}")
     for name in PROJECT.tests:
         check_operations(PROJECT.test(name).operations, f"tests.{name}")
-    check_compute(PROJECT, [*map(runs_as, STAGES), "evaluate"])
+    check_compute(PROJECT, [*dict.fromkeys(map(runs_as, STAGES)), "evaluate"])
     FEATURES = PROJECT.feature_analysis()
     for name, entry in FEATURES.classes.items():
         check_operations(entry.operations, f"features.classes.{name}")
