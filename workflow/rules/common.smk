@@ -360,7 +360,9 @@ def fingerprints(names):
 def packing(wildcards):
     """Whether a stage that trains on a list wants it packed."""
     name = f"{wildcards.dataset}.{wildcards.split}"
-    tasks = {runs_as(settings.task) for settings in stages_in_use() if any(part.pairs == name for part in settings.data)}
+    tasks = {
+        runs_as(settings.task) for settings in stages_in_use() if any(part.pairs == name for part in settings.data)
+    }
     return "" if any(PROJECT.compute_for(task).pack for task in tasks) else "--off"
 
 
