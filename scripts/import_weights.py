@@ -56,7 +56,10 @@ def main() -> None:
     )
     if given.report:
         found = read_published(given.file, options.network, options.key, options.arguments, options.partial)
-        print("\n".join([*table(found), *describe(found)]))
+        parts = (
+            [found] if given.head is None else [found, read_published(given.head, "dcpt_head", partial=given.partial)]
+        )
+        print("\n".join(line for part in parts for line in [*table(part), *describe(part)]))
         return
     folder = given.output or Path("results/imported") / import_name(given.file, given.name)
     found = import_published(given.file, folder, options, given.overwrite)

@@ -396,13 +396,35 @@ def test_finetuning_starts_from_the_backbone_and_reports_the_unused_head(pretrai
     assert f"parent init: {keys['matched']} entries loaded; 59 unexpected (first head." in capsys.readouterr().out
 
 
-def test_the_card_counts_what_a_model_has_cost_with_its_parents(pretrained, tmp_path):
+def test_the_card_counts_what_a_model_has_cost_with_its_parents_once(pretrained, tmp_path):
+    again = {"parents": {"init": "dcpt/nafnet_toy/seed3/finetune", "guide": MODEL}}
     fine = train(tmp_path / "fine", dcpt_stage(**FINETUNE), init=model_of(pretrained))
     steps, batch = PRETRAIN["phases"][0]["steps"], PRETRAIN["phases"][0]["batch_size"]
-    assert card(pretrained)["budget"] == {"steps": steps, "samples": steps * batch}
-    assert card(fine)["budget"] == {"steps": 2 * steps, "samples": 2 * steps * batch}
-    guided = train(tmp_path / "t", dcpt_stage(**TRANSFER), init=model_of(fine), guide=model_of(pretrained))
-    assert card(guided)["budget"]["steps"] == 3 * steps + steps
+    one = [steps, steps * batch]
+    assert card(pretrained)["budget"] == {"steps": steps, "samples": steps * batch, "stages": {MODEL: one}}
+    two = {MODEL: one, "dcpt/nafnet_toy/seed3/finetune": one}
+    assert card(fine)["budget"] == {"steps": 2 * steps, "samples": 2 * steps * batch, "stages": two}
+    guided = train(tmp_path / "t", dcpt_stage(**TRANSFER | again), init=model_of(fine), guide=model_of(pretrained))
+    assert card(guided)["budget"]["steps"] == 3 * steps
+
+
+def test_a_parent_of_another_size_is_refused_unless_it_may_be_partial(tmp_path):
+    wider = {**NAFNET, "width": 16}
+    torch.save(build_network("nafnet", **wider).state_dict(), tmp_path / "wide.pth")
+    with pytest.raises(AirpipeError, match=r"parent init fills 1 of 100 entries of NAFNet; it lacks .*partial: true"):
+        train(tmp_path / "refused", dcpt_stage(**FINETUNE), init=tmp_path / "wide.pth")
+    made = train(tmp_path / "some", dcpt_stage(**FINETUNE, partial=True), init=tmp_path / "wide.pth")
+    assert card(made)["parents"][0]["keys"]["matched"] == 1
+
+
+def test_a_guide_of_another_variant_is_refused(tmp_path):
+    arguments = BACKBONES["restormer_dcpt"]
+    guide = DCPT({"name": "restormer_dcpt", "arguments": arguments}, 3)
+    network = {"name": "restormer", "arguments": {**arguments, "LayerNorm_type": "BiasFree"}}
+    settings = dcpt_stage(**TRANSFER | {"network": network})
+    init = build_network("restormer", **network["arguments"])
+    with pytest.raises(AirpipeError, match="parent guide was pretrained on a RestormerDCPT, restormer here is another"):
+        TransferTask(settings, {"init": init, "guide": guide})
 
 
 def test_finetuning_from_a_model_without_head_fits_and_from_another_network_is_refused(tmp_path):
@@ -491,6 +513,7 @@ def test_two_processes_compute_what_one_does_in_every_stage(pretrained, tmp_path
         "accumulated": (short | {"accumulate": 2}, ()),
         "direct": (short | {"task": "dcpt.direct"}, ()),
         "none": (short | {"generation_input": "none"}, ()),
+        "masked": (short | {"task": "dcpt.masked_pretrain", "mask_patch": 4}, ()),
         "probe": (PROBE | short, ("--parent", init)),
         "transfer": (TRANSFER | short, ("--parent", init, "--parent", guide)),
     }

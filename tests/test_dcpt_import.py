@@ -10,7 +10,7 @@ from parity import load_golden
 from airpipe.errors import AirpipeError
 from airpipe.registry import build_network, load_published
 from airpipe.training.checkpoints import load_model
-from airpipe.training.importing import ImportOptions, export_published, import_published
+from airpipe.training.importing import ImportOptions, describe, export_published, import_published
 
 GOLDENS = ROOT / "tests" / "goldens"
 BACKBONES = ["nafnet_small", "restormer_dcpt_small", "swinir_dcpt_small", "promptir_small"]
@@ -53,7 +53,10 @@ def test_the_two_files_of_a_pretraining_are_one_model_that_classifies_as_the_gol
     import_published(files[0], folder, ImportOptions(arguments=told, head=files[1]))
     loaded = load_model(folder)
     assert loaded.card["network"]["name"] == "dcpt"
-    assert loaded.card["imported"]["head"]["file"] == "net_dc_100.pth"
+    facts = loaded.card["imported"]
+    assert facts["head"]["file"] == "net_dc_100.pth" and facts["head"]["keys"]["missing"] == []
+    assert facts["head"]["assumed"] == {"downsample": name == "swinir"}
+    assert set(facts["assumed"]) == (set(told) if name == "swinir" else set())
     with torch.no_grad():
         logits = loaded.network(golden.input(0), classify=True)
     torch.testing.assert_close(logits, golden.outputs["logits"], rtol=1e-4, atol=1e-4)
@@ -104,3 +107,16 @@ def test_a_head_alone_is_imported_and_costs_what_its_layers_do(tmp_path):
     levels = sum(p * (own + c * n) for p, own, c, n in zip(pixels, per_pixel, dims, following, strict=True))
     last = pixels[-1] // 4 * per_pixel[-1]
     assert card["macs_conv"] == levels + last
+
+
+def test_both_files_are_told_with_what_no_shape_says(tmp_path):
+    golden = load_golden(GOLDENS / "dcpt_hook_swinir_small.npz")
+    parts = {}
+    for part in ("net_g", "net_dc"):
+        inner = {k.removeprefix(f"{part}."): v for k, v in golden.reference_state().items() if k.startswith(f"{part}.")}
+        parts[part] = save(tmp_path / f"{part}.pth", {"params": inner})
+    found = import_published(parts["net_g"], tmp_path / "imported" / "x", ImportOptions(head=parts["net_dc"]))
+    told = "\n".join(describe(found))
+    for name in ("num_heads", "window_size", "img_range", "downsample"):
+        assert f"no shape tells {name};" in told
+    assert "net_g.pth: swinir_dcpt(" in told and "net_dc.pth: dcpt_head(" in told

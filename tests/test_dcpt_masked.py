@@ -48,7 +48,7 @@ def test_all_visible_is_the_plain_pass(name):
 @pytest.mark.parametrize("name", BACKBONES)
 def test_what_is_hidden_changes_neither_image_nor_logits(name):
     net, image = built(name), make_input((2, 3, 32, 32))
-    visible = random_patches(image, 8, 0.5)
+    visible = random_patches(image, 8, 0.5, 0, (3, 4))
     other = torch.where(visible.bool(), image, make_input((2, 3, 32, 32), 5))
     assert not torch.equal(image, other)
     with torch.no_grad():
@@ -89,26 +89,24 @@ def test_no_encoder_stage_leaks_into_hidden_places(name):
 
 @pytest.mark.parametrize("ratio", [0.25, 0.5, 0.9])
 def test_exactly_the_share_of_patches_is_hidden_other_ones_in_each_image(ratio):
-    torch.manual_seed(1)
-    visible = random_patches(torch.zeros(8, 3, 36, 30), 8, ratio)
+    images, slots = torch.zeros(8, 3, 36, 30), tuple(range(8))
+    visible = random_patches(images, 8, ratio, 1, slots)
     assert visible.shape == (8, 1, 36, 30)
     patches = visible[..., ::8, ::8].flatten(1)
     assert patches.shape[1] == 5 * 4
     assert (1 - patches).sum(1).tolist() == [round(20 * ratio)] * 8
     assert torch.equal(F.interpolate(visible[..., ::8, ::8], scale_factor=8)[..., :36, :30], visible)
     assert len({tuple(row) for row in patches.tolist()}) > 4
-    torch.manual_seed(1)
-    assert torch.equal(random_patches(torch.zeros(8, 3, 36, 30), 8, ratio), visible)
+    assert torch.equal(random_patches(images[2:], 8, ratio, 1, slots[2:]), visible[2:])  # whatever process has them
+    assert not torch.equal(random_patches(images, 8, ratio, 2, slots), visible)
 
 
 def test_a_masked_step_restores_the_clean_image_and_classifies_from_what_is_visible():
-    batch = Batch(make_input((2, 3, 16, 16), 1), make_input((2, 3, 16, 16), 2), torch.tensor([0, 2]), [], [])
+    batch = Batch(make_input((2, 3, 16, 16), 1), make_input((2, 3, 16, 16), 2), torch.tensor([0, 2]), [], [], (7, 8))
     task = MaskedPretrainTask(dcpt_stage(**MASKED), {})
     net = task.networks["net"]
-    torch.manual_seed(4)
     losses = task.step(batch, "train")
-    torch.manual_seed(4)
-    visible = random_patches(batch.degraded, 4, 0.5)
+    visible = random_patches(batch.degraded, 4, 0.5, task.settings.seed, (7, 8))
     restored = net.backbone(batch.degraded * visible, visible=visible)
     assert losses["pixel"].item() == pytest.approx(F.l1_loss(restored, batch.clean).item(), rel=1e-6)
     logits = net(batch.degraded, visible=visible, classify=True)
@@ -150,3 +148,14 @@ def test_a_classifier_is_validated_by_its_top1_and_that_of_each_class():
         "top1_class1": [100, 100],
         "top1_class2": [0],
     }
+
+
+def test_patches_that_cut_the_strides_of_the_encoder_are_refused():
+    with pytest.raises(AirpipeError, match="mask_patch is 5; the encoder of nafnet hides features of every 2 pixels"):
+        MaskedPretrainTask(dcpt_stage(**MASKED | {"mask_patch": 5}), {})
+
+
+def test_an_image_is_generated_beside_a_classification_only():
+    net, image = built("nafnet"), make_input((1, 3, 16, 16))
+    with pytest.raises(ValueError, match="generate goes with classify=True"):
+        net(image, generate="input")

@@ -38,6 +38,8 @@ class Batch:
     name: list[str]
     level: list[str]
     """Drawn parameters, as text."""
+    slot: tuple[int, ...] = ()
+    """Numbers of the samples in the whole training, for random draws that do not depend on the processes."""
 
     def to(self, device: torch.device) -> "Batch":
         """Copy to a device and make images float32 in [0, 1]."""
@@ -215,7 +217,7 @@ class TrainingSamples(Dataset[dict[str, Any]]):
         if part.jitter:
             layers[0] = jittered(layers[0], part.jitter, generator)
         names = (source.name(key.image), source.level(key.image))
-        return _sample(part, layers, paired, key.image, names, generator)
+        return {**_sample(part, layers, paired, key.image, names, generator), "slot": key.slot}
 
 
 def pair_layers(pair: Pair, cache: ImageCache) -> list[npt.NDArray[Any]]:
@@ -268,6 +270,7 @@ def collate(samples: Sequence[dict[str, Any]]) -> Batch:
         label=torch.tensor([s["label"] for s in samples], dtype=torch.int64),
         name=[s["name"] for s in samples],
         level=[s["level"] for s in samples],
+        slot=tuple(s["slot"] for s in samples if "slot" in s),
     )
 
 

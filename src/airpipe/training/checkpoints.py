@@ -15,7 +15,7 @@ from airpipe.errors import AirpipeError
 from airpipe.provenance import atomic_path, sha256_file, write_json
 from airpipe.registry import build_network
 from airpipe.training.foreign import read_own
-from airpipe.training.published import assumed_arguments, read_published
+from airpipe.training.published import read_published
 
 log = logging.getLogger(__name__)
 
@@ -63,19 +63,18 @@ def load_model(path: Path) -> LoadedModel:
         raise AirpipeError(f"{file}: no such model. `airpipe models` lists what is there")
     card_file = file.with_name(CARD)
     if file.name == WEIGHTS and card_file.is_file():
-        card = _read_card(card_file)
+        card = read_card(card_file)
         network = build_network(card["network"]["name"], **card["network"]["arguments"])
         load_strictly(network, read_own(file), str(file))
     else:
         found = read_published(file)
         network = found.network
-        assumed = assumed_arguments(found.name, found.arguments)
-        if assumed:
-            told = ", ".join(f"{name}={value}" for name, value in assumed.items())
+        if found.assumed:
+            told = ", ".join(f"{name}={value}" for name, value in found.assumed.items())
             log.warning("%s: no shape tells %s; import the file to choose others", file, told)
         card = {
             "network": {"name": found.name, "arguments": found.arguments},
-            "assumed": assumed,
+            "assumed": found.assumed,
             "source": file.name,
             "sha256": sha256_file(file),
         }
@@ -137,7 +136,12 @@ def describe_loading(role: str, report: Mapping[str, list[str]]) -> str:
     return "; ".join([f"parent {role}: {len(report['matched'])} entries loaded", *rest])
 
 
-def _read_card(path: Path) -> dict[str, Any]:
+def read_card(path: Path) -> dict[str, Any]:
+    """A model's card.
+
+    Raises:
+        AirpipeError: it cannot be read, or names no network.
+    """
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
         card["network"]["name"], card["network"]["arguments"]

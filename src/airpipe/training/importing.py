@@ -20,7 +20,7 @@ from airpipe.evaluation.complexity import network_cost
 from airpipe.provenance import atomic_path, git_state, library_versions, sha256_file, write_failed
 from airpipe.registry import build_network
 from airpipe.training.checkpoints import load_model, save_model
-from airpipe.training.published import Published, assumed_arguments, read_published
+from airpipe.training.published import Published, read_published
 
 IMPORTED = "imported"
 """Model ids of imported models begin with it, and so does their folder below results/."""
@@ -105,7 +105,7 @@ def import_published(file: Path, folder: Path, options: ImportOptions, overwrite
         raise AirpipeError(f"{folder}: exists and is no model folder, so it is not replaced. Choose another --name")
     found = read_published(file, options.network, options.key, options.arguments, options.partial)
     if options.head is not None:
-        found = _with_head(found, options.head)
+        found = with_head(found, options.head, options.partial)
     card = _card(found, folder.name, options)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -123,9 +123,18 @@ def import_published(file: Path, folder: Path, options: ImportOptions, overwrite
     return found
 
 
-def _with_head(found: Published, file: Path) -> Published:
-    """The two files of a published DCPT pretraining as one network, `dcpt`."""
-    head = read_published(file, "dcpt_head")
+def with_head(found: Published, file: Path, partial: bool = False) -> Published:
+    """The two files of a published DCPT pretraining as one network, `dcpt`.
+
+    Args:
+        found: the backbone (net_g).
+        file: of the head (net_dc).
+        partial: as in `read_published`, for the head.
+
+    Raises:
+        AirpipeError: no head, or one for features of another network.
+    """
+    head = read_published(file, "dcpt_head", partial=partial)
     given, wanted = list(getattr(found.network, "feature_channels", ())), list(head.arguments["feature_dims"])
     if not wanted or given[: len(wanted)] != wanted:
         raise AirpipeError(
@@ -141,7 +150,7 @@ def _with_head(found: Published, file: Path) -> Published:
     network.load_state_dict(
         {f"{part}.{name}": value for part, inner in parts.items() for name, value in inner.state_dict().items()}
     )
-    return replace(found, network=network, name="dcpt", arguments=arguments)
+    return replace(found, network=network, name="dcpt", arguments=arguments, head=head)
 
 
 def _replace(folder: Path, new: Path, old: Path) -> None:
@@ -195,17 +204,32 @@ def _card(found: Published, name: str, options: ImportOptions) -> dict[str, Any]
             "dtypes": found.dtypes,
             "also": list(found.also),
             "partial": options.partial,
-            "head": None if options.head is None else {"file": options.head.name, "sha256": sha256_file(options.head)},
+            "assumed": found.assumed,
+            "head": None if found.head is None else _head_facts(found.head),
             "keys": found.report.facts(),
         },
+    }
+
+
+def _head_facts(head: Published) -> dict[str, Any]:
+    file = head.weights.file
+    return {
+        "file": file.name,
+        "sha256": sha256_file(file),
+        "container": head.weights.container,
+        "assumed": head.assumed,
+        "keys": head.report.facts(),
     }
 
 
 def describe(found: Published) -> list[str]:
     """What was read, what was left out and why, line by line."""
     weights, report = found.weights, found.report
-    arguments = ", ".join(f"{name}={value}" for name, value in found.arguments.items())
-    lines = [f"{weights.file}: {found.name}({arguments})"]
+    name, options = (found.name, found.arguments)
+    if found.head is not None:
+        name, options = (options["backbone"][what] for what in ("name", "arguments"))
+    arguments = ", ".join(f"{option}={value}" for option, value in options.items())
+    lines = [f"{weights.file}: {name}({arguments})"]
     source = "the outermost level" if weights.container == "." else weights.container
     lines.append(f"weights from {source}" + (f"; not taken: {', '.join(weights.others)}" if weights.others else ""))
     if weights.prefix:
@@ -225,12 +249,13 @@ def describe(found: Published) -> list[str]:
         lines.append(f"{len(report.unexpected)} unexpected, not used: {', '.join(report.unexpected)}")
     if found.also:
         lines.append(f"note: the same names and shapes fit {', '.join(found.also)}, too; choose with --as")
-    told = assumed_arguments(found.name, found.arguments)
-    lines += [f"note: no shape tells {name}; {value} is used (--argument {name}=...)" for name, value in told.items()]
-    outputs = found.arguments.get("out_channels", 3)
+    lines += [
+        f"note: no shape tells {name}; {value} is used (--argument {name}=...)" for name, value in found.assumed.items()
+    ]
+    outputs = options.get("out_channels", 3)
     if outputs != 3:
         lines.append(f"note: {outputs} output channels: an encoder (DegAE's form), which makes features, no picture")
-    return lines
+    return lines if found.head is None else [*lines, *describe(found.head)]
 
 
 def table(found: Published) -> list[str]:

@@ -75,6 +75,10 @@ class Published:
     """Tensors that were used, by their type in the file."""
     also: tuple[str, ...]
     """Other networks that the same names and shapes fit."""
+    assumed: dict[str, Any]
+    """Arguments that no shape tells, as they were taken."""
+    head: "Published | None" = None
+    """The second file of a DCPT pretraining, where both became one network."""
 
 
 def read_published(
@@ -112,7 +116,8 @@ def read_published(
         network = build_network(name, **found)
     report = fill(network, weights.tensors, str(file), partial)
     dtypes = Counter(str(weights.tensors[entry].dtype).removeprefix("torch.") for entry in report.matched)
-    return Published(network, name, found, weights, report, dict(dtypes), also)
+    assumed = assumed_arguments(name, found)
+    return Published(network, name, found, weights, report, dict(dtypes), also, assumed)
 
 
 def check_arguments(name: str, arguments: Mapping[str, Any]) -> None:

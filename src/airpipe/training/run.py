@@ -27,7 +27,7 @@ from airpipe.evaluation.complexity import network_cost
 from airpipe.provenance import atomic_path, git_state, library_versions, sha256_file, write_text
 from airpipe.registry import resolve, stage_entry
 from airpipe.settings import StageSettings, settings_hash
-from airpipe.training.checkpoints import describe_loading, load_model, save_model
+from airpipe.training.checkpoints import CARD, describe_loading, load_model, read_card, save_model
 from airpipe.training.loop import StepLoop
 from airpipe.training.state import StateFolder
 from airpipe.training.task import Task
@@ -105,6 +105,7 @@ def _train(
     started = dt.datetime.now(dt.UTC)
     samples = TrainingSamples(settings.data, train.sources(), settings.seed)
     loop, plan = _assemble(fabric, settings, samples, state, options)
+    spent = budget(settings, options.parents)
     first = state.load(fabric, loop.stored(), options.resume)
     if fabric.is_global_zero:
         state.note_attempt(options.attempt, first)
@@ -120,7 +121,9 @@ def _train(
         loop.run(batches, first, _validation(settings, validation, loop))
         fabric.print(loop.shares.summary())
     if fabric.is_global_zero:
-        _export(fabric, loop, settings, lists, options, started)
+        _export(
+            fabric, loop, settings, lists, options, {"budget": spent, "started": started.isoformat(timespec="seconds")}
+        )
     fabric.barrier()
 
 
@@ -234,7 +237,7 @@ def _export(
     settings: StageSettings,
     lists: tuple[PairLists, PairLists],
     options: RunOptions,
-    started: dt.datetime,
+    known: Mapping[str, Any],
 ) -> None:
     """Write curves.csv, card.json and, last, model.safetensors."""
     network = settings.exported_network
@@ -253,7 +256,6 @@ def _export(
         "parents": _parents(loop.task, options),
         "weights": "ema" if loop.averages else "raw",
         "step": loop.plan.steps,
-        "budget": budget(settings, options.parents),
         "pairs": [
             {"id": f.stem, "sha256": sha256_file(f)} for pair_list in lists for f in dict.fromkeys(pair_list.files)
         ],
@@ -268,7 +270,7 @@ def _export(
         "shares": {what: round(s, 2) for what, s in loop.shares.seconds.items()},
         "gpu_hours": round(seconds * fabric.world_size / 3600, 4) if options.gpus else 0.0,
         **network_cost(network.name, network.arguments),
-        "started": started.isoformat(timespec="seconds"),
+        **known,
         "finished": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
     }
     with atomic_path(options.workdir / "curves.csv") as temporary:
@@ -276,18 +278,24 @@ def _export(
     save_model(options.workdir, loop.exported(), card)
 
 
-def budget(settings: StageSettings, parents: Mapping[str, Path]) -> dict[str, int] | None:
-    """Optimizer steps and samples that a model has cost, those of its parents included; None if a parent's are unknown.
+def budget(settings: StageSettings, parents: Mapping[str, Path]) -> dict[str, Any] | None:
+    """Optimizer steps and samples that a model costs, those of its parents included; None if a parent's are unknown.
 
     A sample is one crop in one step, whatever its size and the number of passes.
+
+    Returns:
+        {"steps", "samples", "stages": {model id: [steps, samples]}}: a parent of two parents counts once.
     """
-    total = {"steps": settings.steps, "samples": sum(phase.steps * phase.batch_size for phase in settings.phases)}
+    samples = sum(phase.steps * phase.batch_size for phase in settings.phases)
+    stages: dict[str, list[int]] = {}
     for path in parents.values():
-        known = load_model(path).card.get("budget")
+        known = read_card(path.with_name(CARD)).get("budget") if path.with_name(CARD).is_file() else None
         if known is None:
             return None
-        total = {what: count + known[what] for what, count in total.items()}
-    return total
+        stages |= known["stages"]
+    stages[settings.model_id] = [settings.steps, samples]
+    steps, samples = (sum(counts) for counts in zip(*stages.values(), strict=True))
+    return {"steps": steps, "samples": samples, "stages": stages}
 
 
 def _parents(task: Task, options: RunOptions) -> list[dict[str, Any]]:

@@ -254,7 +254,12 @@ class DCPT(nn.Module):
             classify: return logits (B, num_classes) instead.
             generate: with `classify`: return (logits, restored `generate`); "input": of `image` itself. All
                 passes of a training step are one call, as data parallelism wants it.
+
+        Raises:
+            ValueError: `generate` without `classify`.
         """
+        if generate is not None and not classify:
+            raise ValueError("generate goes with classify=True; call the network with the image alone to restore it")
         hidden = {} if visible is None else {"visible": visible}
         if not classify:
             return cast(Output, self.backbone(image, features=features, **hidden))

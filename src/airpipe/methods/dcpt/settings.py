@@ -28,6 +28,11 @@ class HeadSettings(Settings):
 class _FromParents(StageSettings):
     """Stages that say which roles their parents may have."""
 
+    added = frozenset({"partial"})
+    partial: bool = Field(
+        False,
+        description="Start what `init` lacks from random weights (code: for SwinIR); ours: false.",
+    )
     needs: ClassVar[frozenset[str]] = frozenset()
     takes: ClassVar[frozenset[str]] = frozenset()
 
@@ -84,7 +89,9 @@ class DirectSettings(PretrainSettings):
 class MaskedPretrainSettings(ClassifierSettings):
     """dcpt.masked_pretrain: MaskDCPT (arXiv 2510.13282), DCPT's successor; losses `pixel` and `class`."""
 
-    mask_patch: PositiveInt = Field(16, description="Side in pixels of a patch. Source: MaskDCPT: 16.")
+    mask_patch: PositiveInt = Field(
+        16, description="Side in pixels of a patch; a multiple of the encoder's stride. Source: MaskDCPT: 16."
+    )
     mask_ratio: float = Field(0.5, gt=0, lt=1, description="Share of hidden patches. Source: MaskDCPT: 0.5.")
 
     @model_validator(mode="after")

@@ -8,9 +8,11 @@ degraded image to its class (class loss), one backward pass, two optimizers. Ima
 never restored.
 """
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -30,6 +32,8 @@ from airpipe.registry import build_network
 from airpipe.training.checkpoints import load_matching
 from airpipe.training.losses import PIXEL_LOSSES, cross_entropy, focal_loss
 from airpipe.training.task import Task, make_adamw
+
+log = logging.getLogger(__name__)
 
 ClassLoss = Callable[[Tensor, Tensor], Tensor]
 Report = dict[str, list[str]]
@@ -91,33 +95,43 @@ class MaskedPretrainTask(ClassifierTask):
     def __init__(self, settings: MaskedPretrainSettings, parents: Mapping[str, nn.Module]) -> None:
         super().__init__(settings, parents)
         self.train_both()
+        stride = max(1, self.net.size_multiple // 2)  # of the encoder's last stage, at most
+        if settings.mask_patch % stride:
+            raise AirpipeError(
+                f"mask_patch is {settings.mask_patch}; the encoder of {settings.network.name} hides features of every "
+                f"{stride} pixels: choose a multiple of {stride}"
+            )
         self.mask_patch, self.mask_ratio = settings.mask_patch, settings.mask_ratio
         self.pixel_loss = PIXEL_LOSSES[settings.pixel_loss]
 
     def step(self, batch: Batch, turn: str) -> dict[str, Tensor]:
         """Return `pixel`, over all pixels, and `class`."""
-        visible = random_patches(batch.degraded, self.mask_patch, self.mask_ratio)
+        visible = random_patches(batch.degraded, self.mask_patch, self.mask_ratio, self.settings.seed, batch.slot)
         net = self.networks["net"]
         logits, restored = net(batch.degraded, visible=visible, classify=True, generate="input")
         return {"pixel": self.pixel_loss(restored, batch.clean), "class": self.class_loss(logits, batch.label)}
 
 
-def random_patches(images: Tensor, patch: int, ratio: float) -> Tensor:
+def random_patches(images: Tensor, patch: int, ratio: float, seed: int, slots: Sequence[int]) -> Tensor:
     """What is visible when a share of an image's square patches is hidden, other ones in each image.
 
-    Draws from torch's generator of the CPU, so that CPU and GPU hide the same patches.
+    Each image has a generator of its own, so that the number of processes changes nothing.
 
     Args:
         images: (B, C, H, W).
         patch: side in pixels; patches at right and bottom may be cut off.
         ratio: hidden share of the patches, rounded to whole patches.
+        seed: of the training.
+        slots: B numbers of the samples.
 
     Returns:
         (B, 1, H, W), 1 where visible, otherwise 0.
     """
     batch, _, height, width = images.shape
     rows, columns = -(-height // patch), -(-width // patch)
-    order = torch.rand(batch, rows * columns).argsort(1).argsort(1)
+    # 2**33 sets these streams apart from those that draw the samples
+    orders = [np.random.default_rng([seed, 2**33, slot]).permutation(rows * columns) for slot in slots]
+    order = torch.from_numpy(np.stack(orders)).to(images.device)
     shown = (order >= round(ratio * rows * columns)).to(images).reshape(batch, 1, rows, columns)
     return shown.repeat_interleave(patch, 2).repeat_interleave(patch, 3)[..., :height, :width]
 
@@ -128,7 +142,8 @@ class ProbeTask(ClassifierTask):
     def __init__(self, settings: ProbeSettings, parents: Mapping[str, nn.Module]) -> None:
         super().__init__(settings, parents)
         self.parent_reports = {
-            role: load_backbone(self.net.backbone, parent, f"parent {role}") for role, parent in parents.items()
+            role: load_backbone(self.net.backbone, parent, f"parent {role}", settings.partial)
+            for role, parent in parents.items()
         }
         self.net.backbone.requires_grad_(False).eval()
         self.optimizers = {"head": make_adamw(self.net.head.parameters(), settings.optimizers["head"])}
@@ -143,7 +158,8 @@ class FinetuneTask(BaselineTask):
 
     def __init__(self, settings: FinetuneSettings, parents: Mapping[str, nn.Module]) -> None:
         super().__init__(settings, parents)
-        self.parent_reports = {"init": load_backbone(self.networks["net"], parents["init"], "parent init")}
+        report = load_backbone(self.networks["net"], parents["init"], "parent init", settings.partial)
+        self.parent_reports = {"init": report}
 
 
 class TransferTask(BaselineTask):
@@ -156,11 +172,11 @@ class TransferTask(BaselineTask):
     def __init__(self, settings: TransferSettings, parents: Mapping[str, nn.Module]) -> None:
         super().__init__(settings, parents)
         net = self.networks["net"]
-        self.parent_reports = {"init": load_backbone(net, parents["init"], "parent init")}
+        self.parent_reports = {"init": load_backbone(net, parents["init"], "parent init", settings.partial)}
         self.class_loss = class_loss(settings.loss, settings.focal_gamma)
         if "guide" in parents:
             head = guiding_head(parents["guide"])
-            _check_guide(head, net, settings)
+            _check_guide(parents["guide"], head, net, settings)
             self.frozen = {"guide": head}
 
     def step(self, batch: Batch, turn: str) -> dict[str, Tensor]:
@@ -177,19 +193,33 @@ def class_loss(name: str, gamma: float) -> ClassLoss:
     return cross_entropy if name == "ce" else lambda logits, labels: focal_loss(logits, labels, gamma)
 
 
-def load_backbone(backbone: nn.Module, parent: nn.Module, what: str) -> Report:
+def load_backbone(backbone: nn.Module, parent: nn.Module, what: str, partial: bool = False) -> Report:
     """Fill a backbone from another one or from backbone and head of a pretraining.
+
+    Args:
+        backbone: to fill, in place.
+        parent: where the weights come from.
+        what: the parent, for messages.
+        partial: allow entries that the parent lacks, or has in another shape.
 
     Returns:
         See `load_matching`; entries of a head are unexpected, under their names in the file.
 
     Raises:
-        AirpipeError: nothing fits.
+        AirpipeError: nothing fits, or not everything and `partial` is not set.
     """
     state = parent.state_dict()
     if isinstance(parent, DCPT):
         state = {name.removeprefix("backbone."): value for name, value in state.items()}
-    return load_matching(backbone, state, what)
+    report = load_matching(backbone, state, what)
+    if report["missing"] and not partial:
+        filled, all_of_them = len(report["matched"]), len(backbone.state_dict())
+        raise AirpipeError(
+            f"{what} fills {filled} of {all_of_them} entries of {type(backbone).__name__}; it lacks "
+            f"{report['missing'][0]} or has it in another shape. Give a parent with the same network and arguments, "
+            "or start the rest from random weights (partial: true)"
+        )
+    return report
 
 
 def guiding_head(guide: nn.Module) -> DegradationHead:
@@ -207,6 +237,11 @@ def guiding_head(guide: nn.Module) -> DegradationHead:
     return head
 
 
+def shapes_of(network: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Shape of every entry of a network's state."""
+    return {name: tuple(value.shape) for name, value in network.state_dict().items()}
+
+
 def _freeze_what_gives_no_features(backbone: nn.Module) -> None:
     """Parameters behind the features get no gradient, for which data parallelism would wait."""
     parameters = list(backbone.parameters())
@@ -218,7 +253,16 @@ def _freeze_what_gives_no_features(backbone: nn.Module) -> None:
         parameter.requires_grad_(gradient is not None)
 
 
-def _check_guide(head: DegradationHead, net: nn.Module, settings: TransferSettings) -> None:
+def _check_guide(guide: nn.Module, head: DegradationHead, net: nn.Module, settings: TransferSettings) -> None:
+    if not isinstance(guide, DCPT):
+        log.warning(
+            "parent guide is a head alone: whether it knows features of %s cannot be told", settings.network.name
+        )
+    elif type(guide.backbone) is not type(net) or shapes_of(guide.backbone) != shapes_of(net):
+        raise AirpipeError(
+            f"parent guide was pretrained on a {type(guide.backbone).__name__}, {settings.network.name} here is another"
+            " network or has other arguments; pretrain the guide with the same backbone"
+        )
     channels = list(getattr(net, "feature_channels", ()))
     if channels[: len(head.feature_dims)] != head.feature_dims:
         raise AirpipeError(
