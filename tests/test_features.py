@@ -484,25 +484,26 @@ SHIPPED = shipped()
 
 
 def project(**changes):
+    """The shipped project without models to analyse, but with `changes` of its features."""
     config = deepcopy(SHIPPED)
-    config["features"] = config["features"] | changes
+    config["features"] = config["features"] | {"models": []} | changes
     return load_project(config)
 
 
 def test_the_shipped_analysis_writes_out_recipes_and_labels_and_survives_sorted_json():
     ready = project(models=["baseline/nafnet_5d"]).feature_analysis()
     assert ready.models == ()
-    assert list(ready.labels()) == ["noise", "rain", "haze", "motion_blur", "low_light"]
+    assert list(ready.labels()) == ["rain", "noise", "haze", "low_light", "motion_blur"]
     assert all(entry.operations for entry in ready.classes.values())
     again = check_settings(FeatureSettings, json.loads(canonical_json(ready)), "json")
-    assert again.labels() == ready.labels() == dict(noise=0, rain=1, haze=2, motion_blur=3, low_light=4)
+    assert again.labels() == ready.labels() == dict(rain=0, noise=1, haze=2, low_light=3, motion_blur=4)
 
 
 def test_a_fixed_parameter_replaces_the_draw_and_null_leaves_a_class_out():
     noise = {"pairs": "photos.test", "recipe": "noise", "fixed": {"sigma": 25}}
     ready = project(classes=SHIPPED["features"]["classes"] | {"noise": noise, "haze": None}).feature_analysis()
     assert ready.classes["noise"].operations[0].parameters["sigma"].constant == 25
-    assert ready.labels() == dict(noise=0, rain=1, motion_blur=2, low_light=3)
+    assert ready.labels() == dict(rain=0, noise=1, low_light=2, motion_blur=3)
 
 
 @pytest.mark.parametrize(
@@ -631,7 +632,15 @@ def test_figures_have_a_row_per_checkpoint_and_equal_numbers_give_equal_files(re
 # Workflow
 
 
-ANALYSIS = {"features": {"models": ["baseline/nafnet_5d"], "crops_per_image": 6, "perplexity": 5, "iterations": 250}}
+ANALYSIS = {
+    "features": {
+        "models": ["baseline/nafnet_5d"],
+        "scales": None,
+        "crops_per_image": 6,
+        "perplexity": 5,
+        "iterations": 250,
+    }
+}
 
 
 @pytest.mark.pipeline
