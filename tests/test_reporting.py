@@ -335,6 +335,36 @@ def test_the_published_number_of_the_same_model_gives_a_gap_and_reasons(tree):
     assert row["reason"] == "demo scale; 2 images instead of 68; other training data"
 
 
+@pytest.mark.parametrize(
+    ("model", "network", "expected"),
+    [
+        ("dcpt/nafnet_5d", "nafnet", 31.31),
+        ("dcpt/nafnet_5d_masked", "nafnet", None),
+        ("dcpt/nafnet_5d_direct", "nafnet", None),
+        ("dcpt/nafnet_5d_probe", "nafnet", None),
+        ("dcpt/nafnet_10d", "nafnet", None),
+        ("dcpt/mine_5d", "nafnet", None),
+        ("dcpt/restormer_5d", "restormer_dcpt", 31.46),
+        ("dcpt/restormer_std_5d", "restormer", None),
+        ("dcpt/restormer_5d", "restormer", None),
+        ("dcpt/swinir_5d", "swinir_dcpt", 31.16),
+        ("baseline/nafnet_5d", "nafnet", 31.02),
+        ("baseline/nafnet_5d_short", "nafnet", None),
+        ("baseline/restormer_std_5d", "restormer", 31.49),
+        ("baseline/restormer_5d", "restormer_dcpt", None),
+    ],
+)
+def test_a_printed_number_belongs_to_one_method_network_and_setting(model, network, expected):
+    method, setting = model.split("/")
+    row = {"method": method, "backbone": network, "setting": setting, "dataset": "cbsd68", "degradation": "noise"}
+    row |= {"level": "25", "protocol": "dcpt", "metric": "psnr"}
+    printed = {"NAFNet": 31.02, "DCPT-NAFNet": 31.31, "Restormer": 31.49, "DCPT-Restormer": 31.46, "DCPT-SwinIR": 31.16}
+    place = ("cbsd68", "noise", "25", "dcpt", "psnr")
+    rows = [(n, n.split("-")[-1].lower(), "allinone5", *place, value, "A", "", "") for n, value in printed.items()]
+    found = tables._matching(row, pd.DataFrame(rows, columns=list(tables.PUBLISHED_COLUMNS)))
+    assert (found and found["value"]) == expected
+
+
 def test_a_number_is_comparable_only_when_scale_images_and_training_data_match(tree):
     row = {"scale": "paper", "dataset": "cbsd68", "n_images": 68}
     names = ("bsd400", "wed", "rain100l", "reside_ots")

@@ -52,7 +52,9 @@ PAPER_SCALE = "paper"
 IMAGES = {"cbsd68": 68, "kodak24": 24}
 """Pictures in a complete test set; fewer are not comparable with published numbers."""
 TASKS = {"single_denoise": "denoise", "allinone3": "3d", "allinone5": "5d", "allinone10": "10d"}
-"""Setting of a published row: the word that our setting (`<backbone>_<tasks>`) has for it."""
+"""Setting of a published row: the tasks of our setting (`<backbone>_<tasks>`)."""
+FORKS = {("dcpt", "restormer"): "restormer_dcpt", ("dcpt", "swinir"): "swinir_dcpt"}
+"""Network of a method's printed numbers that is not the one of its backbone's paper (MILab-PKU/dcpt)."""
 TRAINING_DATA = {
     "single_denoise": {"bsd400", "wed"},
     "allinone3": {"bsd400", "wed", "rain100l", "reside_ots"},
@@ -344,12 +346,16 @@ def _matching(row: Row, published: pd.DataFrame) -> Row | None:
 
 
 def _same_model(row: Row, reference: Mapping[Any, Any]) -> bool:
-    """Published 'NAFNet' is our baseline/nafnet_*, 'DCPT-NAFNet' our dcpt/nafnet_*; tasks must agree too."""
-    method, backbone = row["method"], row["backbone"]
-    ours = {backbone} if method == "baseline" else {method, f"{method}-{backbone}"}
-    same_method = str(reference["method"]).lower() in {str(name).lower() for name in ours}
-    tasks = TASKS.get(reference["setting"])
-    return same_method and reference["backbone"] == backbone and tasks in str(row["setting"]).split("_")
+    """Published 'NAFNet' is our baseline/nafnet_5d, 'DCPT-NAFNet' our dcpt/nafnet_5d, in both network and tasks.
+
+    Variants (`nafnet_5d_masked`, `nafnet_5d_short`) are other experiments and have no printed number.
+    """
+    method, family = str(row["method"]).lower(), str(reference["backbone"])
+    ours = {family} if method == "baseline" else {method, f"{method}-{family}"}
+    network = FORKS.get((method, family), family)
+    settings = {f"{name}_{TASKS.get(reference['setting'])}" for name in (family, f"{family}_std")}
+    same_method = str(reference["method"]).lower() in ours
+    return same_method and bool(family) and row["backbone"] == network and row["setting"] in settings
 
 
 def differences(row: Row, card: Card, reference: Row) -> list[str]:
