@@ -371,6 +371,12 @@ def test_a_number_is_comparable_only_when_scale_images_and_training_data_match(t
     card = {"pairs": [{"id": f"{name}.train"} for name in names]}
     assert tables.differences(row, card, {"setting": "allinone3"}) == []
     assert tables.differences(row, card, {"setting": "allinone5"}) == ["other training data"]
+    other = {"id": "kodak24.test", "sha256": "0" * 64}
+    for use, expected in (("validation", []), ("train", ["other training data"])):
+        pairs = {"pairs": [*card["pairs"], other | {"use": use}]}
+        assert tables.differences(row, pairs, {"setting": "allinone3"}) == expected
+    unmarked = {"pairs": [*card["pairs"], other]}
+    assert tables.differences(row, unmarked, {"setting": "allinone3"}) == ["other training data"]
 
 
 def test_an_unknown_protocol_is_never_comparable(tree):

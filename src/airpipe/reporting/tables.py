@@ -367,7 +367,8 @@ def differences(row: Row, card: Card, reference: Row) -> list[str]:
     expected = IMAGES.get(row["dataset"])
     if expected is not None and row["n_images"] != expected:
         reasons.append(f"{row['n_images']} images instead of {expected}")
-    trained = {str(part["id"]).split(".")[0] for part in card["pairs"]}
+    # older cards do not tell what a list was for
+    trained = {str(part["id"]).split(".")[0] for part in card["pairs"] if part.get("use", "train") == "train"}
     if trained != TRAINING_DATA.get(reference["setting"]) and not imported:
         reasons.append("other training data")
     return reasons
