@@ -433,8 +433,18 @@ def test_budgets_stand_in_the_table_and_unequal_ones_are_refused_where_they_have
     with pytest.raises(AirpipeError, match=r"40000 samples: .*seed1/train; 40001 samples: dcpt/nafnet_5d/seed0"):
         pivots.write_tables(*arguments, cards, tree.published, tmp_path / "other", equal_budgets=True)
     assert not (tmp_path / "other").exists()
-    with pytest.raises(AirpipeError, match="an unknown number of samples: "):
-        tables.check_budgets({**cards, "imported/x": {"budget": None}}, "pretraining")
+
+
+@pytest.mark.parametrize("others", [{}, {"dcpt/x": {"budget": {"samples": 7}}}])
+def test_models_of_unknown_cost_are_not_compared_by_budget(others):
+    """Not even with each other."""
+    cards = {**others, "baseline/old": {}, "imported/x": {"budget": None}}
+    with pytest.raises(AirpipeError) as told:
+        tables.check_budgets(cards, "pretraining")
+    assert "samples of baseline/old, imported/x are unknown: trained before budgets were recorded, or" in str(
+        told.value
+    )
+    assert "Train them again, or leave them out" in str(told.value) and "phases" not in str(told.value)
 
 
 def test_labels_are_as_short_as_they_can_be_without_clashing():

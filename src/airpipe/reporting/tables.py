@@ -204,11 +204,18 @@ def check_budgets(cards: Mapping[str, Card], table: str) -> None:
     Raises:
         AirpipeError: names the models by their samples.
     """
-    by_samples: dict[Any, list[str]] = {}
-    for model, card in cards.items():
-        by_samples.setdefault(samples_of(card) or "an unknown number of", []).append(model)
-    if len(by_samples) > 1:
-        found = "; ".join(f"{samples} samples: {', '.join(models)}" for samples, models in by_samples.items())
+    samples = {model: samples_of(card) for model, card in cards.items()}
+    if unknown := [model for model, count in samples.items() if count is None]:
+        raise AirpipeError(
+            f"tables.{table} compares equal budgets (equal_budgets: true), but the training samples of "
+            f"{', '.join(unknown)} are unknown: trained before budgets were recorded, or imported (itself or a "
+            "parent). Train them again, or leave them out of the table's models"
+        )
+    if len(set(samples.values())) > 1:
+        found = "; ".join(
+            f"{count} samples: {', '.join(model for model in samples if samples[model] == count)}"
+            for count in dict.fromkeys(samples.values())
+        )
         raise AirpipeError(
             f"tables.{table} compares equal budgets (equal_budgets: true), found {found}. Change the phases of the "
             "stages, their parents included, or the table's models"
