@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import ROOT, shipped
 from PIL import Image
 
 from airpipe.errors import AirpipeError
+from airpipe.project import load_project
 from airpipe.reporting import efficiency, figures, page, pivots, tables
 from airpipe.settings import ReportSettings
 
@@ -236,7 +238,7 @@ def test_the_published_costs_of_the_project_are_readable_and_no_scores():
     assert (costs["parameters"] > 1e6).all()
     assert set(costs["network"]) >= {"nafnet", "restormer", "promptir", "swinir"}
     scores = tables.read_published(sorted(folder.glob("*.csv")))
-    assert len(scores) == len(tables.read_published([folder / "allinone.csv"]))
+    assert len(scores) == sum(len(tables.read_published([folder / name])) for name in ("allinone.csv", "dcpt.csv"))
 
 
 def test_no_restoration_stands_first(tree):
@@ -392,6 +394,33 @@ def test_shipped_published_numbers_are_readable_and_have_sources():
     assert len(published) > 100
     assert set(published["protocol"]) == {"promptir", "dcpt", "unknown"}
     assert not published.duplicated([name for name in tables.PUBLISHED_COLUMNS if name != "value"]).any()
+
+
+def test_the_numbers_of_dcpt_name_tests_of_its_overlay_and_their_sets():
+    published = tables.read_published([ROOT / "resources" / "published" / "dcpt.csv"])
+    project = load_project(shipped("dcpt.yaml"))
+    known = {(t.pairs.split(".")[0], t.degradation, t.level) for t in project.tests.values()}
+    assert set(published[tables.PLACE].itertuples(index=False, name=None)) <= known
+    measured = published[published["protocol"] == "dcpt"]
+    assert set(measured["method"]) == {
+        "PromptIR",
+        *(f"DCPT-{n}" for n in ("NAFNet", "Restormer", "PromptIR", "SwinIR")),
+    }
+    assert set(published[published["setting"] == "allinone10"]["protocol"]) == {"unknown"}
+    every = published.assign(psnr=published["metric"] == "psnr")
+    assert every[every["psnr"]]["value"].between(14, 41).all() and every[~every["psnr"]]["value"].between(0.5, 1).all()
+    tested = {name for plan in project.methods.values() for name in plan.settings}
+    for setting in ("allinone5", "allinone10", "cdd11"):
+        assert f"nafnet_{tables.TASKS[setting]}" in tested
+
+
+def test_the_mean_gains_of_dcpt_are_those_of_its_abstract():
+    published = tables.read_published([ROOT / "resources" / "published" / "dcpt.csv"])
+    psnr = published[(published["metric"] == "psnr") & (published["paper"] == "DCPT")]
+    mean = psnr.groupby(["setting", "method"])["value"].mean()
+    assert mean["cdd11", "DCPT-NAFNet"] - mean["cdd11", "NAFNet"] == pytest.approx(6.53, abs=0.01)
+    assert mean["allinone10", "DCPT-NAFNet"] - mean["allinone10", "NAFNet"] == pytest.approx(2.55, abs=0.01)
+    assert mean["allinone5", "DCPT-Restormer"] == pytest.approx(30.04, abs=0.01)
 
 
 def test_metrics_are_finite_floats(tree):

@@ -49,9 +49,17 @@ NONE = "none"
 NO_RESTORATION = "no restoration"
 UNKNOWN_PROTOCOL = "unknown"
 PAPER_SCALE = "paper"
-IMAGES = {"cbsd68": 68, "kodak24": 24}
-"""Pictures in a complete test set; fewer are not comparable with published numbers."""
-TASKS = {"single_denoise": "denoise", "allinone3": "3d", "allinone5": "5d", "allinone10": "10d"}
+IMAGES = {
+    "cbsd68": 68,
+    "kodak24": 24,
+    "rain100l": 100,
+    "sots_outdoor": 500,
+    "lol_v1": 15,
+    "gopro": 1111,
+    "cdd_11": 200,
+}
+"""Pictures in a complete test set (CDD-11: of one degradation); fewer are not comparable with published numbers."""
+TASKS = {"single_denoise": "denoise", "allinone3": "3d", "allinone5": "5d", "allinone10": "10d", "cdd11": "cdd11"}
 """Setting of a published row: the tasks of our setting (`<backbone>_<tasks>`)."""
 FORKS = {("dcpt", "restormer"): "restormer_dcpt", ("dcpt", "swinir"): "swinir_dcpt"}
 """Network of a method's printed numbers that is not the one of its backbone's paper (MILab-PKU/dcpt)."""
@@ -59,8 +67,9 @@ TRAINING_DATA = {
     "single_denoise": {"bsd400", "wed"},
     "allinone3": {"bsd400", "wed", "rain100l", "reside_ots"},
     "allinone5": {"bsd400", "wed", "rain100l", "reside_ots", "lol_v1", "gopro"},
+    "cdd11": {"cdd_11"},
 }
-"""Data sets that published models of a setting were trained on (AirNet's three tasks, IDR's five)."""
+"""Data sets that published models of a setting were trained on (AirNet's three tasks, IDR's five, OneRestore's set)."""
 
 
 # Reading
