@@ -88,7 +88,7 @@ def test_rescaling_pairs_is_refused_from_files_and_packs(sources):
     part = DataPart(pairs="toy.train", rescale=(0.5, 1.0))
     plan = SamplePlan([12, 4], [1.0, 1.0], PHASES, 0)
     for found in sources:
-        with pytest.raises(AirpipeError, match="rescale is for images that are degraded online; toy.train has pairs"):
+        with pytest.raises(AirpipeError, match="rescale and jitter are for images .*; toy.train has pairs"):
             TrainingSamples([part, MIX[1]], found, 0)[plan.batch(0)[0]]
 
 
