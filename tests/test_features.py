@@ -312,10 +312,21 @@ def test_crops_are_degraded_one_by_one_and_the_same_again_in_another_order_of_cl
 
 def test_a_degraded_file_is_taken_as_it_is(pairs):
     first, second = pairs["toy.test"][:2]
-    mixed = {"toy.test": [replace(first, degraded=second.clean)]}
-    crop = class_crops(settings(crops_per_image=1), mixed)[0]
+    lists = pairs | {"toy.files": [replace(first, degraded=second.clean)]}
+    classes = SETTINGS["classes"] | {"rain": {"pairs": "toy.files"}}
+    crop = class_crops(settings(crops_per_image=1, classes=classes), lists)[0]
     pixels = np.asarray(Image.open(second.clean))
     assert np.array_equal(crop.pixels, pixels[16:32, 20:36])
+
+
+def test_a_recipe_for_degraded_files_is_told(pairs):
+    first, second = pairs["toy.test"][:2]
+    with pytest.raises(
+        AirpipeError,
+        match="class rain: recipe rain is for clean images, but toy.test has a degraded file of img0. "
+        "Leave the recipe out to take the file, or name a list",
+    ):
+        class_crops(settings(), {"toy.test": [replace(first, degraded=second.clean)]})
 
 
 @pytest.mark.parametrize(
