@@ -347,6 +347,14 @@ def test_settings_that_do_not_fit_the_images_are_told(pairs, tmp_path, changes, 
         analyse(model(), settings(**changes), pairs, tmp_path)
 
 
+def test_too_few_crops_are_told_before_any_features_are_computed(pairs, tmp_path):
+    broken = model()
+    torch.nn.init.constant_(broken.network.intro.weight, torch.nan)  # told at the first features
+    for perplexity, message in ((72, "perplexity 72 needs more than 72 crops, found 72"), (71, "are not finite")):
+        with pytest.raises(AirpipeError, match=message):
+            analyse(broken, settings(perplexity=perplexity), pairs, tmp_path)
+
+
 def test_a_class_without_images_is_told(pairs, tmp_path):
     classes = SETTINGS["classes"] | {"none": {"pairs": "toy.empty", "recipe": "rain", "operations": [RAIN]}}
     with pytest.raises(AirpipeError, match="class none: toy.empty holds no images"):
