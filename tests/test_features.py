@@ -39,6 +39,7 @@ from airpipe.project import check_labels, load_project
 from airpipe.reporting import feature_figures
 from airpipe.reporting.features import (
     build_table,
+    feature_notes,
     read_feature_table,
     read_published_features,
     write_feature_table,
@@ -274,6 +275,16 @@ def test_one_seed_has_no_spread_and_chance_is_the_largest_class():
     found = classify(np.abs(np.subtract.outer(samples.numbers, samples.numbers)) + 0.0, samples, settings(seeds=[0]))
     assert (found["mean"], found["sd"], found["accuracy"]) == (100, None, {"0": 100})
     assert samples.chance == 75
+
+
+def test_equal_splits_of_several_seeds_are_counted_once():
+    samples = Samples(("u", "v"), np.array([0, 1] * 6), tuple("aabbcc" * 2))
+    between = np.abs(np.subtract.outer(samples.numbers, samples.numbers)) + 0.0
+    seeds = [0, 223, 929, 1234, 10086]
+    expected = len({tuple(by_scene(samples, 0.33, seed)[1]) for seed in seeds})
+    assert classify(between, samples, settings(seeds=seeds))["distinct_splits"] == expected
+    assert 1 < expected <= 3
+    assert classify(between, samples, settings(seeds=seeds[:1]))["distinct_splits"] == 1
 
 
 # Crops
@@ -616,6 +627,16 @@ def test_the_table_has_a_row_per_weights_measure_and_class_and_sets_printed_numb
     assert "| nafnet_5d | random | kNN, k = 3 |" in text
     assert "72 crops of 6 photographs" in text and "classifier: the trained head itself" in text
     assert r"low\_light" in (tmp_path / "features.tex").read_text()
+
+
+@pytest.mark.parametrize(("distinct", "told"), [(3, True), (5, False), (None, False)])
+def test_splits_that_are_the_same_are_told_under_the_table(results, distinct, told):
+    facts = json.loads(results[1].read_text())
+    facts["knn"].pop("distinct_splits")  # as in older results
+    facts["knn"] |= {} if distinct is None else {"distinct_splits": distinct}
+    notes = " ".join(feature_notes(build_table([facts], [])))
+    assert "over the splits of 5 seeds, whole photographs apart." in notes
+    assert ("Only 3 of the 5 splits are distinct, and some count more than once" in notes) == told
 
 
 def test_a_trained_model_is_set_beside_the_printed_number_of_its_tasks_and_steps(results):
