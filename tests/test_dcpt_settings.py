@@ -127,6 +127,26 @@ def test_every_setting_freezes_at_every_scale_with_recipes_that_run():
         assert {part.pairs for part in settings.data}.isdisjoint(part.pairs for part in settings.validation.data)
 
 
+def test_recipes_are_for_lists_without_degraded_files_alone():
+    parts = [
+        part
+        for method, entry in project().methods.items()
+        for setting, plan in entry.settings.items()
+        for stage, values in plan.stages.items()
+        for scale in values.scales
+        for settings in [frozen(f"{method}/{setting}", stage, scale)]
+        for part in (*settings.data, *settings.validation.data)
+    ]
+    config = load_project(shipped())
+    parts += [*project().tests.values(), *config.tests.values(), *config.features.classes.values()]
+    with_recipe = {part.pairs for part in parts if part.recipe}
+    assert len(with_recipe) > 5
+    for pairs in with_recipe:
+        dataset, split = pairs.split(".")
+        entry = project().datasets[dataset].splits.get(split)  # none: embedded images, which are clean
+        assert not entry or not any(layout.degraded for layout in entry.layouts), pairs
+
+
 def test_every_setting_trains_the_backbone_of_its_name_at_every_scale():
     for model, stage, scale in everything():
         name = model.removeprefix("dcpt/")

@@ -39,6 +39,7 @@ from airpipe.project import check_labels, load_project
 from airpipe.reporting import feature_figures
 from airpipe.reporting.features import (
     build_table,
+    feature_notes,
     read_feature_table,
     read_published_features,
     write_feature_table,
@@ -276,6 +277,16 @@ def test_one_seed_has_no_spread_and_chance_is_the_largest_class():
     assert samples.chance == 75
 
 
+def test_equal_splits_of_several_seeds_are_counted_once():
+    samples = Samples(("u", "v"), np.array([0, 1] * 6), tuple("aabbcc" * 2))
+    between = np.abs(np.subtract.outer(samples.numbers, samples.numbers)) + 0.0
+    seeds = [0, 223, 929, 1234, 10086]
+    expected = len({tuple(by_scene(samples, 0.33, seed)[1]) for seed in seeds})
+    assert classify(between, samples, settings(seeds=seeds))["distinct_splits"] == expected
+    assert 1 < expected <= 3
+    assert classify(between, samples, settings(seeds=seeds[:1]))["distinct_splits"] == 1
+
+
 # Crops
 
 
@@ -312,10 +323,21 @@ def test_crops_are_degraded_one_by_one_and_the_same_again_in_another_order_of_cl
 
 def test_a_degraded_file_is_taken_as_it_is(pairs):
     first, second = pairs["toy.test"][:2]
-    mixed = {"toy.test": [replace(first, degraded=second.clean)]}
-    crop = class_crops(settings(crops_per_image=1), mixed)[0]
+    lists = pairs | {"toy.files": [replace(first, degraded=second.clean)]}
+    classes = SETTINGS["classes"] | {"rain": {"pairs": "toy.files"}}
+    crop = class_crops(settings(crops_per_image=1, classes=classes), lists)[0]
     pixels = np.asarray(Image.open(second.clean))
     assert np.array_equal(crop.pixels, pixels[16:32, 20:36])
+
+
+def test_a_recipe_for_degraded_files_is_told(pairs):
+    first, second = pairs["toy.test"][:2]
+    with pytest.raises(
+        AirpipeError,
+        match="class rain: recipe rain is for clean images, but toy.test has a degraded file of img0. "
+        "Leave the recipe out to take the file, or name a list",
+    ):
+        class_crops(settings(), {"toy.test": [replace(first, degraded=second.clean)]})
 
 
 @pytest.mark.parametrize(
@@ -334,6 +356,14 @@ def test_a_degraded_file_is_taken_as_it_is(pairs):
 def test_settings_that_do_not_fit_the_images_are_told(pairs, tmp_path, changes, message):
     with pytest.raises(AirpipeError, match=message):
         analyse(model(), settings(**changes), pairs, tmp_path)
+
+
+def test_too_few_crops_are_told_before_any_features_are_computed(pairs, tmp_path):
+    broken = model()
+    torch.nn.init.constant_(broken.network.intro.weight, torch.nan)  # told at the first features
+    for perplexity, message in ((72, "perplexity 72 needs more than 72 crops, found 72"), (71, "are not finite")):
+        with pytest.raises(AirpipeError, match=message):
+            analyse(broken, settings(perplexity=perplexity), pairs, tmp_path)
 
 
 def test_a_class_without_images_is_told(pairs, tmp_path):
@@ -484,25 +514,26 @@ SHIPPED = shipped()
 
 
 def project(**changes):
+    """The shipped project without models to analyse, but with `changes` of its features."""
     config = deepcopy(SHIPPED)
-    config["features"] = config["features"] | changes
+    config["features"] = config["features"] | {"models": []} | changes
     return load_project(config)
 
 
 def test_the_shipped_analysis_writes_out_recipes_and_labels_and_survives_sorted_json():
     ready = project(models=["baseline/nafnet_5d"]).feature_analysis()
     assert ready.models == ()
-    assert list(ready.labels()) == ["noise", "rain", "haze", "motion_blur", "low_light"]
+    assert list(ready.labels()) == ["rain", "noise", "haze", "low_light", "motion_blur"]
     assert all(entry.operations for entry in ready.classes.values())
     again = check_settings(FeatureSettings, json.loads(canonical_json(ready)), "json")
-    assert again.labels() == ready.labels() == dict(noise=0, rain=1, haze=2, motion_blur=3, low_light=4)
+    assert again.labels() == ready.labels() == dict(rain=0, noise=1, haze=2, low_light=3, motion_blur=4)
 
 
 def test_a_fixed_parameter_replaces_the_draw_and_null_leaves_a_class_out():
     noise = {"pairs": "photos.test", "recipe": "noise", "fixed": {"sigma": 25}}
     ready = project(classes=SHIPPED["features"]["classes"] | {"noise": noise, "haze": None}).feature_analysis()
     assert ready.classes["noise"].operations[0].parameters["sigma"].constant == 25
-    assert ready.labels() == dict(noise=0, rain=1, motion_blur=2, low_light=3)
+    assert ready.labels() == dict(rain=0, noise=1, low_light=2, motion_blur=3)
 
 
 @pytest.mark.parametrize(
@@ -598,6 +629,16 @@ def test_the_table_has_a_row_per_weights_measure_and_class_and_sets_printed_numb
     assert r"low\_light" in (tmp_path / "features.tex").read_text()
 
 
+@pytest.mark.parametrize(("distinct", "told"), [(3, True), (5, False), (None, False)])
+def test_splits_that_are_the_same_are_told_under_the_table(results, distinct, told):
+    facts = json.loads(results[1].read_text())
+    facts["knn"].pop("distinct_splits")  # as in older results
+    facts["knn"] |= {} if distinct is None else {"distinct_splits": distinct}
+    notes = " ".join(feature_notes(build_table([facts], [])))
+    assert "over the splits of 5 seeds, whole photographs apart." in notes
+    assert ("Only 3 of the 5 splits are distinct, and some count more than once" in notes) == told
+
+
 def test_a_trained_model_is_set_beside_the_printed_number_of_its_tasks_and_steps(results):
     published = read_published_features(ROOT / "resources" / "published" / "features.csv")
     assert len(published) == 16 and all(row["paper"] for row in published)
@@ -631,7 +672,15 @@ def test_figures_have_a_row_per_checkpoint_and_equal_numbers_give_equal_files(re
 # Workflow
 
 
-ANALYSIS = {"features": {"models": ["baseline/nafnet_5d"], "crops_per_image": 6, "perplexity": 5, "iterations": 250}}
+ANALYSIS = {
+    "features": {
+        "models": ["baseline/nafnet_5d"],
+        "scales": None,
+        "crops_per_image": 6,
+        "perplexity": 5,
+        "iterations": 250,
+    }
+}
 
 
 @pytest.mark.pipeline

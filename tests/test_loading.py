@@ -20,7 +20,7 @@ from test_packing import Data
 from torch.utils.data import DataLoader
 
 from airpipe.data.crops import turned
-from airpipe.data.dataset import TrainingSamples, collate
+from airpipe.data.dataset import TrainingSamples, ValidationSamples, collate
 from airpipe.data.packing import pack_pairs
 from airpipe.data.packs import Pack
 from airpipe.data.pairs import read_pairs
@@ -88,8 +88,19 @@ def test_rescaling_pairs_is_refused_from_files_and_packs(sources):
     part = DataPart(pairs="toy.train", rescale=(0.5, 1.0))
     plan = SamplePlan([12, 4], [1.0, 1.0], PHASES, 0)
     for found in sources:
-        with pytest.raises(AirpipeError, match="rescale is for images that are degraded online; toy.train has pairs"):
+        with pytest.raises(AirpipeError, match="rescale and jitter are for images .*; toy.train has pairs"):
             TrainingSamples([part, MIX[1]], found, 0)[plan.batch(0)[0]]
+
+
+def test_a_recipe_for_pairs_is_refused_from_files_and_packs_and_in_validation(sources):
+    part = DataPart.model_validate({"pairs": "toy.train", "recipe": "noise", "operations": [NOISE]})
+    plan = SamplePlan([12, 4], [1.0, 1.0], PHASES, 0)
+    message = r"data part toy.train: recipe noise is for clean images, but img\d_\w+ has a degraded file. Leave the"
+    for found in sources:
+        with pytest.raises(AirpipeError, match=message):
+            TrainingSamples([part, MIX[1]], found, 0)[plan.batch(0)[0]]
+    with pytest.raises(AirpipeError, match=message):
+        ValidationSamples([part], sources[0][:1], 0, 16, 1)[0]
 
 
 @pytest.mark.parametrize("shape", [(9, 12, 3), (9, 12)])

@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import ROOT, shipped
 from PIL import Image
 
 from airpipe.errors import AirpipeError
+from airpipe.project import load_project
 from airpipe.reporting import efficiency, figures, page, pivots, tables
 from airpipe.settings import ReportSettings
 
@@ -236,7 +238,7 @@ def test_the_published_costs_of_the_project_are_readable_and_no_scores():
     assert (costs["parameters"] > 1e6).all()
     assert set(costs["network"]) >= {"nafnet", "restormer", "promptir", "swinir"}
     scores = tables.read_published(sorted(folder.glob("*.csv")))
-    assert len(scores) == len(tables.read_published([folder / "allinone.csv"]))
+    assert len(scores) == sum(len(tables.read_published([folder / name])) for name in ("allinone.csv", "dcpt.csv"))
 
 
 def test_no_restoration_stands_first(tree):
@@ -335,12 +337,48 @@ def test_the_published_number_of_the_same_model_gives_a_gap_and_reasons(tree):
     assert row["reason"] == "demo scale; 2 images instead of 68; other training data"
 
 
+@pytest.mark.parametrize(
+    ("model", "network", "expected"),
+    [
+        ("dcpt/nafnet_5d", "nafnet", 31.31),
+        ("dcpt/nafnet_5d_masked", "nafnet", None),
+        ("dcpt/nafnet_5d_direct", "nafnet", None),
+        ("dcpt/nafnet_5d_probe", "nafnet", None),
+        ("dcpt/nafnet_10d", "nafnet", None),
+        ("dcpt/mine_5d", "nafnet", None),
+        ("dcpt/restormer_5d", "restormer_dcpt", 31.46),
+        ("dcpt/restormer_std_5d", "restormer", None),
+        ("dcpt/restormer_5d", "restormer", None),
+        ("dcpt/swinir_5d", "swinir_dcpt", 31.16),
+        ("baseline/nafnet_5d", "nafnet", 31.02),
+        ("baseline/nafnet_5d_short", "nafnet", None),
+        ("baseline/restormer_std_5d", "restormer", 31.49),
+        ("baseline/restormer_5d", "restormer_dcpt", None),
+    ],
+)
+def test_a_printed_number_belongs_to_one_method_network_and_setting(model, network, expected):
+    method, setting = model.split("/")
+    row = {"method": method, "backbone": network, "setting": setting, "dataset": "cbsd68", "degradation": "noise"}
+    row |= {"level": "25", "protocol": "dcpt", "metric": "psnr"}
+    printed = {"NAFNet": 31.02, "DCPT-NAFNet": 31.31, "Restormer": 31.49, "DCPT-Restormer": 31.46, "DCPT-SwinIR": 31.16}
+    place = ("cbsd68", "noise", "25", "dcpt", "psnr")
+    rows = [(n, n.split("-")[-1].lower(), "allinone5", *place, value, "A", "", "") for n, value in printed.items()]
+    found = tables._matching(row, pd.DataFrame(rows, columns=list(tables.PUBLISHED_COLUMNS)))
+    assert (found and found["value"]) == expected
+
+
 def test_a_number_is_comparable_only_when_scale_images_and_training_data_match(tree):
     row = {"scale": "paper", "dataset": "cbsd68", "n_images": 68}
     names = ("bsd400", "wed", "rain100l", "reside_ots")
     card = {"pairs": [{"id": f"{name}.train"} for name in names]}
     assert tables.differences(row, card, {"setting": "allinone3"}) == []
     assert tables.differences(row, card, {"setting": "allinone5"}) == ["other training data"]
+    other = {"id": "kodak24.test", "sha256": "0" * 64}
+    for use, expected in (("validation", []), ("train", ["other training data"])):
+        pairs = {"pairs": [*card["pairs"], other | {"use": use}]}
+        assert tables.differences(row, pairs, {"setting": "allinone3"}) == expected
+    unmarked = {"pairs": [*card["pairs"], other]}
+    assert tables.differences(row, unmarked, {"setting": "allinone3"}) == ["other training data"]
 
 
 def test_an_unknown_protocol_is_never_comparable(tree):
@@ -356,6 +394,33 @@ def test_shipped_published_numbers_are_readable_and_have_sources():
     assert len(published) > 100
     assert set(published["protocol"]) == {"promptir", "dcpt", "unknown"}
     assert not published.duplicated([name for name in tables.PUBLISHED_COLUMNS if name != "value"]).any()
+
+
+def test_the_numbers_of_dcpt_name_tests_of_its_overlay_and_their_sets():
+    published = tables.read_published([ROOT / "resources" / "published" / "dcpt.csv"])
+    project = load_project(shipped("dcpt.yaml"))
+    known = {(t.pairs.split(".")[0], t.degradation, t.level) for t in project.tests.values()}
+    assert set(published[tables.PLACE].itertuples(index=False, name=None)) <= known
+    measured = published[published["protocol"] == "dcpt"]
+    assert set(measured["method"]) == {
+        "PromptIR",
+        *(f"DCPT-{n}" for n in ("NAFNet", "Restormer", "PromptIR", "SwinIR")),
+    }
+    assert set(published[published["setting"] == "allinone10"]["protocol"]) == {"unknown"}
+    every = published.assign(psnr=published["metric"] == "psnr")
+    assert every[every["psnr"]]["value"].between(14, 41).all() and every[~every["psnr"]]["value"].between(0.5, 1).all()
+    tested = {name for plan in project.methods.values() for name in plan.settings}
+    for setting in ("allinone5", "allinone10", "cdd11"):
+        assert f"nafnet_{tables.TASKS[setting]}" in tested
+
+
+def test_the_mean_gains_of_dcpt_are_those_of_its_abstract():
+    published = tables.read_published([ROOT / "resources" / "published" / "dcpt.csv"])
+    psnr = published[(published["metric"] == "psnr") & (published["paper"] == "DCPT")]
+    mean = psnr.groupby(["setting", "method"])["value"].mean()
+    assert mean["cdd11", "DCPT-NAFNet"] - mean["cdd11", "NAFNet"] == pytest.approx(6.53, abs=0.01)
+    assert mean["allinone10", "DCPT-NAFNet"] - mean["allinone10", "NAFNet"] == pytest.approx(2.55, abs=0.01)
+    assert mean["allinone5", "DCPT-Restormer"] == pytest.approx(30.04, abs=0.01)
 
 
 def test_metrics_are_finite_floats(tree):
@@ -397,8 +462,18 @@ def test_budgets_stand_in_the_table_and_unequal_ones_are_refused_where_they_have
     with pytest.raises(AirpipeError, match=r"40000 samples: .*seed1/train; 40001 samples: dcpt/nafnet_5d/seed0"):
         pivots.write_tables(*arguments, cards, tree.published, tmp_path / "other", equal_budgets=True)
     assert not (tmp_path / "other").exists()
-    with pytest.raises(AirpipeError, match="an unknown number of samples: "):
-        tables.check_budgets({**cards, "imported/x": {"budget": None}}, "pretraining")
+
+
+@pytest.mark.parametrize("others", [{}, {"dcpt/x": {"budget": {"samples": 7}}}])
+def test_models_of_unknown_cost_are_not_compared_by_budget(others):
+    """Not even with each other."""
+    cards = {**others, "baseline/old": {}, "imported/x": {"budget": None}}
+    with pytest.raises(AirpipeError) as told:
+        tables.check_budgets(cards, "pretraining")
+    assert "samples of baseline/old, imported/x are unknown: trained before budgets were recorded, or" in str(
+        told.value
+    )
+    assert "Train them again, or leave them out" in str(told.value) and "phases" not in str(told.value)
 
 
 def test_labels_are_as_short_as_they_can_be_without_clashing():

@@ -113,7 +113,10 @@ def test_the_exported_model_is_the_average_and_the_card_says_what_made_it(finish
     assert (card["weights"], card["step"], card["threads"], card["world_size"]) == ("ema", 60, 1, 1)
     assert card["parameters"] == sum(p.numel() for p in loaded.network.parameters())
     assert set(card["shares"]) == {"data", "step", "checkpoint", "validation"}
-    assert [pairs["id"] for pairs in card["pairs"]] == ["toy.train", "toy.train"]
+    assert [(pairs["id"], pairs["use"]) for pairs in card["pairs"]] == [
+        ("toy.train", "train"),
+        ("toy.train", "validation"),
+    ]
 
 
 def test_only_the_last_two_checkpoints_are_kept_and_curves_are_keyed_by_step(finished):

@@ -240,6 +240,11 @@ def _sample(
     """Sample of an aligned patch; `index` is the image's in its part, `names` are its name and level."""
     clean: Rgb8 = layers[0]
     name, level = names
+    if paired and part.operations:
+        raise AirpipeError(
+            f"data part {part.pairs}: recipe {part.recipe or 'given as operations'} is for clean images, but {name} "
+            "has a degraded file. Leave the recipe out to take the file, or name a list of clean images"
+        )
     if paired:
         degraded: npt.NDArray[Any] = layers[1]
     else:

@@ -37,7 +37,7 @@ def class_crops(settings: FeatureSettings, pairs: Mapping[str, Sequence[Pair]]) 
         pairs: of every list that a class names.
 
     Raises:
-        AirpipeError: an image smaller than the patch, or one that nothing degrades.
+        AirpipeError: an image smaller than the patch, one that nothing degrades, or one that is degraded already.
     """
     cache = ImageCache()
     todo = [
@@ -91,6 +91,11 @@ def _crops(
     if pair.degraded is None and not entry.operations:
         raise AirpipeError(
             f"features, class {name}: {entry.pairs} has no degraded file of {pair.name}; give the class a recipe"
+        )
+    if pair.degraded is not None and entry.operations:
+        raise AirpipeError(
+            f"features, class {name}: recipe {entry.recipe} is for clean images, but {entry.pairs} has a degraded file "
+            f"of {pair.name}. Leave the recipe out to take the file, or name a list of clean images"
         )
     crops = []
     scene = f"{entry.pairs.split('.')[0]}/{pair.group}"

@@ -21,7 +21,7 @@ from airpipe.data.pairs import Pair
 from airpipe.errors import AirpipeError
 from airpipe.evaluation.complexity import image_channels
 from airpipe.evaluation.feature_crops import Crop, class_crops, in_order
-from airpipe.evaluation.gram import FeatureRows, Vector, distances, feature_rows, tsne
+from airpipe.evaluation.gram import FeatureRows, Vector, check_perplexity, distances, feature_rows, tsne
 from airpipe.evaluation.neighbours import Rows, Samples, classify, splits
 from airpipe.progress import track
 from airpipe.registry import NETWORKS, build_network
@@ -65,7 +65,8 @@ def analyse(
     network = network.to(where)
     crops = class_crops(settings, pairs)
     samples = as_samples(settings, crops)
-    splits(samples, settings)  # its errors come before the long part
+    splits(samples, settings)  # errors of the settings come before the long part
+    check_perplexity(settings.perplexity, len(crops))
     classifies = init == "trained" and model.card["network"]["name"] == CLASSIFIER
     if classifies:
         _check_labels(network, settings)

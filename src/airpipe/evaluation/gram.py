@@ -114,6 +114,19 @@ def principal_components(gram: Matrix, count: int) -> Matrix:
     return np.asarray(vectors * np.sign(largest) * np.sqrt(np.maximum(values, 0)), np.float64)
 
 
+def check_perplexity(perplexity: float, count: int) -> None:
+    """Check that t-SNE can show `count` vectors.
+
+    Raises:
+        AirpipeError: fewer vectors than the perplexity needs.
+    """
+    if not perplexity < count:
+        raise AirpipeError(
+            f"t-SNE with perplexity {perplexity:g} needs more than {perplexity:g} crops, found {count}. "
+            "Raise features.crops_per_image or images_per_class, or lower features.perplexity"
+        )
+
+
 def tsne(gram: Matrix, perplexity: float, iterations: int, seed: int) -> Matrix:
     """Coordinates (n, 2) of t-SNE on the vectors scaled to length 1, started from their principal components.
 
@@ -124,13 +137,9 @@ def tsne(gram: Matrix, perplexity: float, iterations: int, seed: int) -> Matrix:
         seed: of scikit-learn's solver.
 
     Raises:
-        AirpipeError: fewer vectors than the perplexity needs.
+        AirpipeError: see `check_perplexity`.
     """
-    if not perplexity < len(gram):
-        raise AirpipeError(
-            f"t-SNE with perplexity {perplexity:g} needs more than {perplexity:g} crops, found {len(gram)}. "
-            "Raise features.crops_per_image or images_per_class, or lower features.perplexity"
-        )
+    check_perplexity(perplexity, len(gram))
     unit = normalised(gram)
     start = principal_components(unit, 2)
     spread = start[:, 0].std()

@@ -120,16 +120,17 @@ def classify(between: Matrix, samples: Samples, settings: FeatureSettings) -> di
         settings: neighbours, split, test_share, seeds.
 
     Returns:
-        `accuracy` (percent by seed), `mean` and `sd` (n - 1; None with one seed), `per_class` (name: mean and
-        sd of its share of right answers, percent) and `confusion` (rows: true class, columns: answer; crops of
-        all seeds together).
+        `accuracy` (percent by seed), `mean` and `sd` (n - 1; None with one seed), `distinct_splits` (few scenes
+        allow few; several seeds may give the same one), `per_class` (name: mean and sd of its share of right
+        answers, percent) and `confusion` (rows: true class, columns: answer; crops of all seeds together).
 
     Raises:
         AirpipeError: see `splits`.
     """
     count = len(samples.classes)
     tables = []
-    for train, test in splits(samples, settings).values():
+    divided = splits(samples, settings)
+    for train, test in divided.values():
         model = KNeighborsClassifier(settings.neighbours, metric="precomputed")
         model.fit(between[np.ix_(train, train)], samples.numbers[train])
         answers = model.predict(between[np.ix_(test, train)])
@@ -139,6 +140,7 @@ def classify(between: Matrix, samples: Samples, settings: FeatureSettings) -> di
     return {
         "accuracy": {str(seed): value for seed, value in zip(settings.seeds, right, strict=True)},
         **spread(right),
+        "distinct_splits": len({tuple(test) for _, test in divided.values()}),
         "per_class": {name: spread([float(s[i]) for s in shares]) for i, name in enumerate(samples.classes)},
         "confusion": np.sum(tables, axis=0).tolist(),
     }

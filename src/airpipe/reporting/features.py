@@ -19,8 +19,8 @@ Result = Mapping[str, Any]
 
 COLUMNS = (
     *("model", "network", "init", "measure", "class", "value", "sd", "chance", "neighbours", "split"),
-    *("n_crops", "n_images", "n_scenes", "seeds", "patch_size", "feature", "pooling", "projection"),
-    *("published", "differs", "source"),
+    *("n_crops", "n_images", "n_scenes", "seeds", "distinct_splits", "patch_size", "feature", "pooling"),
+    *("projection", "published", "differs", "source"),
 )
 NUMBERS = ("value", "sd", "chance", "published")
 PUBLISHED_COLUMNS = ("network", "init", "tasks", "steps", "value", "paper", "table", "note")
@@ -107,12 +107,13 @@ def _rows(result: Result, published: Sequence[Row]) -> list[Row]:
         **{name: settings[name] for name in ("patch_size", "feature", "pooling", "projection")},
     }
     splits = {"neighbours": settings["neighbours"], "split": settings["split"], "seeds": len(settings["seeds"])}
+    splits["distinct_splits"] = knn.get("distinct_splits", "")  # not counted in older results
     none = {"published": math.nan, "differs": "", "source": ""}
     found = [common | splits | {"measure": KNN, "class": "", **_spread(knn), **compare(result, published)}]
     for name, values in knn["per_class"].items():
         found.append(common | splits | {"measure": KNN, "class": name, **_spread(values), **none})
     if head:
-        alone = common | {"neighbours": "", "split": "", "seeds": "", "measure": CLASSIFIER, "sd": math.nan, **none}
+        alone = common | dict.fromkeys(splits, "") | {"measure": CLASSIFIER, "sd": math.nan, **none}
         found.append(alone | {"class": "", "value": head["accuracy"]})
         found += [alone | {"class": name, "value": value} for name, value in head["per_class"].items()]
     return found
@@ -208,8 +209,13 @@ def feature_notes(table: pd.DataFrame) -> list[str]:
     lines = [
         f"Percent of crops whose degradation is told; {first['n_crops']} crops of {first['n_images']} photographs, "
         f"{first['patch_size']} pixels. chance: the share of the largest class.",
-        f"kNN: mean ± standard deviation over {first['seeds']} splits, {how}.",
+        f"kNN: mean ± standard deviation over the splits of {first['seeds']} seeds, {how}.",
     ]
+    if (distinct := str(first.get("distinct_splits", ""))) not in ("", str(first["seeds"])):
+        lines.append(
+            f"Only {distinct} of the {first['seeds']} splits are distinct, and some count more than once: the "
+            "standard deviation is no measure of how other photographs would do."
+        )
     if (table["measure"] == CLASSIFIER).any():
         lines.append("classifier: the trained head itself, on all crops.")
     compared = table[table["published"].notna()]

@@ -257,7 +257,9 @@ def _export(
         "weights": "ema" if loop.averages else "raw",
         "step": loop.plan.steps,
         "pairs": [
-            {"id": f.stem, "sha256": sha256_file(f)} for pair_list in lists for f in dict.fromkeys(pair_list.files)
+            {"id": f.stem, "sha256": sha256_file(f), "use": use}
+            for use, pair_list in zip(("train", "validation"), lists, strict=True)
+            for f in dict.fromkeys(pair_list.files)
         ],
         "package": f"airpipe {__version__}",
         "git": git_state(),
