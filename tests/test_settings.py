@@ -257,6 +257,24 @@ def test_a_setting_that_is_no_mapping_is_told():
         load_project(config)
 
 
+def test_a_folder_with_a_variable_that_is_not_set_is_told_when_it_is_used_and_not_before(monkeypatch):
+    monkeypatch.delenv("AIRPIPE_SAMPLE_ROOT", raising=False)
+    monkeypatch.setenv("EMPTY", "")
+    config = shipped("dcpt_samples.yaml")
+    config["datasets"]["reside_ots"]["splits"]["train"]["name_list"] = {"file": "${EMPTY}/${AIRPIPE_SAMPLE_ROOT}.txt"}
+    project = load_project(config)
+    assert (project.root("photos"), project.root("wed")) == ("", "resources/datasets/wed")
+    assert project.list_file("wed", "train") is None
+    found = r"datasets.bsd400.root is '\$\{AIRPIPE_SAMPLE_ROOT\}/BSD400', and the environment variable "
+    with pytest.raises(AirpipeError, match=found + r"AIRPIPE_SAMPLE_ROOT is not set. Set it \(AIRPIPE_SAMPLE_ROOT=/"):
+        project.root("bsd400")
+    found = r"datasets.reside_ots.splits.train.name_list.file is .*variable EMPTY and AIRPIPE_SAMPLE_ROOT is not set"
+    with pytest.raises(AirpipeError, match=found):
+        project.list_file("reside_ots", "train")
+    monkeypatch.setenv("AIRPIPE_SAMPLE_ROOT", "/samples")
+    assert project.root("bsd400") == "/samples/BSD400"
+
+
 def test_noise_seeded_by_image_needs_noise_that_is_made_online():
     rain = {"recipe": "rain", "operations": [RAIN]}
     for part, message in (
