@@ -571,6 +571,30 @@ def test_wrong_settings_are_told(changes, message):
         dcpt_stage(**changes)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"loss_weights": {"clas": 0.01}}, r"unknown loss 'clas'; did you mean 'class'\? Valid: class, pixel$"),
+        ({"loss_weights": {"total": 2, "class": 1}}, "unknown loss 'total'; Valid: class, pixel$"),
+    ],
+)
+def test_a_weight_of_a_loss_that_no_turn_has_stops_the_first_step(changes, message, tmp_path):
+    with pytest.raises(AirpipeError, match="^dcpt/nafnet_toy/seed3/pretrain, loss_weights: " + message):
+        train(tmp_path / "made", dcpt_stage(**changes), seconds=1e-6)
+    assert not list((tmp_path / "made").rglob("*.ckpt"))
+
+
+def test_losses_that_a_control_leaves_out_may_have_weights(pretrained, tmp_path):
+    weights = {"loss_weights": {"pixel": 1, "class": 0.5}, "phases": [{"steps": 1, "patch_size": 16, "batch_size": 2}]}
+    parent = {"init": pretrained.workdir / "model.safetensors"}
+    control = dcpt_stage(**TRANSFER | weights | {"parents": {"init": MODEL}})
+    assert "loss/class" not in train(tmp_path / "control", control, **parent).curves()
+    classified = train(tmp_path / "classified", dcpt_stage(**weights, generation_input="none"))
+    assert "loss/pixel" not in classified.curves()
+    with pytest.raises(AirpipeError, match="unknown loss 'class'; Valid: pixel$"):
+        train(tmp_path / "finetuned", dcpt_stage(**FINETUNE | weights), **parent)
+
+
 def test_a_label_without_class_is_told():
     data = [{"pairs": "toy.train", "label": 0}, {"pairs": "toy.train", "recipe": "rain", "label": 3}]
     message = r"data: toy.train \(rain\) has label 3; head.num_classes 3 allows 0 to 2"

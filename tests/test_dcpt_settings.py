@@ -481,11 +481,39 @@ def test_the_overlay_tests_light_and_heavy_levels_of_the_ten_degradations():
     }
 
 
-def test_every_model_of_the_overlay_has_its_scales_and_compute():
-    for name, table in project().tables.items():
-        for model in table.models or project().models:
-            for stage in project().setting_plan(model).stages:
-                assert frozen(model, stage, "paper").steps > 0, name
+@pytest.mark.parametrize(
+    ("scale", "tables"),
+    [
+        ("small", {"allinone", "allinone10", "mixed", "pretraining"}),
+        (
+            "paper",
+            {"allinone", "allinone5", "allinone10", "mixed", "pretraining", "single_task_rain", "transfer_noise"},
+        ),
+        ("released", {"allinone5_released", "allinone10_released", "single_task_motion_blur", "transfer_rain"}),
+    ],
+)
+def test_every_model_of_a_scale_s_tables_has_its_stages_and_their_parents_there(scale, tables):
+    chosen = load_project(shipped("dcpt.yaml") | {"scale": scale})
+    assert tables <= set(chosen.tables)
+    waiting = [tuple(model.split("/")) for model in chosen.models]
+    for table in chosen.tables.values():
+        waiting += [tuple(model.split("/")) for model in table.models or ()]
+    seen = set()
+    while waiting:
+        method, setting, *stage = waiting.pop()
+        plan = chosen.setting_plan(f"{method}/{setting}")
+        model = f"{method}/{setting}", stage[0] if stage else plan.last(scale), scale
+        if model not in seen:
+            seen.add(model)
+            settings = frozen(*model)
+            assert settings.scale == scale
+            parents = [parent.split("/") for parent in settings.parents.values()]
+            waiting += [(method, setting, stage) for method, setting, _, stage in parents]
+    assert ("dcpt/nafnet_5d", "pretrain", scale) in seen
+    assert any("restormer" in model for model, *_ in seen) == (scale != "small")
+
+
+def test_the_overlay_asks_for_one_gpu_at_every_scale():
     at = {scale: project().model_copy(update={"scale": scale}).compute_for("dcpt.pretrain") for scale in OWN}
     assert at["released"] == at["paper"]
     assert {compute.gpu for compute in at.values()} == {1}

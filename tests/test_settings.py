@@ -9,6 +9,7 @@ from helpers import RAIN, ROOT, shipped, stage
 
 from airpipe.degradations.recipes import check_operations
 from airpipe.errors import AirpipeError
+from airpipe.merging import deep_merge
 from airpipe.project import SettingPlan, check_compute, frozen_stage, load_project
 from airpipe.registry import NETWORKS, STAGES, resolve, settings_class, stage_entry
 from airpipe.settings import (
@@ -21,8 +22,12 @@ from airpipe.settings import (
     settings_hash,
 )
 
+PROMPTIR = {"network": {"name": "promptir", "arguments": {"dim": 8}}}
 
-@pytest.mark.parametrize("overlay", [(), ("paper.yaml",), ("denoise.yaml",), ("dcpt.yaml",)], ids=str)
+
+@pytest.mark.parametrize(
+    "overlay", [(), ("paper.yaml",), ("denoise.yaml",), ("dcpt.yaml",), ("dcpt_samples.yaml",)], ids=str
+)
 def test_every_shipped_config_is_valid_and_freezes_all_its_stages(overlay):
     project = load_project(shipped(*overlay))
     for model in project.models:
@@ -187,6 +192,16 @@ def test_settings_may_follow_settings_that_follow_others_whatever_their_order():
             {"like": "nafnet_noise3", "stages": {"train": {"common": {"data": 3}}, "trian": {}}},
             "trian.task: Field requi",
         ),
+        (
+            {"like": "nafnet_noise3", "scales": ["papr"]},
+            r"settings.mine.scales: unknown inherited scale 'papr'; did you mean 'paper'\? Valid: paper, small",
+        ),
+        ({"like": "nafnet_noise3", "scales": "paper"}, "scales: expected a list of inherited scales, found 'paper'"),
+        (
+            {"like": "nafnet_noise3", "stages": {"train": {"common": {"network": {"name": "promptir"}}}}},
+            r"settings.mine.stages.train: its network is promptir, but it inherits nafnet at scale small, "
+            r"nafnet at scale paper; say which scales are inherited \(beside like: scales: \[\.\.\.\]\) or name",
+        ),
     ],
 )
 def test_a_setting_that_follows_nothing_is_told(values, message):
@@ -195,11 +210,69 @@ def test_a_setting_that_follows_nothing_is_told(values, message):
     assert "data set" not in str(caught.value)
 
 
+def test_a_scale_that_an_overlay_adds_is_inherited_only_where_no_scales_are_named():
+    tiny = {**PROMPTIR, "phases": [{"steps": 3, "patch_size": 8, "batch_size": 1}], "data": [{"pairs": "bsd400.train"}]}
+    train = {"scales": {"tiny": tiny}}
+    config = with_setting(like="nafnet_noise3", scales=["paper"])
+    settings = config["methods"]["baseline"]["settings"]
+    settings["nafnet_noise3"] = deep_merge(settings["nafnet_noise3"], {"stages": {"train": train}})
+    settings["all"] = {"like": "nafnet_noise3"}
+    project = load_project({**config, "scale": "tiny"})
+    assert frozen_stage(project, "baseline/all", 0, "train", StageSettings, 1).network.name == "promptir"
+    with pytest.raises(AirpipeError, match="baseline/mine, stage train: no scale 'tiny'; it has paper"):
+        frozen_stage(project, "baseline/mine", 0, "train", StageSettings, 1)
+
+
+def test_shipped_settings_with_another_network_or_mix_than_the_followed_one_name_their_scales():
+    followers = {
+        f"{method}/{name}": entry
+        for method, values in shipped()["methods"].items()
+        for name, entry in values["settings"].items()
+        if "like" in entry
+    }
+    assert len(followers) > 25
+    for model, entry in followers.items():
+        stages = [stage for stage in entry.get("stages", {}).values() if stage is not None]
+        parts = [part for stage in stages for part in (stage.get("common", {}), *stage.get("scales", {}).values())]
+        other = any(part and ("data" in part or "name" in part.get("network", {})) for part in parts)
+        assert "scales" in entry or not other, model
+
+
+def test_the_small_real_run_adds_its_scale_to_nafnets_of_five_degradations_only():
+    methods = load_project(shipped("dcpt_samples.yaml")).methods
+    found = {
+        f"{method}/{name}"
+        for method, settings in methods.items()
+        for name, plan in settings.settings.items()
+        if any("samples" in stage.scales for stage in plan.stages.values())
+    }
+    five = {"dcpt/nafnet_5d", "dcpt/nafnet_5d_masked", "dcpt/nafnet_5d_direct"}
+    assert found == five | {"baseline/nafnet_5d"}
+
+
 def test_a_setting_that_is_no_mapping_is_told():
     config = shipped()
     config["methods"]["baseline"]["settings"]["mine"] = "nafnet_5d"
     with pytest.raises(AirpipeError, match="settings.mine: expected a mapping with stages, found 'nafnet_5d'"):
         load_project(config)
+
+
+def test_a_folder_with_a_variable_that_is_not_set_is_told_when_it_is_used_and_not_before(monkeypatch):
+    monkeypatch.delenv("AIRPIPE_SAMPLE_ROOT", raising=False)
+    monkeypatch.setenv("EMPTY", "")
+    config = shipped("dcpt_samples.yaml")
+    config["datasets"]["reside_ots"]["splits"]["train"]["name_list"] = {"file": "${EMPTY}/${AIRPIPE_SAMPLE_ROOT}.txt"}
+    project = load_project(config)
+    assert (project.root("photos"), project.root("wed")) == ("", "resources/datasets/wed")
+    assert project.list_file("wed", "train") is None
+    found = r"datasets.bsd400.root is '\$\{AIRPIPE_SAMPLE_ROOT\}/BSD400', and the environment variable "
+    with pytest.raises(AirpipeError, match=found + r"AIRPIPE_SAMPLE_ROOT is not set. Set it \(AIRPIPE_SAMPLE_ROOT=/"):
+        project.root("bsd400")
+    found = r"datasets.reside_ots.splits.train.name_list.file is .*variable EMPTY and AIRPIPE_SAMPLE_ROOT is not set"
+    with pytest.raises(AirpipeError, match=found):
+        project.list_file("reside_ots", "train")
+    monkeypatch.setenv("AIRPIPE_SAMPLE_ROOT", "/samples")
+    assert project.root("bsd400") == "/samples/BSD400"
 
 
 def test_noise_seeded_by_image_needs_noise_that_is_made_online():

@@ -55,16 +55,76 @@ class Inheritance:
     has: str
     """What an entry holds, for messages."""
     merge: Callable[[Mapping[str, Any], Mapping[str, Any], str], dict[str, Any]]
+    """Of what is inherited, what is said instead, and the path of the latter for messages, ending with a dot."""
     own: tuple[str, ...] = ()
     """Keys that are never inherited."""
+
+
+def follow_setting(base: Mapping[str, Any], over: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """`merge_patch` for settings: `scales` in `over` says which scales are inherited; all, where it is left out.
+
+    Raises:
+        ValueError: `scales` names one that is not there; a stage names another network than inherited scales do;
+            or null for what is not inherited.
+    """
+    own = {key: value for key, value in over.items() if key != "scales"}
+    if "scales" in over:
+        base = _only_scales(base, over["scales"], where)
+    merged = merge_patch(base, own, where)
+    for name, stage in _mapping(own, "stages").items():
+        if isinstance(stage, Mapping):
+            _check_network(stage, merged["stages"][name], f"{where}stages.{name}")
+    return merged
+
+
+def _mapping(values: Any, key: str) -> Mapping[str, Any]:
+    """A mapping in a mapping; an empty one for what the settings classes will refuse."""
+    found = values.get(key) if isinstance(values, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
+
+
+def _only_scales(base: Mapping[str, Any], scales: Any, where: str) -> dict[str, Any]:
+    if not isinstance(scales, list):
+        raise ValueError(f"{where}scales: expected a list of inherited scales, found {scales!r}")
+    stages = _mapping(base, "stages")
+    known = {scale for stage in stages.values() for scale in _mapping(stage, "scales")}
+    for scale in scales:
+        if scale not in known:
+            raise ValueError(f"{where}scales: " + unknown_name(str(scale), known, "inherited scale"))
+
+    def kept(stage: Mapping[str, Any]) -> dict[str, Any]:
+        return {**stage, "scales": {name: one for name, one in _mapping(stage, "scales").items() if name in scales}}
+
+    return {**base, "stages": {name: kept(stage) for name, stage in stages.items()}}
+
+
+def _check_network(own: Mapping[str, Any], merged: Mapping[str, Any], where: str) -> None:
+    """Refuse a stage that names its network and inherits scales of another one."""
+
+    def network(values: Any) -> Any:
+        return _mapping(values, "network").get("name")
+
+    def networks(stage: Mapping[str, Any]) -> dict[str, Any]:
+        return {scale: network(values) for scale, values in _mapping(stage, "scales").items()}
+
+    wanted = {network(own.get("common")), *networks(own).values()} - {None}
+    found = {scale: name or network(merged.get("common")) for scale, name in networks(merged).items()}
+    others = {scale: name for scale, name in found.items() if name not in wanted}
+    if wanted and others:
+        fitting = ", ".join(scale for scale in found if scale not in others) or "..."
+        raise ValueError(
+            f"{where}: its network is {', '.join(sorted(map(str, wanted)))}, but it inherits "
+            f"{', '.join(f'{name} at scale {scale}' for scale, name in others.items())}; "
+            f"say which scales are inherited (beside like: scales: [{fitting}]) or name the network there"
+        )
 
 
 DATASETS = Inheritance(
     "data set", "datasets", "title and splits", lambda base, over, _: deep_merge(base, over), ("root",)
 )
 """Another copy of a known data set; null stays what it means in an entry."""
-SETTINGS = Inheritance("setting", "settings", "stages", merge_patch, ("about",))
-"""A setting that differs in a few values; null takes an inherited scale, parent or value away."""
+SETTINGS = Inheritance("setting", "settings", "stages", follow_setting, ("about",))
+"""A setting that differs in a few values: `scales` names inherited scales, null takes inherited keys away."""
 
 
 def inherited(entries: Mapping[str, Mapping[str, Json]], how: Inheritance = DATASETS) -> dict[str, dict[str, Json]]:

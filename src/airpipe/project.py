@@ -240,11 +240,24 @@ class ProjectSettings(Settings):
         return ComputeSettings.model_validate({**block.get("default", {}), **block.get(task, {})})
 
     def root(self, dataset: str) -> str:
-        """Folder of a data set on this machine, variables expanded; '' for embedded files."""
+        """Folder of a data set on this machine, variables expanded; '' for embedded files.
+
+        Raises:
+            AirpipeError: a variable in it is not set.
+        """
         entry = self.datasets[dataset]
         if entry.packages:
             return ""
-        return expanded(entry.root or f"resources/datasets/{dataset}")
+        return place(entry.root or f"resources/datasets/{dataset}", f"datasets.{dataset}.root")
+
+    def list_file(self, dataset: str, split: str) -> str | None:
+        """File of a split's name list on this machine, variables expanded; None where it has none.
+
+        Raises:
+            AirpipeError: a variable in it is not set.
+        """
+        chosen = self.datasets[dataset].splits[split].name_list
+        return place(chosen.file, f"datasets.{dataset}.splits.{split}.name_list.file") if chosen else None
 
 
 def _known(name: str, valid: Any, what: str) -> None:
@@ -253,8 +266,27 @@ def _known(name: str, valid: Any, what: str) -> None:
 
 
 def expanded(root: str) -> str:
-    """A folder with ~ and ${VARIABLES} replaced."""
+    """A folder with ~ and ${VARIABLES} replaced; variables that are not set stay as they are, to be shown."""
     return str(Path(os.path.expandvars(root)).expanduser())
+
+
+def place(path: str, where: str) -> str:
+    """A folder or file that is about to be used, with ~ and ${VARIABLES} replaced.
+
+    Args:
+        path: as the configuration has it.
+        where: key of the configuration, for the message.
+
+    Raises:
+        AirpipeError: names the variables that are not set, or empty.
+    """
+    missing = [name for name in dict.fromkeys(re.findall(r"\$\{(\w+)\}", path)) if not os.environ.get(name)]
+    if missing:
+        raise AirpipeError(
+            f"{where} is {path!r}, and the environment variable {' and '.join(missing)} is not set. "
+            f"Set it ({missing[0]}=/folder snakemake ...), or write the path itself"
+        )
+    return expanded(path)
 
 
 def check_compute(project: ProjectSettings, stages: Iterable[str]) -> None:

@@ -13,7 +13,7 @@ from airpipe.data.files import split_is_there
 from airpipe.datasets import DatasetSettings
 from airpipe.degradations.recipes import check_operations
 from airpipe.errors import AirpipeError
-from airpipe.project import check_compute, check_labels, expanded, frozen_stage, load_project
+from airpipe.project import check_compute, check_labels, frozen_stage, load_project
 from airpipe.provenance import sha256_file
 from airpipe.registry import STAGES, runs_as, settings_class, stage_entry
 from airpipe.settings import canonical_json, unknown_name
@@ -112,10 +112,18 @@ def parent_arguments(method, stage):
     return arguments
 
 
+def root_of(dataset):
+    """Folder of a data set on this machine."""
+    try:
+        return PROJECT.root(dataset)
+    except AirpipeError as error:
+        raise WorkflowError(str(error)) from None
+
+
 def roots(files):
     """--root arguments: where the data sets of a job's pair lists lie on this machine (embedded ones need none)."""
     lists = [os.path.basename(path) for path in files if path.startswith(("results/pairs/", "results/fingerprints/"))]
-    folders = {name: PROJECT.root(name) for name in sorted({name.split(".")[0] for name in lists})}
+    folders = {name: root_of(name) for name in sorted({name.split(".")[0] for name in lists})}
     return " ".join(f"--root {shlex.quote(f'{name}={folder}')}" for name, folder in folders.items() if folder)
 
 
@@ -241,9 +249,11 @@ def pairs_json(wildcards):
 
 def list_file(dataset, split):
     """File of the split's name list, if it has one."""
-    splits = split_entry(dataset, split).splits
-    chosen = PROJECT.datasets[dataset].splits[split].name_list if splits else None
-    return [expanded(chosen.file)] if chosen else []
+    try:
+        file = PROJECT.list_file(dataset, split) if split_entry(dataset, split).splits else None
+    except AirpipeError as error:
+        raise WorkflowError(str(error)) from None
+    return [file] if file else []
 
 
 def list_sha256(wildcards):
@@ -254,7 +264,7 @@ def list_sha256(wildcards):
 
 def places(dataset, split):
     """Where the files of a split lie on this machine, as arguments."""
-    root = PROJECT.root(dataset)
+    root = root_of(dataset)
     return " ".join(filter(None, [shlex.join(["--root", root]) if root else "", name_list(dataset, split)]))
 
 
@@ -330,7 +340,7 @@ def own_lists():
     """Splits that the folders named by `root` hold."""
     for name, entry in PROJECT.datasets.items():
         if entry.root:
-            here = [split for split, settings in entry.splits.items() if split_is_there(PROJECT.root(name), settings)]
+            here = [split for split, settings in entry.splits.items() if split_is_there(root_of(name), settings)]
             yield from (f"{name}.{split}" for split in here or list(entry.splits)[:1])
 
 

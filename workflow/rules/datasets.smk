@@ -189,7 +189,7 @@ rule pack:
     resources:
         mem_mb=2000,
         runtime=480,
-        root=lambda wildcards: shlex.quote(PROJECT.root(wildcards.dataset)),
+        root=lambda wildcards: shlex.quote(root_of(wildcards.dataset)),
     params:
         off=packing,
     message:

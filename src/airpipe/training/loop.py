@@ -8,7 +8,7 @@ optimizers. A run that was killed and resumed ends with the same bits on the CPU
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader
 from airpipe.data.dataset import Batch
 from airpipe.data.sampling import SamplePlan
 from airpipe.errors import AirpipeError
+from airpipe.settings import unknown_name
 from airpipe.training.progress import StepDisplay
 from airpipe.training.state import StateFolder
 from airpipe.training.task import Task, Turn, learning_rate_at, parameters_of, set_learning_rate, step_seed
@@ -148,7 +149,8 @@ class StepLoop:
         """Train from `first_step` to the end.
 
         Raises:
-            AirpipeError: non-finite loss or gradient, or a checkpoint that cannot be written.
+            AirpipeError: non-finite loss or gradient, a weight of a loss that the task has not, or a checkpoint
+                that cannot be written.
             Interrupted: SIGTERM; the state is saved first.
         """
         steps = self.plan.steps
@@ -158,6 +160,8 @@ class StepLoop:
         with display, self._sigterm(), _ended(batches):
             for step in range(first_step, steps):
                 losses = self._step(step, batches)
+                if step == first_step:
+                    self._check_loss_weights(losses)
                 done = step + 1
                 if done % log_every == 0 or done == steps:
                     self._log(done, losses, display)
@@ -188,6 +192,15 @@ class StepLoop:
             if self.fabric.device.type == "cpu" or (step + 1) % CHECK_EVERY == 0:
                 self._raise_if_bad()
         return losses
+
+    def _check_loss_weights(self, found: Iterable[str]) -> None:
+        """Refuse weights of losses that no turn of a step has: they would be ignored."""
+        totals = {"total", *(f"total_{turn.name}" for turn in self.task.turns)}
+        norms = {f"grad_norm_{name}" for name in self.task.optimizers}
+        known = {*found, *self.task.other_losses} - totals - norms
+        for name in self.settings.loss_weights:
+            if name not in known:
+                raise AirpipeError(f"{self.settings.model_id}, loss_weights: " + unknown_name(name, known, "loss"))
 
     def _turn(self, step: int, turn: Turn, micro: list[Batch]) -> dict[str, Tensor]:
         """One backward pass over all micro-batches, then its optimizers; returns mean losses."""

@@ -45,6 +45,8 @@ class Task(ABC):
         """The network that becomes model.safetensors."""
         self.averaged: tuple[str, ...] = ("net",)
         """Networks with a moving average, where the settings ask for one."""
+        self.other_losses: tuple[str, ...] = ()
+        """Losses that this task has under other settings only: `loss_weights` may name them all the same."""
         self.parent_reports: dict[str, dict[str, list[str]]] = {}
         """Of the parents that were loaded into a network, by role: what `load_matching` returned."""
 

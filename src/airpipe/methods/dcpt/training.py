@@ -71,6 +71,7 @@ class PretrainTask(ClassifierTask):
         super().__init__(settings, parents)
         if settings.generation_input == "none":
             _freeze_what_gives_no_features(self.net.backbone)
+            self.other_losses = ("pixel",)
         self.train_both()
         self.generation_input = settings.generation_input
         self.pixel_loss = PIXEL_LOSSES[settings.pixel_loss]
@@ -178,6 +179,8 @@ class TransferTask(BaselineTask):
             head = guiding_head(parents["guide"])
             _check_guide(parents["guide"], head, net, settings)
             self.frozen = {"guide": head}
+        else:
+            self.other_losses = ("class",)
 
     def step(self, batch: Batch, turn: str) -> dict[str, Tensor]:
         """Return `pixel` and, with a guide, `class`."""
