@@ -215,7 +215,8 @@ def make_lists(root: Path, **split) -> None:
 
 def load_shipped(change: dict) -> None:
     """Load the shipped configuration with the guide's overlay and a change."""
-    files = ["config.yaml", "datasets.yaml", "recipes.yaml", "protocols.yaml", "methods/baseline.yaml"]
+    files = ["config.yaml", "datasets.yaml", "recipes.yaml", "protocols.yaml"]
+    files += sorted(f"methods/{path.name}" for path in (ROOT / "config" / "methods").glob("*.yaml"))
     config: dict = {}
     for part in (
         *(read_yaml(ROOT / "config" / name) for name in files),
