@@ -22,7 +22,7 @@ from airpipe.data.pairs import read_pairs
 from airpipe.errors import AirpipeError
 from airpipe.methods.dcpt.network import DCPT, DegradationHead
 from airpipe.methods.dcpt.training import PretrainTask, TransferTask
-from airpipe.registry import runs_as, settings_class
+from airpipe.registry import resolve, runs_as, settings_class, stage_entry
 from airpipe.settings import OptimizerSettings, StageSettings, canonical_json, check_settings
 from airpipe.training.checkpoints import load_model
 from airpipe.training.importing import export_published
@@ -379,6 +379,39 @@ def test_a_killed_pretraining_ends_with_the_same_bits(pretrained, tmp_path, monk
         assert len(whole[key]["state"]) > 10
         for number, moments in whole[key]["state"].items():
             assert all(torch.equal(value, again[key]["state"][number][name]) for name, value in moments.items())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {**FINETUNE, "ema_decay": 0.9},
+        TRANSFER,
+        PROBE,
+        {"task": "dcpt.masked_pretrain", "mask_patch": 8},
+    ],
+    ids=["finetune", "transfer", "probe", "masked"],
+)
+def test_every_other_stage_killed_and_resumed_ends_with_the_same_bits(pretrained, tmp_path, monkeypatch, changes):
+    settings = dcpt_stage(**changes)
+    parents = dict.fromkeys(settings.parents, model_of(pretrained))
+    whole = train(tmp_path / "whole", settings, **parents)
+    build = resolve(stage_entry(settings.task).build)
+    step, calls = build.step, []
+
+    def killed(self, batch, turn):
+        calls.append(turn)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return step(self, batch, turn)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(build, "step", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "resumed", settings, seconds=1e-6, **parents)
+    resumed = train(tmp_path / "resumed", settings, **parents)
+    assert json.loads((resumed.workdir / "state" / "attempts.json").read_text())[0] > 0
+    assert resumed.weights() == whole.weights()
+    assert resumed.curves() == whole.curves()
 
 
 def test_finetuning_starts_from_the_backbone_and_reports_the_unused_head(pretrained, tmp_path, capsys):

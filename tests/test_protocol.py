@@ -1,6 +1,7 @@
 """Protocols make the inputs that their papers make, and share a network pass only for equal inputs."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -114,6 +115,13 @@ def test_a_noise_test_without_a_fixed_level_is_refused(pairs):
     test = TestSettings(pairs="toy.test", degradation="noise", operations=(operation,))
     with pytest.raises(AirpipeError, match="needs one level"):
         evaluate(test, SHIPPED, pairs, None)
+
+
+def test_a_recipe_for_a_list_of_degraded_files_is_refused(pairs):
+    paired = [replace(one, degraded=one.clean) for one in pairs]
+    with pytest.raises(AirpipeError, match="test of toy.test: recipe given as operations is for clean images, but"):
+        evaluate(noise_test(25), SHIPPED, paired, None)
+    assert evaluate(noise_test(25).model_copy(update={"operations": ()}), SHIPPED, paired, None)
 
 
 def test_scores_are_written_long_and_infinite_values_stay_infinite(tmp_path):

@@ -479,6 +479,8 @@ def test_models_of_unknown_cost_are_not_compared_by_budget(others):
 def test_labels_are_as_short_as_they_can_be_without_clashing():
     labels = pivots.short_labels(["none", "a/x/train", "b/x/train", "a/y/one", "a/y/two", "imported/z"])
     assert list(labels.values()) == ["no restoration", "a/x", "b/x", "a/y/one", "a/y/two", "imported/z"]
+    alone = pivots.short_labels(["none", "a/x/train", "a/y/one", "a/y/two"])
+    assert list(alone.values()) == ["no restoration", "x", "a/y/one", "a/y/two"]
 
 
 def test_the_crop_lies_where_restoration_changes_most(tree):

@@ -143,6 +143,11 @@ def evaluate(
 
 
 def _degraded(test: TestSettings, pair: Pair, layers: list[npt.NDArray[Any]], noise: NoiseStream | None) -> FloatImage:
+    if pair.degraded is not None and test.operations:
+        raise AirpipeError(
+            f"test of {test.pairs}: recipe {test.recipe or 'given as operations'} is for clean images, but {pair.name} "
+            "has a degraded file. Leave the recipe out to take the file, or name a list of clean images"
+        )
     if pair.degraded is not None:
         return (layers[1] / np.float32(255)).astype(np.float32)
     if noise is not None:

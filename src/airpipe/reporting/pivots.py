@@ -137,12 +137,15 @@ def published_label(row: Mapping[Any, Any]) -> str:
 def short_labels(models: Iterable[str]) -> dict[str, str]:
     """The shortest name of each model that no other one has: setting, method/setting or all of it.
 
+    The method is left out only where all models have the same one.
+
     >>> short_labels(["none", "dcpt/nafnet_5d/finetune", "baseline/nafnet_5d/train"])["none"]
     'no restoration'
     """
     names = [str(model) for model in models]
     own = [name for name in names if name != NONE]
     labels = dict.fromkeys(names, NO_RESTORATION)
+    methods = {name.split("/")[0] for name in own}
     for name in own:
         parts = name.split("/")
         if len(parts) < 3:
@@ -150,7 +153,8 @@ def short_labels(models: Iterable[str]) -> dict[str, str]:
             continue
         choices = (parts[1], "/".join(parts[:2]), name)
         rivals = [other.split("/") for other in own if other != name]
-        taken = ({other[1] for other in rivals}, {"/".join(other[:2]) for other in rivals}, set[str]())
+        settings = {other[1] for other in rivals} if len(methods) == 1 else {parts[1]}
+        taken = (settings, {"/".join(other[:2]) for other in rivals}, set[str]())
         labels[name] = next(choice for choice, used in zip(choices, taken, strict=True) if choice not in used)
     return labels
 
