@@ -122,3 +122,39 @@ def score(
         first, second = luma(first), luma(second)
     variant = ssim_gaussian11 if ssim == "gaussian11" else ssim_uniform7
     return {"psnr": psnr(first, second), "ssim": variant(first, second)}
+
+
+def score_batch(
+    restored: npt.NDArray[np.floating], clean: npt.NDArray[np.uint8]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """PSNR (dB) and SSIM (`ssim_gaussian11`) of each of several equally large images, as `score` gives them.
+
+    The images lie below each other in one picture for the filters: complete windows see one image each.
+
+    Args:
+        restored: (B, H, W, 3) float, nominally in [0, 1]; clipped and rounded to 8 bit.
+        clean: (B, H, W, 3) uint8.
+
+    Returns:
+        Two arrays (B,).
+
+    Raises:
+        ValueError: shapes differ, or a side below 11.
+    """
+    _same_shape(restored, clean)
+    count, height, width, channels = clean.shape
+    if min(height, width) < 11:
+        raise ValueError(f"image {(height, width)} is smaller than the SSIM window of 11")
+    first = np.rint(np.clip(np.asarray(restored, np.float64) * TOP, 0, TOP))
+    second = np.asarray(clean, np.float64)
+    error = ((first - second) ** 2).mean((1, 2, 3))
+    with np.errstate(divide="ignore"):
+        decibels = 10 * np.log10(TOP**2 / error)
+    kernel = cv2.getGaussianKernel(11, 1.5)
+    x, y = (np.ascontiguousarray(image.reshape(count * height, width, channels)) for image in (first, second))
+    mx, my, xx, yy, xy = (cv2.sepFilter2D(image, -1, kernel, kernel) for image in (x, y, x * x, y * y, x * y))
+    c1, c2 = (K1 * TOP) ** 2, (K2 * TOP) ** 2
+    vx, vy, vxy = xx - mx * mx, yy - my * my, xy - mx * my
+    ratio = ((2 * mx * my + c1) * (2 * vxy + c2)) / ((mx * mx + my * my + c1) * (vx + vy + c2))
+    whole = ratio.reshape(clean.shape)[:, 5:-5, 5:-5]
+    return np.asarray(decibels, np.float64), np.asarray(whole.mean((1, 2, 3)), np.float64)

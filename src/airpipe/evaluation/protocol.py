@@ -130,7 +130,7 @@ def evaluate(
         layers = pair_layers(pair, cache)
         for place, group in enumerate(inputs):
             cut = [cast(Any, centre_crop(layer, group.crop_multiple)) for layer in layers]
-            degraded, clean = _degraded(test, pair, cut, group.noise), cut[0]
+            degraded, clean = degraded_input(test, pair, cut, group.noise), cut[0]
             restored = degraded if restorer is None else restorer(degraded)
             if keep is not None and place == 0 and number < test.keep_images:
                 keep(pair.name, restored, clean)
@@ -142,7 +142,20 @@ def evaluate(
     return rows
 
 
-def _degraded(test: TestSettings, pair: Pair, layers: list[npt.NDArray[Any]], noise: NoiseStream | None) -> FloatImage:
+def degraded_input(
+    test: TestSettings, pair: Pair, layers: list[npt.NDArray[Any]], noise: NoiseStream | None
+) -> FloatImage:
+    """What a model gets to restore, (H, W, 3): the degraded file, or the clean image degraded with its own seed.
+
+    Args:
+        test: with its recipe written out.
+        pair: of one image; its name fixes what is drawn.
+        layers: see `pair_layers`.
+        noise: of a protocol with a noise rule of its own; without, the result is that of an 8-bit file.
+
+    Raises:
+        AirpipeError: a recipe for an image that has a degraded file.
+    """
     if pair.degraded is not None and test.operations:
         raise AirpipeError(
             f"test of {test.pairs}: recipe {test.recipe or 'given as operations'} is for clean images, but {pair.name} "

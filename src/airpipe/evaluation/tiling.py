@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from airpipe.errors import AirpipeError
-from airpipe.evaluation.grid import Tile, blend_weights, lay_tiles
+from airpipe.evaluation.grid import Tile, blend_weights, lay_tiles, pads_itself, size_multiple
 from airpipe.images import Pixels, to_pixels, to_tensor
+from airpipe.models.padding import pad_to_multiple
 
 T = TypeVar("T")
 Progress = Callable[[int, int], None]
@@ -116,6 +117,25 @@ def restore_pixels(
             band = band.mean(0, keepdim=True).expand(3, -1, -1)
         result[top : top + band.shape[1]] = to_pixels(band, bits)
     return result
+
+
+def restore_batch(network: nn.Module, images: Tensor, *, device: torch.device | str = "cpu") -> Tensor:
+    """Pass equally large images through a network at once, whole, filled up as `restore_tiled` does.
+
+    Args:
+        network: as for `restore_tiled`.
+        images: float32 (B, 3, H, W) on the host, RGB in [0, 1].
+        device: where the network is.
+
+    Returns:
+        float32 (B, 3, H, W) on the host, not clipped.
+
+    Raises:
+        AirpipeError: as `restore_tiled`.
+    """
+    height, width = images.shape[-2:]
+    filled = images if pads_itself(network) else pad_to_multiple(images, size_multiple(network))
+    return _forward(network, filled, device)[..., :height, :width]
 
 
 def _outputs(
