@@ -1,4 +1,4 @@
-"""Draw the figures of one table or of the feature analysis; run by rules in workflow/rules/."""
+"""Draw the figures of one table, of the feature analysis or of the recognition tests; run by Snakemake."""
 
 import logging
 import os
@@ -9,6 +9,8 @@ from airpipe.errors import run_main
 from airpipe.reporting.feature_figures import draw_confusion, draw_tsne
 from airpipe.reporting.features import read_results
 from airpipe.reporting.figures import draw_figures, read_curves, read_scenes
+from airpipe.reporting.recognition import read_long, read_recognition
+from airpipe.reporting.recognition_figures import draw_pictures, draw_top1, read_pictures
 from airpipe.reporting.tables import read_table
 
 RESULTS = Path("results")
@@ -23,6 +25,12 @@ def main(job: Any) -> None:
         results = read_results([Path(path) for path in job.input.features])
         draw_tsne(results, Path(job.output.tsne))
         draw_confusion(results, Path(job.output.confusion))
+        return
+    if job.rule == "recognition_figures":
+        results = read_recognition(map(Path, job.input.results))
+        model, rows = read_pictures(results, [Path(path) for path in job.input.pictures], job.params.tests)
+        draw_top1(read_long(Path(job.input.table)), job.params.recognisers[0], Path(job.output.top1))
+        draw_pictures(model, rows, job.params.branches.get(model, []), Path(job.output.pictures))
         return
     report = job.params.report
     curves = read_curves([Path(path) for path in job.input.curves], RESULTS)

@@ -27,6 +27,7 @@ def main(job: Any) -> None:
         checks=[Path(path) for path in job.input.checks],
         leakage=Path(job.input.leakage[0]) if job.input.leakage else None,
         features=Path(job.input.features[0]) if job.input.features else None,
+        recognition=[Path(path) for path in job.input.recognition[:2]],
     )
     cards = read_cards(map(Path, job.input.cards), RESULTS)
     write_page(sources, cards, job.params.report, job.params.scale, Path(job.output.page))

@@ -1,5 +1,6 @@
-"""Write a results table, the efficiency or feature table or metrics.json; run by rules in workflow/rules/."""
+"""Write a results table, the efficiency, feature or recognition tables or metrics.json; run by Snakemake."""
 
+import json
 import logging
 import os
 from pathlib import Path
@@ -9,6 +10,7 @@ from airpipe.errors import run_main
 from airpipe.reporting.efficiency import write_efficiency
 from airpipe.reporting.features import write_feature_table
 from airpipe.reporting.pivots import write_metrics, write_tables
+from airpipe.reporting.recognition import Story, write_recognition
 from airpipe.reporting.tables import read_cards
 
 RESULTS = Path("results")
@@ -26,6 +28,10 @@ def main(job: Any) -> None:
         features = [Path(path) for path in job.input.features]
         write_feature_table(features, Path(job.input.published), Path(job.output.csv).parent)
         return
+    if job.rule in ("recognition_tables", "recognition_seeds"):
+        results = [Path(path) for path in job.input.results]
+        write_recognition(results, story(job), Path(job.output.recognition), Path(job.output.restoration))
+        return
     cards = read_cards(map(Path, job.input.cards), RESULTS)
     folder = Path(job.output.csv).parent
     if job.rule == "efficiency":
@@ -33,6 +39,13 @@ def main(job: Any) -> None:
         return
     scores, published = ([Path(path) for path in paths] for paths in (job.input.scores, job.input.published))
     write_tables(job.wildcards.table, job.params.scale, scores, cards, published, folder, job.params.equal_budgets)
+
+
+def story(job: Any) -> Story:
+    """What the configuration says around the recognition tests."""
+    files = json.loads(job.resources.detections) if job.input.detections else {}
+    detections = {name: {**files[name], **job.params.detections[name]} for name in files}
+    return Story(job.params.scale, job.params.tests, job.params.recognisers, job.params.abouts, detections)
 
 
 run_main(lambda: main(snakemake))  # noqa: F821  (Snakemake defines it)

@@ -15,6 +15,7 @@ from pydantic import Field, NonNegativeInt, model_validator
 from airpipe.datasets import DatasetSettings
 from airpipe.errors import AirpipeError
 from airpipe.merging import DATASETS, SETTINGS, deep_merge, inherited
+from airpipe.recognition_settings import RecognitionJob, RecognitionSettings, RecognitionTest, check_names, seeded
 from airpipe.settings import (
     SEED,
     ComputeSettings,
@@ -126,6 +127,7 @@ class ProjectSettings(Settings):
     report: ReportSettings = ReportSettings()
     leakage: LeakageSettings = LeakageSettings()
     features: FeatureSettings = FeatureSettings()
+    recognition: RecognitionSettings = RecognitionSettings()
     compute: dict[Name, dict[str, dict[str, Json]]] = Field(
         {}, description="scale: {default or registry entry: ComputeSettings}"
     )
@@ -146,6 +148,8 @@ class ProjectSettings(Settings):
         object.__setattr__(self, "tables", tables)  # settings are frozen for everybody else
         if not here(self.features.scales):
             object.__setattr__(self, "features", self.features.model_copy(update={"models": ()}))
+        if not here(self.recognition.scales):
+            object.__setattr__(self, "recognition", self.recognition.model_copy(update={"models": ()}))
         return self
 
     @model_validator(mode="after")
@@ -167,6 +171,7 @@ class ProjectSettings(Settings):
                 _known(test_name, self.tests, f"test in table {name}")
         _known(self.report.protocol, self.protocols, "protocol in report")
         self._feature_names_exist()
+        self._recognition_names_exist()
         for scale, stages in self.compute.items():
             for stage, values in stages.items():
                 check_settings(ComputeSettings, values, f"compute.{scale}.{stage}")
@@ -199,6 +204,22 @@ class ProjectSettings(Settings):
             if entry.recipe is not None:
                 _known(entry.recipe, self.recipes, f"recipe in features, class {name}")
 
+    def _recognition_names_exist(self) -> None:
+        for name in ("recognition", "restoration", "recognition_seeds", "restoration_seeds"):
+            if name in self.tables:
+                raise ValueError(
+                    f"tables: the name {name!r} belongs to the recognition tests; call the table otherwise"
+                )
+        seeds = {*self.seeds, *self.recognition.fresh_seeds}
+        check_names(self.recognition, seeds, self.recipes, self._splits, self._stages, self.datasets)
+
+    def _splits(self, dataset: str) -> set[str] | None:
+        known = self.datasets.get(dataset)
+        return None if known is None else {file.split for file in known.packages} or set(known.splits)
+
+    def _stages(self, model: str) -> Mapping[str, StagePlan]:
+        return self.setting_plan(model).stages
+
     def test(self, name: str) -> TestSettings:
         """A test with its recipe written out and its fixed parameters set."""
         test = self.tests[name]
@@ -218,7 +239,18 @@ class ProjectSettings(Settings):
         }
         return self.features.model_copy(update={"models": (), "classes": classes})
 
-    def _operations(self, degraded: TestSettings | FeatureClass, where: str) -> tuple[Operation, ...]:
+    def recognition_job(self, seed: int) -> RecognitionJob:
+        """The recognition tests of one seed, with recipes, fixed parameters, lists and models written out."""
+        tests = {
+            name: test.for_seed(seed).model_copy(
+                update={"operations": self._operations(test, f"recognition.tests.{name}")}
+            )
+            for name, test in self.recognition.tests.items()
+        }
+        recognisers = {name: seeded(model, seed) for name, model in self.recognition.recognisers.items()}
+        return RecognitionJob(tests=tests, recognisers=recognisers, pictures=self.recognition.pictures)
+
+    def _operations(self, degraded: TestSettings | FeatureClass | RecognitionTest, where: str) -> tuple[Operation, ...]:
         """The recipe of a test or class with its fixed parameters set."""
         if degraded.recipe is None:
             return degraded.operations

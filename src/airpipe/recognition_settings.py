@@ -59,7 +59,9 @@ class RecognitionTest(Settings):
 
     def as_test(self) -> TestSettings:
         """What degrades the images, as other tests have it; not before `for_seed`."""
-        shared = {name: getattr(self, name) for name in ("pairs", "degradation", "level", "recipe", "operations", "seed")}
+        shared = {
+            name: getattr(self, name) for name in ("pairs", "degradation", "level", "recipe", "operations", "seed")
+        }
         return TestSettings.model_validate(shared)
 
 
@@ -85,13 +87,17 @@ class RecognitionSettings(Settings):
     recognisers: dict[Name, str] = Field(
         {}, description="Name: method/setting/stage or imported/name. `name: null` in an overlay leaves it out."
     )
-    headline: Name | None = Field(None, description="Recogniser that figures show and tables begin with; none: the first.")
+    headline: Name | None = Field(
+        None, description="Recogniser that figures show and tables begin with; none: the first."
+    )
     tests: dict[Name, RecognitionTest] = Field({}, description="`name: null` in an overlay leaves a test out.")
     fresh_seeds: tuple[NonNegativeInt, ...] = Field(
         (1, 2, 3), min_length=1, description="Of the target vrdir_seeds: nothing was chosen while looking at them."
     )
     pictures: NonNegativeInt = Field(1, description="Images of each test that are kept for the figures.")
-    detections: dict[Name, DetectionSettings] = Field({}, description="Data set: files to score beside the recognisers.")
+    detections: dict[Name, DetectionSettings] = Field(
+        {}, description="Data set: files to score beside the recognisers."
+    )
 
     @field_validator("recognisers", "tests", mode="before")
     @classmethod
@@ -103,9 +109,7 @@ class RecognitionSettings(Settings):
     @model_validator(mode="after")
     def _complete(self) -> "RecognitionSettings":
         if self.models and not (self.tests and self.recognisers):
-            raise ValueError(
-                f"found {len(self.tests)} tests and {len(self.recognisers)} recognisers; models need at least one of each"
-            )
+            raise ValueError(f"found {len(self.tests)} tests and {len(self.recognisers)} recognisers; models need both")
         if self.headline is not None and self.headline not in self.recognisers:
             raise ValueError(unknown_name(self.headline, self.recognisers, "recogniser in headline"))
         return self
@@ -177,9 +181,7 @@ def check_names(
                 raise ValueError(unknown_name(split, known, f"split of {dataset} in recognition, test {name}"))
 
 
-def _check_model(
-    model: str, form: str, where: str, expected: str, stages: Callable[[str], Collection[str]]
-) -> None:
+def _check_model(model: str, form: str, where: str, expected: str, stages: Callable[[str], Collection[str]]) -> None:
     if not re.fullmatch(form, model):
         raise ValueError(f"{where}: {model!r} is not {expected}")
     if not model.startswith("imported/"):

@@ -13,7 +13,7 @@ from airpipe.data.files import split_is_there
 from airpipe.datasets import DatasetSettings
 from airpipe.degradations.recipes import check_operations
 from airpipe.errors import AirpipeError
-from airpipe.project import check_compute, check_labels, frozen_stage, load_project
+from airpipe.project import check_compute, check_labels, frozen_stage, load_project, place
 from airpipe.provenance import sha256_file
 from airpipe.registry import STAGES, runs_as, settings_class, stage_entry
 from airpipe.settings import canonical_json, unknown_name
@@ -44,6 +44,9 @@ try:
     FEATURES = PROJECT.feature_analysis()
     for name, entry in FEATURES.classes.items():
         check_operations(entry.operations, f"features.classes.{name}")
+    RECOGNITION = PROJECT.recognition
+    for name, entry in PROJECT.recognition_job(0).tests.items():
+        check_operations(entry.operations, f"recognition.tests.{name}")
 except AirpipeError as error:
     raise WorkflowError(str(error)) from None
 
@@ -176,7 +179,7 @@ def last_stage(model):
         raise WorkflowError(f"{model}: {error}") from None
 
 
-def model_ids(models=None):
+def model_ids(models=None, seeds=None):
     """Folders below results/: method/setting (its last stage) or one of its stages for all seeds, or imported/name."""
     ids = []
     for model in PROJECT.models if models is None else models:
@@ -185,7 +188,8 @@ def model_ids(models=None):
         else:
             method, setting, *stage = model.split("/")
             shown = stage[0] if stage else last_stage(model)
-            ids += [f"{method}/{setting}/seed{seed}/{shown}" for seed in PROJECT.seeds]
+            ids += [f"{method}/{setting}/seed{seed}/{shown}" for seed in PROJECT.seeds if seeds is None]
+            ids += [f"{method}/{setting}/seed{seed}/{shown}" for seed in seeds or ()]
     return ids
 
 
@@ -306,8 +310,8 @@ def fetch_command(wildcards):
 
 
 def stages_in_use():
-    """Settings of every stage that the chosen models and those in the tables need."""
-    waiting, seen = trained(shown_models()), set()
+    """Settings of every stage that the chosen models, those in the tables and the recognition tests need."""
+    waiting, seen = trained([*shown_models(), *recognition_models()]), set()
     while waiting:
         model = waiting.pop(0)
         if model not in seen:
@@ -332,8 +336,9 @@ def training_lists():
 
 
 def test_lists():
-    """Pair lists of the tests in the tables."""
-    return sorted({PROJECT.tests[test].pairs for table in PROJECT.tables.values() for test in table.tests})
+    """Pair lists of the tests in the tables and of the recognition tests."""
+    shown = {PROJECT.tests[test].pairs for table in PROJECT.tables.values() for test in table.tests}
+    return sorted(shown | {pairs for seed in PROJECT.seeds for pairs in recognition_lists(seed)})
 
 
 def own_lists():
@@ -359,7 +364,8 @@ def folder_lists():
 
 def leak_tests():
     """Test lists whose images `leakage: remove` keeps out of training."""
-    return list(PROJECT.leakage.against or sorted({test.pairs for test in PROJECT.tests.values()}))
+    shown = {pairs for seed in PROJECT.seeds for pairs in recognition_lists(seed)}
+    return list(PROJECT.leakage.against or sorted({test.pairs for test in PROJECT.tests.values()} | shown))
 
 
 def fingerprints(names):
@@ -411,15 +417,17 @@ def model_file(wildcards):
     return [] if wildcards.model == "none" else f"results/{wildcards.model}/model.safetensors"
 
 
-def evaluation_resources():
-    """Resources of a rule that runs a trained model (`none` runs no network and needs no GPU)."""
+def evaluation_resources(always=False):
+    """Resources of a rule that runs a trained model (`none` runs no network and needs no GPU, or `always` one)."""
     compute = PROJECT.compute_for("evaluate")
     asked = {
         "mem_mb": compute.mem_mb,
         "runtime": compute.runtime,
         "machine": lambda wildcards, input: f"--device {'cuda' if compute.gpu else 'cpu'} {roots(input)}",
     }
-    return asked | ({"gpu": lambda wildcards: 0 if wildcards.model == "none" else compute.gpu} if compute.gpu else {})
+    if not compute.gpu:
+        return asked
+    return asked | {"gpu": lambda wildcards: compute.gpu if always or wildcards.model != "none" else 0}
 
 
 def feature_results():
@@ -444,6 +452,89 @@ def feature_outputs():
     if not PROJECT.features.models:
         return []
     return ["results/tables/features.csv", *(f"results/figures/features/{name}.png" for name in ("tsne", "confusion"))]
+
+
+def recognition_models(seeds=None):
+    """Ids of the enhancers and recognisers of the recognition tests; none where they are off."""
+    if not RECOGNITION.models:
+        return []
+    return list(dict.fromkeys(model_ids([*RECOGNITION.models, *RECOGNITION.recognisers.values()], seeds)))
+
+
+def recognition_lists(seed):
+    """Pair lists of the recognition tests, galleries included; none where they are off."""
+    tests = PROJECT.recognition_job(seed).tests.values() if RECOGNITION.models else ()
+    return sorted({pairs for test in tests for pairs in test.lists()})
+
+
+def recogniser_files(wildcards):
+    """Model files of the frozen recognisers."""
+    return [parent_file(model) for model in PROJECT.recognition_job(int(wildcards.seed)).recognisers.values()]
+
+
+def recogniser_arguments(wildcards):
+    """--recogniser arguments."""
+    models = PROJECT.recognition_job(int(wildcards.seed)).recognisers
+    return " ".join(f"--recogniser {name}={parent_file(model)}" for name, model in models.items())
+
+
+def recognition_results(seeds):
+    """Results of the recognition tests: no restoration first, then every enhancer, for each seed."""
+    return [
+        f"results/recognition/seed{seed}/{model}.json"
+        for seed in seeds
+        if RECOGNITION.models
+        for model in dict.fromkeys(["none", *model_ids(RECOGNITION.models, [seed])])
+    ]
+
+
+def detection_files():
+    """Annotations and detections that the recognition tables score, on this machine."""
+    found = {}
+    for name, entry in RECOGNITION.detections.items() if RECOGNITION.models else ():
+        where = f"recognition.detections.{name}"
+        try:
+            files = {variant: place(file, f"{where}.{variant}") for variant, file in entry.detections.items()}
+            found[name] = {"annotations": place(entry.annotations, f"{where}.annotations"), "detections": files}
+        except AirpipeError as error:
+            raise WorkflowError(str(error)) from None
+    return found
+
+
+def detection_inputs():
+    """The same as a list of files."""
+    return [
+        file for files in detection_files().values() for file in (files["annotations"], *files["detections"].values())
+    ]
+
+
+def detection_texts():
+    """What the tables say of each set of detections."""
+    texts = {"recogniser", "degradation", "level"}
+    return {name: entry.model_dump(include=texts) for name, entry in RECOGNITION.detections.items()}
+
+
+def recognition_abouts():
+    """What the configuration says about each enhancer's setting."""
+    shown = {"/".join(model.split("/")[:2]) for model in RECOGNITION.models if not model.startswith("imported/")}
+    return {model: PROJECT.setting_plan(model).about for model in sorted(shown)}
+
+
+def recognition_branches():
+    """Names of the branches of each enhancer that has some, in the order of its guidance maps."""
+    found = {}
+    for model in trained(model_ids(RECOGNITION.models)):
+        method, setting, seed, stage = model.split("/")
+        found[model] = list(getattr(stage_settings(method, setting, seed.removeprefix("seed"), stage), "branches", ()))
+    return {model: branches for model, branches in found.items() if branches}
+
+
+def recognition_outputs():
+    """Tables and figures of the recognition tests; none where they are off."""
+    if not RECOGNITION.models:
+        return []
+    figures = [f"results/figures/recognition/{name}.png" for name in ("top1", "pictures")]
+    return ["results/tables/recognition.csv", "results/tables/restoration.csv", *figures]
 
 
 onstart:

@@ -142,6 +142,7 @@ rule page:
         checks=[f"results/manifests/{name.removesuffix('_noleak')}.json" for name in folder_lists()],
         leakage=["results/data/leakage.json"] if folder_lists() else [],
         features=feature_outputs(),
+        recognition=recognition_outputs(),
     output:
         page="results/report/index.html",
     log:

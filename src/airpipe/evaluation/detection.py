@@ -108,9 +108,7 @@ def _mean_over_categories(truth: Truth, detections: Mapping[Key, Objects], thres
     return 100 * float(np.mean([value for value in found if value is not None]))
 
 
-def _of_category(
-    truth: Truth, detections: Mapping[Key, Objects], category: int, threshold: float
-) -> float | None:
+def _of_category(truth: Truth, detections: Mapping[Key, Objects], category: int, threshold: float) -> float | None:
     """AP of one category as a share; None where it has no objects."""
     none = Objects(np.zeros((0, 4)), np.zeros(0))
     count, scores, right, ignored = 0, [], [], []
@@ -211,7 +209,9 @@ def _box(entry: Mapping[str, Any], path: Path, what: str) -> list[float]:
     box = entry.get("bbox")
     plain = isinstance(box, list) and len(box) == 4 and all(_is_number(value) for value in box)
     if not plain or box[2] <= 0 or box[3] <= 0:  # type: ignore[index]  # plain says that it is a list
-        raise AirpipeError(f"{path}: {what}: bbox {box!r}; expected [x, y, width, height] in pixels, both sides above 0")
+        raise AirpipeError(
+            f"{path}: {what}: bbox {box!r}; expected [x, y, width, height] in pixels, both sides above 0"
+        )
     return [float(value) for value in box]  # type: ignore[union-attr]
 
 

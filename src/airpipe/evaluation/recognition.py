@@ -6,7 +6,7 @@ frozen recognisers, which bring it to their own size and normalise it by themsel
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -107,7 +107,12 @@ def _check_labels(name: str, test: RecognitionTest, pairs: Sequence[Pair]) -> No
 
 
 def _restore(
-    name: str, test: RecognitionTest, pairs: Sequence[Pair], network: nn.Module | None, device: torch.device, kept: set[str]
+    name: str,
+    test: RecognitionTest,
+    pairs: Sequence[Pair],
+    network: nn.Module | None,
+    device: torch.device,
+    kept: set[str],
 ) -> tuple[list[Rgb8], dict[str, float | None], dict[str, npt.NDArray[Any]]]:
     """Restored images in list order, mean scores, and kept pictures."""
     restored: list[Rgb8] = [np.zeros((0, 0, 3), np.uint8)] * len(pairs)
@@ -216,13 +221,13 @@ class Recogniser:
             return
         if not self.classes:
             raise AirpipeError(
-                f"recogniser {self.name}: its card names no classes; ask for retrieval (tests.{name}.tasks), or train it"
+                f"recogniser {self.name}: its card names no classes. Ask for retrieval, or train it on labelled images"
             )
         if unknown := sorted({pair.category for pair in pairs} - set(self.classes)):
             raise AirpipeError(
                 f"recognition, test {name}: recogniser {self.name} does not know {len(unknown)} of the classes (first "
-                f"{unknown[0]!r}); it knows {len(self.classes)}: {', '.join(self.classes[:5])}, ... Test it on the data "
-                "set that it was trained on, or ask for retrieval"
+                f"{unknown[0]!r}); it knows {len(self.classes)}: {', '.join(self.classes[:5])}, ... Test it on the "
+                "data set that it was trained on, or ask for retrieval"
             )
 
     def judge(
@@ -279,7 +284,7 @@ def top1(
     """
     if answers.max() >= len(known):
         raise AirpipeError(
-            f"recogniser {recogniser}: answers class {answers.max()}, its card names {len(known)} classes; train it again"
+            f"recogniser {recogniser}: gives class {answers.max()}, its card has {len(known)} classes. Train it again"
         )
     number = {category: place for place, category in enumerate(known)}
     truth = np.array([number[category] for category in categories])
@@ -314,4 +319,4 @@ def shared_values(first: nn.Module, second: nn.Module) -> int:
 
 
 def _content(value: Tensor) -> tuple[tuple[int, ...], bytes]:
-    return tuple(value.shape), cast(bytes, value.detach().cpu().float().contiguous().numpy().tobytes())
+    return tuple(value.shape), value.detach().cpu().float().contiguous().numpy().tobytes()

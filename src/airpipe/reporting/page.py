@@ -24,6 +24,7 @@ from airpipe.reporting.efficiency import efficiency_cells
 from airpipe.reporting.features import feature_cells, feature_notes, read_feature_table
 from airpipe.reporting.figures import Scene, read_pixels, read_scenes
 from airpipe.reporting.pivots import Block, notes, pivot, place_names, short_labels
+from airpipe.reporting.recognition import Table, read_long, read_notes, recognition_blocks, restoration_block
 from airpipe.reporting.tables import PAPER_SCALE, PLACE, Card, read_gains, read_table, without_seed
 
 TEMPLATE = "page.html.j2"
@@ -42,6 +43,10 @@ FIGURES = (
 FEATURE_FIGURES = (
     ("tsne", "t-SNE of the features, with random weights and as trained; each point is a degraded crop"),
     ("confusion", "Which degradation is taken for which"),
+)
+RECOGNITION_FIGURES = (
+    ("top1", "What the frozen headline recogniser tells in degraded and in restored images"),
+    ("pictures", "Degraded, restored and clean, and how much each branch of the enhancer counts at each place"),
 )
 
 
@@ -67,6 +72,8 @@ class Sources:
     """results/data/leakage.json."""
     features: Path | None = None
     """results/tables/features.csv, where features were analysed; its figures are in `figures`/features."""
+    recognition: Sequence[Path] = ()
+    """recognition.csv and restoration.csv, where there were recognition tests; figures in `figures`/recognition."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +107,16 @@ class FeatureSection:
 
     head: list[str]
     body: list[list[str]]
+    notes: list[str]
+    figures: list[dict[str, str]]
+    """title and data address."""
+
+
+@dataclass(frozen=True)
+class RecognitionSection:
+    """The recognition tests: their blocks, notes and figures."""
+
+    blocks: list[Table]
     notes: list[str]
     figures: list[dict[str, str]]
     """title and data address."""
@@ -267,6 +284,19 @@ def _feature_section(sources: Sources) -> FeatureSection | None:
     return FeatureSection(*feature_cells(table), feature_notes(table), figures)
 
 
+def _recognition_section(sources: Sources) -> RecognitionSection | None:
+    if not sources.recognition:
+        return None
+    recognition, restoration = sources.recognition
+    blocks = [*recognition_blocks(read_long(recognition)), restoration_block(read_long(restoration))]
+    notes = [note for path in (recognition, restoration) for note in read_notes(path.with_suffix(".md"))]
+    figures = [
+        {"title": title, "address": embed_figure(sources.figures / "recognition" / f"{kind}.png")}
+        for kind, title in RECOGNITION_FIGURES
+    ]
+    return RecognitionSection(blocks, list(dict.fromkeys(notes)), figures)
+
+
 def provenance_lines(cards: Mapping[str, Card]) -> list[list[str]]:
     """Model, settings hash, git commit, end of training and device of every model, for the footer."""
     lines = []
@@ -333,6 +363,7 @@ def write_page(
         summary=summary(all_gains(sources.tables, report["protocol"]), cards, scale),
         sections=sections,
         features=_feature_section(sources),
+        recognition=_recognition_section(sources),
         data=data_lines(sources),
         pictures=pictures,
         sliders=sliders,

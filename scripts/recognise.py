@@ -1,0 +1,90 @@
+"""Run one enhancer (or none) through all recognition tests of a seed."""
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from airpipe.data.pairs import read_pairs
+from airpipe.errors import AirpipeError, run_main
+from airpipe.evaluation.recognition import recognise, shared_values
+from airpipe.evaluation.restore import choose_device
+from airpipe.provenance import atomic_path, library_versions, sha256_file, write_json
+from airpipe.recognition_settings import RecognitionJob
+from airpipe.settings import check_settings
+from airpipe.training.checkpoints import LoadedModel, load_model
+
+TRAINING = ("method", "setting", "stage", "scale", "seed", "step")
+"""What a card says of the training."""
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("id", help="model id of the enhancer, or none")
+    parser.add_argument("--seed", type=int, required=True, help="of the run")
+    parser.add_argument("--model", type=Path, nargs="?", help="model.safetensors; nothing for none")
+    parser.add_argument("--recogniser", action="append", required=True, metavar="NAME=FILE")
+    parser.add_argument("--job", required=True, help="tests and recognisers as JSON")
+    parser.add_argument("--pairs", type=Path, nargs="+", required=True, help="the lists of all tests")
+    parser.add_argument("--root", action="append", default=[], help="dataset=folder")
+    parser.add_argument("--output", type=Path, required=True, help="json; pictures go beside it (npz)")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    return parser.parse_args()
+
+
+def main() -> None:
+    given = arguments()
+    torch.set_num_threads(given.threads)
+    job = check_settings(RecognitionJob, json.loads(given.job), "recognition")
+    roots = dict(text.split("=", 1) for text in given.root)
+    files = {file.stem: file for file in given.pairs}
+    if missing := {pairs for test in job.tests.values() for pairs in test.lists()} - set(files):
+        raise AirpipeError(f"recognition: no --pairs file for {', '.join(sorted(missing))}; found {', '.join(files)}")
+    folders = {name: roots.get(name.split(".")[0]) for name in files}
+    lists = {name: read_pairs(file, Path(root) if (root := folders[name]) else None) for name, file in files.items()}
+    models = {name: load_model(Path(file)) for name, file in (text.split("=", 1) for text in given.recogniser)}
+    if set(models) != set(job.recognisers):
+        raise AirpipeError(f"recognition: --recogniser {', '.join(models)}; expected {', '.join(job.recognisers)}")
+    enhancer, device = load_model(given.model) if given.model else None, choose_device(given.device)
+    tests, pictures = recognise(enhancer, models, job, lists, device)
+    facts = {
+        "model": given.id,
+        "seed": given.seed,
+        **(_facts(enhancer) if enhancer else {}),
+        "recognisers": {
+            name: {"id": job.recognisers[name], **_facts(model), **_shared(enhancer, model)}
+            for name, model in models.items()
+        },
+        "pairs_sha256": {name: sha256_file(file) for name, file in files.items()},
+        "settings": job.model_dump(mode="json"),
+        "device": str(device),
+        "threads": given.threads,
+        "libraries": library_versions(),
+        "tests": tests,
+    }
+    with atomic_path(given.output.with_suffix(".npz")) as temporary:
+        np.savez_compressed(temporary, **pictures)  # type: ignore[arg-type]
+    write_json(given.output, facts)
+
+
+def _facts(model: LoadedModel) -> Mapping[str, Any]:
+    card = model.card
+    return {
+        "network": card["network"],
+        "training": {name: card.get(name) for name in TRAINING},
+        "parents": [parent["role"] for parent in card.get("parents") or ()],
+        "sha256": sha256_file(model.path),
+    }
+
+
+def _shared(enhancer: LoadedModel | None, recogniser: LoadedModel) -> Mapping[str, int]:
+    return {"shared_values": shared_values(enhancer.network, recogniser.network)} if enhancer else {}
+
+
+if __name__ == "__main__":
+    run_main(main)
