@@ -18,8 +18,8 @@ def main() -> None:
     rows, facts = read_rows(given.pairs), read_facts(given.pairs)
     kept, removed = without_leaks(rows, given.pairs.stem, given.leaks, given.against)
     facts |= {"pairs": len(kept), "source_list": given.pairs.stem, "removed": removed}
-    if "depth" in facts:
-        facts["depth"] = {name: path for name, path in facts["depth"].items() if name not in removed}
+    for key in facts.keys() & {"depth", "classes", "cameras"}:
+        facts[key] = {name: known for name, known in facts[key].items() if name not in removed}
     write_pairs(given.output, kept, facts)
     print(f"{given.output}: {len(kept)} pairs, {len(removed)} removed")
 

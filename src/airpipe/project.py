@@ -16,6 +16,7 @@ from airpipe.datasets import DatasetSettings
 from airpipe.errors import AirpipeError
 from airpipe.merging import DATASETS, SETTINGS, deep_merge, inherited
 from airpipe.settings import (
+    SEED,
     ComputeSettings,
     Draw,
     FeatureClass,
@@ -417,6 +418,7 @@ def frozen_stage(
     values = _plain(deep_merge(plan.common, plan.scales[project.scale]))
     parts = [*values.get("data", ()), *values.get("validation", {}).get("data", ())]
     for part in parts:
+        part["pairs"] = str(part.get("pairs", "")).replace(SEED, str(seed))
         dataset = str(part.get("pairs", "")).split(".")[0]
         if dataset not in project.datasets:
             raise AirpipeError(f"{model}, stage {stage}: " + unknown_name(dataset, project.datasets, "data set"))

@@ -17,6 +17,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
 import yaml
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     NonNegativeFloat,
@@ -34,7 +35,28 @@ from airpipe.errors import AirpipeError
 
 Json = Any
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
-PairListId = Annotated[str, Field(pattern=r"^[a-z0-9_]+\.[a-z0-9_]+$", description="data set dot split")]
+SEED = "{seed}"
+"""Stands for the run's seed in pair lists of data parts; `frozen_stage` replaces it."""
+
+
+def _of_no_seed(pairs: Any) -> Any:
+    if isinstance(pairs, str) and SEED in pairs:
+        raise ValueError(f"{SEED} has no meaning here: there is no run whose seed it is. Name one data set")
+    return pairs
+
+
+PairListId = Annotated[
+    str,
+    Field(pattern=r"^[a-z0-9_]+\.[a-z0-9_]+$", description="data set dot split"),
+    BeforeValidator(_of_no_seed),
+]
+SeededPairListId = Annotated[
+    str,
+    Field(
+        pattern=r"^([a-z0-9_]|\{seed\})+\.[a-z0-9_]+$",
+        description="data set dot split; {seed} in it stands for the run's seed",
+    ),
+]
 S = TypeVar("S", bound="Settings")
 
 
@@ -130,7 +152,7 @@ class Operation(Settings):
 class DataPart(Settings):
     """One part of a training mix."""
 
-    added = frozenset({"jitter", "noise_seed", "small_images"})
+    added = frozenset({"jitter", "noise_seed", "small_images", "augment", "resize"})
     pairs: PairListId
     recipe: Name | None = Field(None, description="Degrades the clean image; none: the list has degraded files.")
     operations: tuple[Operation, ...] = Field((), description="The recipe, written out when frozen.")
@@ -158,6 +180,16 @@ class DataPart(Settings):
     small_images: Literal["refuse", "reflect"] = Field(
         "refuse",
         description="Images smaller than the patch: an error, or mirrored at the lower and right border (Restormer).",
+    )
+    augment: Literal["turns", "flip", "none"] = Field(
+        "turns",
+        description="turns: one of the eight flips and quarter turns; flip: mirrored left to right or not, for images "
+        "with an upright; none.",
+    )
+    resize: PositiveInt | None = Field(
+        None,
+        description="Clean and degraded images are resized to this shorter side in pixels, before everything else. "
+        "Ours.",
     )
 
     @model_validator(mode="before")

@@ -29,6 +29,24 @@ def align(degraded: Rgb8, clean: Rgb8, crop: str, name: str) -> tuple[Rgb8, Rgb8
     return degraded, clean
 
 
+def resized(layer: npt.NDArray[Any], shorter: int) -> npt.NDArray[Any]:
+    """A layer (H, W) or (H, W, 3) resized to this shorter side: by area when it shrinks, else bicubic.
+
+    Args:
+        layer: uint8, or float32 in [0, 1]; the result keeps type and range.
+        shorter: side in pixels; the other one follows, rounded.
+    """
+    height, width = layer.shape[:2]
+    scale = shorter / min(height, width)
+    if scale == 1:
+        return layer
+    size = (max(shorter, round(width * scale)), max(shorter, round(height * scale)))
+    if scale < 1:
+        return np.asarray(cv2.resize(layer, size, interpolation=cv2.INTER_AREA), layer.dtype)
+    larger = np.asarray(cv2.resize(layer, size, interpolation=cv2.INTER_CUBIC), layer.dtype)
+    return larger if layer.dtype == np.uint8 else np.clip(larger, 0, 1)
+
+
 def window_side(rescale: tuple[float, float], shortest: int, patch_size: int, generator: np.random.Generator) -> int:
     """Side in pixels of the window that becomes the patch; larger than it when the image is shrunk.
 

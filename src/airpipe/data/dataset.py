@@ -1,8 +1,8 @@
 """Training and validation samples: decode, crop, augment in uint8; degrade; float on the device."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from airpipe.data.crops import Rgb8, align, jittered, mirrored, shrunk, turned, window_side
+from airpipe.data.crops import Rgb8, align, jittered, mirrored, resized, shrunk, turned, window_side
 from airpipe.data.pairs import Pair
 from airpipe.data.sampling import SampleKey
 from airpipe.degradations.noise import FloatImage, legacy_noise_field
@@ -40,6 +40,12 @@ class Batch:
     """Drawn parameters, as text."""
     slot: tuple[int, ...] = ()
     """Numbers of the samples in the whole training, for random draws that do not depend on the processes."""
+    category: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    """(B,) int64, class of what the image shows: its place in `TrainingSamples.classes`, -1 where it is unknown."""
+
+    def __post_init__(self) -> None:
+        if not len(self.category):
+            object.__setattr__(self, "category", torch.full_like(self.label, -1))
 
     def to(self, device: torch.device) -> "Batch":
         """Copy to a device and make images float32 in [0, 1]."""
@@ -48,6 +54,7 @@ class Batch:
             degraded=_floats(self.degraded.to(device, non_blocking=True)),
             clean=_floats(self.clean.to(device, non_blocking=True)),
             label=self.label.to(device, non_blocking=True),
+            category=self.category.to(device, non_blocking=True),
         )
 
     def pin_memory(self) -> "Batch":
@@ -57,6 +64,7 @@ class Batch:
             degraded=self.degraded.pin_memory(),
             clean=self.clean.pin_memory(),
             label=self.label.pin_memory(),
+            category=self.category.pin_memory(),
         )
 
 
@@ -171,6 +179,7 @@ class TrainingSamples(Dataset[dict[str, Any]]):
         sources: the pairs of each part, or a pack of them.
         seed: of the stage.
         cache_bytes: decoded images that each loader process keeps.
+        categories: class of the images of each part, by name; packs do not know it. None: as the pairs say.
     """
 
     def __init__(
@@ -179,21 +188,29 @@ class TrainingSamples(Dataset[dict[str, Any]]):
         sources: Sequence[Sequence[Pair] | Source],
         seed: int,
         cache_bytes: int = CACHE_BYTES,
+        categories: Sequence[Mapping[str, str]] | None = None,
     ) -> None:
         self.parts, self.seed = list(parts), seed
         self.cache = ImageCache(cache_bytes)
         self.sources: list[Source] = [PairFiles(s, self.cache) if isinstance(s, Sequence) else s for s in sources]
+        known = [_categories(s) for s in sources] if categories is None else categories
+        self.classes: tuple[str, ...] = tuple(sorted({name for part in known for name in part.values()}))
+        """Sorted class names of the images of all parts; a sample's category is a place in it."""
+        numbers = {name: number for number, name in enumerate(self.classes)}
+        self._category = [{image: numbers[name] for image, name in part.items()} for part in known]
 
     def name(self, key: SampleKey) -> str:
         """Name of the image of a sample."""
         return self.sources[key.part].name(key.image)
 
     def __getitem__(self, key: SampleKey) -> dict[str, Any]:
-        """Random crop (of the shrunk image), one of eight flips and turns, then the part's degradation."""
+        """Random crop (of the resized or shrunk image), the part's flips and turns, then its degradation."""
         part, source = self.parts[key.part], self.sources[key.part]
         generator = np.random.default_rng([self.seed, key.slot])
         layers = source.layers(key.image)
         paired = source.paired(key.image)
+        if part.resize is not None:
+            layers = [resized(layer, part.resize) for layer in layers]
         if part.small_images == "reflect":
             layers = [mirrored(layer, key.patch_size) for layer in layers]
         height, width = layers[0].shape[:2]
@@ -211,13 +228,21 @@ class TrainingSamples(Dataset[dict[str, Any]]):
         side = window_side(part.rescale, min(height, width), key.patch_size, generator)
         top = int(generator.integers(height - side, endpoint=True))
         left = int(generator.integers(width - side, endpoint=True))
-        turns, flip = int(generator.integers(4)), bool(generator.integers(2))
+        turns = int(generator.integers(4)) if part.augment == "turns" else 0
+        flip = bool(generator.integers(2)) if part.augment != "none" else False
         window = (slice(top, top + side), slice(left, left + side))
         layers = [turned(shrunk(layer[window], key.patch_size), turns, flip) for layer in layers]
         if part.jitter:
             layers[0] = jittered(layers[0], part.jitter, generator)
         names = (source.name(key.image), source.level(key.image))
-        return {**_sample(part, layers, paired, key.image, names, generator), "slot": key.slot}
+        category = self._category[key.part].get(names[0], -1)
+        sample = _sample(part, layers, paired, key.image, names, generator)
+        return {**sample, "slot": key.slot, "category": category}
+
+
+def _categories(source: Sequence[Pair] | Source) -> dict[str, str]:
+    """Class of each image by name, where pairs say it."""
+    return {pair.name: pair.category for pair in source if pair.category} if isinstance(source, Sequence) else {}
 
 
 def pair_layers(pair: Pair, cache: ImageCache) -> list[npt.NDArray[Any]]:
@@ -276,6 +301,7 @@ def collate(samples: Sequence[dict[str, Any]]) -> Batch:
         name=[s["name"] for s in samples],
         level=[s["level"] for s in samples],
         slot=tuple(s["slot"] for s in samples if "slot" in s),
+        category=torch.tensor([s.get("category", -1) for s in samples], dtype=torch.int64),
     )
 
 
@@ -292,6 +318,7 @@ class ValidationSamples(Dataset[dict[str, Any]]):
         parts, pairs, seed: as for `TrainingSamples`.
         patch_size: largest side of the crop; smaller images are used whole, cut to `multiple`.
         multiple: the network's size multiple.
+        classes: of the training samples; an image of another class has category -1.
     """
 
     def __init__(
@@ -301,11 +328,13 @@ class ValidationSamples(Dataset[dict[str, Any]]):
         seed: int,
         patch_size: int,
         multiple: int,
+        classes: Sequence[str] = (),
     ) -> None:
         self.parts = parts
         self.rows = [(p, i, pair) for p, part in enumerate(pairs) for i, pair in enumerate(part)]
         self.seed, self.patch_size, self.multiple = seed, patch_size, multiple
         self.cache = ImageCache()
+        self._numbers = {name: number for number, name in enumerate(classes)}
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -313,7 +342,9 @@ class ValidationSamples(Dataset[dict[str, Any]]):
     def __getitem__(self, row: int) -> dict[str, Any]:
         """Sample of one (part, image)."""
         part, index, pair = self.rows[row]
-        layers = pair_layers(pair, self.cache)
+        layers, side = pair_layers(pair, self.cache), self.parts[part].resize
+        if side is not None:
+            layers = [resized(layer, side) for layer in layers]
         if min(layers[0].shape[:2]) < self.multiple:
             raise AirpipeError(f"{pair.clean}: smaller than the {self.multiple} pixels that the network needs")
         height, width = (
@@ -324,4 +355,6 @@ class ValidationSamples(Dataset[dict[str, Any]]):
         layers = [np.ascontiguousarray(layer[top : top + height, left : left + width]) for layer in layers]
         # 2**32 sets these streams apart from those of training slots
         generator = np.random.default_rng([self.seed, 2**32, part, index])
-        return _sample(self.parts[part], layers, pair.degraded is not None, index, (pair.name, pair.level), generator)
+        names = (pair.name, pair.level)
+        sample = _sample(self.parts[part], layers, pair.degraded is not None, index, names, generator)
+        return {**sample, "category": self._numbers.get(pair.category, -1)}

@@ -42,6 +42,10 @@ class Pair:
     """Scene; never split over train and test."""
     depth: Path | None = None
     """Disparity file of the clean image, where there is one."""
+    category: str = ""
+    """Class of what the image shows, where its data set says it."""
+    camera: str = ""
+    """Camera that took it, where its data set says it."""
 
 
 @dataclass
@@ -68,14 +72,14 @@ def read_pairs(path: Path, root: Path | None) -> list[Pair]:
     """Read a pair list.
 
     Args:
-        path: the csv file; its sibling JSON may name depth files.
+        path: the csv file; its sibling JSON may name depth files, classes and cameras by pair.
         root: the data set's folder; None: files of installed packages.
 
     Raises:
         AirpipeError: missing or empty list, other columns.
     """
     rows = read_rows(path)
-    depth = read_facts(path).get("depth", {})
+    depth, classes, cameras = (read_facts(path).get(key, {}) for key in ("depth", "classes", "cameras"))
     if not rows:
         raise AirpipeError(f"{path}: holds no pairs")
 
@@ -94,6 +98,8 @@ def read_pairs(path: Path, root: Path | None) -> list[Pair]:
             name=row["name"],
             group=row["group"],
             depth=full(depth.get(row["name"], "")),
+            category=classes.get(row["name"], ""),
+            camera=cameras.get(row["name"], ""),
         )
         for row in rows
     ]

@@ -62,6 +62,10 @@ class PairLists:
     packs: Mapping[str, Pack] = field(default_factory=dict)
     """Decoded pairs by list id (`dataset.split`); they change no number."""
 
+    def categories(self) -> list[Mapping[str, str]]:
+        """Class of the images of each part, by name; empty where the data set does not say it."""
+        return [read_facts(file).get("classes", {}) for file in self.files]
+
     def sources(self) -> list[Sequence[Pair] | Source]:
         """Where the samples of each part come from."""
         return [self.packs.get(file.stem, pairs) for file, pairs in zip(self.files, self.pairs, strict=True)]
@@ -103,7 +107,7 @@ def _train(
 ) -> None:
     train, validation = lists
     started = dt.datetime.now(dt.UTC)
-    samples = TrainingSamples(settings.data, train.sources(), settings.seed)
+    samples = TrainingSamples(settings.data, train.sources(), settings.seed, categories=train.categories())
     loop, plan = _assemble(fabric, settings, samples, state, options)
     spent = budget(settings, options.parents)
     first = state.load(fabric, loop.stored(), options.resume)
@@ -118,20 +122,21 @@ def _train(
         )
     if first < plan.steps:
         batches = _loader(fabric, settings, samples, plan, first, options)
-        loop.run(batches, first, _validation(settings, validation, loop))
+        loop.run(batches, first, _validation(settings, validation, loop, samples.classes))
         fabric.print(loop.shares.summary())
     if fabric.is_global_zero:
-        _export(
-            fabric, loop, settings, lists, options, {"budget": spent, "started": started.isoformat(timespec="seconds")}
-        )
+        known: dict[str, Any] = {"budget": spent, "started": started.isoformat(timespec="seconds")}
+        known |= {"classes": list(samples.classes)} if samples.classes else {}
+        _export(fabric, loop, settings, lists, options, known)
     fabric.barrier()
 
 
 def run_identity(settings: StageSettings, train: PairLists, options: RunOptions) -> str:
-    """Hash of all that fixes a run's numbers: settings, pair lists (with their manifests' checksums), parents."""
+    """Hash of all that fixes a run's numbers: settings, pair lists (with manifests' checksums and classes), parents."""
     lists = dict.fromkeys(train.files)
     facts = [read_facts(path) for path in lists]
     contents = [f"{known.get('manifest_sha256')} {sorted(known.get('depth', {}).items())}" for known in facts]
+    contents += [f"classes {sorted(found['classes'].items())}" for found in facts if found.get("classes")]
     parents = [f"{role} {sha256_file(path)}" for role, path in sorted(options.parents.items())]
     known = [settings_hash(settings), *(sha256_file(path) for path in lists), *contents, *parents]
     return hashlib.sha256("\n".join(known).encode()).hexdigest()[:16]
@@ -188,6 +193,7 @@ def _assemble(
             f"stage has parents {sorted(settings.parents)}, given {sorted(parents)} (--parent role=path)"
         )
     task: Task = resolve(stage_entry(settings.task).build)(settings, parents)
+    task.accept(samples.classes)
     lengths = [len(source) for source in samples.sources]
     shares, exact = part_counts(settings.data, lengths)
     plan = SamplePlan(lengths, shares, settings.phases, settings.seed, exact)
@@ -222,12 +228,14 @@ def _leave_sigterm_to_the_parent(worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def _validation(settings: StageSettings, validation: PairLists, loop: StepLoop) -> DataLoader[Any] | None:
+def _validation(
+    settings: StageSettings, validation: PairLists, loop: StepLoop, classes: tuple[str, ...]
+) -> DataLoader[Any] | None:
     if not validation.pairs:
         return None
     multiple = getattr(loop.exported(), "size_multiple", 1)
     size = settings.validation.patch_size
-    samples = ValidationSamples(settings.validation.data, validation.pairs, settings.seed, size, multiple)
+    samples = ValidationSamples(settings.validation.data, validation.pairs, settings.seed, size, multiple, classes)
     return DataLoader(samples, batch_size=1, collate_fn=collate)
 
 

@@ -55,6 +55,16 @@ class Task(ABC):
         """Backward passes of a step, in order; by default one for all optimizers."""
         return (Turn("train", tuple(self.optimizers)),)
 
+    def accept(self, classes: tuple[str, ...]) -> None:  # noqa: B027  a hook: most tasks take any data
+        """Take the class names of the training images, before the first step; by default nothing.
+
+        Args:
+            classes: sorted; `Batch.category` is a place in it. Empty where no data set says a class.
+
+        Raises:
+            AirpipeError: in tasks that need classes, or a number of them.
+        """
+
     @abstractmethod
     def step(self, batch: Batch, turn: str) -> dict[str, Tensor]:
         """Named scalar losses of one micro-batch; the loop weighs and sums them."""
