@@ -72,6 +72,19 @@ STAGES = {
     "dcpt.transfer": StageEntry(
         build="airpipe.methods.dcpt.training:TransferTask", settings="airpipe.methods.dcpt.settings:TransferSettings"
     ),
+    "vrdir.recogniser": StageEntry(
+        build="airpipe.methods.vrdir.training:RecogniserTask",
+        settings="airpipe.methods.vrdir.settings:RecogniserSettings",
+    ),
+    "vrdir.sad": StageEntry(
+        build="airpipe.methods.vrdir.training:SadTask", settings="airpipe.methods.vrdir.settings:SadSettings"
+    ),
+    "vrdir.dnc": StageEntry(
+        build="airpipe.methods.vrdir.training:DncTask", settings="airpipe.methods.vrdir.settings:DncSettings"
+    ),
+    "vrdir.ise": StageEntry(
+        build="airpipe.methods.vrdir.training:IseTask", settings="airpipe.methods.vrdir.settings:IseSettings"
+    ),
 }
 
 

@@ -50,7 +50,7 @@ class VGGFront(nn.Sequential):
 
     def forward(self, image: Tensor) -> Tensor:
         """Map (B, 3, H, W), normalised, to (B, widths[1], H // 2, W // 2)."""
-        features: Tensor = super().forward(image)
+        features: Tensor = super().forward(image)  # type: ignore[no-untyped-call]
         return features
 
     @staticmethod

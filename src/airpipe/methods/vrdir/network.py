@@ -197,7 +197,8 @@ class FGM(_Part):
     def forward(self, branches: Tensor, features: Tensor) -> Tensor:
         """Fuse branches (B, N C, h, w), one after the other, by degraded features (B, C, h, w); (B, C, h, w)."""
         weights = self.guidance(features)
-        apart = branches.float().unflatten(1, (self.num_branches, -1))  # (B, N, C, h, w)
+        batch, _, height, width = branches.shape
+        apart = branches.float().reshape(batch, self.num_branches, -1, height, width)  # (B, N, C, h, w)
         return (weights[:, :, None] * apart).sum(1)
 
     @classmethod
@@ -353,7 +354,7 @@ class VRDIR(nn.Module):
                 f"guidance maps weigh branches against each other, and this VRD-IR has {self.num_branches}. "
                 "Take one with at least two: the stage ise"
             )
-        return cast(Tensor, self.ise.fgm.guidance(self.encode(image)))
+        return self.ise.fgm.guidance(self.encode(image))
 
     @staticmethod
     def published_key(key: str) -> str:
