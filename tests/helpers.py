@@ -147,6 +147,7 @@ CONFIG = [
     "protocols.yaml",
     "methods/baseline.yaml",
     "methods/dcpt.yaml",
+    "methods/vrdir.yaml",
 ]
 
 

@@ -38,6 +38,14 @@ NETWORKS = {
     "swinir_dcpt": "airpipe.models.swinir:SwinIRDCPT",
     "dcpt_head": "airpipe.methods.dcpt.network:DegradationHead",
     "dcpt": "airpipe.methods.dcpt.network:DCPT",
+    "vrdir_sad": "airpipe.methods.vrdir.network:SAD",
+    "vrdir_dnc": "airpipe.methods.vrdir.network:DNC",
+    "vrdir_fgm": "airpipe.methods.vrdir.network:FGM",
+    "vrdir_ise": "airpipe.methods.vrdir.network:ISE",
+    "vrdir": "airpipe.methods.vrdir.network:VRDIR",
+    "vgg_front": "airpipe.models.vgg:VGGFront",
+    "recogniser_vgg": "airpipe.models.recognisers:RecogniserVGG",
+    "recogniser_residual": "airpipe.models.recognisers:RecogniserResidual",
 }
 
 STAGES = {
@@ -63,6 +71,19 @@ STAGES = {
     ),
     "dcpt.transfer": StageEntry(
         build="airpipe.methods.dcpt.training:TransferTask", settings="airpipe.methods.dcpt.settings:TransferSettings"
+    ),
+    "vrdir.recogniser": StageEntry(
+        build="airpipe.methods.vrdir.training:RecogniserTask",
+        settings="airpipe.methods.vrdir.settings:RecogniserSettings",
+    ),
+    "vrdir.sad": StageEntry(
+        build="airpipe.methods.vrdir.training:SadTask", settings="airpipe.methods.vrdir.settings:SadSettings"
+    ),
+    "vrdir.dnc": StageEntry(
+        build="airpipe.methods.vrdir.training:DncTask", settings="airpipe.methods.vrdir.settings:DncSettings"
+    ),
+    "vrdir.ise": StageEntry(
+        build="airpipe.methods.vrdir.training:IseTask", settings="airpipe.methods.vrdir.settings:IseSettings"
     ),
 }
 

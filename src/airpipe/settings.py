@@ -327,6 +327,26 @@ class StageSettings(Settings):
         return self
 
 
+def check_roles(
+    settings: StageSettings, needs: frozenset[str] = frozenset(), takes: frozenset[str] = frozenset()
+) -> None:
+    """Check the roles of a stage's parents.
+
+    Args:
+        settings: of the stage.
+        needs: roles that have to be there.
+        takes: roles that may be there, too.
+
+    Raises:
+        ValueError: roles are missing, or others there.
+    """
+    found = set(settings.parents)
+    if not needs <= found <= needs | takes:
+        needed, more = ", ".join(sorted(needs)) or "none", ", ".join(sorted(takes))
+        also = f", and may have {more}" if more else ""
+        raise ValueError(f"parents: found {sorted(found) or 'none'}; {settings.task} needs {needed}{also}")
+
+
 class ComputeSettings(Settings):
     """What a stage asks of the machine; never science, never in a frozen config."""
 

@@ -85,14 +85,19 @@ def pair_lists(parts):
     return [f"results/pairs/{name}.csv" for name in dict.fromkeys(part.pairs for part in parts)]
 
 
+def settings_of(wildcards, method, stage):
+    """Settings of a job's stage; wildcards stand in its name as `dnc_{degradation}`."""
+    return stage_settings(method, wildcards.setting, wildcards.seed, stage.format(**dict(wildcards.items())))
+
+
 def training_pairs(method, stage):
     """Input function: pair lists of a stage's mix."""
-    return lambda w: pair_lists(stage_settings(method, w.setting, w.seed, stage).data)
+    return lambda w: pair_lists(settings_of(w, method, stage).data)
 
 
 def validation_pairs(method, stage):
     """Input function: pair lists of a stage's validation."""
-    return lambda w: pair_lists(stage_settings(method, w.setting, w.seed, stage).validation.data)
+    return lambda w: pair_lists(settings_of(w, method, stage).validation.data)
 
 
 def parent_file(model):
@@ -102,14 +107,14 @@ def parent_file(model):
 
 def parent_models(method, stage):
     """Input function: model files of a stage's parents."""
-    return lambda w: [parent_file(model) for model in stage_settings(method, w.setting, w.seed, stage).parents.values()]
+    return lambda w: [parent_file(model) for model in settings_of(w, method, stage).parents.values()]
 
 
 def parent_arguments(method, stage):
     """Params function: --parent arguments of a stage."""
 
     def arguments(wildcards):
-        parents = stage_settings(method, wildcards.setting, wildcards.seed, stage).parents
+        parents = settings_of(wildcards, method, stage).parents
         return " ".join(f"--parent {role}={parent_file(model)}" for role, model in parents.items())
 
     return arguments
@@ -390,7 +395,7 @@ def packs(names):
 
 def training_packs(method, stage):
     """Input function: packs of a stage's mix."""
-    return lambda w: packs([part.pairs for part in stage_settings(method, w.setting, w.seed, stage).data])
+    return lambda w: packs([part.pairs for part in settings_of(w, method, stage).data])
 
 
 def test_json(wildcards):

@@ -71,7 +71,9 @@ def example_input(
 ) -> Tensor | list[Tensor]:
     """What a network takes for an image of this size: the image, or what its own `example_input` says."""
     if hasattr(network, "example_input"):
-        inputs: list[Tensor] = cast(Any, network).example_input(height, width)
+        inputs: Tensor | list[Tensor] = cast(Any, network).example_input(height, width)
+        if isinstance(inputs, Tensor):
+            return torch.rand(inputs.shape, device=device)
         return [torch.rand(one.shape, device=device) for one in inputs]
     return torch.rand(1, channels, height, width, device=device)
 

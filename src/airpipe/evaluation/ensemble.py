@@ -17,6 +17,8 @@ class SelfEnsemble(nn.Module):
         self.network = network
         self.size_multiple = int(getattr(network, "size_multiple", 1))
         self.window_size = int(getattr(network, "window_size", 1))
+        self.whole_image = bool(getattr(network, "whole_image", False))
+        self.no_restorer = getattr(network, "no_restorer", None)
 
     @property
     def pads_itself(self) -> bool:

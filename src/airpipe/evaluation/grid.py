@@ -45,6 +45,11 @@ def pads_itself(network: nn.Module) -> bool:
     return bool(getattr(network, "pads_itself", False))
 
 
+def whole_image(network: nn.Module) -> bool:
+    """Whether tiles would change what the network makes of an image: its `whole_image`; not, where it does not say."""
+    return bool(getattr(network, "whole_image", False))
+
+
 def fitting_tile(
     network: nn.Module, height: int, width: int, *, memory: float, overlap: int, batch_size: int = 1
 ) -> int:
@@ -60,13 +65,19 @@ def fitting_tile(
         batch_size: tiles per pass.
 
     Raises:
-        AirpipeError: not even a tile that is larger than the overlap fits.
+        AirpipeError: not even a tile that is larger than the overlap fits, or the whole image does not
+            where the network needs it.
     """
     multiple = size_multiple(network)
     side = _round_up(128, multiple)
     per_pixel = COPIES * activation_bytes(network, side, side) / side**2
     if per_pixel * _round_up(height, multiple) * _round_up(width, multiple) <= memory:
         return 0
+    if whole_image(network):
+        raise AirpipeError(
+            f"this model looks at an image as a whole, and {width}x{height} pixels need about "
+            f"{per_pixel * height * width / 1e9:.2g} GB, not {memory / 1e9:g}. Give more memory or a smaller image"
+        )
     tile = int(math.sqrt(memory / per_pixel / max(batch_size, 1))) // multiple * multiple
     least = _round_up(overlap, multiple) + multiple
     if tile < least:
@@ -80,9 +91,15 @@ def fitting_tile(
 def lay_tiles(network: nn.Module, height: int, width: int, tile: int, overlap: int) -> list[Tile]:
     """As `plan_tiles`, with what the network needs; one that pads itself gets a whole image as it is.
 
+    A network that looks at an image as a whole (`whole_image`) is never tiled.
+
     Raises:
-        AirpipeError: as `plan_tiles`.
+        AirpipeError: as `plan_tiles`, or a network that is no restorer.
     """
+    if reason := getattr(network, "no_restorer", None):
+        raise AirpipeError(f"this model restores no image: {reason}. Choose another model")
+    if whole_image(network):
+        tile = 0
     tiles = plan_tiles(height, width, tile, overlap, size_multiple(network))
     return [Tile(0, 0, height, width)] if len(tiles) == 1 and pads_itself(network) else tiles
 

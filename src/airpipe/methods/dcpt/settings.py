@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from airpipe.settings import NetworkSettings, Settings, StageSettings
+from airpipe.settings import NetworkSettings, Settings, StageSettings, check_roles
 
 
 class HeadSettings(Settings):
@@ -38,11 +38,7 @@ class _FromParents(StageSettings):
 
     @model_validator(mode="after")
     def _roles(self) -> "_FromParents":
-        found = set(self.parents)
-        if not self.needs <= found <= self.needs | self.takes:
-            needed, more = ", ".join(sorted(self.needs)) or "none", ", ".join(sorted(self.takes))
-            also = f", and may have {more}" if more else ""
-            raise ValueError(f"parents: found {sorted(found) or 'none'}; {self.task} needs {needed}{also}")
+        check_roles(self, self.needs, self.takes)
         return self
 
 

@@ -1,0 +1,165 @@
+"""Two small classifiers of images, by which restored images are judged.
+
+Source: ours (for 32x32 pictures of eight shapes). `RecogniserVGG` shares its front with VRD-IR's encoder,
+`RecogniserResidual` has no part in VRD-IR. They are trained on clean images, then frozen.
+
+State-dict keys: front.{0,2,5,7}, body.<i>, head (A); stem, blocks.<i>.*, head (B).
+Shapes: B batch, K classes, D values of an embedding, H and W pixels; images are RGB in [0, 1] and are normalised here.
+"""
+
+from collections.abc import Mapping
+from typing import cast
+
+from torch import Tensor, nn
+
+from airpipe.errors import AirpipeError
+from airpipe.models.vgg import VGGFront
+
+SMALLEST = 8
+"""Least side in pixels: three halvings leave one."""
+
+
+class Recogniser(nn.Module):
+    """What recognisers have in common.
+
+    Args:
+        num_classes: K, at least 2.
+        image_size: side in pixels that images are to be resized to before; None: any size.
+
+    Raises:
+        ValueError: too few classes, or too small a size.
+    """
+
+    no_restorer = "it tells classes of images apart (recognition: recognisers)"
+
+    def __init__(self, num_classes: int, image_size: int | None) -> None:
+        super().__init__()
+        if num_classes < 2:
+            raise ValueError(f"num_classes is {num_classes}; expected at least 2")
+        if image_size is not None and image_size < SMALLEST:
+            raise ValueError(f"image_size is {image_size}; expected at least {SMALLEST}, or none for any size")
+        self.num_classes, self.image_size = num_classes, image_size
+
+    @staticmethod
+    def published_key(key: str) -> str:
+        """Name here of a published entry: the same."""
+        return key
+
+    @classmethod
+    def arguments_from(cls, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """No published file holds it."""
+        return
+
+
+class RecogniserVGG(Recogniser):
+    """A: the encoder of VRD-IR, then a small classifier.
+
+    Args:
+        num_classes: K.
+        widths: channels of the front, see `VGGFront`.
+        body: channels of the two convolutions behind it.
+        image_size: see `Recogniser`.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        widths: tuple[int, int] | list[int] = (16, 32),
+        body: tuple[int, int] | list[int] = (64, 64),
+        image_size: int | None = None,
+    ) -> None:
+        super().__init__(num_classes, image_size)
+        self.front = VGGFront(widths)
+        self.body = nn.Sequential(
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(widths[1], body[0], 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(body[0], body[1], 3, padding=1),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(2),
+            nn.Flatten(),
+        )
+        self.head = nn.Linear(4 * body[1], num_classes)
+
+    def forward(self, image: Tensor, features: bool = False, front: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """Logits (B, K) of (B, 3, H, W).
+
+        Args:
+            image: RGB in [0, 1], H and W at least 8.
+            features: return the embedding (B, 4 * body[1]) instead.
+            front: return (logits, features of the front (B, widths[1], H // 2, W // 2)), for training.
+
+        Raises:
+            AirpipeError: a smaller image.
+        """
+        first = self.front(normalised(image))
+        embedding = self.body(first)
+        if features:
+            return cast(Tensor, embedding)
+        logits: Tensor = self.head(embedding)
+        return (logits, first) if front else logits
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with batch norm, the first with stride 2, beside a 1x1 projection."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 3, 2, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(),
+            nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
+        self.projection = nn.Conv2d(inputs, outputs, 1, 2)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (B, inputs, h, w) to (B, outputs, h / 2, w / 2), rounded up."""
+        return cast(Tensor, (self.inner(features) + self.projection(features)).relu())
+
+
+class RecogniserResidual(Recogniser):
+    """B: a small residual network, independent of the enhancer.
+
+    Args:
+        num_classes: K.
+        stem: channels of the first convolution.
+        widths: channels of the residual blocks; D is the last.
+        image_size: see `Recogniser`.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        stem: int = 16,
+        widths: tuple[int, ...] | list[int] = (24, 48, 64),
+        image_size: int | None = None,
+    ) -> None:
+        super().__init__(num_classes, image_size)
+        self.stem = nn.Conv2d(3, stem, 3, padding=1)
+        pairs = zip([stem, *widths], widths, strict=False)
+        self.blocks = nn.Sequential(*(ResidualBlock(inputs, outputs) for inputs, outputs in pairs))
+        self.head = nn.Linear(widths[-1], num_classes)
+
+    def forward(self, image: Tensor, features: bool = False) -> Tensor:
+        """Logits (B, K) of (B, 3, H, W), RGB in [0, 1]; or the embedding (B, D)."""
+        embedding = self.blocks(self.stem(normalised(image)).relu()).mean((2, 3))
+        return cast(Tensor, embedding if features else self.head(embedding))
+
+
+def normalised(image: Tensor) -> Tensor:
+    """Map [0, 1] to [-1, 1].
+
+    Raises:
+        AirpipeError: an image that is too small.
+    """
+    height, width = image.shape[-2:]
+    if min(height, width) < SMALLEST:
+        raise AirpipeError(
+            f"the recogniser got an image of {width}x{height} pixels; it needs {SMALLEST}x{SMALLEST}. "
+            "Use larger images, or enlarge them before"
+        )
+    return image * 2 - 1

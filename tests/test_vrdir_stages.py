@@ -1,0 +1,429 @@
+"""VRD-IR's stages train what they say, hand on their models, resume to the same bits, and tell what does not fit."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import NOISE, ROOT, Stage, one_thread, shipped, stage
+from parity import make_input
+from torch import nn
+
+from airpipe.data.dataset import Batch
+from airpipe.data.pairs import read_pairs
+from airpipe.errors import AirpipeError
+from airpipe.evaluation.restore import restore
+from airpipe.methods.vrdir.network import DNC, SAD
+from airpipe.methods.vrdir.training import DncTask, IseTask, RecogniserTask, SadTask
+from airpipe.models.recognisers import RecogniserResidual
+from airpipe.models.vgg import VGGFront
+from airpipe.project import load_project
+from airpipe.registry import resolve, settings_class, stage_entry
+from airpipe.settings import StageSettings, canonical_json, check_settings
+from airpipe.training.checkpoints import load_model
+from airpipe.training.run import PairLists, RunOptions, train_stage
+
+RATE = {"learning_rate": 2e-3}
+ENHANCER = {"name": "vrdir", "arguments": {"in_channels": 8, "front_channels": 4, "hidden": 6, "normalise": "half"}}
+VRDIR_STAGE = {
+    "method": "vrdir",
+    "setting": "toy",
+    "network": ENHANCER,
+    "optimizers": {"net": RATE},
+    "phases": [{"steps": 6, "patch_size": 16, "batch_size": 4}],
+    "validation": {"every": 3, "patch_size": 32, "data": []},
+    "ema_decay": None,
+    "clip_norm": None,
+}
+FOLDER = "vrdir/toy/seed3"
+A = {
+    "task": "vrdir.recogniser",
+    "stage": "recogniser_a",
+    "network": {"name": "recogniser_vgg", "arguments": {"num_classes": 2, "widths": [4, 8], "body": [8, 8]}},
+    "rebuild": True,
+    "decoder_hidden": 6,
+    "loss_weights": {"class": 1, "rebuild": 5},
+    "optimizers": {"net": RATE, "decoder": RATE},
+}
+B = {
+    "task": "vrdir.recogniser",
+    "stage": "recogniser_b",
+    "network": {"name": "recogniser_residual", "arguments": {"num_classes": 2, "stem": 4, "widths": [4, 8]}},
+}
+SAD_STAGE = {
+    "task": "vrdir.sad",
+    "stage": "sad",
+    "parents": {"encoder": f"{FOLDER}/recogniser_a"},
+    "loss_weights": {"degraded": 0.1, "similarity": 0.1},
+}
+DNC_STAGE = {"task": "vrdir.dnc", "stage": "dnc_noise", "parents": {"sad": f"{FOLDER}/sad"}}
+BRANCHES = {f"dnc_{name}": f"{FOLDER}/dnc_{name}" for name in ("noise", "rain")}
+ISE_STAGE = {
+    "task": "vrdir.ise",
+    "stage": "ise",
+    "branches": ["noise", "rain"],
+    "parents": {"sad": f"{FOLDER}/sad", **BRANCHES},
+}
+SHORT = {"phases": [{"steps": 4, "patch_size": 16, "batch_size": 4}]}
+
+
+def vrdir_stage(changes: dict, **more) -> StageSettings:
+    """A tiny stage; None leaves a setting out."""
+    values = json.loads(canonical_json(stage())) | VRDIR_STAGE | changes | more
+    values = {key: value for key, value in values.items() if value is not None}
+    return check_settings(settings_class(values["task"]), values, "toy")
+
+
+def toy_stage(folder: Path, settings: StageSettings, classes: bool = True) -> Stage:
+    """A stage on disk whose images show two things."""
+    folder.mkdir(exist_ok=True, parents=True)
+    made = Stage(folder, settings)
+    known = {"classes": {f"img{i}": ("even", "odd")[i % 2] for i in range(5)}} if classes else {}
+    made.list.with_suffix(".json").write_text(json.dumps(known))
+    return made
+
+
+def train(folder: Path, settings: StageSettings, seconds: float = 1e6, classes: bool = True, **parents: Path) -> Stage:
+    """Run a stage in this process; `seconds` between checkpoints."""
+    made = toy_stage(folder, settings, classes)
+    pairs = read_pairs(made.list, folder / "images")
+    lists = PairLists([made.list] * 2, [pairs] * 2)
+    validation = PairLists([made.list], [pairs]) if settings.validation.data else PairLists([], [])
+    options = RunOptions(workdir=made.workdir, checkpoint_seconds=seconds, parents=parents)
+    train_stage(settings, lists, validation, options)
+    return made
+
+
+def card(made: Stage) -> dict:
+    return json.loads((made.workdir / "card.json").read_text())
+
+
+def curve(made: Stage, name: str) -> list[float]:
+    return [float(row["value"]) for row in csv.DictReader(made.curves().splitlines()) if row["name"] == name]
+
+
+def losses(made: Stage) -> set[str]:
+    names = {row["name"] for row in csv.DictReader(made.curves().splitlines())}
+    return {name.removeprefix("loss/") for name in names if name.startswith("loss/") and "total" not in name}
+
+
+def network(made: Stage) -> nn.Module:
+    return load_model(made.workdir).network
+
+
+def part(net: nn.Module, prefix: str) -> dict[str, torch.Tensor]:
+    return {k.removeprefix(prefix): v for k, v in net.state_dict().items() if k.startswith(prefix)}
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return list(one) == list(other) and all(torch.equal(value, other[key]) for key, value in one.items())
+
+
+def batch(seed: int = 0) -> Batch:
+    clean, degraded = make_input((4, 3, 16, 16), seed), make_input((4, 3, 16, 16), seed + 1)
+    return Batch(degraded, clean, torch.zeros(4, dtype=torch.int64), ["x"] * 4, [""] * 4)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> dict[str, Stage]:
+    """All stages of a toy setting."""
+    folder = tmp_path_factory.mktemp("vrdir")
+    made: dict[str, Stage] = {}
+    for changes in (A, B, SAD_STAGE, DNC_STAGE, {**DNC_STAGE, "stage": "dnc_rain"}, ISE_STAGE):
+        settings = vrdir_stage(changes)
+        parents = {role: model(made[name.split("/")[-1]]) for role, name in settings.parents.items()}
+        made[settings.stage] = train(folder / settings.stage, settings, **parents)
+    return made
+
+
+def model(made: Stage) -> Path:
+    return made.workdir / "model.safetensors"
+
+
+# What stages train and hand on
+
+
+def test_every_stage_exports_a_network_that_restores_by_itself(run):
+    image = make_input((3, 19, 22), 4)
+    for name, branches in (("sad", 0), ("dnc_noise", 1), ("dnc_rain", 1), ("ise", 2)):
+        found = card(run[name])["network"]
+        own = {"num_branches": branches, "fusion": branches == 2}
+        assert found == {"name": "vrdir", "arguments": {**ENHANCER["arguments"], **own}}
+        assert card(run[name])["macs"] > 0
+        assert restore(image, run[name].workdir).shape == image.shape
+    assert network(run["ise"]).guidance(image[None]).shape == (1, 2, 10, 11)
+
+
+def test_a_recogniser_restores_nothing(run):
+    for name in ("recogniser_a", "recogniser_b"):
+        with pytest.raises(AirpipeError, match="this model restores no image: it tells classes of images apart"):
+            restore(make_input((3, 19, 22)), run[name].workdir)
+
+
+def test_frozen_parts_stay_and_trained_ones_move(run):
+    nets = {name: network(made) for name, made in run.items()}
+    front = nets["recogniser_a"].front.state_dict()
+    for name in ("sad", "dnc_noise", "dnc_rain", "ise"):
+        assert same(part(nets[name], "ext."), front)
+        assert same(part(nets[name], "sad."), part(nets["sad"], "sad."))
+    for number, name in enumerate(("dnc_noise", "dnc_rain")):
+        assert same(part(nets["ise"], f"ise.dncs.{number}."), part(nets[name], "ise.dncs.0."))
+    fresh = IseTask(vrdir_stage(ISE_STAGE), {role: nets[role] for role in ("sad", "dnc_noise", "dnc_rain")})
+    start = part(fresh.net, "ise.fgm.")
+    assert all(not torch.equal(value, start[key]) for key, value in part(nets["ise"], "ise.fgm.").items())
+    assert {name for name, p in fresh.net.named_parameters() if p.requires_grad} == {f"ise.fgm.{key}" for key in start}
+
+
+def test_branches_that_are_not_frozen_move(run, tmp_path):
+    parents = {role: model(run[role]) for role in ("sad", "dnc_noise", "dnc_rain")}
+    made = train(tmp_path, vrdir_stage(ISE_STAGE, freeze_branches=False, **SHORT), **parents)
+    for number, name in enumerate(("dnc_noise", "dnc_rain")):
+        before, after = part(network(run[name]), "ise.dncs.0."), part(network(made), f"ise.dncs.{number}.")
+        assert all(not torch.equal(value, before[key]) for key, value in after.items())
+    assert same(part(network(made), "sad."), part(network(run["sad"]), "sad."))
+
+
+def test_losses_have_their_names_and_the_decoder_of_a_recogniser_is_thrown_away(run):
+    expected = {
+        "recogniser_a": {"class", "rebuild"},
+        "recogniser_b": {"class"},
+        "sad": {"clean", "degraded", "similarity"},
+        "dnc_noise": {"pixel", "semantic"},
+        "ise": {"pixel", "semantic"},
+    }
+    assert {name: losses(run[name]) for name in expected} == expected
+    assert not any("decoder" in key for key in network(run["recogniser_a"]).state_dict())
+    state = torch.load(max((run["recogniser_a"].workdir / "state").glob("*.ckpt")), weights_only=True)
+    assert {"network.decoder", "optimizer.decoder", "optimizer.net"} <= set(state)
+    assert card(run["recogniser_a"])["classes"] == ["even", "odd"]
+
+
+def test_cards_tell_what_came_from_which_parent(run):
+    found = {parent["role"]: parent["keys"] for parent in card(run["ise"])["parents"]}
+    assert {role: keys["matched"] for role, keys in found.items()} == {"sad": 12, "dnc_noise": 6, "dnc_rain": 6}
+    assert all(not keys["missing"] and not keys["unexpected"] for keys in found.values())
+    assert set(card(run["ise"])["budget"]["stages"]) == {f"{FOLDER}/{name}" for name in run if name != "recogniser_b"}
+
+
+def test_validation_tells_psnr_and_top1(run, tmp_path):
+    noisy = {"pairs": "toy.train", "recipe": "noise", "operations": [NOISE]}
+    watched = {"validation": {"every": 2, "patch_size": 32, "data": [noisy]}}
+    sad = train(tmp_path / "sad", vrdir_stage(SAD_STAGE, **SHORT, **watched), encoder=model(run["recogniser_a"]))
+    assert len(curve(sad, "validation/psnr")) == len(curve(sad, "validation/psnr_clean")) == 2
+    one = train(tmp_path / "b", vrdir_stage(B, **SHORT, **watched))
+    assert {value % 20 for value in curve(one, "validation/top1")} == {0}  # of five images
+
+
+def test_the_encoder_may_be_an_image_model_or_another_stage_of_the_enhancer(run):
+    torch.manual_seed(1)
+    front = VGGFront((4, 8))
+    for encoder, expected in (
+        (front, front),
+        (network(run["sad"]), network(run["sad"]).ext),
+        (network(run["recogniser_a"]), network(run["recogniser_a"]).front),
+    ):
+        assert same(SadTask(vrdir_stage(SAD_STAGE), {"encoder": encoder}).net.ext.state_dict(), expected.state_dict())
+
+
+def test_imported_parts_are_parents_with_an_encoder_beside_them():
+    torch.manual_seed(2)
+    front, decoder = VGGFront((4, 8)), SAD(8, 6)
+    roles = {"sad": "imported/sad", "encoder": "imported/vgg16"}
+    task = DncTask(vrdir_stage(DNC_STAGE, parents=roles), {"sad": decoder, "encoder": front})
+    assert same(part(task.net, "sad."), decoder.state_dict()) and same(part(task.net, "ext."), front.state_dict())
+    branches = {role: DNC(8) for role in BRANCHES}
+    task = IseTask(vrdir_stage(ISE_STAGE, parents=roles | BRANCHES), {"sad": decoder, "encoder": front, **branches})
+    assert same(part(task.net, "ise.dncs.1."), branches["dnc_rain"].state_dict())
+
+
+# Losses
+
+
+def test_legacy_targets_are_the_images_between_minus_one_and_one(run):
+    one = batch()
+    parents = {"encoder": network(run["recogniser_a"])}
+    found = {
+        legacy: SadTask(vrdir_stage(SAD_STAGE, legacy_targets=legacy, sr_margin=1.0), parents).step(one, "train")
+        for legacy in (False, True)
+    }
+    net = SadTask(vrdir_stage(SAD_STAGE), parents).net
+    rebuilt = net(one.clean)
+    assert found[False]["clean"].item() == pytest.approx((rebuilt - one.clean).abs().mean().item(), rel=1e-5)
+    assert found[True]["clean"].item() == pytest.approx((rebuilt - 2 * one.clean + 1).abs().mean().item(), rel=1e-5)
+    assert found[True]["similarity"].item() != pytest.approx(found[False]["similarity"].item(), abs=1e-3)
+    restoring = DncTask(vrdir_stage(DNC_STAGE, legacy_targets=True), {"sad": network(run["sad"])})
+    pixel = (restoring.net(one.degraded) - 2 * one.clean + 1).abs().mean()
+    assert restoring.step(one, "train")["pixel"].item() == pytest.approx(pixel.item(), rel=1e-5)
+
+
+def test_the_ranking_vanishes_where_the_margin_is_met(run):
+    parents = {"encoder": network(run["recogniser_a"])}
+    one = batch()
+    found = [
+        SadTask(vrdir_stage(SAD_STAGE, sr_margin=margin), parents).step(one, "train")["similarity"].item()
+        for margin in (1.0, 0.5)
+    ]
+    assert found[0] - found[1] == pytest.approx(0.5, abs=1e-6)
+
+
+def test_a_recogniser_learns_from_classes_and_rebuilds_its_own_input():
+    task = RecogniserTask(vrdir_stage(A), {})
+    one = batch()
+    wanted = torch.tensor([0, 1, -1, 1])
+    labelled = Batch(one.degraded, one.clean, one.label, one.name, one.level, category=wanted)
+    found = task.step(labelled, "train")
+    logits, front = task.networks["net"](one.degraded, front=True)
+    known = [0, 1, 3]
+    expected = torch.nn.functional.cross_entropy(logits[known], wanted[known])
+    assert found["class"].item() == pytest.approx(expected.item(), rel=1e-5)
+    rebuilt = task.networks["decoder"](front)
+    assert found["rebuild"].item() == pytest.approx((rebuilt - one.degraded).abs().mean().item(), rel=1e-5)
+    assert [turn.optimizers for turn in task.turns] == [("net", "decoder")]
+
+
+# Resuming, several processes
+
+
+@pytest.mark.parametrize("name", ["recogniser_a", "recogniser_b", "sad", "dnc_noise", "ise"])
+def test_every_stage_killed_and_resumed_ends_with_the_same_bits(run, tmp_path, monkeypatch, name):
+    changes = {"recogniser_a": A, "recogniser_b": B, "sad": SAD_STAGE, "dnc_noise": DNC_STAGE, "ise": ISE_STAGE}[name]
+    settings = vrdir_stage(changes)
+    parents = {role: model(run[parent.split("/")[-1]]) for role, parent in settings.parents.items()}
+    build = resolve(stage_entry(settings.task).build)
+    step, calls = build.step, []
+
+    def killed(self, batch, turn):
+        calls.append(turn)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return step(self, batch, turn)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(build, "step", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path, settings, seconds=1e-6, **parents)
+    resumed = train(tmp_path, settings, **parents)
+    assert json.loads((resumed.workdir / "state" / "attempts.json").read_text()) == [3]
+    assert resumed.weights() == run[name].weights()
+    assert resumed.curves() == run[name].curves()
+
+
+TWO_PROCESSES = """
+import json, runpy, sys
+main = runpy.run_path(sys.argv[1])["main"]
+for line in open(sys.argv[2]):
+    sys.argv = json.loads(line)
+    main()
+"""
+
+
+def test_two_processes_compute_what_one_does(run, tmp_path):
+    stages = {"recogniser_a": A, "sad": SAD_STAGE, "dnc_noise": DNC_STAGE, "ise": ISE_STAGE}
+    calls, made = [], {}
+    for name, changes in stages.items():
+        settings = vrdir_stage(changes)
+        roles = {role: model(run[parent.split("/")[-1]]) for role, parent in settings.parents.items()}
+        made[name] = toy_stage(tmp_path / name, settings)
+        words = [word for role, path in roles.items() for word in ("--parent", f"{role}={path}")]
+        calls.append(json.dumps(made[name].command(*words, "--processes", "2")[1:]))
+    (tmp_path / "calls").write_text("\n".join(calls))
+    (tmp_path / "driver.py").write_text(TWO_PROCESSES)
+    launch = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc-per-node", "2"]
+    what = [str(tmp_path / "driver.py"), str(ROOT / "scripts" / "train.py"), str(tmp_path / "calls")]
+    done = subprocess.run([*launch, *what], env=one_thread(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    for name in stages:
+        assert card(made[name])["world_size"] == 2
+        assert curve(made[name], "loss/total") == pytest.approx(curve(run[name], "loss/total"), abs=1e-5), name
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (A | {"optimizers": {"net": RATE}}, "found net; with rebuild: true expected decoder and net"),
+        (B | {"optimizers": {"net": RATE, "decoder": RATE}}, "with rebuild: false expected net"),
+        (B | {"parents": {"init": "a"}}, r"parents: found \['init'\]; vrdir.recogniser needs none"),
+        (SAD_STAGE | {"parents": {}}, "parents: found none; vrdir.sad needs encoder"),
+        (DNC_STAGE | {"parents": {"encoder": "a"}}, "vrdir.dnc needs sad, and may have encoder"),
+        (ISE_STAGE | {"branches": ["noise"]}, "vrdir.ise needs dnc_noise, sad, and may have encoder"),
+        (ISE_STAGE | {"branches": ["noise", "rain", "rain"]}, "branches: rain is there twice"),
+        (SAD_STAGE | {"network": {"name": "nafnet"}}, "network: found 'nafnet'; vrdir.sad trains a vrdir"),
+        (
+            SAD_STAGE | {"network": {"name": "vrdir", "arguments": {"num_branches": 3}}},
+            "network: num_branches follows from the stage; leave it out",
+        ),
+        (SAD_STAGE | {"sr_margn": 1}, "unknown setting 'sr_margn'; did you mean 'sr_margin'"),
+    ],
+)
+def test_wrong_settings_are_told(changes, message):
+    with pytest.raises(AirpipeError, match=message):
+        vrdir_stage(changes)
+
+
+def test_images_without_or_with_other_classes_are_told(tmp_path):
+    with pytest.raises(AirpipeError, match="found no class for any training image; a recogniser learns from splits wi"):
+        train(tmp_path / "none", vrdir_stage(B), classes=False)
+    arguments = {"num_classes": 3, "stem": 4, "widths": [4]}
+    three = B | {"network": {"name": "recogniser_residual", "arguments": arguments}}
+    message = r"images show 2 classes \(even, odd, ...\), the network tells 3 apart. Set .*num_classes: 2"
+    with pytest.raises(AirpipeError, match=message):
+        train(tmp_path / "three", vrdir_stage(three))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({**A, "network": B["network"]}, "rebuild needs the front of a recogniser_vgg; recogniser_residual has none"),
+        ({**B, "network": ENHANCER}, "network vrdir tells no classes; expected recogniser_vgg or recogniser_residual"),
+    ],
+)
+def test_a_network_that_is_no_fitting_recogniser_is_told(changes, message):
+    with pytest.raises(AirpipeError, match=message):
+        RecogniserTask(vrdir_stage(changes), {})
+
+
+def test_parents_that_do_not_fit_are_told(run):
+    sad, noise = network(run["sad"]), network(run["dnc_noise"])
+    with pytest.raises(AirpipeError, match="parent encoder is a RecogniserResidual without encoder; .*import_weights"):
+        SadTask(vrdir_stage(SAD_STAGE), {"encoder": RecogniserResidual(2)})
+    with pytest.raises(AirpipeError, match="parent encoder has .* 64 and 128 channels, the network of 4 and 8"):
+        SadTask(vrdir_stage(SAD_STAGE), {"encoder": VGGFront()})
+    roles = {"sad": "imported/sad", "encoder": "imported/vgg16"}
+    with pytest.raises(AirpipeError, match="parent sad is a VGGFront without decoder; give a stage vrdir.sad"):
+        DncTask(vrdir_stage(DNC_STAGE, parents=roles), {"sad": VGGFront((4, 8)), "encoder": VGGFront((4, 8))})
+    with pytest.raises(AirpipeError, match="parent dnc_rain: found 0 branches, expected one branch. Give a stage vrdi"):
+        IseTask(vrdir_stage(ISE_STAGE), {"sad": sad, "dnc_noise": noise, "dnc_rain": sad})
+
+
+@pytest.mark.parametrize(("key", "what"), [("ext.0.weight", "encoder"), ("sad.decoder.2.bias", "decoder")])
+def test_branches_of_another_encoder_or_decoder_are_told(run, key, what):
+    parents = {role: network(run[role]) for role in ("sad", "dnc_noise", "dnc_rain")}
+    parents["dnc_rain"].state_dict()[key].add_(1e-3)
+    message = f"parent dnc_rain was trained with another {what} than parent sad has .first difference: {key}.. Train"
+    with pytest.raises(AirpipeError, match=message):
+        IseTask(vrdir_stage(ISE_STAGE), parents)
+
+
+def test_one_pixel_of_features_stops_the_first_step_with_a_clear_message(run, tmp_path):
+    tiny = {"phases": [{"steps": 1, "patch_size": 2, "batch_size": 4}]}
+    with pytest.raises(AirpipeError, match=r"a feature map of 1x1 has no standard deviation; .*patch_size"):
+        train(tmp_path, vrdir_stage(DNC_STAGE, **tiny), sad=model(run["sad"]))
+
+
+# Shipped settings
+
+
+def test_the_shipped_settings_share_the_recognisers_of_the_first_one():
+    plans = load_project(shipped()).methods["vrdir"].settings
+    assert list(plans) == ["airpipe", "reference", "airpipe_trained", "airpipe_no_sr"]
+    assert {name: list(plan.stages) for name, plan in plans.items()}["airpipe_trained"] == ["ise"]
+    for name in ("reference", "airpipe_no_sr"):
+        assert plans[name].stages["sad"].parents("demo") == {"vrdir/airpipe/recogniser_a"}
+        assert plans[name].stages["sad"].parents("paper") == {"imported/vgg16"}
+    assert {plan.last(scale) for plan in plans.values() for scale in ("demo", "paper")} == {"ise"}
