@@ -28,6 +28,7 @@ TOY = {
     "tests": {"photos_noise25": {"protocols": ["airpipe"], "keep_images": 1}},
     "tables": {"allinone": {"tests": ["photos_noise25"]}, "pretraining": {"scales": []}},
     "features": {"scales": []},
+    "recognition": {"scales": []},
     "compute": {"demo": {"default": {"threads": 1}}},
 }
 """Overlay: the shipped demo with a network of width 4, 12 steps and one test; under a minute on two cores."""

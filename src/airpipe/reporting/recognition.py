@@ -1,9 +1,9 @@
 """Tables of the recognition tests: long csv, Markdown and LaTeX twins. This module needs no torch.
 
 A variant says what recognisers saw. `clean`: clean images; `degraded`: degraded ones; `restored`, `restored_clean`:
-what an enhancer makes of the two. Stages of VRD-IR have names of their own: `decoder_only`, `decoder_clean` (encoder and
-decoder without branches) and `branch_<degradation>` (one branch, told which degradation it is), shown on tests of that
-degradation only.
+what an enhancer makes of the two. VRD-IR's stages have names of their own: `decoder_only`, `decoder_clean` (encoder
+and decoder without branches) and `branch_<degradation>` (one branch, told which degradation it is), shown on tests of
+that degradation only.
 """
 
 import math
@@ -343,8 +343,8 @@ def recognition_notes(table: pd.DataFrame, results: Sequence[Result], story: Sto
     """What must be said under the table."""
     lines = [f"{story.scale} scale: not comparable with published numbers."] if story.scale != PAPER_SCALE else []
     lines.append(
-        "Recognisers were trained on clean images and are frozen; no enhancer learns from their answers. Restored images "
-        "are rounded to 8 bit, as files are. chance: what guessing reaches."
+        "Recognisers were trained on clean images and are frozen; no enhancer learns from their answers. Restored "
+        "images are rounded to 8 bit, as files are. chance: what guessing reaches."
     )
     lines.append(f"{HURTS}: below the same images without restoration.")
     lines += _about_seeds(table, results)
