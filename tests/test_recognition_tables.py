@@ -1,0 +1,281 @@
+"""Tables and figures of the recognition tests say what their results say."""
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from airpipe.errors import AirpipeError
+from airpipe.reporting.recognition import (
+    COLUMNS,
+    RESTORATION_COLUMNS,
+    Story,
+    detection_rows,
+    read_long,
+    read_notes,
+    recognition_blocks,
+    recognition_table,
+    restoration_table,
+    row_label,
+    variant_of,
+    write_recognition,
+)
+from airpipe.reporting.recognition_figures import draw_pictures, draw_top1, read_pictures
+
+TESTS = {"clean": ("clean", ""), "haze": ("haze", ""), "noise25": ("noise", "25"), "rain": ("rain", "")}
+TOP1 = {  # of recogniser b; a has 5 more
+    "none": (96, 58, 49, 33),
+    "vrdir/airpipe/seed0/ise": (88, 67, 73, 55),
+    "vrdir/airpipe/seed0/sad": (89, 44, 69, 47),
+    "vrdir/airpipe/seed0/dnc_haze": (70, 65, 40, 20),
+    "vrdir/airpipe/seed0/dnc_noise": (80, 50, 74, 30),
+    "vrdir/airpipe/seed0/dnc_rain": (80, 40, 30, 56),
+    "baseline/nafnet_5d/seed0/train": (95, 50, 60, 40),
+}
+STORY = Story("demo", list(TESTS), ["b", "a"], {"vrdir/airpipe": "Haze, noise and rain"})
+
+
+def result(model, seed=0, shift=0.0, retrieval=False):
+    """What scripts/recognise.py writes."""
+    tests = {}
+    for (name, (degradation, level)), top1 in zip(TESTS.items(), TOP1[model], strict=True):
+        scores = {
+            key: {"classification": {"top1": top1 + extra + shift, "chance": 12.5}}
+            for key, extra in (("b", 0), ("a", 5))
+        }
+        if retrieval:
+            ranks = {"rank1": 40.0, "rank5": 50, "rank10": 60, "map": 30.0, "chance_rank1": 12.0, "chance_map": 13.0}
+            scores["b"]["retrieval"] = {**ranks, "queries": 590, "without_match": 10, "gallery": 600}
+        psnr = None if model == "none" and degradation == "clean" else top1 / 4 + shift
+        before = None if degradation == "clean" else 10.0
+        tests[name] = {
+            "pairs": f"shapes{seed}.test",
+            "dataset": "shapes",
+            "degradation": degradation,
+            "level": level,
+            "images": 600,
+            "restoration": {"psnr_in": before, "ssim_in": 0.5, "psnr": psnr, "ssim": 0.8},
+            "recognition": scores,
+        }
+    shared = {"b": 0, "a": 5000 if model.startswith("vrdir") else 0}
+    recognisers = {name: {"id": name, **({} if model == "none" else {"shared_values": shared[name]})} for name in "ba"}
+    return {"model": model.replace("seed0", f"seed{seed}"), "seed": seed, "recognisers": recognisers, "tests": tests}
+
+
+def results(**options):
+    return [result(model, **options) for model in TOP1]
+
+
+def value(table, **where):
+    rows = table
+    for key, wanted in where.items():
+        rows = rows[rows[key] == wanted]
+    assert len(rows) == 1
+    return rows.iloc[0]
+
+
+# Long tables
+
+
+def test_variants_say_what_recognisers_saw():
+    assert [variant_of("none", d) for d in ("clean", "haze")] == ["clean", "degraded"]
+    assert [variant_of("vrdir/airpipe/ise", d) for d in ("clean", "haze")] == ["restored_clean", "restored"]
+    assert [variant_of("vrdir/airpipe/sad", d) for d in ("clean", "haze")] == ["decoder_clean", "decoder_only"]
+    assert [variant_of("vrdir/airpipe/dnc_haze", d) for d in ("clean", "haze")] == [None, "branch_haze"]
+    assert variant_of("imported/mine", "haze") == "restored"
+
+
+def test_every_number_stands_in_the_long_table_with_its_chance_and_count():
+    table = recognition_table(results(), STORY)
+    assert list(table.columns) == list(COLUMNS)
+    # per recogniser: 4 tests of none, ise, sad and baseline; one of each branch
+    assert len(table) == 2 * (4 * 4 + 3)
+    assert list(dict.fromkeys(table["recogniser"])) == ["b", "a"]
+    row = value(table, recogniser="b", variant="branch_noise")
+    assert (row["value"], row["degradation"], row["level"], row["model"]) == (
+        74,
+        "noise",
+        "25",
+        "vrdir/airpipe/dnc_noise",
+    )
+    assert (row["chance"], row["n_images"], row["seeds"], row["dataset"]) == (12.5, 600, 1, "shapes")
+    assert math.isnan(row["sd"])
+    assert value(table, recogniser="a", variant="clean")["value"] == 101
+
+
+def test_recovery_is_the_share_of_the_loss_that_comes_back():
+    table = recognition_table(results(), STORY)
+    restored = value(table, recogniser="b", variant="restored", degradation="haze", model="vrdir/airpipe/ise")
+    assert restored["recovery"] == pytest.approx((67 - 58) / (96 - 58))
+    worse = value(table, recogniser="b", variant="decoder_only", degradation="haze")
+    assert worse["recovery"] == pytest.approx((44 - 58) / (96 - 58))
+    for variant in ("clean", "degraded", "restored_clean", "decoder_clean"):
+        assert table.loc[table["variant"] == variant, "recovery"].isna().all()
+    without_clean = Story("demo", ["haze", "rain"], ["b"])
+    assert recognition_table(results(), without_clean)["recovery"].isna().all()
+
+
+def test_seeds_are_averaged_with_their_spread():
+    fresh = [result(model, seed, shift) for model in TOP1 for seed, shift in ((1, -2), (2, 0), (3, 2))]
+    table = recognition_table(fresh, STORY)
+    row = value(table, recogniser="b", variant="restored", degradation="rain", model="vrdir/airpipe/ise")
+    assert (row["value"], row["sd"], row["seeds"]) == (55, pytest.approx(2), 3)
+    restoration = restoration_table(fresh, STORY)
+    row = value(restoration, variant="restored", degradation="rain", model="vrdir/airpipe/ise")
+    assert (row["psnr"], row["sd"], row["seeds"]) == (pytest.approx(55 / 4), pytest.approx(2), 3)
+    assert value(restoration, variant="clean")["psnr"] == math.inf
+
+
+def test_retrieval_has_rows_of_its_own():
+    table = recognition_table(results(retrieval=True), STORY)
+    row = value(table, metric="map", variant="degraded", degradation="haze")
+    assert (row["task"], row["value"], row["chance"], row["n_images"]) == ("retrieval", 30, 13, 590)
+    titles = [block.title for block in recognition_blocks(table)]
+    assert titles == [
+        "Recogniser b, top-1 (%, chance 12.5)",
+        "Recogniser b, Rank-1 (%, chance 12.0)",
+        "Recogniser b, mAP (%, chance 13.0)",
+        "Recogniser a, top-1 (%, chance 12.5)",
+    ]
+
+
+def test_a_result_without_a_test_is_told():
+    with pytest.raises(AirpipeError, match="recognition of none: no test snow in its result; run it again"):
+        recognition_table(results(), Story("demo", ["snow"], ["b"]))
+    with pytest.raises(AirpipeError, match="no recogniser c in test clean; run it again"):
+        recognition_table(results(), Story("demo", ["clean"], ["c"]))
+
+
+def test_detections_stand_beside_the_recognisers(tmp_path):
+    box = [10, 10, 10, 10]
+    truth = {
+        "images": [{"id": 1}],
+        "categories": [{"id": 1}],
+        "annotations": [{"image_id": 1, "category_id": 1, "bbox": box}],
+    }
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    for name, found in (("clean", box), ("degraded", [50, 50, 5, 5]), ("restored", [10, 10, 10, 6])):
+        said = [{"image_id": 1, "category_id": 1, "bbox": found, "score": 1}]
+        (tmp_path / f"{name}.json").write_text(json.dumps(said))
+    files = {name: str(tmp_path / f"{name}.json") for name in ("clean", "degraded", "restored")}
+    entry = {"annotations": str(tmp_path / "truth.json"), "detections": files, "recogniser": "", "degradation": "haze"}
+    rows = detection_rows("voc", {**entry, "level": ""})
+    by = {(row["variant"], row["metric"]): row for row in rows}
+    assert [by[v, "AP"]["value"] for v in files] == [100, 0, pytest.approx(30)]
+    assert by["restored", "AP50"]["recovery"] == 1 and by["restored", "AP"]["recovery"] == pytest.approx(0.3)
+    story = Story("demo", list(TESTS), ["b"], {}, {"voc": {**entry, "level": ""}})
+    block = recognition_blocks(recognition_table(results(), story))[-1]
+    assert block.title == "Detections, detector voc haze (%)"
+    assert block.body == [["clean", "100.0", "100.0", "100.0"], ["degraded", "0.0", "0.0", "0.0"],
+                          ["restored", "30.0", "100.0", "0.0"]]  # fmt: skip
+
+
+# For readers
+
+
+def test_rows_are_enhancers_columns_are_tests_and_losses_are_marked(tmp_path):
+    block = recognition_blocks(recognition_table(results(), STORY))[0]
+    assert block.head == ["input of the recogniser", "clean", "haze", "noise 25", "rain"]
+    assert block.body == [
+        ["no restoration", "96.0", "58.0", "49.0", "33.0"],
+        ["vrdir/airpipe", "88.0 ↓", "67.0", "73.0", "55.0"],
+        ["vrdir/airpipe, decoder only", "89.0 ↓", "44.0 ↓", "69.0", "47.0"],
+        ["vrdir/airpipe, own branch", "–", "65.0", "74.0", "56.0"],
+        ["baseline/nafnet_5d", "95.0 ↓", "50.0 ↓", "60.0", "40.0"],
+    ]
+
+
+def test_stages_of_one_setting_keep_their_names_apart():
+    models = ["dcpt/nafnet_5d/pretrain", "dcpt/nafnet_5d/finetune"]
+    assert row_label("restored", models[0], models) == models[0]
+    assert row_label("restored", "imported/mine", [*models, "imported/other"]) == "imported/mine"
+    assert row_label("restored", "vrdir/airpipe/ise", ["vrdir/airpipe/ise", "vrdir/airpipe/sad"]) == "vrdir/airpipe"
+
+
+def write(folder, found):
+    paths = []
+    for number, one in enumerate(found):
+        paths.append(folder / f"{number}.json")
+        paths[-1].write_text(json.dumps(one))
+    write_recognition(paths, STORY, folder / "recognition.csv", folder / "restoration.csv")
+    return folder
+
+
+def test_files_hold_the_same_numbers_and_the_notes_say_how_far_to_trust_them(tmp_path):
+    write(tmp_path, results())
+    table = read_long(tmp_path / "recognition.csv")
+    pd.testing.assert_frame_equal(
+        table, recognition_table(results(), STORY), check_dtype=False, check_exact=False, rtol=1e-12
+    )
+    assert list(read_long(tmp_path / "restoration.csv").columns) == list(RESTORATION_COLUMNS)
+    notes = read_notes(tmp_path / "recognition.md")
+    assert "demo scale: not comparable with published numbers." in notes
+    assert "One seed (0); of 600 images a share has a standard error of up to 2.0 points." in notes
+    assert (
+        "Recogniser a shares its front with vrdir/airpipe (5,000 weights): it is no independent check of them." in notes
+    )
+    assert not any(note.startswith("Recogniser b") for note in notes)
+    assert "vrdir/airpipe: Haze, noise and rain." in notes
+    text = (tmp_path / "restoration.md").read_text()
+    assert "| no restoration | inf / 0.800 | 14.50 / 0.800 | 12.25 / 0.800 | 8.25 / 0.800 |" in text
+    assert "own branch & – & 65.0" in (tmp_path / "recognition.tex").read_text().replace("--", "–")
+
+
+def test_fresh_seeds_are_named_with_their_spread(tmp_path):
+    fresh = [result(model, seed, shift) for model in TOP1 for seed, shift in ((1, -2), (2, 0), (3, 2))]
+    write(tmp_path, fresh)
+    text = (tmp_path / "recognition.md").read_text()
+    assert "±: standard deviation over 3 seeds (1, 2, 3); of 600 images" in text
+    assert "| vrdir/airpipe | 88.0 ± 2.0 ↓ | 67.0 ± 2.0 |" in text
+
+
+# Figures
+
+
+def kept(folder, model, maps):
+    """Pictures as scripts/recognise.py keeps them."""
+    generator = np.random.default_rng(0)
+    arrays = {}
+    for test in TESTS:
+        for kind in ("degraded", "restored", "clean"):
+            arrays[f"{test}.0.{kind}"] = generator.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        if maps:
+            weights = generator.random((maps, 16, 16))
+            arrays[f"{test}.0.guidance"] = (weights / weights.sum(0)).astype(np.float16)
+    path = folder / f"{model.replace('/', '_')}.npz"
+    np.savez_compressed(path, **arrays)
+    return path
+
+
+def test_bars_show_every_enhancer_and_come_out_the_same_again(tmp_path):
+    write(tmp_path, results())
+    table = read_long(tmp_path / "recognition.csv")
+    for name in ("one", "two"):
+        draw_top1(table, "b", tmp_path / f"{name}.png")
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
+    width, height = Image.open(tmp_path / "one.png").size
+    assert 800 < width < 2000 and 400 < height < 1200
+
+
+def test_bars_over_seeds_have_whiskers(tmp_path):
+    fresh = [result(model, seed, shift) for model in TOP1 for seed, shift in ((1, -2), (2, 2))]
+    draw_top1(recognition_table(fresh, STORY), "b", tmp_path / "seeds.png")
+    draw_top1(recognition_table(results(), STORY), "b", tmp_path / "one.png")
+    assert (tmp_path / "seeds.png").read_bytes() != (tmp_path / "one.png").read_bytes()
+
+
+def test_pictures_are_those_of_the_first_enhancer_with_guidance_maps(tmp_path):
+    models = ["none", "baseline/nafnet_5d/seed0/train", "vrdir/airpipe/seed0/ise"]
+    files = [kept(tmp_path, model, 3 if "vrdir" in model else 0) for model in models]
+    model, rows = read_pictures([result(name) for name in models], files, list(TESTS))
+    assert model == models[-1]
+    assert [row.title for row in rows] == ["clean", "haze", "noise 25", "rain"]
+    assert rows[0].maps.shape == (3, 16, 16)
+    draw_pictures(model, rows, ["haze", "noise", "rain"], tmp_path / "maps.png")
+    plain, plain_rows = read_pictures([result(name) for name in models[:2]], files[:2], list(TESTS))
+    draw_pictures(plain, plain_rows, [], tmp_path / "plain.png")
+    assert plain == models[1]
+    assert Image.open(tmp_path / "maps.png").size[0] > 1.5 * Image.open(tmp_path / "plain.png").size[0]
