@@ -24,6 +24,7 @@ from airpipe.reporting.recognition import (
     write_recognition,
 )
 from airpipe.reporting.recognition_figures import draw_pictures, draw_top1, read_pictures
+from benchmarks import vrdir_bounds
 
 TESTS = {"clean": ("clean", ""), "haze": ("haze", ""), "noise25": ("noise", "25"), "rain": ("rain", "")}
 TOP1 = {  # of recogniser b; a has 5 more
@@ -279,3 +280,42 @@ def test_pictures_are_those_of_the_first_enhancer_with_guidance_maps(tmp_path):
     draw_pictures(plain, plain_rows, [], tmp_path / "plain.png")
     assert plain == models[1]
     assert Image.open(tmp_path / "maps.png").size[0] > 1.5 * Image.open(tmp_path / "plain.png").size[0]
+
+
+# Bounds
+
+
+def checked(folder, capsys, found):
+    write(folder, found)
+    arguments = [str(folder / "recognition.csv"), str(folder / "restoration.csv")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["vrdir_bounds", *arguments])
+        status = vrdir_bounds.main()
+    return status, capsys.readouterr().out
+
+
+def test_bounds_of_the_demo_are_printed_and_a_miss_fails(tmp_path, capsys):
+    found = results()
+    for one in found:
+        one["tests"]["clean"]["restoration"]["psnr"] = 27.4
+    for test, psnr in (("haze", 16.3), ("noise25", 23.9), ("rain", 21.9)):
+        found[1]["tests"][test]["restoration"]["psnr"] = psnr
+    status, text = checked(tmp_path, capsys, found)
+    assert status == 0 and "11 of 11 bounds hold, 1 seeds" in text
+    assert "PSNR gain, haze                                  6.30" in text
+    assert "top-1 against the own branch, rain              -1.00" in text
+    assert "top-1 of clean images that are restored         -8.00" in text
+    found[1]["tests"]["haze"]["recognition"]["b"]["classification"]["top1"] = 60.0
+    status, text = checked(tmp_path, capsys, found)
+    assert status == 1
+    assert [line.split("  ")[0] for line in text.splitlines() if line.endswith("MISSED")] == [
+        "top-1 gain, haze",
+        "top-1 against the own branch, haze",
+    ]
+
+
+def test_tables_without_the_rows_of_a_bound_are_told(tmp_path, capsys):
+    with pytest.raises(
+        AirpipeError, match=r"0 rows with variant 'decoder_clean'.*Make the tables: snakemake vrdir_seeds"
+    ):
+        checked(tmp_path, capsys, results()[:2])
