@@ -34,8 +34,9 @@ def registry_table() -> str:
         embedded = [file.split for file in entry.packages]
         counts |= {split: embedded.count(split) for split in embedded}
         splits = ", ".join(f"{split} ({count:,})" if count else split for split, count in counts.items())
-        way = "embedded" if entry.packages else ways(entry)
-        lines.append(f"| `{name}` | [{entry.title}]({entry.home}) | {splits} | {way} | {'; '.join(entry.used_by)} |")
+        lines.append(
+            f"| `{name}` | [{entry.title}]({entry.home}) | {splits} | {ways(entry)} | {'; '.join(entry.used_by)} |"
+        )
     return "\n".join(lines)
 
 

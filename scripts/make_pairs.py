@@ -37,6 +37,7 @@ def main() -> None:
         remedy = f"The manifest is out of step: rm {given.manifest}, then run snakemake again"
         complain([*pairing.problems, *size_problems(pairing.rows, sizes)], given.list, remedy)
         rows = pairing.rows
+        facts |= pairing.labels()
     write_pairs(given.output, rows, facts)
     print(f"{given.list}: {len(rows)} pairs")
 

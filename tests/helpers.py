@@ -30,6 +30,7 @@ RAIN = {
 }
 
 PARAMETERS = {
+    "colour_shift": {"contrast": 0.8, "brightness": 0.1},
     "defocus_blur": {"diameter": 7},
     "gaussian_noise": {"sigma": 25},
     "haze": {"airlight": 0.9, "beta": 1.0, "near": 0.2, "far": 1.5},

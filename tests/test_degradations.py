@@ -14,6 +14,7 @@ from PIL import Image
 
 from airpipe.data.packages import locate
 from airpipe.degradations.blur import defocus_blur, disc_kernel
+from airpipe.degradations.colour import colour_shift
 from airpipe.degradations.compression import LARGEST_JPEG_SIDE, jpeg
 from airpipe.degradations.inpainting import stroke_mask, strokes
 from airpipe.degradations.mosaic import bayer_pattern, mosaic
@@ -412,3 +413,15 @@ def test_a_flake_has_the_area_of_a_disc_and_motion_makes_it_longer_and_more_tran
     rows, columns = ((moving > 0.1).any(axis).sum() for axis in (1, 0))
     assert rows > 1.5 * columns  # an angle of 0 is vertical
     np.testing.assert_allclose(flake_kernel(9, 12, 90), moving.T, atol=1e-5)
+
+
+# Colour
+
+
+def test_a_colour_shift_stretches_about_mid_grey_and_adds():
+    image = np.array([[[0.0, 0.5, 1.0]]], np.float32)
+    shifted = colour_shift(image, rng(), contrast=0.6, brightness=0.15)
+    np.testing.assert_allclose(shifted, [[[0.35, 0.65, 0.95]]], atol=1e-6)
+    np.testing.assert_allclose(colour_shift(image, rng(), contrast=1, brightness=0), image, atol=1e-6)
+    with pytest.raises(ValueError, match=r"contrast -1 must be at least 0 and brightness 0 in \[-1, 1\]"):
+        colour_shift(image, rng(), contrast=-1, brightness=0)

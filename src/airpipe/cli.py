@@ -240,7 +240,7 @@ def _check_data() -> list[Check]:
     except AirpipeError as error:
         return [Check("problem", "data", str(error), f"Mend {data_cli.REGISTRY}")]
     checks = [_check_embedded(name, entry) for name, entry in registry.items() if entry.packages]
-    folders = {name: data_cli.folder_of(name, entry) for name, entry in registry.items() if not entry.packages}
+    folders = {name: data_cli.folder_of(name, entry) for name, entry in registry.items() if not entry.embedded}
     checks += [Check("ok", f"data set {name}", str(folder)) for name, folder in folders.items() if folder.is_dir()]
     away = [name for name, folder in folders.items() if not folder.is_dir()]
     checks += [_check_away(name, registry[name]) for name in away if registry[name].root]

@@ -17,6 +17,7 @@ from airpipe.settings import check_settings, read_yaml, unknown_name
 
 REGISTRY = Path("config/datasets.yaml")
 DATASETS = Path("resources/datasets")
+GENERATED = Path("results/generated")
 DOWNLOADS = Path("resources/downloads")
 LOCK = Path("config/datasets.lock.yaml")
 MANIFESTS = Path("results/manifests")
@@ -66,7 +67,9 @@ def load_registry(overlays: Sequence[Path] = ()) -> dict[str, DatasetSettings]:
 
 
 def folder_of(name: str, entry: DatasetSettings) -> Path:
-    """Where a data set lies, or would lie once fetched."""
+    """Where a data set lies, or would lie once fetched or made."""
+    if entry.made:
+        return GENERATED / name
     return Path(expanded(entry.root or str(DATASETS / name)))
 
 
@@ -87,6 +90,8 @@ def _list(arguments: argparse.Namespace) -> int:
 
 def ways(entry: DatasetSettings) -> str:
     """How a data set can be had, in a few words."""
+    if entry.embedded:
+        return "made here" if entry.made else "embedded"
     if not entry.sources:
         return "no address known"
     by_hand = [any(file.by_hand for file in source.files) for source in entry.sources]
@@ -166,6 +171,8 @@ def _fetch(arguments: argparse.Namespace) -> int:
     entry = _entry(arguments, name)
     if entry.packages:
         raise AirpipeError(f"data set {name} ships inside installed packages; there is nothing to fetch")
+    if entry.made:
+        raise AirpipeError(f"data set {name} is made, not fetched: snakemake -f {GENERATED}/{name}.json")
     if entry.root:
         raise AirpipeError(f"data set {name} has root {entry.root}. Remove it to have the data set fetched")
     places = Places(DATASETS / name, DOWNLOADS / name, LOCK)

@@ -12,6 +12,8 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
+    NonNegativeFloat,
+    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     field_validator,
@@ -22,6 +24,7 @@ from airpipe.settings import Name, Settings
 
 PairRule = Literal["same", "rain_no", "no_prefix", "auto", "haze_id", "hazy_gt", "gopro_seq", "gopro_flat", "cdd"]
 Crop = Literal["none", "centre", "top_left"]
+Classes = Literal["folder", "cub", "market"]
 ADDRESSES = ("url", "gdrive", "gdrive_folder", "huggingface", "by_hand")
 SHORTHAND = ("clean", "degraded", "rule", "crop")
 """Keys of a layout that a split with one layout may hold itself."""
@@ -132,9 +135,28 @@ class NameList(Settings):
     remove_prefix: str = Field("", description="Removed from the front of every listed path.")
 
 
+class ClassShare(Settings):
+    """The part of each class that a split takes.
+
+    Every file has a place in [0, 1), from a hash of seed and path: another image moves no other. Where a class has no
+    file on one side of `start` or `stop`, the nearest one goes there.
+    """
+
+    start: float = Field(0.0, ge=0, lt=1)
+    stop: float = Field(1.0, gt=0, le=1)
+    seed: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _forwards(self) -> "ClassShare":
+        if self.start >= self.stop:
+            raise ValueError(f"start {self.start} is not below stop {self.stop}")
+        return self
+
+
 class SplitSettings(Settings):
     """Which files of a folder make a split. `clean`, `degraded`, `rule`, `crop` may stand here: a single layout."""
 
+    added = frozenset({"classes", "part", "share_of_class"})
     layouts: tuple[Layout, ...] = Field(min_length=1, description="The one that matches most files is taken.")
     degradation: Name | None = None
     level: str = ""
@@ -153,6 +175,24 @@ class SplitSettings(Settings):
         None, description="Mean of the degraded files, RGB, in dB: tells copies apart."
     )
     strict: bool = Field(False, description="Another number of pairs than expected is an error.")
+    classes: Classes | None = Field(
+        None,
+        description="What the images show. folder: the name of the folder that holds the file; cub: likewise, checked "
+        "against the lists of CUB-200-2011; market: person and camera, from names as in Market-1501. "
+        "Pairs are then called <class>__<stem>.",
+    )
+    part: Literal["train", "test"] | None = Field(None, description="cub: side of train_test_split.txt; none: both.")
+    share_of_class: ClassShare | None = Field(None, description="Takes a part of each class; none: all.")
+
+    @model_validator(mode="after")
+    def _parts_need_classes(self) -> "SplitSettings":
+        if self.part is not None and self.classes != "cub":
+            raise ValueError(f"part is {self.part!r}, but classes are {self.classes}; part is for classes: cub")
+        if self.share_of_class is not None and self.classes is None:
+            raise ValueError("share_of_class needs classes, for example classes: folder")
+        if self.share_of_class is not None and any(layout.degraded for layout in self.layouts):
+            raise ValueError("share_of_class is for splits of clean images; this one has degraded files")
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -175,8 +215,47 @@ class SplitSettings(Settings):
         return sizes
 
 
+class MadeShapes(Settings):
+    """Labelled pictures of eight shapes, drawn here (`airpipe.data.shapes`)."""
+
+    kind: Literal["shapes"]
+    seed: NonNegativeInt = Field(0, description="Of all pictures; splits differ all the same.")
+    side: int = Field(32, ge=16, le=256, description="Of the square pictures, in pixels.")
+    counts: dict[Name, PositiveInt] = Field(min_length=1, description="Split: number of pictures, 1,000,000 at most.")
+
+    def splits(self) -> dict[str, Any]:
+        """The splits that the made folder has."""
+        return {name: _made_split(name) | {"expected": n, "strict": True} for name, n in self.counts.items()}
+
+
+class MadeCrops(Settings):
+    """The annotated objects of a PASCAL VOC folder, cut out (`airpipe.data.voc`)."""
+
+    kind: Literal["voc_crops"]
+    dataset: Name = Field(description="Data set whose folder is, or holds, VOCdevkit.")
+    year: int = Field(2007, ge=2005, le=2012, description="VOC<year> is taken.")
+    lists: dict[Name, Name] = Field(min_length=1, description="Split: file of ImageSets/Main, without suffix.")
+    margin: NonNegativeFloat = Field(0.1, description="Added on each side, as part of the box; the image's rim limits.")
+    smallest: PositiveInt = Field(32, description="Boxes with a shorter side below this many pixels are left out.")
+    difficult: bool = Field(False, description="Take objects that are marked as difficult.")
+    truncated: bool = Field(False, description="Take objects that the image's rim cuts.")
+
+    def splits(self) -> dict[str, Any]:
+        """The splits that the made folder has."""
+        return {name: _made_split(name) for name in self.lists}
+
+
+Made = Annotated[MadeShapes | MadeCrops, Field(discriminator="kind")]
+
+
+def _made_split(name: str) -> dict[str, Any]:
+    return {"clean": f"{name}/*/*", "classes": "folder"}
+
+
 class DatasetSettings(Settings):
-    """A data set: files of installed packages, or a folder that is fetched or that the user has."""
+    """A data set: files of installed packages, a folder that is fetched or that the user has, or one made here."""
+
+    added = frozenset({"made"})
 
     title: str
     home: str = ""
@@ -190,11 +269,24 @@ class DatasetSettings(Settings):
     sources: tuple[Source, ...] = Field((), description="In order of preference.")
     packages: tuple[PackageFile, ...] = ()
     splits: dict[Name, SplitSettings] = {}
+    made: Made | None = Field(None, description="Made here, below results/generated/<id>; its splits follow from it.")
+
+    @property
+    def embedded(self) -> bool:
+        """Whether everybody has its files: there is nothing to fetch, to search for leaks or to tell."""
+        return bool(self.packages or self.made)
 
     @model_validator(mode="after")
     def _packages_or_splits(self) -> "DatasetSettings":
-        if bool(self.packages) == bool(self.splits):
-            raise ValueError("give either packages (embedded files) or splits (files below a folder)")
+        if [bool(self.packages), bool(self.splits), self.made is not None].count(True) != 1:
+            raise ValueError(
+                "give either packages (embedded files) or splits (files below a folder), or made (files made here)"
+            )
+        if self.made is not None and (self.root or self.sources):
+            raise ValueError("made data sets have neither root nor sources: they lie below results/generated")
+        if self.made is not None:  # settings are frozen for everybody else
+            splits = {name: SplitSettings.model_validate(split) for name, split in self.made.splits().items()}
+            object.__setattr__(self, "splits", splits)
         places: dict[str, str] = {}
         for file in self.packages:
             if places.setdefault(file.group, file.split) != file.split:

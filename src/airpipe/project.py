@@ -249,6 +249,8 @@ class ProjectSettings(Settings):
         entry = self.datasets[dataset]
         if entry.packages:
             return ""
+        if entry.made:
+            return f"results/generated/{dataset}"
         return place(entry.root or f"resources/datasets/{dataset}", f"datasets.{dataset}.root")
 
     def list_file(self, dataset: str, split: str) -> str | None:
@@ -346,7 +348,7 @@ def _plain(value: Any) -> Any:
 
 def without_leaks(project: ProjectSettings, pairs: str) -> str:
     """Id of the pair list without images of the tests; embedded lists have none."""
-    embedded = bool(project.datasets[pairs.split(".")[0]].packages)
+    embedded = project.datasets[pairs.split(".")[0]].embedded
     return pairs if embedded or pairs.endswith("_noleak") else f"{pairs}_noleak"
 
 

@@ -293,8 +293,37 @@ def fetched(wildcards):
     """Says that a data set is here, however it came: always the same file, so that a move redoes nothing."""
     if wildcards.dataset not in PROJECT.datasets:
         raise WorkflowError(unknown_name(wildcards.dataset, PROJECT.datasets, "data set"))
-    embedded = PROJECT.datasets[wildcards.dataset].packages
-    return [] if embedded else [ancient(f"results/fetched/{wildcards.dataset}.json")]
+    entry = PROJECT.datasets[wildcards.dataset]
+    if entry.made:
+        return [f"results/generated/{wildcards.dataset}.json"]
+    return [] if entry.packages else [ancient(f"results/fetched/{wildcards.dataset}.json")]
+
+
+def made_json(wildcards):
+    """How a data set is made: a change of it makes the data set anew."""
+    made = PROJECT.datasets[wildcards.dataset].made if wildcards.dataset in PROJECT.datasets else None
+    if made is None:
+        known = [name for name, entry in PROJECT.datasets.items() if entry.made]
+        raise WorkflowError(unknown_name(wildcards.dataset, known, "made data set"))
+    return canonical_json(made)
+
+
+def source_of(dataset):
+    """The data set that a made one is cut out of, or none."""
+    return getattr(PROJECT.datasets[dataset].made, "dataset", None)
+
+
+def made_from(wildcards):
+    """Says that the data set is here that a made one is cut out of."""
+    made_json(wildcards)  # unknown names are told here
+    source = source_of(wildcards.dataset)
+    return [ancient(f"results/fetched/{source}.json")] if source else []
+
+
+def source_argument(dataset):
+    """Where the data set lies that a made one is cut out of, as an argument."""
+    source = source_of(dataset)
+    return shlex.join(["--source", root_of(source)]) if source else ""
 
 
 def fetch_command(wildcards):
@@ -354,13 +383,24 @@ def compared_lists():
     """Training lists, and test lists that they are searched for; splits called train... or val... are for training."""
     own = list(own_lists())
     own_train = {name for name in own if name.split(".")[1].startswith(("train", "val"))}
-    return sorted({*training_lists(), *own_train}), sorted({*test_lists(), *set(own) - own_train})
+    train, test = ({name for name in lists if not made_here(name)} for lists in (training_lists(), test_lists()))
+    return sorted(train | own_train), sorted(test | set(own) - own_train)
+
+
+def embedded(pairs):
+    """Whether everybody has the files of a pair list: they are embedded or made here."""
+    return PROJECT.datasets[pairs.split(".")[0]].embedded
+
+
+def made_here(pairs):
+    """Whether the files of a pair list are made here: they are not searched for leaks."""
+    return PROJECT.datasets[pairs.split(".")[0]].made is not None
 
 
 def folder_lists():
-    """Lists in use whose files are not embedded: the page tells what is odd about them."""
+    """Lists in use whose files are not embedded or made: the page tells what is odd about them."""
     names = sorted({*training_lists(), *test_lists()})
-    return [name for name in names if not PROJECT.datasets[name.split(".")[0]].packages]
+    return [name for name in names if not embedded(name)]
 
 
 def leak_tests():
@@ -384,7 +424,7 @@ def packing(wildcards):
 
 def packs(names):
     """Says where the packs of pair lists are; embedded lists have none. A new pack redoes nothing."""
-    folders = [name for name in dict.fromkeys(names) if not PROJECT.datasets[name.split(".")[0]].packages]
+    folders = [name for name in dict.fromkeys(names) if not embedded(name)]
     return [ancient(f"results/packs/{name}.json") for name in folders]
 
 

@@ -1,4 +1,4 @@
-# A data set is fetched (or already there), checked file by file, split by split, into manifests;
+# A data set is fetched (or already there, or made here), checked file by file, split by split, into manifests;
 # pair lists, packs and the leakage report are made from manifests.
 
 
@@ -26,6 +26,30 @@ rule fetch_dataset:
         "Data set {wildcards.dataset}: fetch, unless its folder is there"
     shell:
         "({resources.command}) 2>&1 | tee {log}"
+
+
+rule make_dataset:
+    input:
+        source=made_from,
+    output:
+        facts="results/generated/{dataset}.json",
+    log:
+        "results/logs/generated/{dataset}.log",
+    benchmark:
+        "results/benchmarks/generated/{dataset}.tsv"
+    conda:
+        "../../envs/train.yaml"
+    resources:
+        mem_mb=1000,
+        runtime=120,
+        source=lambda wildcards: source_argument(wildcards.dataset),
+    params:
+        made=made_json,
+    message:
+        "Data set {wildcards.dataset}: make its images"
+    shell:
+        "python scripts/make_dataset.py {wildcards.dataset} --made {params.made:q} {resources.source}"
+        " --output results/generated/{wildcards.dataset} > {log} 2>&1"
 
 
 rule manifest:

@@ -12,6 +12,7 @@ import numpy as np
 
 from airpipe.data.crops import align
 from airpipe.data.files import list_images
+from airpipe.data.labelled import chosen_files
 from airpipe.data.manifest import FileFacts, Journal, describe
 from airpipe.data.packages import locate
 from airpipe.data.pairs import Pairing, Row, complain, pair_up, size_problems
@@ -103,6 +104,9 @@ def check_split(
     globs = [glob for layout in split.layouts for glob in (*layout.clean, *(layout.degraded or ()))]
     paths, problems = list_images(folder, list(dict.fromkeys(globs)))
     complain(problems, f"{list_id} in {root}", REMEDY)
+    if split.classes is not None:
+        paths, problems = chosen_files(folder, paths, split)
+        complain(problems, f"{list_id} in {root}, classes: {split.classes}", REMEDY)
     try:
         pairing = pair_up(paths, split, name_list)
     except AirpipeError as error:
@@ -144,7 +148,7 @@ def _facts(list_id: str, split: SplitSettings, pairing: Pairing, files: Sequence
         "left_out": pairing.left_out,
         "lone_clean": len(pairing.lone_clean),
         "repeats": pairing.repeats,
-    }
+    } | ({"classes": len(set(pairing.classes.values()))} if pairing.classes else {})
 
 
 def _version(known: Mapping[str, Sequence[str]], sizes: Mapping[str, int]) -> str | None:
@@ -203,6 +207,8 @@ def _notes(split: SplitSettings, pairing: Pairing, facts: Mapping[str, Any]) -> 
 def summary(facts: Mapping[str, Any]) -> str:
     """Some lines for the terminal."""
     words = [f"{facts['list']}: {facts['pairs']} pairs, layout {facts['layout']}, rule {facts['rule']}"]
+    if facts.get("classes"):
+        words.append(f"{facts['classes']} classes")
     if facts.get("sizes"):
         words.append("sizes " + ", ".join(f"{size} ({n})" for size, n in facts["sizes"].items()))
     if facts.get("version"):

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from airpipe.data.files import matching
+from airpipe.data.labelled import label_of, name_of
 from airpipe.data.lists import choose, read_list
 from airpipe.data.packages import locate
 from airpipe.data.rules import partners, tried, without_suffix
@@ -62,6 +63,15 @@ class Pairing:
     """Clean files that no degraded file shows (no problem where several share one)."""
     repeats: int = 0
     """Rows of the name list beyond the first that name the same pair."""
+    classes: dict[str, str] = field(default_factory=dict)
+    """What the image of each pair shows, by name, in labelled splits."""
+    cameras: dict[str, str] = field(default_factory=dict)
+    """Camera of each pair, by name, where the split tells it."""
+
+    def labels(self) -> dict[str, dict[str, str]]:
+        """For the JSON of the pair list: classes and cameras, where there are any."""
+        both = {"classes": self.classes, "cameras": self.cameras}
+        return {key: known for key, known in both.items() if known}
 
     def files(self) -> list[str]:
         """Every file that the rows name, each once, sorted."""
@@ -167,6 +177,7 @@ def pair_up(paths: Sequence[str], split: SplitSettings, name_list: Path | None =
     else:
         _match(pairing, matching(kept, layout.degraded), clean, options)
     _choose(pairing, split, name_list)
+    _label(pairing, split)
     _refuse_repeated(pairing)
     return pairing
 
@@ -236,6 +247,19 @@ def _choose(pairing: Pairing, split: SplitSettings, name_list: Path | None) -> N
             first = f" (files without pair: {len(pairing.problems)}; {pairing.problems[0]})" if pairing.problems else ""
             raise AirpipeError(f"{error}{first}") from None
         pairing.rows, pairing.repeats, pairing.problems = chosen.rows, chosen.repeats, []
+
+
+def _label(pairing: Pairing, split: SplitSettings) -> None:
+    """Note what the clean image of each row shows, and call the row after it: names stay apart between classes."""
+    for row in pairing.rows if split.classes else ():
+        found = label_of(row["clean"], split)
+        if isinstance(found, str):
+            pairing.problems.append(found)
+            continue
+        row["name"] = name_of(found.category, row["name"])
+        pairing.classes[row["name"]] = found.category
+        if found.camera:
+            pairing.cameras[row["name"]] = found.camera
 
 
 def _refuse_repeated(pairing: Pairing) -> None:

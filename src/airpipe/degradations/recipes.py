@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from airpipe.degradations.blur import defocus_blur, motion_blur
+from airpipe.degradations.colour import colour_shift
 from airpipe.degradations.compression import jpeg
 from airpipe.degradations.inpainting import strokes
 from airpipe.degradations.lowlight import low_light
@@ -23,6 +24,7 @@ from airpipe.errors import AirpipeError
 from airpipe.settings import Draw, Operation, unknown_name
 
 OPERATIONS: dict[str, Callable[..., FloatImage]] = {
+    "colour_shift": colour_shift,
     "defocus_blur": defocus_blur,
     "gaussian_noise": gaussian_noise,
     "haze": haze,
