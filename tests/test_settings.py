@@ -107,6 +107,39 @@ def test_a_scale_that_a_setting_does_not_have_is_named():
         frozen_stage(project, "baseline/nafnet_5d", 0, "train", StageSettings, 1)
 
 
+def seeded(seed, pairs="shapes{seed}.train"):
+    """The frozen pair lists of a stage whose data parts name the seed."""
+    config = shipped()
+    stage = config["methods"]["baseline"]["settings"]["nafnet_5d"]["stages"]["train"]
+    for values in (stage["common"], *stage["scales"].values()):
+        values |= {"data": [{"pairs": pairs}], "validation": {"data": [{"pairs": "shapes{seed}.val"}]}}
+    frozen = frozen_stage(load_project(config), "baseline/nafnet_5d", seed, "train", StageSettings, 1)
+    return [part.pairs for part in (*frozen.data, *frozen.validation.data)]
+
+
+def test_pair_lists_of_a_stage_may_name_the_seed():
+    assert seeded(0) == ["shapes0.train", "shapes0.val"]
+    assert seeded(2) == ["shapes2.train", "shapes2.val"]
+    with pytest.raises(AirpipeError, match=r"unknown data set 'shapes9'; did you mean 'shapes"):
+        seeded(9)
+    with pytest.raises(AirpipeError, match="unknown data set 'shapes{sed}'"):
+        seeded(0, "shapes{sed}.train")
+
+
+def test_the_seed_has_no_meaning_in_tests():
+    config = shipped()
+    config["tests"]["photos_noise25"]["pairs"] = "shapes{seed}.test"
+    with pytest.raises(AirpipeError, match=r"pairs: \{seed\} has no meaning here: .* Name one data set"):
+        load_project(config)
+
+
+def test_new_settings_of_data_parts_change_nothing_where_they_are_not_used():
+    part = DataPart(pairs="toy.train")
+    assert not {"augment", "resize"} & set(part.model_dump())
+    used = DataPart.model_validate({"pairs": "toy.train", "augment": "flip", "resize": 64})
+    assert {"augment": "flip", "resize": 64}.items() <= used.model_dump().items()
+
+
 def test_compute_names_stages_and_scales_that_exist():
     config = shipped()
     config["compute"]["demo"]["baseline.trian"] = {"gpu": 1}

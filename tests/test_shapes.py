@@ -8,7 +8,7 @@ import pytest
 from helpers import read_config, toy_images
 
 from airpipe.data.made import make_dataset
-from airpipe.data.shapes import CLASSES, class_of, draw_picture
+from airpipe.data.shapes import CLASSES, SHAPES, class_of, draw_picture
 from airpipe.data.voc import Box, cut_out, read_boxes
 from airpipe.datasets import DatasetSettings, MadeCrops, MadeShapes
 from airpipe.degradations.recipes import degrade
@@ -46,7 +46,26 @@ def test_the_shape_stands_out_in_the_middle_of_a_darker_background():
     rim = pictures[:, [0, 0, -1, -1], [0, -1, 0, -1]].reshape(-1, 3)
     assert rim.max() <= 0.8 * 1.075 + 0.003  # background at 0.8, texture up to 7.5 %
     assert 0.3 < rim.mean() < 0.45
-    assert pictures[:, 10:22, 10:22].var(0).mean() > rim.var(0).mean()
+    assert (pictures[:, 12:20, 12:20] > 0.95).any((1, 2, 3)).mean() > 0.1  # colours of shapes go up to 1
+
+
+@pytest.mark.parametrize(
+    ("name", "area"),
+    [
+        ("bars", 6 * 0.36),
+        ("disc", np.pi),
+        ("plus", 4 * 0.5 - 0.25),
+        ("ring", np.pi * (1 - 0.55**2)),
+        ("square", 2),
+        ("star", 10 * 0.5 * 0.4 * np.sin(np.pi / 5)),
+        ("triangle", 0.75 * 3**0.5),
+    ],
+)
+def test_shapes_have_the_area_that_geometry_says_at_any_angle(name, area):
+    for angle in (0.0, 1.0, 2.5):
+        mask = np.zeros((256, 256), np.uint8)
+        SHAPES[name](mask, np.array([127.5, 128.2]), 100.0, angle)
+        assert (mask > 0).sum() / 100**2 == pytest.approx(area, rel=0.05)  # OpenCV's outlines belong to the shape
 
 
 @pytest.mark.parametrize(("recipe", "expected"), [("shapes_haze", 9.6), ("shapes_rain", 19.3), ("noise25", 20.45)])

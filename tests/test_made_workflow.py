@@ -1,0 +1,87 @@
+"""Data sets that are made here, in the workflow: made once, made anew when their entry changes."""
+
+import json
+
+import pytest
+from test_shapes import kit
+
+from airpipe.data.pairs import read_facts, read_rows
+from workflow import TOY, copy_project, planned, snakemake, write_overlay
+
+pytestmark = pytest.mark.pipeline
+
+FEW = {"recognise": 16, "train": 16, "val": 8, "test": 8}
+SHAPES = {"datasets": {"shapes0": {"made": {"side": 16, "counts": FEW}}}}
+CROPS = {
+    "datasets": {
+        "pascal_voc": {"root": "kit"},
+        "voc_2007_crops": {"made": {"smallest": 8, "lists": {"train": "trainval", "test": "trainval"}}},
+    }
+}
+LISTS = ["results/pairs/shapes0.val.csv", "results/pairs/voc_2007_crops.train.csv"]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    folder = copy_project(tmp_path_factory.mktemp("project"))
+    objects = [(name, 0, 0, 1 + 9 * n, 1, 9 + 9 * n, 16) for n, name in enumerate(("dog", "dog", "cat", "cat"))]
+    kit(folder / "kit" / "VOCdevkit", objects)
+    write_overlay(folder, TOY, SHAPES, CROPS)
+    snakemake(folder, *LISTS, "--configfile", "overlay.yaml")
+    return folder
+
+
+def again(folder, *overlays):
+    write_overlay(folder, TOY, SHAPES, CROPS, *overlays)
+    return planned(folder, *LISTS, "--configfile", "overlay.yaml")
+
+
+def test_lists_of_made_data_sets_name_all_images_with_their_classes(project):
+    shapes, crops = (project / path for path in LISTS)
+    assert len(read_rows(shapes)) == 8
+    assert sorted(read_facts(shapes)["classes"].values()) == [
+        "bars", "crescent", "disc", "plus", "ring", "square", "star", "triangle",
+    ]  # fmt: skip
+    assert [row["clean"] for row in read_rows(crops)] == [
+        "train/cat/000005_2.png",
+        "train/cat/000005_3.png",
+        "train/dog/000005_0.png",
+        "train/dog/000005_1.png",
+    ]
+    assert json.loads((project / "results/generated/shapes0.json").read_text())["images"] == FEW
+
+
+def test_nothing_is_left_to_do(project):
+    assert again(project) == {}
+
+
+def test_a_changed_entry_makes_its_data_set_anew_and_no_other(project):
+    other = {"datasets": {"shapes0": {"made": {"seed": 5}}}}
+    assert again(project, other) == {"make_dataset": 1, "manifest": 1, "pairs": 1}
+    assert again(project, {"datasets": {"voc_2007_crops": {"made": {"margin": 0.2}}}}) == {
+        "make_dataset": 1,
+        "manifest": 1,
+        "pairs": 1,
+    }
+    before = (project / "results/manifests/shapes0.val.csv").read_bytes()
+    write_overlay(project, TOY, SHAPES, CROPS, other)
+    snakemake(project, *LISTS, "--configfile", "overlay.yaml")
+    assert (project / "results/manifests/shapes0.val.csv").read_bytes() != before
+    assert again(project, other) == {}
+
+
+def test_made_lists_are_neither_packed_nor_searched_for_leaks(project):
+    parts = {"data": [{"pairs": "shapes{seed}.train", "recipe": "noise"}], "loss_weights": {}}
+    stage = {"common": parts, "scales": {"demo": {"validation": {"data": []}}}}
+    shapes = {"methods": {"baseline": {"settings": {"nafnet_5d": {"stages": {"train": stage}}}}}}
+    write_overlay(project, TOY, SHAPES, CROPS, shapes)
+    model = "results/baseline/nafnet_5d/seed0/train/model.safetensors"
+    jobs = planned(project, model, "--configfile", "overlay.yaml")
+    assert {"pack", "fingerprint", "leakage"}.isdisjoint(jobs)
+    assert jobs["baseline_train"] == 1
+
+
+def test_data_sets_that_nobody_makes_are_told(project):
+    write_overlay(project, TOY, SHAPES, CROPS)
+    failed = snakemake(project, "-n", "results/generated/photos.json", "--configfile", "overlay.yaml", check=False)
+    assert "unknown made data set 'photos'" in failed.stdout
