@@ -28,6 +28,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--method", default="imported", help="whose printed numbers belong to it (default: none)")
     parser.add_argument("--setting", help="of that method, such as nafnet_5d")
     parser.add_argument("--head", type=Path, help="second file of a DCPT pretraining (net_dc), to import both as one")
+    parser.add_argument("--sad", type=Path, help="beside a file of VRD-IR's ISE: its decoder, to import all as one")
+    parser.add_argument("--encoder", type=Path, help="likewise: VGG16 as torchvision has it (vgg16-397923af.pth)")
     parser.add_argument("--report", action="store_true", help="only tell every entry and what would become of it")
     parser.add_argument("--export", nargs=2, metavar=("published", "OUT.pth"), help="write the original key layout")
     parser.add_argument("--layout", help="with --export: which, where a network has several (nafnet: dcpt, megvii)")
@@ -53,17 +55,21 @@ def main() -> None:
         method=given.method,
         setting=given.setting,
         head=given.head,
+        parts={role: getattr(given, role) for role in ("sad", "encoder") if getattr(given, role) is not None},
     )
     if given.report:
         found = read_published(given.file, options.network, options.key, options.arguments, options.partial)
-        parts = (
-            [found] if given.head is None else [found, read_published(given.head, "dcpt_head", partial=given.partial)]
-        )
+        parts = [found]
+        if given.head is not None:
+            parts.append(read_published(given.head, "dcpt_head", partial=given.partial))
+        parts += [read_published(file) for file in options.parts.values()]
         print("\n".join(line for part in parts for line in [*table(part), *describe(part)]))
         return
     folder = given.output or Path("results/imported") / import_name(given.file, given.name)
     found = import_published(given.file, folder, options, given.overwrite)
-    print("\n".join([*describe(found), f"-> {folder} (airpipe restore PHOTO -m {folder})"]))
+    restores = getattr(found.network, "no_restorer", None) is None
+    use = f"airpipe restore PHOTO -m {folder}" if restores else f"a parent for training: imported/{folder.name}"
+    print("\n".join([*describe(found), f"-> {folder} ({use})"]))
 
 
 if __name__ == "__main__":

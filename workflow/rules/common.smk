@@ -202,7 +202,8 @@ def imported(model):
     """Id of an imported model, which no rule makes."""
     if not os.path.isfile(f"results/{model}/model.safetensors"):
         name = model.removeprefix("imported/")
-        raise WorkflowError(f"results/{model} is not there: python scripts/import_weights.py FILE --name {name}")
+        what = " (FILE: torchvision's ImageNet weights, vgg16-397923af.pth)" if name == "vgg16" else ""
+        raise WorkflowError(f"results/{model} is not there: python scripts/import_weights.py FILE --name {name}{what}")
     return model
 
 

@@ -6,7 +6,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +18,7 @@ from airpipe import __version__
 from airpipe.errors import AirpipeError
 from airpipe.evaluation.complexity import network_cost
 from airpipe.provenance import atomic_path, git_state, library_versions, sha256_file, write_failed
-from airpipe.registry import build_network
+from airpipe.training.assembling import with_head, with_parts
 from airpipe.training.checkpoints import load_model, save_model
 from airpipe.training.published import Published, read_published
 
@@ -40,6 +40,8 @@ class ImportOptions:
     """Its setting, for tables: "nafnet_5d"; None: the name of the import."""
     head: Path | None = None
     """The second file of a DCPT pretraining (net_dc); the import then is backbone and head in one."""
+    parts: Mapping[str, Path] = field(default_factory=dict)
+    """The other files of VRD-IR, `sad` and `encoder`, beside that of ISE; the import then is the whole network."""
 
 
 def import_name(file: Path, name: str | None) -> str:
@@ -97,15 +99,13 @@ def import_published(file: Path, folder: Path, options: ImportOptions, overwrite
 
     Raises:
         AirpipeError: as `read_published`; the folder exists or cannot be written. Nothing is
-            then left half-written. A `head` that does not fit the features of the network.
+            then left half-written. A `head` or `parts` that do not fit.
     """
     if folder.exists() and not overwrite:
         raise AirpipeError(f"{folder}: exists already. Add --overwrite to replace it, or choose another --name")
     if folder.exists() and not (folder / "card.json").is_file():
         raise AirpipeError(f"{folder}: exists and is no model folder, so it is not replaced. Choose another --name")
-    found = read_published(file, options.network, options.key, options.arguments, options.partial)
-    if options.head is not None:
-        found = with_head(found, options.head, options.partial)
+    found = read_all(file, options)
     card = _card(found, folder.name, options)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -123,34 +123,17 @@ def import_published(file: Path, folder: Path, options: ImportOptions, overwrite
     return found
 
 
-def with_head(found: Published, file: Path, partial: bool = False) -> Published:
-    """The two files of a published DCPT pretraining as one network, `dcpt`.
-
-    Args:
-        found: the backbone (net_g).
-        file: of the head (net_dc).
-        partial: as in `read_published`, for the head.
+def read_all(file: Path, options: ImportOptions) -> Published:
+    """Read a published file and the others that belong to it, as one network.
 
     Raises:
-        AirpipeError: no head, or one for features of another network.
+        AirpipeError: as `read_published`, `with_head` and `with_parts`.
     """
-    head = read_published(file, "dcpt_head", partial=partial)
-    given, wanted = list(getattr(found.network, "feature_channels", ())), list(head.arguments["feature_dims"])
-    if not wanted or given[: len(wanted)] != wanted:
-        raise AirpipeError(
-            f"{file}: a head for features of {wanted} channels, but {found.name} in {found.weights.file} "
-            f"gives {given}. Give the two files of one pretraining (net_g and net_dc)"
-        )
-    options = {name: head.arguments[name] for name in ("num_classes", "num_res_blocks", "downsample")}
-    backbone = {"name": found.name, "arguments": found.arguments}
-    features = "all" if len(wanted) == len(given) else "last"
-    arguments = {"backbone": backbone, "features": features, **options}
-    network = build_network("dcpt", **arguments)
-    parts = {"backbone": found.network, "head": head.network}
-    network.load_state_dict(
-        {f"{part}.{name}": value for part, inner in parts.items() for name, value in inner.state_dict().items()}
-    )
-    return replace(found, network=network, name="dcpt", arguments=arguments, head=head)
+    arguments = {} if options.parts else options.arguments
+    found = read_published(file, options.network, options.key, arguments, options.partial)
+    if options.parts:
+        return with_parts(found, options.parts, options.arguments)
+    return found if options.head is None else with_head(found, options.head, options.partial)
 
 
 def _replace(folder: Path, new: Path, old: Path) -> None:
@@ -205,20 +188,22 @@ def _card(found: Published, name: str, options: ImportOptions) -> dict[str, Any]
             "also": list(found.also),
             "partial": options.partial,
             "assumed": found.assumed,
-            "head": None if found.head is None else _head_facts(found.head),
+            "head": None if found.head is None else _file_facts(found.head),
+            **({"parts": {role: _file_facts(part) for role, part in found.parts.items()}} if found.parts else {}),
             "keys": found.report.facts(),
         },
     }
 
 
-def _head_facts(head: Published) -> dict[str, Any]:
-    file = head.weights.file
+def _file_facts(part: Published) -> dict[str, Any]:
+    """Of a second file, for the card."""
+    file = part.weights.file
     return {
         "file": file.name,
         "sha256": sha256_file(file),
-        "container": head.weights.container,
-        "assumed": head.assumed,
-        "keys": head.report.facts(),
+        "container": part.weights.container,
+        "assumed": part.assumed,
+        "keys": part.report.facts(),
     }
 
 
@@ -255,7 +240,8 @@ def describe(found: Published) -> list[str]:
     outputs = options.get("out_channels", 3)
     if outputs != 3:
         lines.append(f"note: {outputs} output channels: an encoder (DegAE's form), which makes features, no picture")
-    return lines if found.head is None else [*lines, *describe(found.head)]
+    others = [*found.parts.values(), *([found.head] if found.head is not None else [])]
+    return [*lines, *(line for other in others for line in describe(other))]
 
 
 def table(found: Published) -> list[str]:

@@ -5,7 +5,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -33,6 +33,7 @@ ASSUMED = {
     "nafnet_tlc": ("train_size",),
     "restormer": ("global_residual",),
     "swinir": ("global_residual", "rgb_mean", "img_range", "output"),
+    "vrdir": ("normalise",),
     "swinir_dcpt": ("num_heads", "window_size", "img_range"),
 }
 """Arguments that change the result and that no shape tells."""
@@ -79,6 +80,8 @@ class Published:
     """Arguments that no shape tells, as they were taken."""
     head: "Published | None" = None
     """The second file of a DCPT pretraining, where both became one network."""
+    parts: Mapping[str, "Published"] = field(default_factory=dict)
+    """The other files of VRD-IR by role, where all became one network."""
 
 
 def read_published(
