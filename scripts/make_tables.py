@@ -10,7 +10,8 @@ from airpipe.errors import run_main
 from airpipe.reporting.efficiency import write_efficiency
 from airpipe.reporting.features import write_feature_table
 from airpipe.reporting.pivots import write_metrics, write_tables
-from airpipe.reporting.recognition import Story, write_recognition
+from airpipe.reporting.recognition import Story
+from airpipe.reporting.recognition_text import write_recognition
 from airpipe.reporting.tables import read_cards
 
 RESULTS = Path("results")

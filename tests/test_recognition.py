@@ -321,6 +321,16 @@ def test_retrieval_asks_with_restored_images_and_looks_among_other_clean_ones(pa
     assert "classification" not in facts["own"]["recognition"]["eye"]
 
 
+def test_retrieval_asks_the_named_recognisers_only(pairs, recognisers):
+    tasks = {"tasks": ["classification", "retrieval"]}
+    both = {**recognisers, "other": recognisers["eye"]}
+    given = job(noise=tasks).model_copy(update={"retrieval": ("other",)})
+    found = recognise(None, both, given, {"colours.test": pairs})[0]["noise"]["recognition"]
+    assert {name: set(scores) for name, scores in found.items()} == {
+        "eye": {"classification"}, "other": {"classification", "retrieval"},
+    }  # fmt: skip
+
+
 def test_equal_runs_give_equal_facts(pairs, recognisers):
     given = job(noise={})
     first, second = (recognise(loaded(Brighter()), recognisers, given, {"colours.test": pairs})[0] for _ in range(2))
@@ -376,6 +386,17 @@ def test_what_does_not_fit_together_is_told(pairs, recognisers, tmp_path):
     wrong(tiny, recognisers, r"image \(8, 8\) is smaller than the SSIM window of 11. Leave the image out")
     with pytest.raises(AirpipeError, match="recogniser eye: gives class 3, its card has 3 classes"):
         top1(["blue"], np.array([3]), CLASSES, "eye")
+
+
+def test_enhancers_and_recognisers_are_not_taken_for_each_other(pairs, recognisers):
+    class NoRestorer(Brighter):
+        no_restorer = "it tells classes apart"
+
+    with pytest.raises(AirpipeError, match="this model restores no image: it tells classes apart"):
+        recognise(loaded(NoRestorer()), recognisers, job(noise={}), {"colours.test": pairs})
+    wrong(
+        pairs, {"eye": loaded(Brighter(), classes=CLASSES)}, r"recogniser eye gives \(1, 3, 24, 30\); expected one row"
+    )
 
 
 def test_retrieval_needs_no_classes_of_the_recogniser(pairs):
@@ -446,6 +467,7 @@ def one(**changes):
             "recogniser b: 'baseline/nafnet_5d' is not method/setting/stage",
         ),
         ({"recognisers": {}}, "found 2 tests and 0 recognisers; models need both"),
+        ({"retrieval": ["c"]}, "unknown recogniser in retrieval 'c'"),
         ({"headline": "c"}, "unknown recogniser in headline 'c'"),
         (one(pairs="fotos.test"), "unknown data set in recognition, test odd 'fotos'; did you mean 'photos'"),
         (

@@ -15,15 +15,12 @@ from airpipe.reporting.recognition import (
     Story,
     detection_rows,
     read_long,
-    read_notes,
-    recognition_blocks,
     recognition_table,
     restoration_table,
-    row_label,
     variant_of,
-    write_recognition,
 )
 from airpipe.reporting.recognition_figures import draw_pictures, draw_top1, read_pictures
+from airpipe.reporting.recognition_text import read_notes, recognition_blocks, row_label, write_recognition
 from benchmarks import vrdir_bounds
 
 TESTS = {"clean": ("clean", ""), "haze": ("haze", ""), "noise25": ("noise", "25"), "rain": ("rain", "")}

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ from airpipe.methods.vrdir.network import DNC, SAD
 from airpipe.methods.vrdir.training import DncTask, IseTask, RecogniserTask, SadTask
 from airpipe.models.recognisers import RecogniserResidual
 from airpipe.models.vgg import VGGFront
-from airpipe.project import load_project
+from airpipe.project import frozen_stage, load_project
 from airpipe.registry import resolve, settings_class, stage_entry
 from airpipe.settings import StageSettings, canonical_json, check_settings
 from airpipe.training.checkpoints import load_model
@@ -427,3 +428,45 @@ def test_the_shipped_settings_share_the_recognisers_of_the_first_one():
         assert plans[name].stages["sad"].parents("demo") == {"vrdir/airpipe/recogniser_a"}
         assert plans[name].stages["sad"].parents("paper") == {"imported/vgg16"}
     assert {plan.last(scale) for plan in plans.values() for scale in ("demo", "paper")} == {"ise"}
+
+
+def shipped_stage(scale: str, setting: str, name: str) -> StageSettings:
+    project = load_project({**shipped(), "scale": scale})
+    task = project.methods["vrdir"].settings[setting].stages[name].task
+    return frozen_stage(project, f"vrdir/{setting}", 2, name, settings_class(task), 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "images", "batch_size"),
+    [
+        ("sad", 13990 + 5144 + 200, 600),
+        ("dnc_haze", 13990, 300),
+        ("dnc_noise", 5144, 300),
+        ("dnc_rain", 200, 200),
+        ("ise", 13990 + 5144 + 200, 200),
+    ],
+)
+def test_paper_scale_is_thirty_epochs_of_the_published_batches(name, images, batch_size):
+    for setting in ("airpipe", "reference"):
+        settings = shipped_stage("paper", setting, name)
+        assert settings.phases[0].batch_size == batch_size and settings.phases[0].patch_size == 128
+        assert settings.steps == 30 * math.ceil(images / batch_size)
+        assert settings.legacy_targets == (setting == "reference")
+        assert settings.exported_network.arguments["normalise"] == "half"
+        shares: dict[int, float] = {}
+        for one in settings.data:
+            shares[one.label] = shares.get(one.label, 0) + one.share
+        assert set(shares.values()) == {1.0}
+        rate = settings.optimizers["net"]
+        assert (rate.learning_rate, rate.minimum_rate, rate.weight_decay) == (2e-4, 2e-4, 0.0)
+
+
+def test_the_demo_trains_on_pictures_of_its_seed():
+    assert {one.pairs for one in shipped_stage("demo", "airpipe", "ise").data} == {"shapes2.train"}
+    encoder = shipped_stage("demo", "reference", "sad").parents
+    assert encoder == {"encoder": "vrdir/airpipe/seed2/recogniser_a"}
+    reference, ours = (shipped_stage("demo", name, "sad") for name in ("reference", "airpipe"))
+    assert (reference.sr_margin, reference.loss_weights["similarity"]) == (1.0, 1.0)
+    assert (ours.sr_margin, ours.loss_weights["similarity"]) == (0.1, 0.1)
+    frozen = {name: shipped_stage("demo", name, "ise").freeze_branches for name in ("airpipe", "airpipe_trained")}
+    assert frozen == {"airpipe": True, "airpipe_trained": False}

@@ -221,7 +221,9 @@ class MadeShapes(Settings):
     kind: Literal["shapes"]
     seed: NonNegativeInt = Field(0, description="Of all pictures; splits differ all the same.")
     side: int = Field(32, ge=16, le=256, description="Of the square pictures, in pixels.")
-    counts: dict[Name, PositiveInt] = Field(min_length=1, description="Split: number of pictures, 1,000,000 at most.")
+    counts: dict[Name, Annotated[int, Field(ge=1, le=1_000_000)]] = Field(
+        min_length=1, description="Split: number of pictures."
+    )
 
     def splits(self) -> dict[str, Any]:
         """The splits that the made folder has."""

@@ -248,7 +248,10 @@ class ProjectSettings(Settings):
             for name, test in self.recognition.tests.items()
         }
         recognisers = {name: seeded(model, seed) for name, model in self.recognition.recognisers.items()}
-        return RecognitionJob(tests=tests, recognisers=recognisers, pictures=self.recognition.pictures)
+        chosen = self.recognition
+        return RecognitionJob(
+            tests=tests, recognisers=recognisers, pictures=chosen.pictures, retrieval=chosen.retrieval
+        )
 
     def _operations(self, degraded: TestSettings | FeatureClass | RecognitionTest, where: str) -> tuple[Operation, ...]:
         """The recipe of a test or class with its fixed parameters set."""

@@ -90,6 +90,9 @@ class RecognitionSettings(Settings):
     headline: Name | None = Field(
         None, description="Recogniser that figures show and tables begin with; none: the first."
     )
+    retrieval: tuple[Name, ...] | None = Field(
+        None, description="Recognisers whose embeddings retrieval compares; none: all."
+    )
     tests: dict[Name, RecognitionTest] = Field({}, description="`name: null` in an overlay leaves a test out.")
     fresh_seeds: tuple[NonNegativeInt, ...] = Field(
         (1, 2, 3), min_length=1, description="Of the target vrdir_seeds: nothing was chosen while looking at them."
@@ -112,6 +115,9 @@ class RecognitionSettings(Settings):
             raise ValueError(f"found {len(self.tests)} tests and {len(self.recognisers)} recognisers; models need both")
         if self.headline is not None and self.headline not in self.recognisers:
             raise ValueError(unknown_name(self.headline, self.recognisers, "recogniser in headline"))
+        for name in self.retrieval or ():
+            if name not in self.recognisers:
+                raise ValueError(unknown_name(name, self.recognisers, "recogniser in retrieval"))
         return self
 
     def in_order(self) -> tuple[str, ...]:
@@ -126,6 +132,7 @@ class RecognitionJob(Settings):
     tests: dict[Name, RecognitionTest]
     recognisers: dict[Name, str] = Field(description="Name: model id, with the seed of the run.")
     pictures: NonNegativeInt
+    retrieval: tuple[Name, ...] | None = None
 
 
 def seeded(model: str, seed: int) -> str:

@@ -392,6 +392,11 @@ def compared_lists():
     return sorted(train | own_train), sorted(test | set(own) - own_train)
 
 
+def made_lists():
+    """Lists in use whose files are made here."""
+    return [name for name in sorted({*training_lists(), *test_lists()}) if made_here(name)]
+
+
 def embedded(pairs):
     """Whether everybody has the files of a pair list: they are embedded or made here."""
     return PROJECT.datasets[pairs.split(".")[0]].embedded
@@ -410,8 +415,9 @@ def folder_lists():
 
 def leak_tests():
     """Test lists whose images `leakage: remove` keeps out of training."""
-    shown = {pairs for seed in PROJECT.seeds for pairs in recognition_lists(seed)}
-    return list(PROJECT.leakage.against or sorted({test.pairs for test in PROJECT.tests.values()} | shown))
+    tests = {test.pairs for test in PROJECT.tests.values()}
+    tests |= {pairs for seed in PROJECT.seeds for pairs in recognition_lists(seed)}
+    return list(PROJECT.leakage.against or [name for name in sorted(tests) if not made_here(name)])
 
 
 def fingerprints(names):

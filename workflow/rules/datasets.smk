@@ -226,6 +226,6 @@ rule pack:
 
 rule data:
     input:
-        lambda wildcards: [f"results/pairs/{name}.csv" for half in compared_lists() for name in half],
+        lambda wildcards: [f"results/pairs/{name}.csv" for half in [*compared_lists(), made_lists()] for name in half],
         lambda wildcards: packs(training_lists()),
         "results/data/leakage.csv",

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from airpipe.errors import AirpipeError
-from airpipe.evaluation.grid import Tile, blend_weights, lay_tiles, pads_itself, size_multiple
+from airpipe.evaluation.grid import Tile, blend_weights, lay_tiles, size_multiple
 from airpipe.images import Pixels, to_pixels, to_tensor
 from airpipe.models.padding import pad_to_multiple
 
@@ -134,7 +134,9 @@ def restore_batch(network: nn.Module, images: Tensor, *, device: torch.device | 
         AirpipeError: as `restore_tiled`.
     """
     height, width = images.shape[-2:]
-    filled = images if pads_itself(network) else pad_to_multiple(images, size_multiple(network))
+    whole = lay_tiles(network, height, width, 0, 0)[0]
+    same = (whole.height, whole.width) == (height, width)
+    filled = images if same else pad_to_multiple(images, size_multiple(network))
     return _forward(network, filled, device)[..., :height, :width]
 
 

@@ -14,7 +14,8 @@ from matplotlib.axes import Axes
 
 from airpipe.recognition_settings import CLEAN
 from airpipe.reporting.figures import GREY, open_figure
-from airpipe.reporting.recognition import PLACE, TITLES, Result, column_names, row_label
+from airpipe.reporting.recognition import PLACE, Result
+from airpipe.reporting.recognition_text import TITLES, column_names, row_label
 from airpipe.reporting.tables import NONE
 
 Picture = npt.NDArray[Any]
@@ -66,7 +67,8 @@ def _bars(
         axis.bar(left, heights, width * 0.94, yerr=whiskers, label=label, color=colours[number], linewidth=0)
         for x, height in zip(left, heights, strict=True):
             if math.isfinite(height):
-                style: dict[str, Any] = {"ha": "center", "va": "bottom", "rotation": 90, "fontsize": 8}
+                white = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}  # keeps lines out of the digits
+                style: dict[str, Any] = {"ha": "center", "va": "bottom", "rotation": 90, "fontsize": 8, "bbox": white}
                 axis.annotate(f"{height:.0f}", (x, height), (0, 3), textcoords="offset points", **style)
     axis.set_xticks(np.arange(len(places)), [name.replace(" ", "\n") for name in column_names(places)])
     axis.set_ylim(0, 112)
