@@ -14,7 +14,7 @@ from samples import SAMPLES, needs_samples
 
 from airpipe.data.files import list_images
 from airpipe.data.pairs import Pairing, pair_up
-from airpipe.datasets import ADDRESSES, DatasetSettings, Layout, PairRule, SplitSettings
+from airpipe.datasets import ADDRESSES, Classes, DatasetSettings, Layout, PairRule, SplitSettings
 from airpipe.errors import AirpipeError
 from airpipe.merging import deep_merge, inherited
 from airpipe.settings import check_settings, read_yaml
@@ -272,17 +272,24 @@ def test_the_examples_of_the_documentation_are_valid_entries():
     text = (ROOT / "docs/datasets.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^( *)```yaml\n(.*?)^\1```", text, re.DOTALL | re.MULTILINE)
     examples = [values["datasets"] for values in (yaml.safe_load(block) for _, block in blocks) if "datasets" in values]
-    assert len(examples) == 4
+    assert len(examples) == 6
     shipped = read_yaml(ROOT / "config/datasets.yaml")["datasets"]
     for example in examples:
         entries = inherited(deep_merge(shipped, example))
         for name in example:
-            assert check_settings(DatasetSettings, entries[name], name).root is not None
+            entry = check_settings(DatasetSettings, entries[name], name)
+            assert entry.made or entry.root is not None
 
 
 def test_the_documentation_explains_every_pairing_rule():
-    text, _, _ = (ROOT / "docs/datasets.md").read_text(encoding="utf-8").partition("## The registry")
+    text, _, _ = (ROOT / "docs/datasets.md").read_text(encoding="utf-8").partition("## Labelled images")
     assert set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) == set(get_args(PairRule))
+
+
+def test_the_documentation_explains_every_kind_of_classes():
+    _, _, text = (ROOT / "docs/datasets.md").read_text(encoding="utf-8").partition("## Labelled images")
+    text, _, _ = text.partition("## Data sets that are made here")
+    assert set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) - {"classes"} == set(get_args(Classes))
 
 
 OWN_COPIES = {

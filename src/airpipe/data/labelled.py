@@ -99,8 +99,8 @@ def _too_few(classes: Mapping[str, str], split: SplitSettings) -> list[str]:
     counts = Counter(classes.values())
     if len(counts) < 2:
         return [
-            f"{len(classes)} images are all of class {next(iter(counts))!r}; expected at least two classes, each a "
-            "folder of its own. Does the glob end in <class>/<file>, such as 'train/*/*'?"
+            f"{len(classes)} images are all of class {next(iter(counts))!r}; expected at least two classes (classes: "
+            "folder takes the folder that holds the file: the glob has to end in <class>/<file>, such as 'train/*/*')"
         ]
     lone = sorted(name for name, count in counts.items() if count < 2)
     if split.share_of_class is None or not lone:
