@@ -312,6 +312,15 @@ def test_every_stage_killed_and_resumed_ends_with_the_same_bits(run, tmp_path, m
     assert resumed.curves() == run[name].curves()
 
 
+def test_mixed_precision_trains_about_the_same(run, tmp_path):
+    for name, changes in (("recogniser_a", A), ("sad", SAD_STAGE), ("dnc_noise", DNC_STAGE), ("ise", ISE_STAGE)):
+        settings = vrdir_stage(changes, precision="bf16-mixed")
+        parents = {role: model(run[parent.split("/")[-1]]) for role, parent in settings.parents.items()}
+        made = train(tmp_path / name, settings, **parents)
+        found, expected = curve(made, "loss/total"), curve(run[name], "loss/total")
+        assert found != expected and found == pytest.approx(expected, rel=0.02), name
+
+
 TWO_PROCESSES = """
 import json, runpy, sys
 main = runpy.run_path(sys.argv[1])["main"]
