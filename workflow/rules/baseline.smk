@@ -19,6 +19,7 @@ rule baseline_train:
         "results/logs/baseline/{setting}/seed{seed}/train.log",
     benchmark:
         "results/benchmarks/baseline/{setting}/seed{seed}/train.tsv"
+    priority: 1
     conda:
         "../../envs/train.yaml"
     threads: stage_threads("baseline.train")

@@ -530,13 +530,14 @@ def recogniser_arguments(wildcards):
     return " ".join(f"--recogniser {name}={parent_file(model)}" for name, model in models.items())
 
 
-def recognition_results(seeds):
-    """Results of the recognition tests: no restoration first, then every enhancer, for each seed."""
+def recognition_results(seeds, method=""):
+    """Results of the recognition tests: no restoration first, then every enhancer (of a method), for each seed."""
+    models = [model for model in RECOGNITION.models if model.startswith(method)]
     return [
         f"results/recognition/seed{seed}/{model}.json"
         for seed in seeds
-        if RECOGNITION.models
-        for model in dict.fromkeys(["none", *model_ids(RECOGNITION.models, [seed])])
+        if models
+        for model in dict.fromkeys(["none", *model_ids(models, [seed])])
     ]
 
 

@@ -37,6 +37,7 @@ rule make_dataset:
         "results/logs/generated/{dataset}.log",
     benchmark:
         "results/benchmarks/generated/{dataset}.tsv"
+    priority: 2
     conda:
         "../../envs/train.yaml"
     resources:
@@ -62,6 +63,7 @@ rule manifest:
         "results/logs/manifests/{dataset}.{split}.log",
     benchmark:
         "results/benchmarks/manifests/{dataset}.{split}.tsv"
+    priority: 2
     conda:
         "../../envs/train.yaml"
     threads: 2
@@ -110,6 +112,7 @@ rule pairs:
         "results/benchmarks/pairs/{dataset}.{split}.tsv"
     wildcard_constraints:
         split="[a-z0-9_]+(?<!_noleak)",
+    priority: 2
     conda:
         "../../envs/train.yaml"
     resources:

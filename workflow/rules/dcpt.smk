@@ -21,6 +21,7 @@ rule dcpt_pretrain:
         "results/logs/dcpt/{setting}/seed{seed}/pretrain.log",
     benchmark:
         "results/benchmarks/dcpt/{setting}/seed{seed}/pretrain.tsv"
+    priority: 1
     conda:
         "../../envs/train.yaml"
     threads: stage_threads("dcpt.pretrain")

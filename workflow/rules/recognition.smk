@@ -71,7 +71,7 @@ rule recognition_tables:
 
 use rule recognition_tables as recognition_seeds with:
     input:
-        results=recognition_results(RECOGNITION.fresh_seeds),
+        results=recognition_results(RECOGNITION.fresh_seeds, method="vrdir/"),  # others need no fresh data
         detections=[],
     output:
         recognition="results/tables/recognition_seeds.csv",

@@ -26,6 +26,7 @@ rule vrdir_recogniser:
         "results/logs/vrdir/{setting}/seed{seed}/recogniser_{which}.log",
     benchmark:
         "results/benchmarks/vrdir/{setting}/seed{seed}/recogniser_{which}.tsv"
+    priority: 1
     conda:
         "../../envs/train.yaml"
     threads: stage_threads("vrdir.recogniser")
