@@ -499,3 +499,10 @@ def test_tables_of_the_recognition_tests_keep_their_names():
     values["tables"] = {**values["tables"], "restoration": {"tests": ["photos_rain"]}}
     with pytest.raises(AirpipeError, match="the name 'restoration' belongs to the recognition tests"):
         load_project(values)
+
+
+def test_images_of_every_seed_are_degraded_otherwise_those_of_a_fixed_list_never():
+    drawn = RecognitionTest(pairs="shapes{seed}.test", degradation="haze", recipe="haze")
+    assert [drawn.for_seed(seed).seed for seed in (0, 1, 3)] == [100000, 100001, 100003]
+    fixed = drawn.model_copy(update={"pairs": "cub.test"})
+    assert [fixed.for_seed(seed).seed for seed in (0, 3)] == [100000, 100000]

@@ -50,12 +50,15 @@ class RecognitionTest(Settings):
         return tuple(dict.fromkeys([self.pairs, self.gallery or self.pairs]))
 
     def for_seed(self, seed: int) -> "RecognitionTest":
-        """The same with the run's seed in its lists, and the name of its data set."""
+        """The same with the run's seed in its lists, and the name of its data set.
+
+        Images of each seed's own list are degraded with a seed of their own: their names repeat.
+        """
         dataset = self.dataset or self.pairs.split(".")[0].replace(SEED, "").strip("_")
         gallery = self.gallery and self.gallery.replace(SEED, str(seed))
-        return self.model_copy(
-            update={"pairs": self.pairs.replace(SEED, str(seed)), "gallery": gallery, "dataset": dataset}
-        )
+        pairs = self.pairs.replace(SEED, str(seed))
+        drawn = self.seed + (seed if pairs != self.pairs else 0)
+        return self.model_copy(update={"pairs": pairs, "gallery": gallery, "dataset": dataset, "seed": drawn})
 
     def as_test(self) -> TestSettings:
         """What degrades the images, as other tests have it; not before `for_seed`."""
