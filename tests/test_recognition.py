@@ -20,7 +20,7 @@ from airpipe.evaluation.retrieval import Entries, random_precision, retrieve
 from airpipe.images import read_rgb8
 from airpipe.models.nafnet import NAFNet
 from airpipe.project import load_project
-from airpipe.recognition_settings import RecognitionJob, RecognitionSettings
+from airpipe.recognition_settings import RecognitionJob, RecognitionSettings, RecognitionTest
 from airpipe.settings import check_settings
 from airpipe.training.checkpoints import LoadedModel
 
