@@ -11,9 +11,9 @@ from airpipe.training.importing import (
     import_name,
     import_published,
     network_arguments,
+    read_all,
     table,
 )
-from airpipe.training.published import read_published
 
 
 def arguments() -> argparse.Namespace:
@@ -58,12 +58,8 @@ def main() -> None:
         parts={role: getattr(given, role) for role in ("sad", "encoder") if getattr(given, role) is not None},
     )
     if given.report:
-        found = read_published(given.file, options.network, options.key, options.arguments, options.partial)
-        parts = [found]
-        if given.head is not None:
-            parts.append(read_published(given.head, "dcpt_head", partial=given.partial))
-        parts += [read_published(file) for file in options.parts.values()]
-        print("\n".join(line for part in parts for line in [*table(part), *describe(part)]))
+        found = read_all(given.file, options)
+        print("\n".join([*table(found), *describe(found)]))
         return
     folder = given.output or Path("results/imported") / import_name(given.file, given.name)
     found = import_published(given.file, folder, options, given.overwrite)

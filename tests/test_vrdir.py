@@ -16,7 +16,7 @@ from airpipe.evaluation.complexity import network_cost
 from airpipe.evaluation.restore import restore
 from airpipe.methods.vrdir.losses import rebuilding_losses, restoring_losses
 from airpipe.methods.vrdir.network import DNC, FGM, ISE, VRDIR
-from airpipe.models.recognisers import RecogniserResidual, RecogniserVGG
+from airpipe.models.recognisers import Quarters, RecogniserResidual, RecogniserVGG
 
 GOLDENS = Path(__file__).parent / "goldens"
 SMALL = {"in_channels": 8, "front_channels": 4, "hidden": 6, "ratio": 2}
@@ -293,6 +293,12 @@ def test_impossible_networks_are_refused(name, arguments, message):
         build_network(name, **arguments)
 
 
+@pytest.mark.parametrize("size", [(0, 5), (4, 0)], ids=str)
+def test_an_image_without_pixels_is_told(size):
+    with pytest.raises(AirpipeError, match=f"VRD-IR got an image of {size[1]}x{size[0]} pixels; expected at least one"):
+        small()(torch.rand(1, 3, *size))
+
+
 def test_guidance_needs_two_branches():
     for branches in (0, 1):
         with pytest.raises(AirpipeError, match=f"this VRD-IR has {branches}. Take one with at least two"):
@@ -401,6 +407,20 @@ def test_the_recognisers_have_the_layers_that_are_documented():
     assert sizes(RecogniserVGG(8)) == [*front, (64, 32, 3, 3), (64, 64, 3, 3), (8, 256)]
     blocks = [[(o, i, 3, 3), (o, o, 3, 3), (o, i, 1, 1)] for i, o in ((16, 24), (24, 48), (48, 64))]
     assert sizes(RecogniserResidual(8)) == [(16, 3, 3, 3), *(size for block in blocks for size in block), (8, 64)]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 2), (4, 6), (5, 8), (7, 3)], ids=str)
+def test_means_of_quarters_are_those_of_adaptive_pooling(size):
+    one = make_input((2, 3, *size)).requires_grad_()
+    other = one.detach().clone().requires_grad_()
+    found, expected = Quarters()(one), F.adaptive_avg_pool2d(other, 2)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
+    weights = make_input((2, 3, 2, 2), 1)
+    (found * weights).sum().backward()
+    (expected * weights).sum().backward()
+    torch.testing.assert_close(one.grad, other.grad, rtol=1e-6, atol=1e-7)
+    # deterministic GPUs refuse the other one's gradient
+    assert not any(isinstance(m, nn.AdaptiveAvgPool2d) for m in RecogniserVGG(3).modules())
 
 
 def test_an_image_too_small_to_recognise_is_told():

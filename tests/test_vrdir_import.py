@@ -15,7 +15,14 @@ from airpipe import build_network, load_published
 from airpipe.errors import AirpipeError
 from airpipe.provenance import sha256_file
 from airpipe.training.checkpoints import load_model
-from airpipe.training.importing import ImportOptions, describe, export_published, import_published
+from airpipe.training.importing import (
+    ImportOptions,
+    describe,
+    export_published,
+    import_published,
+    read_all,
+    table,
+)
 from airpipe.training.published import candidates, read_published
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -151,13 +158,28 @@ def test_parts_that_do_not_fit_are_told(files, tmp_path):
     torch.save({"model": build_network("vrdir_sad", in_channels=8).state_dict()}, tmp_path / "small.pth")
     with pytest.raises(AirpipeError, match="other numbers of channels: ISE 128, decoder 8, encoder 128"):
         import_published(files["ise"], tmp_path / "d", ImportOptions(parts=both | {"sad": tmp_path / "small.pth"}))
-    assert not any((tmp_path / name).exists() for name in "abcd")
+    with pytest.raises(AirpipeError, match="--head goes with DCPT's backbone, --sad and --encoder with VRD-IR's ISE"):
+        import_published(files["ise"], tmp_path / "e", ImportOptions(parts=both, head=files["sad"]))
+    with pytest.raises(AirpipeError, match="--partial: found --sad or --encoder, too, and VRD-IR is made of"):
+        import_published(files["ise"], tmp_path / "f", ImportOptions(parts=both, partial=True))
+    assert not any((tmp_path / name).exists() for name in "abcdef")
+
+
+def test_the_report_of_three_files_is_of_the_network_that_would_be_imported(files):
+    parts = {role: files[role] for role in ("sad", "encoder")}
+    found = read_all(files["ise"], ImportOptions(parts=parts, arguments={"normalise": "imagenet", "max_pixels": 4096}))
+    assert (found.network.normalise, found.network.max_pixels) == ("imagenet", 4096)
+    lines = table(found)
+    assert len(lines) == len(part("ise.")) + len(part("sad.")) + len(vgg16())
+    assert sum(line.split()[1] == "dropped" for line in lines) == 24
+    assert "imagenet" in describe(found)[0]
 
 
 def test_the_command_line_imports_the_three_files_as_one(files, tmp_path):
     command = [sys.executable, str(ROOT / "scripts/import_weights.py"), str(files["ise"]), "--name", "vrdir"]
     command += ["--sad", str(files["sad"]), "--encoder", str(files["encoder"])]
-    for more in (["--report"], []):
+    more_told = ["--argument", "max_pixels=4096"]
+    for more in (["--report"], ["--report", *more_told], []):
         done = subprocess.run([*command, *more], cwd=tmp_path, capture_output=True, text=True, env=one_thread())
         assert done.returncode == 0, done.stderr
     assert "note: no shape tells normalise; half is used (--argument normalise=...)" in done.stdout

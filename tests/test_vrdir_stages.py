@@ -3,12 +3,15 @@
 import csv
 import json
 import math
+import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from helpers import NOISE, ROOT, Stage, one_thread, shipped, stage
 from parity import make_input
 from torch import nn
@@ -17,6 +20,7 @@ from airpipe.data.dataset import Batch
 from airpipe.data.pairs import read_pairs
 from airpipe.errors import AirpipeError
 from airpipe.evaluation.restore import restore
+from airpipe.merging import deep_merge
 from airpipe.methods.vrdir.network import DNC, SAD
 from airpipe.methods.vrdir.training import DncTask, IseTask, RecogniserTask, SadTask
 from airpipe.models.recognisers import RecogniserResidual
@@ -285,6 +289,18 @@ def test_a_recogniser_learns_from_classes_and_rebuilds_its_own_input():
     assert [turn.optimizers for turn in task.turns] == [("net", "decoder")]
 
 
+def test_images_of_unknown_class_are_not_measured():
+    task = RecogniserTask(vrdir_stage(A), {})
+    one, net = batch(), task.networks["net"]
+    right = net(one.degraded).argmax(1)
+    for classes, expected in (([0, 1, 2, 3], 100.0), ([1], 100.0), ([], None)):
+        category = torch.full((4,), -1)
+        category[classes] = right[classes]
+        found = task.measure(net, Batch(one.degraded, one.clean, one.label, one.name, one.level, category=category))
+        assert (found["top1"].mean().item() if found else None) == expected
+        assert not found or len(found["top1"]) == len(classes)
+
+
 # Resuming, several processes
 
 
@@ -420,6 +436,37 @@ def test_branches_of_another_encoder_or_decoder_are_told(run, key, what):
         IseTask(vrdir_stage(ISE_STAGE), parents)
 
 
+def other_way(stage_changes: dict, **more) -> StageSettings:
+    """The stage with a network that normalises images as ImageNet's do."""
+    network = {"name": "vrdir", "arguments": ENHANCER["arguments"] | {"normalise": "imagenet"}}
+    return vrdir_stage(stage_changes, network=network, **more)
+
+
+def test_parents_that_normalise_images_in_another_way_are_told(run):
+    nets = {name: network(made) for name, made in run.items()}
+    message = "parent {} was trained with images normalised as half, the network normalises as imagenet. Set .*: half"
+    for encoder in ("recogniser_a", "sad"):
+        with pytest.raises(AirpipeError, match=message.format("encoder")):
+            SadTask(other_way(SAD_STAGE), {"encoder": nets[encoder]})
+    with pytest.raises(AirpipeError, match=message.format("sad")):
+        DncTask(other_way(DNC_STAGE), {"sad": nets["sad"]})
+    roles = {"sad": "imported/sad", "encoder": "imported/vgg16"}
+    imported = {"sad": nets["sad"].sad, "encoder": nets["sad"].ext}  # no file tells how it saw images
+    DncTask(other_way(DNC_STAGE, parents=roles), imported)
+    with pytest.raises(AirpipeError, match=message.format("dnc_noise")):
+        IseTask(
+            other_way(ISE_STAGE, parents=roles | BRANCHES),
+            imported | {role: nets[role] for role in BRANCHES},
+        )
+
+
+def test_a_second_encoder_beside_that_of_sad_is_told(run):
+    roles = {"sad": f"{FOLDER}/sad", "encoder": "imported/vgg16"}
+    parents = {"sad": network(run["sad"]), "encoder": VGGFront((4, 8))}
+    with pytest.raises(AirpipeError, match="sad brings the encoder .* encoder names a second one. Leave encoder out"):
+        DncTask(vrdir_stage(DNC_STAGE, parents=roles), parents)
+
+
 def test_one_pixel_of_features_stops_the_first_step_with_a_clear_message(run, tmp_path):
     tiny = {"phases": [{"steps": 1, "patch_size": 2, "batch_size": 4}]}
     with pytest.raises(AirpipeError, match=r"a feature map of 1x1 has no standard deviation; .*patch_size"):
@@ -479,3 +526,23 @@ def test_the_demo_trains_on_pictures_of_its_seed():
     assert (ours.sr_margin, ours.loss_weights["similarity"]) == (0.1, 0.1)
     frozen = {name: shipped_stage("demo", name, "ise").freeze_branches for name in ("airpipe", "airpipe_trained")}
     assert frozen == {"airpipe": True, "airpipe_trained": False}
+
+
+def test_the_documented_fourth_branch_is_a_valid_setting():
+    text = (ROOT / "docs/methods.md").read_text()
+    block = re.search(r"```yaml\n(airpipe_snow:\n.*?)```", text, re.DOTALL)
+    assert block is not None
+    file = (ROOT / "config/methods/vrdir.yaml").read_text() + textwrap.indent(block[1], " " * 6)
+    project = load_project(deep_merge(shipped(), yaml.safe_load(file)))
+    plan = project.methods["vrdir"].settings["airpipe_snow"]
+    assert list(plan.stages) == ["sad", "dnc_haze", "dnc_noise", "dnc_rain", "ise", "dnc_snow"]
+    frozen = {
+        name: frozen_stage(project, "vrdir/airpipe_snow", 0, name, settings_class(stage.task), 1)
+        for name, stage in plan.stages.items()
+    }
+    assert frozen["ise"].exported_network.arguments["num_branches"] == 4
+    assert frozen["ise"].parents["dnc_snow"] == "vrdir/airpipe_snow/seed0/dnc_snow"
+    assert {name: len(stage.data) for name, stage in frozen.items()} == dict.fromkeys(frozen, 1) | {"sad": 4, "ise": 4}
+    watched = {name: len(stage.validation.data) for name, stage in frozen.items()}
+    assert watched == dict.fromkeys(frozen, 1) | {"sad": 4, "ise": 4}
+    assert frozen["dnc_snow"].data[0].recipe == "snow" and frozen["dnc_snow"].parents.keys() == {"sad"}

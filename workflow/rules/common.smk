@@ -56,6 +56,8 @@ wildcard_constraints:
     setting="[a-z0-9_]+",
     seed="[0-9]+",
     stage="[a-z0-9_]+",
+    which="[a-z0-9_]+",
+    degradation="[a-z0-9_]+",
     dataset="[a-z0-9_]+",
     split="[a-z0-9_]+",
     test="[a-z0-9_]+",

@@ -6,11 +6,6 @@ localrules:
     train_vrdir,
 
 
-wildcard_constraints:
-    which="[a-z0-9_]+",
-    degradation="[a-z0-9_]+",
-
-
 rule vrdir_recogniser:
     input:
         config="results/vrdir/{setting}/seed{seed}/recogniser_{which}/config.yaml",

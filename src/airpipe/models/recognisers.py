@@ -10,6 +10,7 @@ Shapes: B batch, K classes, D values of an embedding, H and W pixels; images are
 from collections.abc import Mapping
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from airpipe.errors import AirpipeError
@@ -78,7 +79,7 @@ class RecogniserVGG(Recogniser):
             nn.MaxPool2d(2),
             nn.Conv2d(body[0], body[1], 3, padding=1),
             nn.ReLU(),
-            nn.AdaptiveAvgPool2d(2),
+            Quarters(),
             nn.Flatten(),
         )
         self.head = nn.Linear(4 * body[1], num_classes)
@@ -100,6 +101,24 @@ class RecogniserVGG(Recogniser):
             return cast(Tensor, embedding)
         logits: Tensor = self.head(embedding)
         return (logits, first) if front else logits
+
+
+class Quarters(nn.Module):
+    """Means of the four quarters of a map, which share the middle row or column of an odd side.
+
+    What `nn.AdaptiveAvgPool2d(2)` computes, whose gradient on a GPU is not deterministic.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (B, C, h, w) to (B, C, 2, 2)."""
+        rows, columns = ((side // 2, (side + 1) // 2) for side in features.shape[-2:])
+        return torch.stack(
+            [
+                torch.stack([half[..., : columns[1]].mean((2, 3)), half[..., columns[0] :].mean((2, 3))], -1)
+                for half in (features[:, :, : rows[1]], features[:, :, rows[0] :])
+            ],
+            -2,
+        )
 
 
 class ResidualBlock(nn.Module):

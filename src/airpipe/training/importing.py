@@ -127,8 +127,12 @@ def read_all(file: Path, options: ImportOptions) -> Published:
     """Read a published file and the others that belong to it, as one network.
 
     Raises:
-        AirpipeError: as `read_published`, `with_head` and `with_parts`.
+        AirpipeError: as `read_published`, `with_head` and `with_parts`; a `head` or `partial` beside `parts`.
     """
+    if options.parts and options.head is not None:
+        raise AirpipeError("--head goes with DCPT's backbone, --sad and --encoder with VRD-IR's ISE. Leave one out")
+    if options.parts and options.partial:
+        raise AirpipeError("--partial: found --sad or --encoder, too, and VRD-IR is made of whole files. Leave it out")
     arguments = {} if options.parts else options.arguments
     found = read_published(file, options.network, options.key, arguments, options.partial)
     if options.parts:
@@ -240,12 +244,16 @@ def describe(found: Published) -> list[str]:
     outputs = options.get("out_channels", 3)
     if outputs != 3:
         lines.append(f"note: {outputs} output channels: an encoder (DegAE's form), which makes features, no picture")
-    others = [*found.parts.values(), *([found.head] if found.head is not None else [])]
-    return [*lines, *(line for other in others for line in describe(other))]
+    return [*lines, *(line for other in _others(found) for line in describe(other))]
+
+
+def _others(found: Published) -> list[Published]:
+    """The other files that a network was put together from."""
+    return [*found.parts.values(), *([found.head] if found.head is not None else [])]
 
 
 def table(found: Published) -> list[str]:
-    """One line per entry of the file: published name, own name, shape, type in the file."""
+    """One line per entry of the file: published name, own name, shape, type; then those of its other files."""
     report = found.report
     states = {**report.matched, **dict.fromkeys(report.dropped, "dropped"), **dict.fromkeys(report.unexpected, "?")}
     entries = found.weights.tensors
@@ -255,7 +263,8 @@ def table(found: Published) -> list[str]:
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     padded = ["  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[3]]) for row in rows]
-    return [*padded, *(f"{name}  missing" for name in report.missing)]
+    missing = [f"{name}  missing" for name in report.missing]
+    return [*padded, *missing, *(line for other in _others(found) for line in table(other))]
 
 
 def _named(names: tuple[str, ...]) -> str:

@@ -314,7 +314,7 @@ class VRDIR(nn.Module):
             (B, 3, H, W) in (0, 1).
 
         Raises:
-            AirpipeError: more pixels than `max_pixels`, or too few for a branch (see `DNC`).
+            AirpipeError: more pixels than `max_pixels`, none, or too few for a branch (see `DNC`).
         """
         height, width = image.shape[-2:]
         normal = self.encode(image)
@@ -329,9 +329,11 @@ class VRDIR(nn.Module):
         """Features (B, C, h, w) of (B, 3, H, W), RGB in [0, 1], odd sizes rounded up.
 
         Raises:
-            AirpipeError: more pixels than `max_pixels`.
+            AirpipeError: no pixels, or more than `max_pixels`.
         """
         height, width = image.shape[-2:]
+        if min(height, width) < 1:
+            raise AirpipeError(f"VRD-IR got an image of {width}x{height} pixels; expected at least one. Leave it out")
         if height * width > self.max_pixels:
             raise AirpipeError(
                 f"VRD-IR looks at an image as a whole, tiles would change the result: {width}x{height} pixels are more "

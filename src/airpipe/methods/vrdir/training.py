@@ -85,8 +85,12 @@ class RecogniserTask(Task):
         return {"class": cross_entropy(logits, wanted), "rebuild": self.pixel_loss(rebuilt, even)}
 
     def measure(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Return `top1` in percent."""
-        return {"top1": 100 * (network(batch.degraded).argmax(1) == batch.category).float()}
+        """Return `top1` in percent, of the images whose class is known."""
+        known = batch.category >= 0
+        if not known.any():
+            return {}
+        right = network(batch.degraded).argmax(1) == batch.category
+        return {"top1": 100 * right[known].float()}
 
 
 class EnhancerTask(Task):
@@ -118,12 +122,22 @@ class EnhancerTask(Task):
                 f"parent {role} has an encoder of {front.widths[0]} and {front.widths[1]} channels, the network of "
                 f"{own.widths[0]} and {own.widths[1]}. Set front_channels and in_channels (network: arguments) to those"
             )
+        check_normalise(self.parents[role], self.net, role)
         self._load(own, front, role)
 
     def load_prior(self) -> None:
-        """Fill encoder and decoder, and keep a frozen copy of them for the features of clean images."""
-        self.load_encoder("encoder" if "encoder" in self.parents else "sad")
+        """Fill encoder and decoder, and keep a frozen copy of them for the features of clean images.
+
+        Raises:
+            AirpipeError: two encoders, none, no decoder, or parts that do not fit.
+        """
         parent = self.parents["sad"]
+        if isinstance(parent, VRDIR) and "encoder" in self.parents:
+            raise AirpipeError(
+                "parents: sad brings the encoder that its decoder was trained with, and encoder names a second one. "
+                "Leave encoder out; it goes with an imported decoder alone"
+            )
+        self.load_encoder("encoder" if "encoder" in self.parents else "sad")
         decoder = parent.sad if isinstance(parent, VRDIR) else parent
         if not isinstance(decoder, SAD):
             raise AirpipeError(f"parent sad is a {type(parent).__name__} without decoder; give a stage vrdir.sad")
@@ -238,6 +252,7 @@ def check_same_prior(parent: nn.Module, net: VRDIR, role: str) -> None:
     """
     if not isinstance(parent, VRDIR):
         return
+    check_normalise(parent, net, role)
     wanted = net.state_dict()
     for key, value in parent.state_dict().items():
         if key.startswith(("ext.", "sad.")) and not torch.equal(value, wanted[key]):
@@ -246,3 +261,22 @@ def check_same_prior(parent: nn.Module, net: VRDIR, role: str) -> None:
                 f"parent {role} was trained with another {what} than parent sad has (first difference: {key}). "
                 "Train all branches and ISE from one stage vrdir.sad"
             )
+
+
+def check_normalise(parent: nn.Module, net: VRDIR, role: str) -> None:
+    """Refuse an encoder that saw images normalised in another way; VGG16's own is used with any.
+
+    Raises:
+        AirpipeError: names both ways.
+    """
+    if isinstance(parent, Recogniser):
+        found = "half"
+    elif isinstance(parent, VRDIR):
+        found = parent.normalise
+    else:
+        return
+    if found != net.normalise:
+        raise AirpipeError(
+            f"parent {role} was trained with images normalised as {found}, the network normalises as {net.normalise}. "
+            f"Set network: {{arguments: {{normalise: {found}}}}}"
+        )
