@@ -18,15 +18,26 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main() -> None:
-    given = arguments()
-    truth = read_truth(given.annotations)
-    rows = []
-    for text in given.detections:
+def variants(texts: list[str]) -> dict[str, Path]:
+    """Files of detections by variant."""
+    files: dict[str, Path] = {}
+    for text in texts:
         variant, _, file = text.partition("=")
         if not variant or not file:
             raise AirpipeError(f"--detections {text!r}: expected variant=file, for example degraded=degraded.json")
-        values = average_precision(truth, read_detections(Path(file), truth))
+        if variant in files:
+            raise AirpipeError(f"--detections: {variant} stands for {files[variant]} and {file}; call one otherwise")
+        files[variant] = Path(file)
+    return files
+
+
+def main() -> None:
+    given = arguments()
+    files = variants(given.detections)
+    truth = read_truth(given.annotations)
+    rows = []
+    for variant, file in files.items():
+        values = average_precision(truth, read_detections(file, truth))
         rows += [{"variant": variant, "metric": metric, "value": round(values[metric], 4)} for metric in METRICS]
     write_text(given.output, pd.DataFrame(rows).to_csv(index=False))
     print(pd.DataFrame(rows).pivot(index="variant", columns="metric", values="value").to_string())

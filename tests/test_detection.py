@@ -205,14 +205,34 @@ def test_foreign_detections_are_told(tmp_path, content, message):
         read_detections(tmp_path / "said.json", truth)
 
 
-def test_the_script_writes_one_row_per_variant_and_metric(tmp_path):
-    truth = write(tmp_path, "truth.json", truth_of([(0, 0, BOX)]))
-    said = [write(tmp_path, f"{n}.json", said_of([(0, 0, b, 1)])) for n, b in (("degraded", FAR), ("restored", BOX))]
+def scored(folder, *detections):
+    """Run the script on one object."""
+    truth = write(folder, "truth.json", truth_of([(0, 0, BOX)]))
     command = [sys.executable, str(ROOT / "scripts/score_detections.py"), "--annotations", str(truth)]
-    command += ["--detections", *(f"{path.stem}={path}" for path in said), "--output", str(tmp_path / "ap.csv")]
-    subprocess.run(command, check=True, capture_output=True)
+    command += ["--detections", *detections, "--output", str(folder / "ap.csv")]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_the_script_writes_one_row_per_variant_and_metric(tmp_path):
+    said = [write(tmp_path, f"{n}.json", said_of([(0, 0, b, 1)])) for n, b in (("degraded", FAR), ("restored", BOX))]
+    done = scored(tmp_path, *(f"{path.stem}={path}" for path in said))
+    assert done.returncode == 0, done.stderr
     rows = (tmp_path / "ap.csv").read_text().split()
     assert rows[0] == "variant,metric,value"
     assert rows[1:] == [
         f"{v},{m},{x}" for v, x in (("degraded", 0.0), ("restored", 100.0)) for m in ("AP", "AP50", "AP75")
     ]
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (("degraded",), "--detections 'degraded': expected variant=file, for example degraded=degraded.json"),
+        (("=said.json",), "--detections '=said.json': expected variant=file"),
+        (("a=said.json", "a=other.json"), "a stands for said.json and other.json; call one otherwise"),
+    ],
+)
+def test_the_script_refuses_what_names_no_variant_of_its_own(texts, message, tmp_path):
+    done = scored(tmp_path, *texts)
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "ap.csv").exists()

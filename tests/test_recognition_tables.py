@@ -127,6 +127,20 @@ def test_seeds_are_averaged_with_their_spread():
     assert value(restoration, variant="clean")["psnr"] == math.inf
 
 
+def test_seeds_with_other_numbers_of_images_stay_one_row_with_the_fewest(tmp_path):
+    fresh = [result(model, seed) for model in TOP1 for seed in (1, 2)]
+    for one in fresh:
+        for facts in one["tests"].values():
+            facts["images"] = 600 if one["seed"] == 1 else 590
+    row = value(recognition_table(fresh, STORY), recogniser="b", variant="branch_rain")
+    assert (row["n_images"], row["seeds"]) == (590, 2)
+    row = value(restoration_table(fresh, STORY), variant="branch_rain")
+    assert (row["n"], row["seeds"]) == (590, 2)
+    write(tmp_path, fresh)
+    notes = read_notes(tmp_path / "restoration.md")
+    assert "±: standard deviation over 2 seeds; n: images of the seed that has the fewest." in notes
+
+
 def test_retrieval_has_rows_of_its_own():
     table = recognition_table(results(retrieval=True), STORY)
     row = value(table, metric="map", variant="degraded", degradation="haze")
@@ -193,12 +207,12 @@ def test_stages_of_one_setting_keep_their_names_apart():
     assert row_label("restored", "vrdir/airpipe/ise", ["vrdir/airpipe/ise", "vrdir/airpipe/sad"]) == "vrdir/airpipe"
 
 
-def write(folder, found):
+def write(folder, found, story=STORY):
     paths = []
     for number, one in enumerate(found):
         paths.append(folder / f"{number}.json")
         paths[-1].write_text(json.dumps(one))
-    write_recognition(paths, STORY, folder / "recognition.csv", folder / "restoration.csv")
+    write_recognition(paths, story, folder / "recognition.csv", folder / "restoration.csv")
     return folder
 
 
@@ -282,37 +296,82 @@ def test_pictures_are_those_of_the_first_enhancer_with_guidance_maps(tmp_path):
 # Bounds
 
 
-def checked(folder, capsys, found):
-    write(folder, found)
-    arguments = [str(folder / "recognition.csv"), str(folder / "restoration.csv")]
+ISE = "vrdir/airpipe/seed0/ise"
+LEVELS = Story("demo", [*TESTS, "noise15", "noise50"], ["b", "a"])
+
+
+def of_seed(seed):
+    """Results in which all bounds hold, with all three levels of noise."""
+    found = {model: result(model, seed) for model in TOP1}
+    for one in found.values():
+        one["tests"]["clean"]["restoration"]["psnr"] = 27.4
+        for level in ("15", "50"):
+            one["tests"][f"noise{level}"] = one["tests"]["noise25"] | {"level": level}
+    for test, psnr in (("haze", 16.3), ("noise25", 23.9), ("rain", 21.9)):
+        scores = found[ISE]["tests"][test]["restoration"]
+        found[ISE]["tests"][test] = found[ISE]["tests"][test] | {"restoration": {**scores, "psnr": psnr}}
+    return found
+
+
+def fresh(seeds=(1, 2, 3)):
+    return [of_seed(seed) for seed in seeds]
+
+
+def checked(folder, capsys, seeds, *options):
+    write(folder, [one for found in seeds for one in found.values()], LEVELS)
+    arguments = [str(folder / "recognition.csv"), str(folder / "restoration.csv"), *options]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["vrdir_bounds", *arguments])
         status = vrdir_bounds.main()
     return status, capsys.readouterr().out
 
 
+def missed(text):
+    return [line.split("  ")[0] for line in text.splitlines() if line.endswith("MISSED")]
+
+
 def test_bounds_of_the_demo_are_printed_and_a_miss_fails(tmp_path, capsys):
-    found = results()
-    for one in found:
-        one["tests"]["clean"]["restoration"]["psnr"] = 27.4
-    for test, psnr in (("haze", 16.3), ("noise25", 23.9), ("rain", 21.9)):
-        found[1]["tests"][test]["restoration"]["psnr"] = psnr
+    found = fresh()
     status, text = checked(tmp_path, capsys, found)
-    assert status == 0 and "11 of 11 bounds hold, 1 seeds" in text
+    assert status == 0 and "14 of 14 bounds hold, 3 seeds" in text and "warning" not in text
     assert "PSNR gain, haze                                  6.30" in text
+    assert "top-1 against the own branch, noise 50          -1.00" in text
     assert "top-1 against the own branch, rain              -1.00" in text
     assert "top-1 of clean images that are restored         -8.00" in text
-    found[1]["tests"]["haze"]["recognition"]["b"]["classification"]["top1"] = 60.0
+    for one in found:
+        one[ISE]["tests"]["haze"]["recognition"]["b"]["classification"]["top1"] = 60.0
     status, text = checked(tmp_path, capsys, found)
     assert status == 1
-    assert [line.split("  ")[0] for line in text.splitlines() if line.endswith("MISSED")] == [
-        "top-1 gain, haze",
-        "top-1 against the own branch, haze",
-    ]
+    assert missed(text) == ["top-1 gain, haze", "top-1 against the own branch, haze"]
 
 
-def test_tables_without_the_rows_of_a_bound_are_told(tmp_path, capsys):
-    with pytest.raises(
-        AirpipeError, match=r"0 rows with variant 'decoder_clean'.*Make the tables: snakemake vrdir_seeds"
-    ):
-        checked(tmp_path, capsys, results()[:2])
+def test_fewer_than_three_seeds_of_any_row_miss_a_bound(tmp_path, capsys):
+    found = fresh()
+    del found[1]["vrdir/airpipe/seed0/dnc_rain"]
+    status, text = checked(tmp_path, capsys, found)
+    assert status == 1 and missed(text) == ["fresh seeds"]
+    assert "13 of 14 bounds hold, 2 seeds" in text and "warning: 2 seeds say little; make 3 or more" in text
+    del found[2]["baseline/nafnet_5d/seed0/train"]  # another model has no say
+    found[1] = of_seed(2)
+    assert checked(tmp_path, capsys, found)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("absent", "message"),
+    [
+        ("vrdir/airpipe/seed0/sad", "0 rows with variant 'decoder_clean'.*Make the tables: snakemake vrdir_seeds"),
+        ("vrdir/airpipe/seed0/dnc_haze", "0 rows with variant 'branch_haze', degradation 'haze'"),
+        ("vrdir/airpipe/seed0/dnc_noise", "0 rows with variant 'branch_noise', degradation 'noise', level '15'"),
+    ],
+)
+def test_tables_without_the_rows_of_a_bound_are_told(absent, message, tmp_path, capsys):
+    found = fresh()
+    for one in found:
+        del one[absent]
+    with pytest.raises(AirpipeError, match=message):
+        checked(tmp_path, capsys, found)
+
+
+def test_bounds_of_a_model_that_is_not_there_are_told(tmp_path, capsys):
+    with pytest.raises(AirpipeError, match="0 rows with .* model 'vrdir/other/sad'"):
+        checked(tmp_path, capsys, fresh(), "--model", "vrdir/other")

@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from workflow import TOY, copy_run, planned, snakemake, write_overlay
+from workflow import TOY, copy_project, copy_run, planned, snakemake, write_overlay
 
 pytestmark = pytest.mark.pipeline
 
@@ -113,6 +113,11 @@ def test_figures_and_page_show_them(project):
     page = (project / "results/report/index.html").read_text()
     assert 'id="recognition"' in page and "vrdir/airpipe, own branch" in page
     assert "Recogniser a shares its front with vrdir/airpipe" in page
+    footer = page.partition('id="provenance"')[2]
+    stages = ("ise", "sad", "dnc_haze", "recogniser_a", "recogniser_b")
+    assert [footer.count(f"vrdir/airpipe/seed0/{stage}<") for stage in stages] == [1] * 5
+    assert footer.count("baseline/nafnet_5d/seed0/train<") == 1
+    assert "6 models, 6 training runs, demo scale." in page
 
 
 def test_a_second_run_has_nothing_to_do(project):
@@ -158,6 +163,26 @@ def test_fresh_seeds_make_everything_of_their_own(project):
         "recognition_seeds": 1,
         "vrdir_seeds": 1,
     }
+
+
+def test_lists_without_leaks_are_searched_for_test_images_of_fresh_seeds(tmp_path):
+    folder = copy_project(tmp_path / "run")
+    splits = {name: {"clean": f"{name}/*/*", "classes": "folder"} for name in ("train", "test")}
+    own = {"pairs": "mine{seed}.test", "degradation": "noise", "recipe": "noise"}
+    change = {
+        "datasets": {f"mine{seed}": {"title": "Toy", "root": "pictures", "splits": splits} for seed in (0, 1)},
+        "leakage": {"remove": True},
+        "recognition": {"tests": {"own": own}, "fresh_seeds": [0]},
+    }
+    found = {}
+    for seed in (0, 1):
+        write_overlay(folder, TOY, RECOGNITION, change, {"recognition": {"fresh_seeds": [seed]}})
+        found[seed] = planned(folder, "results/pairs/mine0.train_noleak.csv", "--configfile", "overlay.yaml")
+    assert found[0]["remove_leaks"] == found[1]["remove_leaks"] == 1
+    more = {rule: found[1][rule] - found[0][rule] for rule in found[0]}
+    assert {rule: count for rule, count in more.items() if count} == {
+        "fetch_dataset": 1, "manifest": 1, "pairs": 1, "fingerprint": 1,
+    }  # fmt: skip
 
 
 def test_where_recognition_is_off_there_are_no_fresh_seeds(project):

@@ -195,8 +195,8 @@ def model_ids(models=None, seeds=None):
         else:
             method, setting, *stage = model.split("/")
             shown = stage[0] if stage else last_stage(model)
-            ids += [f"{method}/{setting}/seed{seed}/{shown}" for seed in PROJECT.seeds if seeds is None]
-            ids += [f"{method}/{setting}/seed{seed}/{shown}" for seed in seeds or ()]
+            runs = PROJECT.seeds if seeds is None else seeds
+            ids += [f"{method}/{setting}/seed{seed}/{shown}" for seed in runs]
     return ids
 
 
@@ -416,9 +416,10 @@ def folder_lists():
 
 
 def leak_tests():
-    """Test lists whose images `leakage: remove` keeps out of training."""
+    """Test lists whose images `leakage: remove` keeps out of training, those of fresh seeds included."""
     tests = {test.pairs for test in PROJECT.tests.values()}
-    tests |= {pairs for seed in PROJECT.seeds for pairs in recognition_lists(seed)}
+    seeds = {*PROJECT.seeds, *RECOGNITION.fresh_seeds}
+    tests |= {pairs for seed in seeds for pairs in recognition_lists(seed)}
     return list(PROJECT.leakage.against or [name for name in sorted(tests) if not made_here(name)])
 
 
@@ -506,90 +507,6 @@ def feature_outputs():
     if not PROJECT.features.models:
         return []
     return ["results/tables/features.csv", *(f"results/figures/features/{name}.png" for name in ("tsne", "confusion"))]
-
-
-def recognition_models(seeds=None):
-    """Ids of the enhancers and recognisers of the recognition tests; none where they are off."""
-    if not RECOGNITION.models:
-        return []
-    return list(dict.fromkeys(model_ids([*RECOGNITION.models, *RECOGNITION.recognisers.values()], seeds)))
-
-
-def recognition_lists(seed):
-    """Pair lists of the recognition tests, galleries included; none where they are off."""
-    tests = PROJECT.recognition_job(seed).tests.values() if RECOGNITION.models else ()
-    return sorted({pairs for test in tests for pairs in test.lists()})
-
-
-def recogniser_files(wildcards):
-    """Model files of the frozen recognisers."""
-    return [parent_file(model) for model in PROJECT.recognition_job(int(wildcards.seed)).recognisers.values()]
-
-
-def recogniser_arguments(wildcards):
-    """--recogniser arguments."""
-    models = PROJECT.recognition_job(int(wildcards.seed)).recognisers
-    return " ".join(f"--recogniser {name}={parent_file(model)}" for name, model in models.items())
-
-
-def recognition_results(seeds, method=""):
-    """Results of the recognition tests: no restoration first, then every enhancer (of a method), for each seed."""
-    models = [model for model in RECOGNITION.models if model.startswith(method)]
-    return [
-        f"results/recognition/seed{seed}/{model}.json"
-        for seed in seeds
-        if models
-        for model in dict.fromkeys(["none", *model_ids(models, [seed])])
-    ]
-
-
-def detection_files():
-    """Annotations and detections that the recognition tables score, on this machine."""
-    found = {}
-    for name, entry in RECOGNITION.detections.items() if RECOGNITION.models else ():
-        where = f"recognition.detections.{name}"
-        try:
-            files = {variant: place(file, f"{where}.{variant}") for variant, file in entry.detections.items()}
-            found[name] = {"annotations": place(entry.annotations, f"{where}.annotations"), "detections": files}
-        except AirpipeError as error:
-            raise WorkflowError(str(error)) from None
-    return found
-
-
-def detection_inputs():
-    """The same as a list of files."""
-    return [
-        file for files in detection_files().values() for file in (files["annotations"], *files["detections"].values())
-    ]
-
-
-def detection_texts():
-    """What the tables say of each set of detections."""
-    texts = {"recogniser", "degradation", "level"}
-    return {name: entry.model_dump(include=texts) for name, entry in RECOGNITION.detections.items()}
-
-
-def recognition_abouts():
-    """What the configuration says about each enhancer's setting."""
-    shown = {"/".join(model.split("/")[:2]) for model in RECOGNITION.models if not model.startswith("imported/")}
-    return {model: PROJECT.setting_plan(model).about for model in sorted(shown)}
-
-
-def recognition_branches():
-    """Names of the branches of each enhancer that has some, in the order of its guidance maps."""
-    found = {}
-    for model in trained(model_ids(RECOGNITION.models)):
-        method, setting, seed, stage = model.split("/")
-        found[model] = list(getattr(stage_settings(method, setting, seed.removeprefix("seed"), stage), "branches", ()))
-    return {model: branches for model, branches in found.items() if branches}
-
-
-def recognition_outputs():
-    """Tables and figures of the recognition tests; none where they are off."""
-    if not RECOGNITION.models:
-        return []
-    figures = [f"results/figures/recognition/{name}.png" for name in ("top1", "pictures")]
-    return ["results/tables/recognition.csv", "results/tables/restoration.csv", *figures]
 
 
 onstart:

@@ -128,7 +128,10 @@ rule page:
             kind=["bars", "curves", "qualitative"],
         ),
         efficiency="results/tables/efficiency.csv",
-        cards=collect("results/{model}/card.json", model=shown_models()),
+        cards=collect(
+            "results/{model}/card.json",
+            model=dict.fromkeys([*shown_models(), *recognition_models()]),
+        ),
         scores=list(dict.fromkeys(path for table in PROJECT.tables for path in table_scores(table))),
         pictures=list(
             dict.fromkeys(

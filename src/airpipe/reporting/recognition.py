@@ -70,7 +70,7 @@ def variant_of(model: str, degradation: str) -> str | None:
     >>> variant_of("vrdir/airpipe/dnc_haze", "haze")
     'branch_haze'
     """
-    method, _, stage = model.partition("/")[0], None, model.rpartition("/")[2]
+    method, stage = model.partition("/")[0], model.rpartition("/")[2]
     clean = degradation == CLEAN
     if model == NONE:
         return "clean" if clean else "degraded"
@@ -87,8 +87,9 @@ def variant_of(model: str, degradation: str) -> str | None:
 def recognition_table(results: Sequence[Result], story: Story) -> pd.DataFrame:
     """One row per recogniser, metric, test, variant and model: mean over seeds, in percent.
 
-    sd is over seeds (n - 1). recovery is (restored - degraded) / (clean - degraded), where a clean test of the same
-    list is there and the degradation costs something. chance: what guessing reaches.
+    n_images: of the seed with the fewest. sd is over seeds (n - 1). recovery is (restored - degraded) / (clean -
+    degraded), where a clean test of the same list is there and the degradation costs something. chance: what guessing
+    reaches.
 
     Args:
         results: from `read_recognition`.
@@ -105,9 +106,8 @@ def recognition_table(results: Sequence[Result], story: Story) -> pd.DataFrame:
     found: list[Row] = []
     for keys, group in _groups(frame, ["recogniser", "task", "metric", "test", *PLACE, "variant", "model", "list"]):
         values = group["value"].to_numpy(float)
-        found.append(
-            keys | _spread(values) | {"n_images": int(group["n_images"].iloc[0]), "chance": group["chance"].mean()}
-        )
+        counted = {"n_images": int(group["n_images"].min()), "chance": group["chance"].mean()}
+        found.append(keys | _spread(values) | counted)
     with_recovery = [{**row, "recovery": _recovery(row, found)} for row in found]
     rank = {name: place for place, name in enumerate(story.recognisers)}
     with_recovery.sort(key=lambda row: rank[row["recogniser"]])  # stable: the rest stays in order
@@ -215,7 +215,7 @@ def detection_rows(name: str, entry: Mapping[str, Any]) -> list[Row]:
 def restoration_table(results: Sequence[Result], story: Story) -> pd.DataFrame:
     """One row per test, variant and model: PSNR in dB and SSIM of input and result, means over images and seeds.
 
-    sd is that of psnr over seeds; inf: an image equals its clean one.
+    n is that of the seed with the fewest images; sd is that of psnr over seeds; inf: an image equals its clean one.
 
     Returns:
         RESTORATION_COLUMNS.
@@ -226,11 +226,11 @@ def restoration_table(results: Sequence[Result], story: Story) -> pd.DataFrame:
             scores = {key: math.inf if value is None else value for key, value in facts["restoration"].items()}
             rows.append({**common, "n": facts["images"], **scores})
     found = []
-    for keys, group in _groups(pd.DataFrame(rows), ["test", *PLACE, "variant", "model", "list", "n"]):
+    for keys, group in _groups(pd.DataFrame(rows), ["test", *PLACE, "variant", "model", "list"]):
         with np.errstate(invalid="ignore"):  # inf - inf
             spread = _spread(group["psnr"].to_numpy(float))
         means = {name: float(group[name].mean()) for name in ("psnr_in", "ssim_in", "psnr", "ssim")}
-        found.append({**keys, **means, "sd": spread["sd"], "seeds": spread["seeds"]})
+        found.append({**keys, **means, "n": int(group["n"].min()), "sd": spread["sd"], "seeds": spread["seeds"]})
     return pd.DataFrame(found, columns=list(RESTORATION_COLUMNS))
 
 

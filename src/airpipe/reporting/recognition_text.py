@@ -171,7 +171,8 @@ def restoration_notes(table: pd.DataFrame, story: Story) -> list[str]:
     lines = [f"{story.scale} scale: not comparable with published numbers."] if story.scale != PAPER_SCALE else []
     lines.append(f"RGB, [0, 1], rounded to 8 bit; mean over images. {HURTS}: below the input.")
     if (table["seeds"] > 1).any():
-        lines.append(f"±: standard deviation over {int(table['seeds'].max())} seeds.")
+        seeds = int(table["seeds"].max())
+        lines.append(f"±: standard deviation over {seeds} seeds; n: images of the seed that has the fewest.")
     if np.isinf(table["psnr"].to_numpy(float)).any():
         lines.append("inf: an image equals its clean one.")
     return lines

@@ -1,0 +1,107 @@
+"""Settings of the recognition tests: names, seeds and recipes are written out; what does not exist is told."""
+
+import pytest
+from helpers import shipped
+
+from airpipe.errors import AirpipeError
+from airpipe.project import load_project
+from airpipe.recognition_settings import RecognitionSettings, RecognitionTest
+
+RECOGNITION = {
+    "models": ["baseline/nafnet_5d", "dcpt/nafnet_5d/pretrain", "imported/mine"],
+    "recognisers": {"b": "baseline/nafnet_5d/train", "a": "imported/mine"},
+    "tests": {
+        "clean": {"pairs": "photos.test", "degradation": "clean"},
+        "noise25": {"pairs": "photos.test", "degradation": "noise", "recipe": "noise", "fixed": {"sigma": 25}},
+    },
+}
+
+
+def project(**changes):
+    return load_project(shipped() | {"recognition": {**RECOGNITION, **changes}})
+
+
+def test_a_job_has_the_seed_in_its_lists_and_models_and_its_recipes_written_out():
+    values = shipped() | {"recognition": RECOGNITION}
+    values["datasets"] = {**values["datasets"], "photos3": values["datasets"]["photos"]}
+    for seed in (0, 1, 2):
+        values["datasets"][f"photos{seed}"] = values["datasets"]["photos"]
+    values["recognition"] = {**RECOGNITION, "tests": {**RECOGNITION["tests"], "own": {
+        "pairs": "photos{seed}.test", "degradation": "noise", "recipe": "noise", "gallery": "photos.val",
+    }}}  # fmt: skip
+    found = load_project(values).recognition_job(3)
+    assert found.recognisers == {"b": "baseline/nafnet_5d/seed3/train", "a": "imported/mine"}
+    assert (found.tests["own"].pairs, found.tests["own"].dataset) == ("photos3.test", "photos")
+    assert found.tests["own"].lists() == ("photos3.test", "photos.val")
+    assert found.tests["noise25"].operations[0].parameters["sigma"].constant == 25
+    assert found.tests["clean"].operations == ()
+
+
+def test_the_headline_is_the_first_recogniser_or_the_named_one():
+    assert project().recognition.in_order() == ("b", "a")
+    assert project(headline="a").recognition.in_order() == ("a", "b")
+    assert RecognitionSettings().in_order() == ()
+
+
+def test_other_scales_have_no_recognition():
+    assert project(scales=["paper"]).recognition.models == ()
+    assert project(scales=["demo"]).recognition.models == tuple(RECOGNITION["models"])
+
+
+def one(**changes):
+    return {"tests": {"odd": {"pairs": "photos.test", "degradation": "noise", "recipe": "noise", **changes}}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"models": ["nafnet"]}, "recognition: 'nafnet' is not method/setting, method/setting/stage or imported/name"),
+        ({"models": ["baseline/nafnet_5"]}, "unknown setting of baseline 'nafnet_5'; did you mean 'nafnet_5"),
+        (
+            {"models": ["baseline/nafnet_5d/trian"]},
+            "unknown stage of baseline/nafnet_5d in recognition 'trian'; did you",
+        ),
+        (
+            {"recognisers": {"b": "baseline/nafnet_5d"}},
+            "recogniser b: 'baseline/nafnet_5d' is not method/setting/stage",
+        ),
+        ({"recognisers": {}}, "found 2 tests and 0 recognisers; models need both"),
+        ({"retrieval": ["c"]}, "unknown recogniser in retrieval 'c'"),
+        ({"headline": "c"}, "unknown recogniser in headline 'c'"),
+        (one(pairs="fotos.test"), "unknown data set in recognition, test odd 'fotos'; did you mean 'photos'"),
+        (
+            one(pairs="photos{seed}.test"),
+            "unknown data set in recognition, test odd 'photos0'.*Seeds in use: 0, 1, 2, 3",
+        ),
+        (one(pairs="photos.tset"), "unknown split of photos in recognition, test odd 'tset'; did you mean 'test'"),
+        (one(gallery="photos.gallery"), "unknown split of photos in recognition, test odd 'gallery'"),
+        (one(recipe="nose"), "unknown recipe in recognition, test odd 'nose'; did you mean 'noise'"),
+        (one(recipe=None, fixed={"sigma": 25}), "replaces draws of a recipe, and there is no recipe"),
+        (one(degradation="clean"), "degradation is clean, but recipe 'noise' degrades"),
+        (one(tasks=[]), "tests.odd.tasks"),
+    ],
+)
+def test_names_that_do_not_exist_are_told_with_the_nearest(changes, message):
+    with pytest.raises(AirpipeError, match=message):
+        project(**changes)
+
+
+def test_an_overlay_leaves_tests_and_recognisers_out_by_null():
+    found = project(
+        tests={**RECOGNITION["tests"], "noise25": None}, recognisers={**RECOGNITION["recognisers"], "a": None}
+    )
+    assert list(found.recognition.tests) == ["clean"] and found.recognition.in_order() == ("b",)
+
+
+def test_tables_of_the_recognition_tests_keep_their_names():
+    values = shipped()
+    values["tables"] = {**values["tables"], "restoration": {"tests": ["photos_rain"]}}
+    with pytest.raises(AirpipeError, match="the name 'restoration' belongs to the recognition tests"):
+        load_project(values)
+
+
+def test_images_of_every_seed_are_degraded_otherwise_those_of_a_fixed_list_never():
+    drawn = RecognitionTest(pairs="shapes{seed}.test", degradation="haze", recipe="haze")
+    assert [drawn.for_seed(seed).seed for seed in (0, 1, 3)] == [100000, 100001, 100003]
+    fixed = drawn.model_copy(update={"pairs": "cub.test"})
+    assert [fixed.for_seed(seed).seed for seed in (0, 3)] == [100000, 100000]
