@@ -24,7 +24,8 @@ from airpipe.datasets import ClassShare, DatasetSettings, SplitSettings
 from airpipe.errors import AirpipeError
 from airpipe.methods.baseline.training import BaselineTask
 from airpipe.provenance import write_json
-from airpipe.settings import DataPart, canonical_json
+from airpipe.registry import settings_class
+from airpipe.settings import DataPart, canonical_json, check_settings
 from airpipe.training.run import PairLists, RunOptions, run_identity, train_stage
 
 SHARE = {"start": 0.0, "stop": 0.7}
@@ -109,6 +110,46 @@ def test_wrong_layouts_are_told(tmp_path, files, settings, message):
         names(root, split(**settings))
 
 
+@pytest.mark.parametrize(
+    ("done", "message"),
+    [
+        (None, "is not there. It is made here. Make it again"),
+        ("a/x/0.png", "no image file. It is made here"),
+    ],
+)
+def test_a_made_data_set_that_is_gone_or_damaged_is_to_be_made_again(tmp_path, done, message):
+    root = tmp_path / "results/generated/shapes9"
+    if done:
+        pictures(root, done)
+    with pytest.raises(AirpipeError, match=rf"{message}.*: snakemake -f results/generated/shapes9.json") as error:
+        names(root, split("train/*/*"))
+    assert "fetch" not in str(error.value)
+
+
+def test_degraded_files_in_class_folders_are_matched_within_their_class(tmp_path):
+    root = pictures(
+        tmp_path / "pets", *(f"{kind}/{name}/0.png" for kind in ("clean", "rain") for name in ("cat", "dog"))
+    )
+    settings = split("clean/*/*", degraded="rain/*/*")
+    pairs = read_pairs(listed(root, settings, tmp_path), root)
+    assert [(pair.name, pair.degraded.parent.name, pair.clean.parent.name) for pair in pairs] == [
+        ("cat__0", "cat", "cat"),
+        ("dog__0", "dog", "dog"),
+    ]
+    pictures(root, "rain/dog/1.png", "clean/cat/1.png")
+    with pytest.raises(AirpipeError, match="rain/dog/1.png: no clean file 1.* of class dog"):
+        names(root, settings)
+
+
+def test_classes_of_one_image_are_noted(tmp_path):
+    root = pictures(tmp_path / "pets", *CATS, "emu/1.png")
+    checked = check_split("toy.train", split(), str(root))
+    assert checked.facts["notes"] == [
+        "1 of 3 classes have one image (first: emu): "
+        "a recogniser learns little of them, and no query of theirs finds another image"
+    ]
+
+
 def test_strays_may_be_left_out(tmp_path):
     root = pictures(tmp_path / "pets", *CATS, "stray.png", "cat/old/9.png", "emu/1.png")
     settings = split(leave_out=["*.png", "cat/old/*", "emu/*"], share_of_class={"stop": 1.0})
@@ -138,6 +179,14 @@ def test_shares_part_every_class_and_new_images_move_no_other(tmp_path):
     assert set(train) <= set(later)
     assert set(test) <= set(later_test)
     assert sides(root, seed=1) != [later, later_test]
+
+
+def test_a_side_that_had_to_be_filled_gives_the_image_back_once_it_has_its_own():
+    names = sorted((f"cat/{number}.png" for number in range(40)), key=lambda name: place_of(name, 0))
+    low, high = names[:2], names[-1]
+    test = ClassShare(start=0.5, stop=1.0)
+    assert shared_out(dict.fromkeys(low, "cat"), test)[0] == [low[1]]
+    assert shared_out(dict.fromkeys([*low, high], "cat"), test)[0] == [high]
 
 
 @pytest.mark.parametrize("at", [0.01, 0.5, 0.99])
@@ -196,6 +245,14 @@ def test_cub_follows_its_lists(tmp_path, inner):
         pairs = read_pairs(listed(tmp_path / "cub", settings, tmp_path, f"cub.{part}"), tmp_path / "cub")
         assert [pair.name for pair in pairs] == [f"001.Crow__Crow_{number}", f"002.Owl__Owl_{number}"]
         assert [pair.category for pair in pairs] == ["001.Crow", "002.Owl"]
+
+
+def test_cub_may_lie_in_a_folder_whose_name_ends_alike(tmp_path):
+    birds(tmp_path / "cub" / "my_images")
+    found = names(tmp_path / "cub", split("my_images/images/*/*", "cub", part="train"))
+    assert found == ["my_images/images/001.Crow/Crow_1.jpg", "my_images/images/002.Owl/Owl_1.jpg"]
+    with pytest.raises(AirpipeError, match="expected one folder `images` of CUB-200-2011"):
+        names(tmp_path / "cub/my_images/images", split("*/*", "cub"))
 
 
 @pytest.mark.parametrize(
@@ -323,8 +380,25 @@ def test_a_task_gets_the_classes_before_the_first_step_and_the_card_has_them(pet
         train_stage(settings, lists, PairLists([], []), RunOptions(tmp_path / "other"))
 
 
+def scene_recogniser(num_classes):
+    """Two steps of a small recogniser on scenes.train."""
+    network = {"name": "recogniser_residual", "arguments": {"num_classes": num_classes, "stem": 4, "widths": [4, 8]}}
+    changes = {
+        "task": "vrdir.recogniser",
+        "method": "vrdir",
+        "stage": "recogniser_b",
+        "network": network,
+        "data": [{"pairs": "scenes.train", "augment": "flip", "resize": 48}],
+        "phases": [{"steps": 2, "patch_size": 32, "batch_size": 4}],
+        "optimizers": {"net": {"learning_rate": 1e-3}},
+        "validation": {"every": 2, "patch_size": 32, "data": []},
+    }
+    values = json.loads(canonical_json(stage())) | changes
+    return check_settings(settings_class("vrdir.recogniser"), values, "scenes")
+
+
 @needs_samples
-def test_a_real_labelled_folder_goes_from_check_to_samples(tmp_path):
+def test_a_real_labelled_folder_goes_from_check_to_a_trained_recogniser(tmp_path):
     """Crops of photographs, each photograph a class."""
     root = tmp_path / "scenes"
     for photograph in sorted((SAMPLES / "CBSD68").glob("*.jpg"))[:4]:
@@ -342,7 +416,14 @@ def test_a_real_labelled_folder_goes_from_check_to_samples(tmp_path):
     assert sum(map(len, sources)) == 24
     assert {pair.name for pair in sources[0]}.isdisjoint(pair.name for pair in sources[1])
     samples = TrainingSamples(parts, sources, 0)
-    batch = collate([samples[SampleKey(slot, slot % 2, 0, 32)] for slot in range(8)])
-    assert batch.clean.shape == (8, 3, 32, 32)
-    assert batch.category.tolist() == [0] * 8
+    batch = collate([samples[SampleKey(slot, 0, slot, 32)] for slot in range(len(sources[0]))])
+    assert batch.clean.shape == (len(sources[0]), 3, 32, 32)
+    order = sorted({pair.category for pair in sources[0]})
+    assert batch.category.tolist() == [order.index(pair.category) for pair in sources[0]]
     assert float(batch.clean.float().std()) > 5
+    lists = PairLists([tmp_path / "scenes.train.csv"], sources[:1])
+    train_stage(scene_recogniser(4), lists, PairLists([], []), RunOptions(tmp_path / "stage"))
+    card = json.loads((tmp_path / "stage/card.json").read_text())
+    assert card["classes"] == order
+    with pytest.raises(AirpipeError, match="show 4 classes .*, the network tells 5 apart"):
+        train_stage(scene_recogniser(5), lists, PairLists([], []), RunOptions(tmp_path / "five"))

@@ -1,12 +1,15 @@
 """Data sets that are made here, in the workflow: made once, made anew when their entry changes."""
 
 import json
+import shutil
 
 import pytest
+from helpers import ROOT
 from test_shapes import kit
 
+from airpipe.cli import main
 from airpipe.data.pairs import read_facts, read_rows
-from workflow import TOY, copy_project, planned, snakemake, write_overlay
+from workflow import TOY, copy_project, copy_run, planned, snakemake, write_overlay
 
 pytestmark = pytest.mark.pipeline
 
@@ -18,6 +21,9 @@ CROPS = {
         "voc_2007_crops": {"made": {"smallest": 8, "lists": {"train": "trainval", "test": "trainval"}}},
     }
 }
+PARTS = {"data": [{"pairs": "shapes{seed}.train", "recipe": "noise"}], "loss_weights": {}}
+STAGE = {"common": PARTS, "scales": {"demo": {"validation": {"data": []}}}}
+TRAINED = {"methods": {"baseline": {"settings": {"nafnet_5d": {"stages": {"train": STAGE}}}}}}
 LISTS = ["results/pairs/shapes0.val.csv", "results/pairs/voc_2007_crops.train.csv"]
 
 
@@ -55,6 +61,27 @@ def test_nothing_is_left_to_do(project):
     assert again(project) == {}
 
 
+def test_a_folder_that_was_deleted_is_made_again_and_checked(project, tmp_path):
+    copy = copy_run(project, tmp_path / "copy")
+    write_overlay(copy, TOY, SHAPES, CROPS)
+    shutil.rmtree(copy / "results/generated/shapes0")
+    made = planned(copy, "results/generated/shapes0", "--configfile", "overlay.yaml")
+    assert made == {"make_dataset": 1}
+    snakemake(copy, "results/generated/shapes0", "--configfile", "overlay.yaml")
+    assert len(list((copy / "results/generated/shapes0").rglob("*.png"))) == sum(FEW.values())
+
+
+def test_targets_and_checks_cover_the_made_data_sets_in_use(project):
+    write_overlay(project, TOY, SHAPES, CROPS, TRAINED)
+    shown = snakemake(project, "-n", "-p", "check", "--configfile", "overlay.yaml").stdout
+    assert "check_dataset.py shapes0.train" in shown
+    (project / "results/generated/shapes0").rename(project / "aside")
+    try:
+        assert planned(project, "data", "--configfile", "overlay.yaml")["make_dataset"] == 1
+    finally:
+        (project / "aside").rename(project / "results/generated/shapes0")
+
+
 def test_a_changed_entry_makes_its_data_set_anew_and_no_other(project):
     other = {"datasets": {"shapes0": {"made": {"seed": 5}}}}
     assert again(project, other) == {"make_dataset": 1, "manifest": 1, "pairs": 1}
@@ -70,11 +97,8 @@ def test_a_changed_entry_makes_its_data_set_anew_and_no_other(project):
     assert again(project, other) == {}
 
 
-def test_made_lists_are_neither_packed_nor_searched_for_leaks(project):
-    parts = {"data": [{"pairs": "shapes{seed}.train", "recipe": "noise"}], "loss_weights": {}}
-    stage = {"common": parts, "scales": {"demo": {"validation": {"data": []}}}}
-    shapes = {"methods": {"baseline": {"settings": {"nafnet_5d": {"stages": {"train": stage}}}}}}
-    write_overlay(project, TOY, SHAPES, CROPS, shapes)
+def test_drawn_lists_are_neither_packed_nor_searched_for_leaks(project):
+    write_overlay(project, TOY, SHAPES, CROPS, TRAINED)
     model = "results/baseline/nafnet_5d/seed0/train/model.safetensors"
     jobs = planned(project, model, "--configfile", "overlay.yaml")
     assert {"pack", "fingerprint", "leakage"}.isdisjoint(jobs)
@@ -85,3 +109,13 @@ def test_data_sets_that_nobody_makes_are_told(project):
     write_overlay(project, TOY, SHAPES, CROPS)
     failed = snakemake(project, "-n", "results/generated/photos.json", "--configfile", "overlay.yaml", check=False)
     assert "unknown made data set 'photos'" in failed.stdout
+
+
+def test_the_list_of_data_sets_tells_what_a_made_one_lacks(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    for name in ("DATASETS", "GENERATED"):
+        monkeypatch.setattr(f"airpipe.data_cli.{name}", tmp_path)
+    main(["data", "list"])
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert "not here (needs pascal_voc, not here)" in lines["voc_2007_crops"]
+    assert "shapes0" in lines

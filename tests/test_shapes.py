@@ -114,6 +114,22 @@ def test_a_killed_run_leaves_the_old_data_set_and_the_next_one_replaces_it(tmp_p
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["set"]
 
 
+def test_a_run_killed_between_two_renames_loses_no_data_set(tmp_path, monkeypatch):
+    made = MadeShapes.model_validate({"kind": "shapes", "side": 16, "counts": {"train": 9}})
+    make_dataset(made, tmp_path / "set")
+    before = files(tmp_path / "set")
+    (tmp_path / "set").rename(tmp_path / ".set.old")  # as a power cut leaves it
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("airpipe.data.made.make_shapes", full)
+        with pytest.raises(AirpipeError):
+            make_dataset(made, tmp_path / "set")
+    assert files(tmp_path / "set") == before
+
+
 def test_an_image_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(cv2, "imwrite", lambda *_: False)
     made = MadeShapes.model_validate({"kind": "shapes", "counts": {"train": 1}})

@@ -81,16 +81,24 @@ def _entry(arguments: argparse.Namespace, name: str) -> DatasetSettings:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    for name, entry in load_registry(arguments.configfile).items():
+    registry = load_registry(arguments.configfile)
+
+    def lacking(entry: DatasetSettings) -> str:
+        source = getattr(entry.made, "dataset", "")
+        if source in registry and not folder_of(source, registry[source]).is_dir():
+            return f"needs {source}, not here"
+        return ways(entry)
+
+    for name, entry in registry.items():
         folder = folder_of(name, entry)
-        place = "embedded" if entry.packages else str(folder) if folder.is_dir() else f"not here ({ways(entry)})"
+        place = "embedded" if entry.packages else str(folder) if folder.is_dir() else f"not here ({lacking(entry)})"
         print(f"{name:20} {place:40} {entry.title}")
     return 0
 
 
 def ways(entry: DatasetSettings) -> str:
     """How a data set can be had, in a few words."""
-    if entry.embedded:
+    if entry.packages or entry.made:
         return "made here" if entry.made else "embedded"
     if not entry.sources:
         return "no address known"

@@ -276,7 +276,12 @@ class DatasetSettings(Settings):
     @property
     def embedded(self) -> bool:
         """Whether everybody has its files: there is nothing to fetch, to search for leaks or to tell."""
-        return bool(self.packages or self.made)
+        return bool(self.packages or self.drawn)
+
+    @property
+    def drawn(self) -> bool:
+        """Whether its images are drawn here: they show no photograph, so that there are no leaks to search for."""
+        return isinstance(self.made, MadeShapes)
 
     @model_validator(mode="after")
     def _packages_or_splits(self) -> "DatasetSettings":

@@ -26,6 +26,7 @@ Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 MAX_PIXELS = 400_000_000
 """Larger pictures are refused: a lying header could otherwise claim all memory."""
+CHECK_AGAIN = "Check the data set again: snakemake check"
 Image.MAX_IMAGE_PIXELS = None  # the limit above is checked by us, with a message
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
 """Decoders that may run, whatever a file is called."""
@@ -207,11 +208,11 @@ def read_rgb8(path: Path) -> npt.NDArray[np.uint8]:
             return _as_eight_bit(read_picture(path).pixels)
         pixels = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if data.size else None
     except OSError as error:
-        raise AirpipeError(f"{path}: cannot be read ({error.strerror}). Check the data set again") from None
+        raise AirpipeError(f"{path}: cannot be read ({error.strerror}). {CHECK_AGAIN}") from None
     except cv2.error as error:
-        raise AirpipeError(f"{path}: corrupt image ({error.err}). Check the data set again") from None
+        raise AirpipeError(f"{path}: corrupt image ({error.err}). {CHECK_AGAIN}") from None
     if pixels is None:
-        raise AirpipeError(f"{path}: corrupt image. Check the data set again")
+        raise AirpipeError(f"{path}: corrupt image. {CHECK_AGAIN}")
     return np.asarray(pixels, np.uint8)
 
 

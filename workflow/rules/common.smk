@@ -287,7 +287,7 @@ def name_list(dataset, split):
 
 def checks(threads):
     """A command for every list in use: check its files again."""
-    for name in sorted({name for half in compared_lists() for name in half}):
+    for name in sorted({name for half in [*compared_lists(), drawn_lists()] for name in half}):
         dataset, split = name.removesuffix("_noleak").split(".")
         entry = canonical_json(split_entry(dataset, split))
         words = ["python", "scripts/check_dataset.py", f"{dataset}.{split}", "--entry", entry]
@@ -390,27 +390,33 @@ def compared_lists():
     """Training lists, and test lists that they are searched for; splits called train... or val... are for training."""
     own = list(own_lists())
     own_train = {name for name in own if name.split(".")[1].startswith(("train", "val"))}
-    train, test = ({name for name in lists if not made_here(name)} for lists in (training_lists(), test_lists()))
+    train, test = ({name for name in lists if not drawn_here(name)} for lists in (training_lists(), test_lists()))
     return sorted(train | own_train), sorted(test | set(own) - own_train)
 
 
-def made_lists():
-    """Lists in use whose files are made here."""
-    return [name for name in sorted({*training_lists(), *test_lists()}) if made_here(name)]
+def drawn_lists():
+    """Lists in use whose files are drawn here."""
+    return [name for name in sorted({*training_lists(), *test_lists()}) if drawn_here(name)]
+
+
+def made_folders():
+    """Folders of the made data sets in use: one that was deleted is made again."""
+    names = {name.split(".")[0] for name in (*training_lists(), *test_lists())}
+    return [f"results/generated/{name}" for name in sorted(names) if PROJECT.datasets[name].made]
 
 
 def embedded(pairs):
-    """Whether everybody has the files of a pair list: they are embedded or made here."""
+    """Whether everybody has the files of a pair list: they are embedded or drawn here."""
     return PROJECT.datasets[pairs.split(".")[0]].embedded
 
 
-def made_here(pairs):
-    """Whether the files of a pair list are made here: they are not searched for leaks."""
-    return PROJECT.datasets[pairs.split(".")[0]].made is not None
+def drawn_here(pairs):
+    """Whether the files of a pair list are drawn here: they are not searched for leaks."""
+    return PROJECT.datasets[pairs.split(".")[0]].drawn
 
 
 def folder_lists():
-    """Lists in use whose files are not embedded or made: the page tells what is odd about them."""
+    """Lists in use whose files are not embedded or drawn: the page tells what is odd about them."""
     names = sorted({*training_lists(), *test_lists()})
     return [name for name in names if not embedded(name)]
 
@@ -420,7 +426,7 @@ def leak_tests():
     tests = {test.pairs for test in PROJECT.tests.values()}
     seeds = {*PROJECT.seeds, *RECOGNITION.fresh_seeds}
     tests |= {pairs for seed in seeds for pairs in recognition_lists(seed)}
-    return list(PROJECT.leakage.against or [name for name in sorted(tests) if not made_here(name)])
+    return list(PROJECT.leakage.against or [name for name in sorted(tests) if not drawn_here(name)])
 
 
 def fingerprints(names):

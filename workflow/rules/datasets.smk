@@ -33,6 +33,7 @@ rule make_dataset:
         source=made_from,
     output:
         facts="results/generated/{dataset}.json",
+        images=directory("results/generated/{dataset}"),
     log:
         "results/logs/generated/{dataset}.log",
     benchmark:
@@ -50,7 +51,7 @@ rule make_dataset:
         "Data set {wildcards.dataset}: make its images"
     shell:
         "python scripts/make_dataset.py {wildcards.dataset} --made {params.made:q} {resources.source}"
-        " --output results/generated/{wildcards.dataset} > {log} 2>&1"
+        " --output {output.images} > {log} 2>&1"
 
 
 rule manifest:
@@ -229,6 +230,7 @@ rule pack:
 
 rule data:
     input:
-        lambda wildcards: [f"results/pairs/{name}.csv" for half in [*compared_lists(), made_lists()] for name in half],
+        lambda wildcards: [f"results/pairs/{name}.csv" for half in [*compared_lists(), drawn_lists()] for name in half],
+        made_folders(),
         lambda wildcards: packs(training_lists()),
         "results/data/leakage.csv",

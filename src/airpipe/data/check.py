@@ -95,6 +95,9 @@ def check_split(
     """
     folder = Path(root)
     dataset = list_id.split(".")[0]
+    remedy = remake(root) or REMEDY
+    if not folder.is_dir() and remake(root):
+        raise AirpipeError(f"data set {dataset}: {root} is not there. {remedy}")
     if not folder.is_dir():
         raise AirpipeError(
             f"data set {dataset}: {root} is not a folder. Put the files there, or set datasets.{dataset}.root "
@@ -103,29 +106,42 @@ def check_split(
         )
     globs = [glob for layout in split.layouts for glob in (*layout.clean, *(layout.degraded or ()))]
     paths, problems = list_images(folder, list(dict.fromkeys(globs)))
-    complain(problems, f"{list_id} in {root}", REMEDY)
+    complain(problems, f"{list_id} in {root}", remedy)
     if split.classes is not None:
         paths, problems = chosen_files(folder, paths, split)
-        complain(problems, f"{list_id} in {root}, classes: {split.classes}", REMEDY)
+        complain(problems, f"{list_id} in {root}, classes: {split.classes}", remedy)
     try:
         pairing = pair_up(paths, split, name_list)
     except AirpipeError as error:
-        raise AirpipeError(f"{list_id} in {root}: {error}") from None
-    complain(pairing.problems, f"{list_id} in {root}, layout {pairing.layout.name}", REMEDY)
+        raise AirpipeError(f"{list_id} in {root}: {f'no image file. {remedy}' if remake(root) else error}") from None
+    complain(pairing.problems, f"{list_id} in {root}, layout {pairing.layout.name}", remedy)
 
     store = Journal(journal)
     named = pairing.files()
     found = store.describe([(path, str(folder / path)) for path in named], threads, f"checking {list_id}")
-    complain([one for one in found if isinstance(one, str)], f"{list_id}, {len(named)} files", REMEDY)
+    complain([one for one in found if isinstance(one, str)], f"{list_id}, {len(named)} files", remedy)
     files = [one for one in found if isinstance(one, FileFacts)]
     sizes = {file.path: (file.width, file.height) for file in files}
-    complain(size_problems(pairing.rows, sizes), f"{list_id}: files of a pair differ in size", REMEDY)
+    complain(size_problems(pairing.rows, sizes), f"{list_id}: files of a pair differ in size", remedy)
     facts = _facts(list_id, split, pairing, files) | _input_psnr(pairing.rows, folder, threads, list_id)
     facts["notes"] = _notes(split, pairing, facts)
     if split.strict and split.expected not in (None, len(pairing.rows)):
-        raise AirpipeError(f"{list_id} in {root}: {facts['notes'][0]}. {REMEDY}, or set strict: false")
+        after = remake(root) or f"{REMEDY}, or set strict: false"
+        raise AirpipeError(f"{list_id} in {root}: {facts['notes'][0]}. {after}")
     store.close()
     return Checked(files, facts)
+
+
+def remake(root: str) -> str:
+    """How a data set is made again, where `root` is results/generated/<id>; otherwise nothing.
+
+    Example:
+        >>> remake("results/generated/shapes0")
+        'It is made here. Make it again: snakemake -f results/generated/shapes0.json'
+    """
+    if Path(root).parts[-3:-1] != ("results", "generated"):
+        return ""
+    return f"It is made here. Make it again: snakemake -f results/generated/{Path(root).name}.json"
 
 
 def _facts(list_id: str, split: SplitSettings, pairing: Pairing, files: Sequence[FileFacts]) -> dict[str, Any]:
@@ -193,6 +209,12 @@ def _notes(split: SplitSettings, pairing: Pairing, facts: Mapping[str, Any]) -> 
         notes.append(f"mean input PSNR is {measured:.3f} dB, {split.input_psnr:.3f} expected: other files or a subset")
     if pairing.lone_clean and not split.names and not split.name_list:
         notes.append(f"{len(pairing.lone_clean)} clean files have no degraded one (first: {pairing.lone_clean[0]})")
+    lone = sorted(name for name, count in Counter(pairing.classes.values()).items() if count == 1)
+    if lone:
+        notes.append(
+            f"{len(lone)} of {facts['classes']} classes have one image (first: {lone[0]}): "
+            "a recogniser learns little of them, and no query of theirs finds another image"
+        )
     if pairing.left_out:
         notes.append(f"{len(pairing.left_out)} files left out as `leave_out` says")
     for kind, treatment in (("16 bit", "cut to 8 bit"), ("with alpha", "alpha is ignored"), ("grey", "made RGB")):

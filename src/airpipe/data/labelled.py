@@ -136,6 +136,9 @@ def place_of(path: str, seed: int) -> float:
 def shared_out(classes: Mapping[str, str], share: ClassShare) -> tuple[list[str], list[str]]:
     """The files of a share of every class.
 
+    A file stays on its side whatever other files come, unless a side had to be filled: where all places of a class lie
+    on one side of a cut, the other gets the nearest file, and gives it back once files of its own are there.
+
     Args:
         classes: class of each path.
         share: start, stop, seed.
@@ -171,14 +174,15 @@ def _cut(order: Sequence[tuple[float, str]], at: float) -> int:
 
 def _cub_part(root: Path, paths: Sequence[str], split: SplitSettings) -> tuple[list[str], list[str]]:
     """Files of one side of the published division, compared with the lists of the data set."""
-    folders = {path.split("images/")[0] for path in paths}
-    if len(folders) != 1:
-        return [], ["expected one folder `images` of CUB-200-2011"] if paths else []
-    base = folders.pop()
+    folders = {PurePosixPath(path).parents[1] if path.count("/") > 1 else None for path in paths}
+    images = folders.pop() if len(folders) == 1 else None
+    if images is None or images.name != "images":
+        return [], ["expected one folder `images` of CUB-200-2011 with files <class>/<file>"] if paths else []
+    base = images.parent
     listed, labels, names, sides = (_cub_list(root / base / name) for name in CUB_LISTS)
     wanted = {"train": "1", "test": "0", None: None}[split.part]
     problems, chosen = [], []
-    known = {f"{base}images/{file}": number for number, file in listed.items()}
+    known = {str(images / file): number for number, file in listed.items()}
     for path in paths:
         number = known.get(path)
         folder = PurePosixPath(path).parent.name

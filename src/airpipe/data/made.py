@@ -15,7 +15,8 @@ def make_dataset(made: MadeShapes | MadeCrops, target: Path, source: str = "") -
 
     Args:
         made: of the registry.
-        target: results/generated/<id>; a folder that is there is replaced, once the new one is whole.
+        target: results/generated/<id>; a folder that is there is replaced, once the new one is whole. A run that was
+            killed between the two leaves it as .<id>.old: the next one puts it back first.
         source: folder of the data set that objects are cut from.
 
     Returns:
@@ -29,6 +30,8 @@ def make_dataset(made: MadeShapes | MadeCrops, target: Path, source: str = "") -
         target.with_name(f".{target.name}.lock"), wait=False, message=f"{target}: another process makes it. Wait for it"
     ):
         try:
+            if old.exists() and not target.exists():
+                old.rename(target)
             for rest in (work, old):
                 shutil.rmtree(rest, ignore_errors=True)
             work.mkdir(parents=True)

@@ -175,7 +175,7 @@ def pair_up(paths: Sequence[str], split: SplitSettings, name_list: Path | None =
     if layout.degraded is None:
         pairing.rows = [_row(clean=path, name=stem, group=stem, **options) for path, stem in _stems(clean)]
     else:
-        _match(pairing, matching(kept, layout.degraded), clean, options)
+        _match(pairing, matching(kept, layout.degraded), clean, options, by_class=split.classes in ("folder", "cub"))
     _choose(pairing, split, name_list)
     _label(pairing, split)
     _refuse_repeated(pairing)
@@ -198,22 +198,30 @@ def _most_files(paths: Sequence[str], split: SplitSettings) -> Layout:
     return split.layouts[counts.index(max(counts))]
 
 
-def _match(pairing: Pairing, degraded: Sequence[str], clean: Sequence[str], options: Mapping[str, str]) -> None:
+def _match(
+    pairing: Pairing, degraded: Sequence[str], clean: Sequence[str], options: Mapping[str, str], by_class: bool
+) -> None:
     rule = pairing.layout.rule
     whole_path = any(one.whole_path for one in tried(rule))
     index: dict[str, list[str]] = {}
     for path in clean:
         index.setdefault(without_suffix(path) if whole_path else PurePosixPath(path).stem, []).append(path)
+    classes = {PurePosixPath(path).parent.name for path in clean} if by_class else set()
     shown: dict[str, str] = {}
     shared = any(one.shared_clean for one in tried(rule))
     for path in degraded:
         candidates = partners(path, rule)
         found = next((one for one in candidates if one.clean in index), None)
         fitting = index[found.clean] if found else []
+        category = PurePosixPath(path).parent.name
+        if category in classes:  # degraded files in class folders show images of their class
+            fitting = [one for one in fitting if PurePosixPath(one).parent.name == category]
         if not candidates:
             pairing.problems.append(f"{path}: its name does not fit rule {rule}")
         elif found is None:
             pairing.problems.append(f"{path}: no clean file {' or '.join(f'{one.clean}.*' for one in candidates)}")
+        elif not fitting:
+            pairing.problems.append(f"{path}: no clean file {found.clean}.* of class {category}")
         elif len(fitting) > 1:
             pairing.problems.append(f"{path}: its clean file may be {' or '.join(fitting)}")
         elif fitting[0] == path:
