@@ -12,10 +12,11 @@ from torch import nn
 from airpipe.data.dataset import quantised
 from airpipe.data.pairs import Pair
 from airpipe.errors import AirpipeError
-from airpipe.evaluation import recognition
+from airpipe.evaluation import recognisers as recogniser_module
 from airpipe.evaluation.metrics import score, score_batch
 from airpipe.evaluation.protocol import degraded_input, natural_key
-from airpipe.evaluation.recognition import enhance, fitted, recognise, shared_values, top1
+from airpipe.evaluation.recognisers import fitted, shared_values, top1
+from airpipe.evaluation.recognition import enhance, recognise
 from airpipe.evaluation.retrieval import Entries, random_precision, retrieve
 from airpipe.images import read_rgb8
 from airpipe.models.nafnet import NAFNet
@@ -271,7 +272,7 @@ def test_batches_change_nothing_and_neither_does_the_order_of_the_list(pairs, re
     network = NAFNet(width=4, middle_blk_num=1, enc_blk_nums=[1], dec_blk_nums=[1])
     model = loaded(network.requires_grad_(False))
     whole, pictures = recognise(model, recognisers, given, {"colours.test": pairs})
-    monkeypatch.setattr(recognition, "BATCH_PIXELS", 24 * 24 * 2)
+    monkeypatch.setattr(recogniser_module, "BATCH_PIXELS", 24 * 24 * 2)
     single, again = recognise(model, recognisers, given, {"colours.test": pairs[::-1]})
     for facts in (whole, single):
         facts["noise"]["restoration"] = pytest.approx(facts["noise"]["restoration"], rel=1e-6)
@@ -308,6 +309,32 @@ def test_kept_pictures_are_degraded_restored_clean_and_guidance(pairs, recognise
     assert (pictures["clean.0.degraded"] == pictures["clean.0.clean"]).all()
     assert (pictures["noise.1.restored"][..., 0] == 255).all()
     assert pictures["noise.0.guidance"].shape == (3, 12, 12)
+
+
+def test_kept_pictures_are_numbered_as_in_the_list_whatever_their_sizes(pairs, recognisers):
+    ordered = sorted(pairs, key=lambda pair: natural_key(pair.name))  # the first is wider: its batch comes last
+    every = job(clean={"degradation": "clean"}).model_copy(update={"pictures": len(pairs)})
+    _, pictures = recognise(None, recognisers, every, {"colours.test": pairs})
+    for number, pair in enumerate(ordered):
+        assert np.array_equal(pictures[f"clean.{number}.clean"], read_rgb8(pair.clean))
+
+
+def test_an_image_is_recognised_before_the_next_batch_is_read(pairs, recognisers, monkeypatch):
+    monkeypatch.setattr(recogniser_module, "BATCH_PIXELS", 1)
+    events = []
+
+    class Listening(type(recognisers["eye"].network)):
+        def forward(self, image, features=False):
+            events.append("recognised")
+            return super().forward(image, features)
+
+    def read(pair, cache):
+        events.append("read")
+        return [read_rgb8(pair.clean)]
+
+    monkeypatch.setattr("airpipe.evaluation.recognition.pair_layers", read)
+    recognise(None, {"eye": loaded(Listening(), classes=CLASSES)}, job(noise={}), {"colours.test": pairs})
+    assert events == ["read", "recognised"] * len(pairs)
 
 
 def test_retrieval_asks_with_restored_images_and_looks_among_other_clean_ones(pairs, recognisers):
@@ -361,6 +388,15 @@ def test_shared_weights_are_counted_tensor_by_tensor():
     assert shared_values(first, first) == 3 * 8 * 9 + 8 * 8 * 9
 
 
+def test_fresh_norms_and_buffers_are_no_shared_weights():
+    first, second = nn.BatchNorm2d(100), nn.BatchNorm2d(100)
+    assert shared_values(first, second) == 0
+    for norm in (first, second):
+        norm.weight.data = torch.linspace(0, 1, 100)
+        norm.running_mean.copy_(torch.linspace(0, 1, 100))
+    assert shared_values(first, second) == 100
+
+
 def wrong(pairs, recognisers, message, **test):
     with pytest.raises(AirpipeError, match=message):
         recognise(None, recognisers, job(noise=test), {"colours.test": pairs})
@@ -395,8 +431,20 @@ def test_enhancers_and_recognisers_are_not_taken_for_each_other(pairs, recognise
     with pytest.raises(AirpipeError, match="this model restores no image: it tells classes apart"):
         recognise(loaded(NoRestorer()), recognisers, job(noise={}), {"colours.test": pairs})
     wrong(
-        pairs, {"eye": loaded(Brighter(), classes=CLASSES)}, r"recogniser eye gives \(1, 3, 24, 30\); expected one row"
+        pairs, {"eye": loaded(Brighter(), classes=CLASSES)}, r"recogniser eye gives \(3, 3, 24, 30\); expected one row"
     )
+
+
+def test_answers_that_are_not_finite_and_empty_lists_are_told(pairs, recognisers):
+    broken = ByColour()
+    broken.weight[0, 0] = float("nan")
+    for task in ("classification", "retrieval"):
+        wrong(pairs, {"eye": loaded(broken, classes=CLASSES)}, "recogniser eye gives numbers that are not finite",
+              tasks=[task])  # fmt: skip
+    wrong([], recognisers, "recognition, test noise: colours.test lists no images")
+    asked = job(noise={"tasks": ["retrieval"], "gallery": "colours.gallery"})
+    with pytest.raises(AirpipeError, match="recogniser eye: the gallery colours.gallery lists no images"):
+        recognise(None, recognisers, asked, {"colours.test": pairs, "colours.gallery": []})
 
 
 def test_retrieval_needs_no_classes_of_the_recogniser(pairs):
@@ -410,7 +458,7 @@ def test_retrieval_needs_no_classes_of_the_recogniser(pairs):
 
 RECOGNITION = {
     "models": ["baseline/nafnet_5d", "dcpt/nafnet_5d/pretrain", "imported/mine"],
-    "recognisers": {"b": "baseline/nafnet_5d/train", "a": "imported/mine"},
+    "recognisers": {"b": "vrdir/airpipe/recogniser_b", "a": "imported/mine"},
     "tests": {
         "clean": {"pairs": "photos.test", "degradation": "clean"},
         "noise25": {"pairs": "photos.test", "degradation": "noise", "recipe": "noise", "fixed": {"sigma": 25}},
@@ -428,10 +476,10 @@ def test_a_job_has_the_seed_in_its_lists_and_models_and_its_recipes_written_out(
     for seed in (0, 1, 2):
         values["datasets"][f"photos{seed}"] = values["datasets"]["photos"]
     values["recognition"] = {**RECOGNITION, "tests": {**RECOGNITION["tests"], "own": {
-        "pairs": "photos{seed}.test", "degradation": "noise", "recipe": "noise", "gallery": "photos.val",
+        "pairs": "photos{seed}.test", "degradation": "noise", "recipe": "noise", "gallery": "photos.val", "level": "any",
     }}}  # fmt: skip
     found = load_project(values).recognition_job(3)
-    assert found.recognisers == {"b": "baseline/nafnet_5d/seed3/train", "a": "imported/mine"}
+    assert found.recognisers == {"b": "vrdir/airpipe/seed3/recogniser_b", "a": "imported/mine"}
     assert (found.tests["own"].pairs, found.tests["own"].dataset) == ("photos3.test", "photos")
     assert found.tests["own"].lists() == ("photos3.test", "photos.val")
     assert found.tests["noise25"].operations[0].parameters["sigma"].constant == 25
@@ -449,8 +497,11 @@ def test_other_scales_have_no_recognition():
     assert project(scales=["demo"]).recognition.models == tuple(RECOGNITION["models"])
 
 
+NOISY = {"pairs": "photos.test", "degradation": "noise", "recipe": "noise"}
+
+
 def one(**changes):
-    return {"tests": {"odd": {"pairs": "photos.test", "degradation": "noise", "recipe": "noise", **changes}}}
+    return {"tests": {"odd": {**NOISY, **changes}}}
 
 
 @pytest.mark.parametrize(
@@ -472,7 +523,7 @@ def one(**changes):
         (one(pairs="fotos.test"), "unknown data set in recognition, test odd 'fotos'; did you mean 'photos'"),
         (
             one(pairs="photos{seed}.test"),
-            "unknown data set in recognition, test odd 'photos0'.*Seeds in use: 0, 1, 2, 3",
+            r"unknown data set in recognition, test odd 'photos\{seed\}'; did you mean 'photos'",
         ),
         (one(pairs="photos.tset"), "unknown split of photos in recognition, test odd 'tset'; did you mean 'test'"),
         (one(gallery="photos.gallery"), "unknown split of photos in recognition, test odd 'gallery'"),
@@ -480,6 +531,27 @@ def one(**changes):
         (one(recipe=None, fixed={"sigma": 25}), "replaces draws of a recipe, and there is no recipe"),
         (one(degradation="clean"), "degradation is clean, but recipe 'noise' degrades"),
         (one(tasks=[]), "tests.odd.tasks"),
+        (one(pairs="shapes{seed}.tset"), "unknown split of shapes0 in recognition, test odd 'tset'; did you mean"),
+        (
+            {"models": ["vrdir/airpipe/recogniser_a"]},
+            "vrdir/airpipe/recogniser_a tells classes apart and restores nothing; name it in recognition.recognisers",
+        ),
+        (
+            {"recognisers": {"b": "vrdir/airpipe/sad"}},
+            r"recogniser b: vrdir/airpipe/sad \(vrdir.sad\) tells no classes apart; name a stage of vrdir.recogniser",
+        ),
+        (
+            {"tests": {"first": NOISY, "second": {**NOISY, "fixed": {"sigma": 5}}}},
+            "tests first and second are both called 'photos noise' in tables.*give one a `level` or a `dataset`",
+        ),
+        (
+            {**one(tasks=["classification", "retrieval"]), "retrieval": []},
+            r"test odd asks for retrieval, and retrieval: \[\] names no recogniser",
+        ),
+        (
+            {**one(tasks=["retrieval"]), "retrieval": ["a"]},
+            "test odd asks nothing of the headline b, which figures show: name b in retrieval",
+        ),
     ],
 )
 def test_names_that_do_not_exist_are_told_with_the_nearest(changes, message):
@@ -492,6 +564,30 @@ def test_an_overlay_leaves_tests_and_recognisers_out_by_null():
         tests={**RECOGNITION["tests"], "noise25": None}, recognisers={**RECOGNITION["recognisers"], "a": None}
     )
     assert list(found.recognition.tests) == ["clean"] and found.recognition.in_order() == ("b",)
+    boxes = {"annotations": "a.json", "detections": {"clean": "b.json"}}
+    assert list(project(detections={"boxes": boxes, "other": None}).recognition.detections) == ["boxes"]
+
+
+def test_a_level_or_a_data_set_tells_tests_apart():
+    tests = {"first": NOISY, "second": {**NOISY, "level": "25"}, "third": {**NOISY, "dataset": "others"}}
+    assert list(project(tests=tests).recognition.tests) == list(tests)
+
+
+def test_a_seed_without_data_is_told_where_its_lists_are_asked_for():
+    tests = {"own": {**NOISY, "pairs": "shapes{seed}.test", "gallery": "photos.test"}}
+    values = shipped() | {"recognition": {**RECOGNITION, "tests": tests}, "seeds": [0, 4]}
+    found = load_project(values)
+    assert found.recognition_lists(0) == ["photos.test", "shapes0.test"]
+    message = (
+        r"recognition, test own: seed 4 has no data set shapes4 \(shapes\{seed\}\). "
+        r"Add `shapes4: \{like: shapes0, made: \{seed: 4\}\}` to datasets .*recognition: \{scales: \[\]\}"
+    )
+    with pytest.raises(AirpipeError, match=message):
+        found.recognition_lists(4)
+    values["datasets"] = {**values["datasets"], "shapes4": {"like": "shapes0", "made": {"seed": 4}}}
+    assert load_project(values).recognition_lists(4) == ["photos.test", "shapes4.test"]
+    off = load_project(values | {"recognition": {**RECOGNITION, "scales": []}})
+    assert off.recognition_lists(5) == []
 
 
 def test_tables_of_the_recognition_tests_keep_their_names():
@@ -499,6 +595,8 @@ def test_tables_of_the_recognition_tests_keep_their_names():
     values["tables"] = {**values["tables"], "restoration": {"tests": ["photos_rain"]}}
     with pytest.raises(AirpipeError, match="the name 'restoration' belongs to the recognition tests"):
         load_project(values)
+    values["recognition"] = {**values["recognition"], "scales": []}
+    assert "restoration" in load_project(values).tables
 
 
 def test_images_of_every_seed_are_degraded_otherwise_those_of_a_fixed_list_never():

@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from workflow import TOY, copy_run, planned, snakemake, write_overlay
+from workflow import TOY, copy_project, copy_run, planned, snakemake, write_overlay
 
 pytestmark = pytest.mark.pipeline
 
@@ -181,3 +181,28 @@ def test_what_does_not_exist_is_told_at_the_start(project, change, message):
     done = snakemake(project, "-n", "all", "--configfile", "recognition.yaml", "wrong.yaml", check=False)
     assert done.returncode == 1
     assert message in " ".join(done.stdout.split())
+
+
+@pytest.fixture(scope="module")
+def unused(tmp_path_factory):
+    """The shipped demo with a seed that has no data set of shapes."""
+    folder = copy_project(tmp_path_factory.mktemp("seed4"))
+    write_overlay(folder, {"seeds": [0, 4]})
+    return folder
+
+
+def test_a_seed_without_data_stops_recognition_and_nothing_else(unused):
+    told = "seed 4 has no data set shapes4 (shapes{seed}). Add `shapes4: {like: shapes0, made: {seed: 4}}` to datasets"
+    for target in ("all", "train_vrdir"):
+        done = snakemake(unused, "-n", target, "--configfile", "overlay.yaml", check=False)
+        assert done.returncode == 1
+        assert told in " ".join(done.stdout.split())
+    assert planned(unused, "train_baseline", "--configfile", "overlay.yaml")["baseline_train"] == 4  # two settings
+    model = "results/baseline/nafnet_5d/seed4/train/model.safetensors"
+    assert planned(unused, model, "--configfile", "overlay.yaml")["baseline_train"] == 1
+
+
+def test_a_seed_with_a_data_set_of_its_own_is_planned(unused):
+    write_overlay(unused, {"datasets": {"shapes4": {"like": "shapes0", "made": {"seed": 4}}}}, name="data.yaml")
+    names = ["--configfile", "overlay.yaml", "data.yaml"]
+    assert planned(unused, "results/tables/recognition.csv", *names)["recognise"] == 14
