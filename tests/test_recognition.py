@@ -476,7 +476,7 @@ def test_a_job_has_the_seed_in_its_lists_and_models_and_its_recipes_written_out(
     for seed in (0, 1, 2):
         values["datasets"][f"photos{seed}"] = values["datasets"]["photos"]
     values["recognition"] = {**RECOGNITION, "tests": {**RECOGNITION["tests"], "own": {
-        "pairs": "photos{seed}.test", "degradation": "noise", "recipe": "noise", "gallery": "photos.val", "level": "any",
+        **NOISY, "pairs": "photos{seed}.test", "gallery": "photos.val", "level": "any",
     }}}  # fmt: skip
     found = load_project(values).recognition_job(3)
     assert found.recognisers == {"b": "vrdir/airpipe/seed3/recogniser_b", "a": "imported/mine"}

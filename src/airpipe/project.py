@@ -218,7 +218,10 @@ class ProjectSettings(Settings):
         plan = self.setting_plan(f"{method}/{setting}")
         for name in stage:
             _known(name, plan.stages, f"stage of {method}/{setting} in {where}")
-        return plan.stages[stage[0] if stage else plan.last(self.scale)].task
+        try:
+            return plan.stages[stage[0] if stage else plan.last(self.scale)].task
+        except ValueError as error:
+            raise ValueError(f"{where}: {model}: {error}") from None
 
     def test(self, name: str) -> TestSettings:
         """A test with its recipe written out and its fixed parameters set."""
