@@ -142,19 +142,18 @@ def test_a_detector_redoes_the_tables_only(project, tmp_path):
     assert plan(folder) == AFTER
 
 
-def test_fresh_seeds_make_everything_of_their_own(project):
+def test_fresh_seeds_make_everything_of_vrdirs_own(project):
     found = plan(project, target="vrdir_seeds")
     assert found == {
         "make_dataset": 1,
         "manifest": 4,
         "pairs": 4,
-        "freeze_settings": 8,
-        "baseline_train": 1,
+        "freeze_settings": 7,
         "vrdir_recogniser": 2,
         "vrdir_sad": 1,
         "vrdir_dnc": 3,
         "vrdir_ise": 1,
-        "recognise": 5,
+        "recognise": 4,
         "recognition_seeds": 1,
         "vrdir_seeds": 1,
     }
