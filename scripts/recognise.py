@@ -11,7 +11,8 @@ import torch
 
 from airpipe.data.pairs import read_pairs
 from airpipe.errors import AirpipeError, run_main
-from airpipe.evaluation.recognition import recognise, shared_values
+from airpipe.evaluation.recognisers import shared_values
+from airpipe.evaluation.recognition import recognise
 from airpipe.evaluation.restore import choose_device
 from airpipe.provenance import atomic_path, library_versions, sha256_file, write_json
 from airpipe.recognition_settings import RecognitionJob

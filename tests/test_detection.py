@@ -80,10 +80,17 @@ def test_a_crowd_region_takes_any_number_of_detections_which_then_do_not_count(t
     assert score(tmp_path, objects, [*inside, (0, 0, BOX, 0.5)])["AP50"] == 100
 
 
-def test_only_100_detections_of_an_image_count(tmp_path):
+def test_only_100_detections_of_an_image_and_category_count(tmp_path):
     wrong = [(0, 0, [200 + i, 0, 1, 1], 0.9) for i in range(100)]
     assert score(tmp_path, [(0, 0, BOX)], [*wrong, (0, 0, BOX, 0.1)])["AP50"] == 0
     assert score(tmp_path, [(0, 0, BOX)], [*wrong[:99], (0, 0, BOX, 0.1)])["AP50"] == pytest.approx(1)
+    objects = [(0, 0, BOX), (0, 1, BOX)]
+    assert score(tmp_path, objects, [*wrong, (0, 1, BOX, 0.1)], categories=2)["AP50"] == 50
+
+
+def test_crowd_regions_alone_are_nothing_to_score_against(tmp_path):
+    with pytest.raises(AirpipeError, match=r"all 2 annotations are crowd regions .* Name the annotations of the test"):
+        read_truth(write(tmp_path, "truth.json", truth_of([(0, 0, BOX, True), (0, 0, FAR, True)])))
 
 
 def test_categories_without_objects_have_no_say(tmp_path):

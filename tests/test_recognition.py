@@ -12,10 +12,11 @@ from torch import nn
 from airpipe.data.dataset import quantised
 from airpipe.data.pairs import Pair
 from airpipe.errors import AirpipeError
-from airpipe.evaluation import recognition
+from airpipe.evaluation import recognisers as recogniser_module
 from airpipe.evaluation.metrics import score, score_batch
 from airpipe.evaluation.protocol import degraded_input, natural_key
-from airpipe.evaluation.recognition import enhance, fitted, recognise, shared_values, top1
+from airpipe.evaluation.recognisers import fitted, shared_values, top1
+from airpipe.evaluation.recognition import enhance, recognise
 from airpipe.images import read_rgb8
 from airpipe.models.nafnet import NAFNet
 from airpipe.recognition_settings import RecognitionJob
@@ -152,7 +153,7 @@ def test_batches_change_nothing_and_neither_does_the_order_of_the_list(pairs, re
     network = NAFNet(width=4, middle_blk_num=1, enc_blk_nums=[1], dec_blk_nums=[1])
     model = loaded(network.requires_grad_(False))
     whole, pictures = recognise(model, recognisers, given, {"colours.test": pairs})
-    monkeypatch.setattr(recognition, "BATCH_PIXELS", 24 * 24 * 2)
+    monkeypatch.setattr(recogniser_module, "BATCH_PIXELS", 24 * 24 * 2)
     single, again = recognise(model, recognisers, given, {"colours.test": pairs[::-1]})
     for facts in (whole, single):
         facts["noise"]["restoration"] = pytest.approx(facts["noise"]["restoration"], rel=1e-6)
@@ -189,6 +190,32 @@ def test_kept_pictures_are_degraded_restored_clean_and_guidance(pairs, recognise
     assert (pictures["clean.0.degraded"] == pictures["clean.0.clean"]).all()
     assert (pictures["noise.1.restored"][..., 0] == 255).all()
     assert pictures["noise.0.guidance"].shape == (3, 12, 12)
+
+
+def test_kept_pictures_are_numbered_as_in_the_list_whatever_their_sizes(pairs, recognisers):
+    ordered = sorted(pairs, key=lambda pair: natural_key(pair.name))  # the first is wider: its batch comes last
+    every = job(clean={"degradation": "clean"}).model_copy(update={"pictures": len(pairs)})
+    _, pictures = recognise(None, recognisers, every, {"colours.test": pairs})
+    for number, pair in enumerate(ordered):
+        assert np.array_equal(pictures[f"clean.{number}.clean"], read_rgb8(pair.clean))
+
+
+def test_an_image_is_recognised_before_the_next_batch_is_read(pairs, recognisers, monkeypatch):
+    monkeypatch.setattr(recogniser_module, "BATCH_PIXELS", 1)
+    events = []
+
+    class Listening(type(recognisers["eye"].network)):
+        def forward(self, image, features=False):
+            events.append("recognised")
+            return super().forward(image, features)
+
+    def read(pair, cache):
+        events.append("read")
+        return [read_rgb8(pair.clean)]
+
+    monkeypatch.setattr("airpipe.evaluation.recognition.pair_layers", read)
+    recognise(None, {"eye": loaded(Listening(), classes=CLASSES)}, job(noise={}), {"colours.test": pairs})
+    assert events == ["read", "recognised"] * len(pairs)
 
 
 def test_retrieval_asks_with_restored_images_and_looks_among_other_clean_ones(pairs, recognisers):
@@ -242,6 +269,15 @@ def test_shared_weights_are_counted_tensor_by_tensor():
     assert shared_values(first, first) == 3 * 8 * 9 + 8 * 8 * 9
 
 
+def test_fresh_norms_and_buffers_are_no_shared_weights():
+    first, second = nn.BatchNorm2d(100), nn.BatchNorm2d(100)
+    assert shared_values(first, second) == 0
+    for norm in (first, second):
+        norm.weight.data = torch.linspace(0, 1, 100)
+        norm.running_mean.copy_(torch.linspace(0, 1, 100))
+    assert shared_values(first, second) == 100
+
+
 def wrong(pairs, recognisers, message, **test):
     with pytest.raises(AirpipeError, match=message):
         recognise(None, recognisers, job(noise=test), {"colours.test": pairs})
@@ -276,8 +312,20 @@ def test_enhancers_and_recognisers_are_not_taken_for_each_other(pairs, recognise
     with pytest.raises(AirpipeError, match="this model restores no image: it tells classes apart"):
         recognise(loaded(NoRestorer()), recognisers, job(noise={}), {"colours.test": pairs})
     wrong(
-        pairs, {"eye": loaded(Brighter(), classes=CLASSES)}, r"recogniser eye gives \(1, 3, 24, 30\); expected one row"
+        pairs, {"eye": loaded(Brighter(), classes=CLASSES)}, r"recogniser eye gives \(3, 3, 24, 30\); expected one row"
     )
+
+
+def test_answers_that_are_not_finite_and_empty_lists_are_told(pairs, recognisers):
+    broken = ByColour()
+    broken.weight[0, 0] = float("nan")
+    for task in ("classification", "retrieval"):
+        wrong(pairs, {"eye": loaded(broken, classes=CLASSES)}, "recogniser eye gives numbers that are not finite",
+              tasks=[task])  # fmt: skip
+    wrong([], recognisers, "recognition, test noise: colours.test lists no images")
+    asked = job(noise={"tasks": ["retrieval"], "gallery": "colours.gallery"})
+    with pytest.raises(AirpipeError, match="recogniser eye: the gallery colours.gallery lists no images"):
+        recognise(None, recognisers, asked, {"colours.test": pairs, "colours.gallery": []})
 
 
 def test_retrieval_needs_no_classes_of_the_recogniser(pairs):

@@ -147,19 +147,18 @@ def test_a_detector_redoes_the_tables_only(project, tmp_path):
     assert plan(folder) == AFTER
 
 
-def test_fresh_seeds_make_everything_of_their_own(project):
+def test_fresh_seeds_make_everything_of_vrdirs_own(project):
     found = plan(project, target="vrdir_seeds")
     assert found == {
         "make_dataset": 1,
         "manifest": 4,
         "pairs": 4,
-        "freeze_settings": 8,
-        "baseline_train": 1,
+        "freeze_settings": 7,
         "vrdir_recogniser": 2,
         "vrdir_sad": 1,
         "vrdir_dnc": 3,
         "vrdir_ise": 1,
-        "recognise": 5,
+        "recognise": 4,
         "recognition_seeds": 1,
         "vrdir_seeds": 1,
     }
@@ -206,3 +205,28 @@ def test_what_does_not_exist_is_told_at_the_start(project, change, message):
     done = snakemake(project, "-n", "all", "--configfile", "recognition.yaml", "wrong.yaml", check=False)
     assert done.returncode == 1
     assert message in " ".join(done.stdout.split())
+
+
+@pytest.fixture(scope="module")
+def unused(tmp_path_factory):
+    """The shipped demo with a seed that has no data set of shapes."""
+    folder = copy_project(tmp_path_factory.mktemp("seed4"))
+    write_overlay(folder, {"seeds": [0, 4]})
+    return folder
+
+
+def test_a_seed_without_data_stops_recognition_and_nothing_else(unused):
+    told = "seed 4 has no data set shapes4 (shapes{seed}). Add `shapes4: {like: shapes0, made: {seed: 4}}` to datasets"
+    for target in ("all", "train_vrdir"):
+        done = snakemake(unused, "-n", target, "--configfile", "overlay.yaml", check=False)
+        assert done.returncode == 1
+        assert told in " ".join(done.stdout.split())
+    assert planned(unused, "train_baseline", "--configfile", "overlay.yaml")["baseline_train"] == 4  # two settings
+    model = "results/baseline/nafnet_5d/seed4/train/model.safetensors"
+    assert planned(unused, model, "--configfile", "overlay.yaml")["baseline_train"] == 1
+
+
+def test_a_seed_with_a_data_set_of_its_own_is_planned(unused):
+    write_overlay(unused, {"datasets": {"shapes4": {"like": "shapes0", "made": {"seed": 4}}}}, name="data.yaml")
+    names = ["--configfile", "overlay.yaml", "data.yaml"]
+    assert planned(unused, "results/tables/recognition.csv", *names)["recognise"] == 14

@@ -120,7 +120,7 @@ def seeded(seed, pairs="shapes{seed}.train"):
 def test_pair_lists_of_a_stage_may_name_the_seed():
     assert seeded(0) == ["shapes0.train", "shapes0.val"]
     assert seeded(2) == ["shapes2.train", "shapes2.val"]
-    with pytest.raises(AirpipeError, match=r"unknown data set 'shapes9'; did you mean 'shapes"):
+    with pytest.raises(AirpipeError, match=r"seed 9 has no data set shapes9 .* Add `shapes9: \{like: shapes0"):
         seeded(9)
     with pytest.raises(AirpipeError, match="unknown data set 'shapes{sed}'"):
         seeded(0, "shapes{sed}.train")

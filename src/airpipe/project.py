@@ -15,9 +15,10 @@ from pydantic import Field, NonNegativeInt, model_validator
 from airpipe.datasets import DatasetSettings
 from airpipe.errors import AirpipeError
 from airpipe.merging import DATASETS, SETTINGS, deep_merge, inherited
-from airpipe.recognition_settings import RecognitionJob, RecognitionSettings, RecognitionTest, check_names, seeded
+from airpipe.recognition_checks import check_names
+from airpipe.recognition_settings import RecognitionJob, RecognitionSettings, RecognitionTest, seeded
+from airpipe.seeds import of_seed
 from airpipe.settings import (
-    SEED,
     ComputeSettings,
     Draw,
     FeatureClass,
@@ -205,20 +206,22 @@ class ProjectSettings(Settings):
                 _known(entry.recipe, self.recipes, f"recipe in features, class {name}")
 
     def _recognition_names_exist(self) -> None:
-        for name in ("recognition", "restoration", "recognition_seeds", "restoration_seeds"):
-            if name in self.tables:
-                raise ValueError(
-                    f"tables: the name {name!r} belongs to the recognition tests; call the table otherwise"
-                )
         seeds = {*self.seeds, *self.recognition.fresh_seeds}
-        check_names(self.recognition, seeds, self.recipes, self._splits, self._stages, self.datasets)
+        splits = {
+            name: {file.split for file in entry.packages} or set(entry.splits) for name, entry in self.datasets.items()
+        }
+        check_names(self.recognition, seeds, self.recipes, splits, self.tables, self._task)
 
-    def _splits(self, dataset: str) -> set[str] | None:
-        known = self.datasets.get(dataset)
-        return None if known is None else {file.split for file in known.packages} or set(known.splits)
-
-    def _stages(self, model: str) -> Mapping[str, StagePlan]:
-        return self.setting_plan(model).stages
+    def _task(self, model: str, where: str) -> str:
+        """Task of method/setting/stage, or of the evaluated stage of method/setting."""
+        method, setting, *stage = model.split("/")
+        plan = self.setting_plan(f"{method}/{setting}")
+        for name in stage:
+            _known(name, plan.stages, f"stage of {method}/{setting} in {where}")
+        try:
+            return plan.stages[stage[0] if stage else plan.last(self.scale)].task
+        except ValueError as error:
+            raise ValueError(f"{where}: {model}: {error}") from None
 
     def test(self, name: str) -> TestSettings:
         """A test with its recipe written out and its fixed parameters set."""
@@ -252,6 +255,20 @@ class ProjectSettings(Settings):
         return RecognitionJob(
             tests=tests, recognisers=recognisers, pictures=chosen.pictures, retrieval=chosen.retrieval
         )
+
+    def recognition_lists(self, seed: int) -> list[str]:
+        """Pair lists of the recognition tests of one seed, galleries included; none where they are off.
+
+        Raises:
+            AirpipeError: a seed that has no data set.
+        """
+        tests = self.recognition.tests.items() if self.recognition.models else ()
+        found = [
+            of_seed(pairs, seed, self.datasets, f"recognition, test {name}")
+            for name, test in tests
+            for pairs in test.lists()
+        ]
+        return sorted(set(found))
 
     def _operations(self, degraded: TestSettings | FeatureClass | RecognitionTest, where: str) -> tuple[Operation, ...]:
         """The recipe of a test or class with its fixed parameters set."""
@@ -455,10 +472,7 @@ def frozen_stage(
     values = _plain(deep_merge(plan.common, plan.scales[project.scale]))
     parts = [*values.get("data", ()), *values.get("validation", {}).get("data", ())]
     for part in parts:
-        part["pairs"] = str(part.get("pairs", "")).replace(SEED, str(seed))
-        dataset = str(part.get("pairs", "")).split(".")[0]
-        if dataset not in project.datasets:
-            raise AirpipeError(f"{model}, stage {stage}: " + unknown_name(dataset, project.datasets, "data set"))
+        part["pairs"] = of_seed(str(part.get("pairs", "")), seed, project.datasets, f"{model}, stage {stage}")
         recipe = part.get("recipe")
         if recipe is not None:
             if recipe not in project.recipes:

@@ -3,8 +3,7 @@
 This module imports no torch: Snakemake reads it at every start.
 """
 
-import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, field_validator, model_validator
@@ -13,8 +12,6 @@ from airpipe.settings import SEED, Json, Name, Operation, SeededPairListId, Sett
 
 CLEAN = "clean"
 """Degradation of tests whose images stay as they are."""
-MODEL = r"[a-z0-9_]+/[a-z0-9_]+|(?!imported/)[a-z0-9_]+(/[a-z0-9_]+){2}"
-RECOGNISER = r"imported/[a-z0-9_]+|(?!imported/)[a-z0-9_]+(/[a-z0-9_]+){2}"
 
 
 class RecognitionTest(Settings):
@@ -102,10 +99,10 @@ class RecognitionSettings(Settings):
     )
     pictures: NonNegativeInt = Field(1, description="Images of each test that are kept for the figures.")
     detections: dict[Name, DetectionSettings] = Field(
-        {}, description="Data set: files to score beside the recognisers."
+        {}, description="Data set: files to score beside the recognisers. `name: null` in an overlay leaves them out."
     )
 
-    @field_validator("recognisers", "tests", mode="before")
+    @field_validator("recognisers", "tests", "detections", mode="before")
     @classmethod
     def _left_out(cls, entries: Any) -> Any:
         if isinstance(entries, Mapping):
@@ -121,6 +118,37 @@ class RecognitionSettings(Settings):
         for name in self.retrieval or ():
             if name not in self.recognisers:
                 raise ValueError(unknown_name(name, self.recognisers, "recogniser in retrieval"))
+        if self.recognisers:
+            self._headline_answers()
+        return self
+
+    def _headline_answers(self) -> None:
+        """Figures show the headline on every test, and a test must have somebody to ask."""
+        first = self.in_order()[0]
+        for name, test in self.tests.items():
+            if "retrieval" in test.tasks and self.retrieval == ():
+                raise ValueError(
+                    f"test {name} asks for retrieval, and retrieval: [] names no recogniser; name one, or ask for "
+                    "classification"
+                )
+            if "classification" not in test.tasks and first not in (self.retrieval or self.recognisers):
+                raise ValueError(
+                    f"test {name} asks nothing of the headline {first}, which figures show: name {first} in "
+                    "retrieval, ask for classification, too, or choose another headline"
+                )
+
+    @model_validator(mode="after")
+    def _tests_differ(self) -> "RecognitionSettings":
+        seen: dict[tuple[str, str, str], str] = {}
+        for name, test in self.tests.items():
+            place = (test.for_seed(0).dataset, test.degradation, test.level)
+            if other := seen.get(place):
+                shown = " ".join(part for part in place if part)
+                raise ValueError(
+                    f"tests {other} and {name} are both called {shown!r} in tables, which have one place for it; give "
+                    "one a `level` or a `dataset`"
+                )
+            seen[place] = name
         return self
 
     def in_order(self) -> tuple[str, ...]:
@@ -148,55 +176,3 @@ def seeded(model: str, seed: int) -> str:
         return model
     method, setting, stage = model.split("/")
     return f"{method}/{setting}/seed{seed}/{stage}"
-
-
-def check_names(
-    settings: RecognitionSettings,
-    seeds: Collection[int],
-    recipes: Collection[str],
-    splits: Callable[[str], Collection[str] | None],
-    stages: Callable[[str], Collection[str]],
-    datasets: Collection[str],
-) -> None:
-    """Check that all that the recognition tests name is there.
-
-    Args:
-        settings: nothing is checked where they name no model.
-        seeds: of all runs.
-        recipes: names of recipes.
-        splits: of a data set; None: no such data set.
-        stages: of method/setting; raises ValueError where it does not exist.
-        datasets: names of data sets, for messages.
-
-    Raises:
-        ValueError: says what is nearest.
-    """
-    if not settings.models:
-        return
-    for model in settings.models:
-        _check_model(model, MODEL, "recognition", "method/setting, method/setting/stage or imported/name", stages)
-    for name, model in settings.recognisers.items():
-        where = f"recognition, recogniser {name}"
-        _check_model(model, RECOGNISER, where, "method/setting/stage or imported/name", stages)
-    for name, test in settings.tests.items():
-        if test.recipe is not None and test.recipe not in recipes:
-            raise ValueError(unknown_name(test.recipe, recipes, f"recipe in recognition, test {name}"))
-        for pairs in sorted({pairs for seed in seeds for pairs in test.for_seed(seed).lists()}):
-            dataset, split = pairs.removesuffix("_noleak").split(".")
-            known = splits(dataset)
-            if known is None:
-                told = unknown_name(dataset, datasets, f"data set in recognition, test {name}")
-                raise ValueError(f"{told}. Seeds in use: {', '.join(map(str, sorted(seeds)))}")
-            if split not in known:
-                raise ValueError(unknown_name(split, known, f"split of {dataset} in recognition, test {name}"))
-
-
-def _check_model(model: str, form: str, where: str, expected: str, stages: Callable[[str], Collection[str]]) -> None:
-    if not re.fullmatch(form, model):
-        raise ValueError(f"{where}: {model!r} is not {expected}")
-    if not model.startswith("imported/"):
-        method, setting, *stage = model.split("/")
-        for name in stage:
-            if name not in (known := stages(f"{method}/{setting}")):
-                raise ValueError(unknown_name(name, known, f"stage of {method}/{setting} in {where}"))
-        stages(f"{method}/{setting}")

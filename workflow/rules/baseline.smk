@@ -36,4 +36,4 @@ rule baseline_train:
 
 rule train_baseline:
     input:
-        train_targets("baseline"),
+        lambda wildcards: train_targets("baseline"),

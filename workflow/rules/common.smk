@@ -346,15 +346,23 @@ def fetch_command(wildcards):
     return f"{shlex.join(words)} && cp resources/datasets/{name}.fetched.json {facts}"
 
 
-def stages_in_use():
-    """Settings of every stage that the chosen models, those in the tables and the recognition tests need."""
+def stages_in_use(of=None):
+    """Settings of every stage that the chosen models, those in the tables and the recognition tests need.
+
+    of: the method that matters; stages of others are left out where they cannot be planned (a seed without data).
+    """
     waiting, seen = trained([*shown_models(), *recognition_models()]), set()
     while waiting:
         model = waiting.pop(0)
         if model not in seen:
             seen.add(model)
             method, setting, seed, stage = model.split("/")
-            settings = stage_settings(method, setting, seed.removeprefix("seed"), stage)
+            try:
+                settings = stage_settings(method, setting, seed.removeprefix("seed"), stage)
+            except WorkflowError:
+                if of in (None, method):
+                    raise
+                continue
             for parent in settings.parents.values():
                 parent_file(parent)  # told here: for a file that exists, Snakemake hides what input functions raise
             waiting += trained(settings.parents.values())
@@ -363,7 +371,7 @@ def stages_in_use():
 
 def train_targets(method):
     """Models of a method that the chosen ones and the tables need, stages before them included."""
-    return [f"results/{s.model_id}/model.safetensors" for s in stages_in_use() if s.method == method]
+    return [f"results/{s.model_id}/model.safetensors" for s in stages_in_use(method) if s.method == method]
 
 
 def training_lists():
@@ -425,7 +433,7 @@ def leak_tests():
     """Test lists whose images `leakage: remove` keeps out of training, those of fresh seeds included."""
     tests = {test.pairs for test in PROJECT.tests.values()}
     seeds = {*PROJECT.seeds, *RECOGNITION.fresh_seeds}
-    tests |= {pairs for seed in seeds for pairs in recognition_lists(seed)}
+    tests |= {pairs for seed in seeds for pairs in recognition_lists(seed, missing="left out")}
     return list(PROJECT.leakage.against or [name for name in sorted(tests) if not drawn_here(name)])
 
 
@@ -438,7 +446,9 @@ def packing(wildcards):
     """Whether a stage that trains on a list wants it packed."""
     name = f"{wildcards.dataset}.{wildcards.split}"
     tasks = {
-        runs_as(settings.task) for settings in stages_in_use() if any(part.pairs == name for part in settings.data)
+        runs_as(settings.task)
+        for settings in stages_in_use(of="")  # what cannot be planned wants nothing
+        if any(part.pairs == name for part in settings.data)
     }
     return "" if any(PROJECT.compute_for(task).pack for task in tasks) else "--off"
 

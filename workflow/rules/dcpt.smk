@@ -115,4 +115,4 @@ use rule dcpt_pretrain as dcpt_transfer with:
 
 rule train_dcpt:
     input:
-        train_targets("dcpt"),
+        lambda wildcards: train_targets("dcpt"),

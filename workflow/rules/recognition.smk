@@ -108,7 +108,7 @@ rule recognition_figures:
     params:
         tests=list(RECOGNITION.tests),
         recognisers=list(RECOGNITION.in_order()),
-        branches=recognition_branches(),
+        branches=lambda wildcards: recognition_branches(),
     message:
         "Figures of the recognition tests"
     script:

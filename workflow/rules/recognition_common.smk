@@ -9,10 +9,15 @@ def recognition_models():
     return list(dict.fromkeys(model_ids([*RECOGNITION.models, *RECOGNITION.recognisers.values()])))
 
 
-def recognition_lists(seed):
-    """Pair lists of the recognition tests, galleries included; none where they are off."""
-    tests = PROJECT.recognition_job(seed).tests.values() if RECOGNITION.models else ()
-    return sorted({pairs for test in tests for pairs in test.lists()})
+def recognition_lists(seed, missing="told"):
+    """Pair lists of the recognition tests, galleries included; none where they are off, or a seed without data is
+    left out."""
+    try:
+        return PROJECT.recognition_lists(seed)
+    except AirpipeError as error:
+        if missing == "left out":
+            return []
+        raise WorkflowError(str(error)) from None
 
 
 def recogniser_files(wildcards):

@@ -141,9 +141,9 @@ rule page:
                 for test in PROJECT.tables[table].tests
             )
         ),
-        lists=[f"results/pairs/{name}.json" for name in folder_lists()],
-        checks=[f"results/manifests/{name.removesuffix('_noleak')}.json" for name in folder_lists()],
-        leakage=["results/data/leakage.json"] if folder_lists() else [],
+        lists=lambda wildcards: [f"results/pairs/{name}.json" for name in folder_lists()],
+        checks=lambda wildcards: [f"results/manifests/{name.removesuffix('_noleak')}.json" for name in folder_lists()],
+        leakage=lambda wildcards: ["results/data/leakage.json"] if folder_lists() else [],
         features=feature_outputs(),
         recognition=recognition_outputs(),
     output:

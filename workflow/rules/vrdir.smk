@@ -115,4 +115,4 @@ use rule vrdir_recogniser as vrdir_ise with:
 
 rule train_vrdir:
     input:
-        train_targets("vrdir"),
+        lambda wildcards: train_targets("vrdir"),

@@ -2,8 +2,8 @@
 
 Restored images are given to an external detector (their names are those of the inputs), and its detections are
 scored here. The protocol is that of COCO's box evaluation, area range "all": detections are matched greedily by score,
-at most 100 per image; a crowd region takes any number of detections, which then do not count; precision is read at 101
-recalls; the mean is over the categories that have objects. The code is ours.
+at most 100 per image and category; a crowd region takes any number of detections, which then do not count; precision
+is read at 101 recalls; the mean is over the categories that have objects. The code is ours.
 """
 
 import json
@@ -70,6 +70,11 @@ def read_truth(path: Path) -> Truth:
     objects = _gathered([(*row, float(bool(entry.get("iscrowd", 0)))) for row, entry in rows])
     if not objects:
         raise AirpipeError(f"{path}: no annotations; there is nothing to detect. Name the annotations of the test")
+    if all((entry.marks == 1).all() for entry in objects.values()):
+        raise AirpipeError(
+            f"{path}: all {len(rows)} annotations are crowd regions (iscrowd: 1), which nothing is scored against. "
+            "Name the annotations of the test, with objects of their own"
+        )
     return Truth(tuple(sorted(images)), tuple(sorted(categories)), objects)
 
 
