@@ -129,6 +129,18 @@ def test_a_test_redoes_the_tests_of_all_enhancers_and_trains_nothing(project):
     assert plan(project, change) == {"recognise": 5} | AFTER
 
 
+@pytest.mark.parametrize(
+    ("change", "redone"),
+    [
+        ({"pictures": 2}, {"recognise": 5} | AFTER),
+        ({"headline": "a"}, AFTER),
+        ({"fresh_seeds": [2]}, {}),
+    ],
+)
+def test_what_is_shown_redoes_as_the_documentation_says(project, change, redone):
+    assert plan(project, {"recognition": change}) == redone
+
+
 def test_another_enhancer_redoes_nothing_of_the_others(project):
     models = [*RECOGNITION["recognition"]["models"], "vrdir/airpipe/dnc_noise"]
     assert plan(project, {"recognition": {"models": models}}) == {"recognise": 1} | AFTER
