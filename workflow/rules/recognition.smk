@@ -115,15 +115,6 @@ rule recognition_figures:
         "../../scripts/make_figures.py"
 
 
-def fresh_tables(wildcards):
-    """Tables over fresh seeds."""
-    if not RECOGNITION.models:
-        raise WorkflowError(
-            f"vrdir_seeds: scale {PROJECT.scale} has no recognition tests; name enhancers in recognition.models"
-        )
-    return [f"results/tables/{name}_seeds.csv" for name in ("recognition", "restoration")]
-
-
 rule vrdir_seeds:
     input:
         fresh_tables,

@@ -70,8 +70,9 @@ def detection_texts():
 
 def recognition_abouts():
     """What the configuration says about each enhancer's setting."""
-    shown = {"/".join(model.split("/")[:2]) for model in RECOGNITION.models if not model.startswith("imported/")}
-    return {model: PROJECT.setting_plan(model).about for model in sorted(shown)}
+    parts = [model.split("/") for model in RECOGNITION.models if not model.startswith("imported/")]
+    shown = sorted({f"{method}/{setting}" for method, setting, *_ in parts})
+    return {model: PROJECT.setting_plan(model).about for model in shown}
 
 
 def recognition_branches():
@@ -89,3 +90,12 @@ def recognition_outputs():
         return []
     figures = [f"results/figures/recognition/{name}.png" for name in ("top1", "pictures")]
     return ["results/tables/recognition.csv", "results/tables/restoration.csv", *figures]
+
+
+def fresh_tables(wildcards):
+    """Tables over fresh seeds."""
+    if not RECOGNITION.models:
+        raise WorkflowError(
+            f"vrdir_seeds: scale {PROJECT.scale} has no recognition tests; name enhancers in recognition.models"
+        )
+    return [f"results/tables/{name}_seeds.csv" for name in ("recognition", "restoration")]
