@@ -70,7 +70,7 @@ def detection_texts():
 
 def recognition_abouts():
     """What the configuration says about each enhancer's setting."""
-    parts = [model.split("/") for model in RECOGNITION.models if not model.startswith("imported/")]
+    parts = [model.split("/") for model in trained(RECOGNITION.models)]
     shown = sorted({f"{method}/{setting}" for method, setting, *_ in parts})
     return {model: PROJECT.setting_plan(model).about for model in shown}
 
