@@ -624,7 +624,7 @@ def test_the_table_has_a_row_per_weights_measure_and_class_and_sets_printed_numb
     for words in ("patch_size 32 instead of 128", "split scene instead of random", "other degradations", "synthetic"):
         assert words in printed["differs"].iloc[0]
     text = (tmp_path / "features.md").read_text()
-    assert "| nafnet_5d | random | kNN, k = 3 |" in text
+    assert "| baseline/nafnet_5d | random | kNN, k = 3 |" in text
     assert "72 crops of 6 photographs" in text and "classifier: the trained head itself" in text
     assert r"low\_light" in (tmp_path / "features.tex").read_text()
 

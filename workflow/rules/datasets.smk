@@ -231,6 +231,6 @@ rule pack:
 rule data:
     input:
         lambda wildcards: [f"results/pairs/{name}.csv" for half in [*compared_lists(), drawn_lists()] for name in half],
-        made_folders(),
+        lambda wildcards: made_folders(),
         lambda wildcards: packs(training_lists()),
         "results/data/leakage.csv",
