@@ -41,7 +41,7 @@ from airpipe.errors import AirpipeError, run_main
 from airpipe.images import read_rgb8
 from airpipe.progress import track
 from airpipe.provenance import sha256_file
-from airpipe.settings import DataPart
+from airpipe.settings.stages import DataPart
 
 SETS = ("CBSD68", "Kodak24")
 SIGMA = 25

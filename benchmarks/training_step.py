@@ -31,10 +31,10 @@ import torch
 from torch import Tensor, nn
 
 from airpipe.errors import AirpipeError, run_main
-from airpipe.evaluation.complexity import multiply_accumulates
+from airpipe.models.cost import multiply_accumulates
 from airpipe.progress import track
 from airpipe.registry import build_network
-from airpipe.settings import OptimizerSettings
+from airpipe.settings.stages import OptimizerSettings
 from airpipe.training.task import make_adamw
 from benchmarks.published_forms import published_form
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from airpipe.data.check import check_packages, check_split, summary
 from airpipe.data.manifest import write_manifest
-from airpipe.datasets import DatasetSettings
 from airpipe.errors import run_main
 from airpipe.provenance import write_json
-from airpipe.settings import check_settings
+from airpipe.settings.base import check_settings
+from airpipe.settings.datasets import DatasetSettings
 
 
 def main() -> None:

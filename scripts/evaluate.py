@@ -8,7 +8,8 @@ from airpipe.data.pairs import read_facts, read_pairs
 from airpipe.errors import run_main
 from airpipe.evaluation.protocol import evaluate, network_restorer, picture_keeper, write_scores
 from airpipe.provenance import sha256_file, write_json
-from airpipe.settings import ProtocolSettings, TestSettings, check_settings
+from airpipe.settings.base import check_settings
+from airpipe.settings.scoring import ProtocolSettings, TestSettings
 
 
 def arguments() -> argparse.Namespace:

@@ -5,10 +5,10 @@ import json
 from pathlib import Path
 
 from airpipe.data.fetch import WAIT_MINUTES, Places, default_wait, fetch_dataset
-from airpipe.datasets import DatasetSettings
 from airpipe.errors import AirpipeError, run_main
 from airpipe.provenance import write_json
-from airpipe.settings import check_settings
+from airpipe.settings.base import check_settings
+from airpipe.settings.datasets import DatasetSettings
 
 
 def arguments() -> argparse.Namespace:

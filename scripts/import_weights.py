@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from airpipe.errors import AirpipeError, run_main
-from airpipe.training.importing import (
+from airpipe.weights.importing import (
     ImportOptions,
     describe,
     export_published,

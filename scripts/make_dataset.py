@@ -5,10 +5,10 @@ import json
 from pathlib import Path
 
 from airpipe.data.made import make_dataset
-from airpipe.datasets import DatasetSettings
 from airpipe.errors import AirpipeError, run_main
 from airpipe.provenance import write_json
-from airpipe.settings import check_settings
+from airpipe.settings.base import check_settings
+from airpipe.settings.datasets import DatasetSettings
 
 
 def main() -> None:

@@ -6,10 +6,10 @@ import re
 import subprocess
 from pathlib import Path
 
-from airpipe.data_cli import load_registry, ways
+from airpipe.cli.data import load_registry, ways
 from airpipe.errors import AirpipeError, run_main
-from airpipe.project import json_schema
 from airpipe.provenance import write_text
+from airpipe.settings.project import json_schema
 
 SCHEMA = Path("workflow/schemas/config.schema.json")
 ARCHITECTURE = Path("docs/architecture.md")

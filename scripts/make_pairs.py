@@ -6,10 +6,10 @@ from pathlib import Path
 
 from airpipe.data.manifest import read_manifest
 from airpipe.data.pairs import complain, package_pairs, pair_up, read_facts, size_problems, write_pairs
-from airpipe.datasets import DatasetSettings
 from airpipe.errors import run_main
 from airpipe.provenance import sha256_file
-from airpipe.settings import check_settings
+from airpipe.settings.base import check_settings
+from airpipe.settings.datasets import DatasetSettings
 
 KEPT = ("layout", "rule", "crop", "version", "left_out", "repeats")
 """Facts of the check that a pair list carries on."""

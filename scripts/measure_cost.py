@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 
 from airpipe.errors import run_main
-from airpipe.evaluation.complexity import image_channels, latency_ms, network_cost
 from airpipe.evaluation.memory import peak_memory_mb
 from airpipe.evaluation.restore import choose_device
+from airpipe.models.cost import image_channels, latency_ms, network_cost
 from airpipe.provenance import write_json
-from airpipe.training.checkpoints import load_model
+from airpipe.weights.checkpoints import load_model
 
 
 def main() -> None:

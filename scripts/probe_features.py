@@ -11,8 +11,9 @@ from airpipe.errors import AirpipeError, run_main
 from airpipe.evaluation.features import analyse
 from airpipe.evaluation.restore import choose_device
 from airpipe.provenance import library_versions, sha256_file, write_json
-from airpipe.settings import FeatureSettings, check_settings
-from airpipe.training.checkpoints import load_model
+from airpipe.settings.base import check_settings
+from airpipe.settings.studies import FeatureSettings
+from airpipe.weights.checkpoints import load_model
 
 TRAINING = ("method", "setting", "stage", "scale", "seed", "step")
 """What the card says of the training."""

@@ -15,9 +15,9 @@ from airpipe.evaluation.recognisers import shared_values
 from airpipe.evaluation.recognition import recognise
 from airpipe.evaluation.restore import choose_device
 from airpipe.provenance import atomic_path, library_versions, sha256_file, write_json
-from airpipe.recognition_settings import RecognitionJob
-from airpipe.settings import check_settings
-from airpipe.training.checkpoints import LoadedModel, load_model
+from airpipe.settings.base import check_settings
+from airpipe.settings.studies import RecognitionJob
+from airpipe.weights.checkpoints import LoadedModel, load_model
 
 TRAINING = ("method", "setting", "stage", "scale", "seed", "step")
 """What a card says of the training."""

@@ -9,7 +9,7 @@ import yaml
 from airpipe.errors import run_main
 from airpipe.provenance import write_text
 from airpipe.registry import settings_class
-from airpipe.settings import check_settings, settings_hash
+from airpipe.settings.base import check_settings, settings_hash
 
 
 def main() -> None:

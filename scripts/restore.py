@@ -5,7 +5,7 @@ Example: python scripts/restore.py photo.jpg -m baseline/nafnet_5d/seed0/train
 
 import sys
 
-from airpipe.cli import main
+from airpipe.cli.main import main
 from airpipe.errors import run_main
 
 if __name__ == "__main__":

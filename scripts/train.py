@@ -8,7 +8,7 @@ from airpipe.data.packs import usable_packs
 from airpipe.data.pairs import read_pairs
 from airpipe.errors import AirpipeError, run_main
 from airpipe.registry import settings_class
-from airpipe.settings import check_settings, read_yaml
+from airpipe.settings.base import check_settings, read_yaml
 from airpipe.training.run import PairLists, RunOptions, train_stage
 
 

@@ -13,8 +13,9 @@ import cv2
 import numpy as np
 import yaml
 
-from airpipe.merging import deep_merge
-from airpipe.settings import StageSettings, canonical_json
+from airpipe.settings.base import canonical_json
+from airpipe.settings.merging import deep_merge
+from airpipe.settings.stages import StageSettings
 
 ROOT = Path(__file__).parents[1]
 NOISE = {"operation": "gaussian_noise", "parameters": {"sigma": {"choice": [15, 25, 50]}}}

@@ -19,9 +19,9 @@ from PIL import Image
 
 from airpipe.data.check import check_packages, check_split, pair_psnr, summary
 from airpipe.data.manifest import FileFacts, Journal, describe, read_manifest, write_manifest
-from airpipe.datasets import PackageFile, SplitSettings
 from airpipe.errors import AirpipeError
 from airpipe.images import read_picture, read_rgb8
+from airpipe.settings.datasets import PackageFile, SplitSettings
 
 
 def picture(seed=0, size=(20, 30)):

@@ -12,13 +12,13 @@ import pytest
 import skimage.data
 from helpers import ROOT, toy_images
 
-from airpipe.cli import find_model, list_models, main
+from airpipe.cli.main import find_model, list_models, main
 from airpipe.data.packages import locate
 from airpipe.errors import AirpipeError
 from airpipe.images import Picture, read_picture, write_picture
 from airpipe.provenance import sha256_file
 from airpipe.registry import build_network
-from airpipe.training.checkpoints import save_model
+from airpipe.weights.checkpoints import save_model
 
 SIZES = {"width": 8, "middle_blk_num": 1, "enc_blk_nums": [1, 1], "dec_blk_nums": [1, 1]}
 CARD = {"schema_version": 1, "network": {"name": "nafnet", "arguments": SIZES}}
@@ -49,7 +49,7 @@ def here(checkout, monkeypatch, tmp_path):
 
 def run(*words):
     """The command in its own process, on one thread: threads that wait for a busy core would spin."""
-    command = [sys.executable, "-m", "airpipe.cli", *map(str, words)]
+    command = [sys.executable, "-m", "airpipe.cli.main", *map(str, words)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
 
@@ -57,7 +57,7 @@ def run(*words):
 def test_help_names_the_commands_without_importing_torch():
     code = """
 import sys
-import airpipe.cli
+import airpipe.cli.main
 try:
     airpipe.cli.main(["--help"])
 finally:

@@ -12,8 +12,8 @@ from parity import load_golden
 from torch import nn
 
 from airpipe.errors import AirpipeError
-from airpipe.evaluation.complexity import count_operations, latency_ms, multiply_accumulates, network_cost
 from airpipe.evaluation.memory import COPIES, activation_bytes, peak_bytes, peak_memory_mb, resident_bytes
+from airpipe.models.cost import count_operations, latency_ms, multiply_accumulates, network_cost
 from airpipe.registry import build_network
 
 FULL = [
@@ -130,7 +130,7 @@ def test_latency_is_a_time():
 
 
 def test_the_script_writes_all_facts(tmp_path):
-    from airpipe.training.checkpoints import save_model
+    from airpipe.weights.checkpoints import save_model
 
     card = {"schema_version": 1, "network": {"name": "nafnet", "arguments": SMALL}}
     save_model(tmp_path / "model", build_network("nafnet", **SMALL), card)

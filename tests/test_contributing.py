@@ -14,11 +14,11 @@ import yaml
 from helpers import ROOT, toy_images
 
 from airpipe.data.check import check_split
-from airpipe.datasets import DatasetSettings
 from airpipe.errors import AirpipeError
-from airpipe.merging import deep_merge
-from airpipe.project import load_project
-from airpipe.settings import check_settings, read_yaml
+from airpipe.settings.base import check_settings, read_yaml
+from airpipe.settings.datasets import DatasetSettings
+from airpipe.settings.merging import deep_merge
+from airpipe.settings.project import load_project
 from workflow import TOY, TRAIN, copy_project, environment, snakemake, write_overlay
 
 GUIDE = ROOT / "CONTRIBUTING.md"

@@ -18,14 +18,15 @@ from airpipe.data.dataset import ImageCache, TrainingSamples, collate, quantised
 from airpipe.data.packages import locate
 from airpipe.data.pairs import Pair, package_pairs, pair_up, read_pairs, write_pairs
 from airpipe.data.sampling import MicroBatches, SampleKey, SamplePlan, interleave
-from airpipe.datasets import PackageFile, SplitSettings
 from airpipe.degradations.blur import line_kernel, motion_blur
 from airpipe.degradations.lowlight import low_light
 from airpipe.degradations.noise import gaussian_noise
 from airpipe.degradations.recipes import OPERATIONS, check_operations, degrade, draw
 from airpipe.degradations.weather import haze, procedural_depth, rain_streaks
 from airpipe.errors import AirpipeError
-from airpipe.settings import Draw, Operation, Phase
+from airpipe.settings.datasets import PackageFile, SplitSettings
+from airpipe.settings.degrading import Draw, Operation
+from airpipe.settings.stages import Phase
 
 GREY = np.full((64, 72, 3), 0.5, np.float32)
 

@@ -23,13 +23,14 @@ from airpipe.errors import AirpipeError
 from airpipe.methods.dcpt.network import DCPT, DegradationHead
 from airpipe.methods.dcpt.training import PretrainTask, TransferTask
 from airpipe.registry import resolve, runs_as, settings_class, stage_entry
-from airpipe.settings import OptimizerSettings, StageSettings, canonical_json, check_settings
-from airpipe.training.checkpoints import load_model
-from airpipe.training.importing import export_published
+from airpipe.settings.base import canonical_json, check_settings
+from airpipe.settings.stages import OptimizerSettings, StageSettings
 from airpipe.training.losses import IGNORED, cross_entropy, focal_loss
-from airpipe.training.published import candidates, read_published
 from airpipe.training.run import PairLists, RunOptions, train_stage
 from airpipe.training.task import learning_rate_at
+from airpipe.weights.checkpoints import load_model
+from airpipe.weights.importing import export_published
+from airpipe.weights.published import candidates, read_published
 
 GOLDENS = Path(__file__).parent / "goldens"
 NAFNET = {"img_channel": 3, "width": 8, "middle_blk_num": 1, "enc_blk_nums": [1, 1], "dec_blk_nums": [1, 1]}

@@ -10,8 +10,8 @@ from airpipe.data.dataset import Batch
 from airpipe.errors import AirpipeError
 from airpipe.methods.dcpt.network import DCPT
 from airpipe.methods.dcpt.training import MaskedPretrainTask, PretrainTask, random_patches
-from airpipe.training.checkpoints import load_model
 from airpipe.training.losses import focal_loss
+from airpipe.weights.checkpoints import load_model
 
 MASKED = {"task": "dcpt.masked_pretrain", "stage": "masked_pretrain", "mask_patch": 4}
 FINETUNE = {"task": "dcpt.finetune", "stage": "finetune", "optimizers": {"net": RATE}, "head": None}

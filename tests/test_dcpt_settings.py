@@ -11,9 +11,9 @@ from helpers import shipped
 
 from airpipe.data.sampling import interleave, part_counts
 from airpipe.degradations.recipes import check_operations
-from airpipe.project import ProjectSettings, frozen_stage, load_project
 from airpipe.registry import build_network, settings_class, stage_entry
-from airpipe.settings import OptimizerSettings, StageSettings
+from airpipe.settings.project import ProjectSettings, frozen_stage, load_project
+from airpipe.settings.stages import OptimizerSettings, StageSettings
 from airpipe.training.task import learning_rate_at
 
 OWN = "small", "paper", "released"

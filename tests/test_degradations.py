@@ -23,7 +23,7 @@ from airpipe.degradations.recipes import OPERATIONS, check_operations, degrade, 
 from airpipe.degradations.weather import SNOW_LAYERS, flake_kernel, snow, snow_mask
 from airpipe.errors import AirpipeError
 from airpipe.images import read_rgb8
-from airpipe.settings import Operation
+from airpipe.settings.degrading import Operation
 
 RANDOM = ["gaussian_noise", "haze", "low_light", "rain_streaks", "snow", "strokes"]
 RECIPES = {

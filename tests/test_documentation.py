@@ -57,7 +57,9 @@ def test_make_targets_that_the_readme_names_exist():
 def test_snakemake_targets_and_commands_that_the_readme_names_exist():
     readme = (ROOT / "README.md").read_text()
     for command in set(re.findall(r"`airpipe (\w+)", readme)):
-        done = subprocess.run([sys.executable, "-m", "airpipe.cli", command, "--help"], capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "airpipe.cli.main", command, "--help"], capture_output=True, text=True
+        )
         assert done.returncode == 0, command
     assert "snakemake results/tables/allinone.csv" in readme
     assert "snakemake --profile slurm all" in readme

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from airpipe.merging import deep_merge
+from airpipe.settings.merging import deep_merge
 from workflow import TOY, copy_run, environment, planned
 
 pytestmark = pytest.mark.pipeline

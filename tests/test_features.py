@@ -35,7 +35,6 @@ from airpipe.evaluation.features import (
 )
 from airpipe.evaluation.gram import distances, feature_rows, normalised, principal_components, tsne
 from airpipe.evaluation.neighbours import Samples, at_random, by_scene, classify, splits
-from airpipe.project import check_labels, load_project
 from airpipe.reporting import feature_figures
 from airpipe.reporting.features import (
     build_table,
@@ -44,8 +43,11 @@ from airpipe.reporting.features import (
     read_published_features,
     write_feature_table,
 )
-from airpipe.settings import FeatureSettings, StageSettings, canonical_json, check_settings
-from airpipe.training.checkpoints import LoadedModel
+from airpipe.settings.base import canonical_json, check_settings
+from airpipe.settings.project import check_labels, load_project
+from airpipe.settings.stages import StageSettings
+from airpipe.settings.studies import FeatureSettings
+from airpipe.weights.checkpoints import LoadedModel
 from workflow import TOY, copy_project, planned, snakemake, write_overlay
 
 NAFNET = {"width": 4, "middle_blk_num": 1, "enc_blk_nums": [1, 1], "dec_blk_nums": [1, 1]}

@@ -27,8 +27,8 @@ from airpipe.data import archive_rules, obtain, remote, streams, transfer
 from airpipe.data.checksums import Recorded, record_checksums
 from airpipe.data.fetch import Places, default_wait, fetch_dataset
 from airpipe.data.transfer import Patience
-from airpipe.datasets import DatasetSettings
 from airpipe.errors import AirpipeError
+from airpipe.settings.datasets import DatasetSettings
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "fetch_dataset.py"
 FILES = {

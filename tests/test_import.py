@@ -17,15 +17,16 @@ from helpers import ROOT, one_thread
 from parity import fill_tensor, kind_of, load_golden, make_input
 from safetensors.torch import save_file
 
-from airpipe import build_network, cli, load_published
+from airpipe import build_network, load_published
+from airpipe.cli import main as cli
 from airpipe.errors import AirpipeError
 from airpipe.images import Picture, read_picture, write_picture
 from airpipe.registry import NETWORKS, resolve
 from airpipe.reporting import efficiency
-from airpipe.training import importing
-from airpipe.training.checkpoints import load_model
-from airpipe.training.foreign import read_weights
-from airpipe.training.importing import (
+from airpipe.weights import importing
+from airpipe.weights.checkpoints import load_model
+from airpipe.weights.foreign import read_weights
+from airpipe.weights.importing import (
     ImportOptions,
     describe,
     export_published,
@@ -34,7 +35,7 @@ from airpipe.training.importing import (
     network_arguments,
     table,
 )
-from airpipe.training.published import candidates, read_published
+from airpipe.weights.published import candidates, read_published
 
 GOLDENS = Path(__file__).parent / "goldens"
 FAMILIES = ("nafnet_", "restormer_", "swinir_", "promptir_")

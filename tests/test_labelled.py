@@ -20,12 +20,13 @@ from airpipe.data.packing import pack_pairs
 from airpipe.data.packs import Pack
 from airpipe.data.pairs import read_facts, read_pairs
 from airpipe.data.sampling import SampleKey
-from airpipe.datasets import ClassShare, DatasetSettings, SplitSettings
 from airpipe.errors import AirpipeError
 from airpipe.methods.baseline.training import BaselineTask
 from airpipe.provenance import write_json
 from airpipe.registry import settings_class
-from airpipe.settings import DataPart, canonical_json, check_settings
+from airpipe.settings.base import canonical_json, check_settings
+from airpipe.settings.datasets import ClassShare, DatasetSettings, SplitSettings
+from airpipe.settings.stages import DataPart
 from airpipe.training.run import PairLists, RunOptions, run_identity, train_stage
 
 SHARE = {"start": 0.0, "stop": 0.7}

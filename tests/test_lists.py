@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from airpipe.data.lists import ListedPair, choose, export, read_list
 from airpipe.data.pairs import COLUMNS, write_pairs
-from airpipe.datasets import NameList
 from airpipe.errors import AirpipeError
+from airpipe.settings.datasets import NameList
 
 RAIN = [("rainy/rain-1.png", "gt/norain-1.png"), ("rainy/rain-2.png", "gt/norain-2.png")]
 

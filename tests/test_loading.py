@@ -27,7 +27,8 @@ from airpipe.data.pairs import read_pairs
 from airpipe.data.sampling import MicroBatches, SamplePlan, interleave, part_counts
 from airpipe.errors import AirpipeError
 from airpipe.provenance import sha256_file, write_json
-from airpipe.settings import DataPart, Phase, StageSettings, canonical_json, check_settings
+from airpipe.settings.base import canonical_json, check_settings
+from airpipe.settings.stages import DataPart, Phase, StageSettings
 
 PHASES = [Phase(steps=6, patch_size=16, batch_size=4), Phase(steps=6, patch_size=24, batch_size=2)]
 ONLINE = {"pairs": "clean.train", "operations": [NOISE], "rescale": [0.5, 1.0], "quantise": False}

@@ -7,7 +7,7 @@ import pytest
 from helpers import ROOT
 from test_shapes import kit
 
-from airpipe.cli import main
+from airpipe.cli.main import main
 from airpipe.data.pairs import read_facts, read_rows
 from workflow import TOY, copy_project, copy_run, planned, snakemake, write_overlay
 
@@ -114,7 +114,7 @@ def test_data_sets_that_nobody_makes_are_told(project):
 def test_the_list_of_data_sets_tells_what_a_made_one_lacks(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
     for name in ("DATASETS", "GENERATED"):
-        monkeypatch.setattr(f"airpipe.data_cli.{name}", tmp_path)
+        monkeypatch.setattr(f"airpipe.cli.data.{name}", tmp_path)
     main(["data", "list"])
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
     assert "not here (needs pascal_voc, not here)" in lines["voc_2007_crops"]

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from airpipe.data.files import list_images, matching, split_is_there
 from airpipe.data.pairs import Pairing, complain, pair_up, read_rows, size_problems
 from airpipe.data.rules import partners
-from airpipe.datasets import SplitSettings
 from airpipe.errors import AirpipeError
+from airpipe.settings.datasets import SplitSettings
 
 
 @pytest.mark.parametrize(

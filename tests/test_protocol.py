@@ -14,7 +14,8 @@ from airpipe.data.pairs import Pair
 from airpipe.errors import AirpipeError
 from airpipe.evaluation.protocol import NoiseStream, distinct_inputs, evaluate, natural_key, write_scores
 from airpipe.images import centre_crop
-from airpipe.settings import Operation, ProtocolSettings, TestSettings
+from airpipe.settings.degrading import Operation
+from airpipe.settings.scoring import ProtocolSettings, TestSettings
 
 SHIPPED = {
     name: ProtocolSettings.model_validate(values)

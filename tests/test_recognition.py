@@ -19,9 +19,9 @@ from airpipe.evaluation.recognisers import fitted, shared_values, top1
 from airpipe.evaluation.recognition import enhance, recognise
 from airpipe.images import read_rgb8
 from airpipe.models.nafnet import NAFNet
-from airpipe.recognition_settings import RecognitionJob
-from airpipe.settings import check_settings
-from airpipe.training.checkpoints import LoadedModel
+from airpipe.settings.base import check_settings
+from airpipe.settings.studies import RecognitionJob
+from airpipe.weights.checkpoints import LoadedModel
 
 # Scores of many images
 

@@ -4,8 +4,8 @@ import pytest
 from helpers import shipped
 
 from airpipe.errors import AirpipeError
-from airpipe.project import load_project
-from airpipe.recognition_settings import RecognitionSettings, RecognitionTest
+from airpipe.settings.project import load_project
+from airpipe.settings.studies import RecognitionSettings, RecognitionTest
 
 RECOGNITION = {
     "models": ["baseline/nafnet_5d", "dcpt/nafnet_5d/pretrain", "imported/mine"],

@@ -14,10 +14,10 @@ from samples import SAMPLES, needs_samples
 
 from airpipe.data.files import list_images
 from airpipe.data.pairs import Pairing, pair_up
-from airpipe.datasets import ADDRESSES, Classes, DatasetSettings, Layout, PairRule, SplitSettings
 from airpipe.errors import AirpipeError
-from airpipe.merging import deep_merge, inherited
-from airpipe.settings import check_settings, read_yaml
+from airpipe.settings.base import check_settings, read_yaml
+from airpipe.settings.datasets import ADDRESSES, Classes, DatasetSettings, Layout, PairRule, SplitSettings
+from airpipe.settings.merging import deep_merge, inherited
 
 IDS = [
     "photos", "bsd400", "cbsd68", "bsd68", "wed", "div2k", "flickr2k", "df2k", "dfwb", "urban100", "kodak24",

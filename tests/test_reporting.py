@@ -15,9 +15,9 @@ from helpers import ROOT, shipped
 from PIL import Image
 
 from airpipe.errors import AirpipeError
-from airpipe.project import load_project
 from airpipe.reporting import efficiency, figures, page, pivots, tables
-from airpipe.settings import ReportSettings
+from airpipe.settings.project import load_project
+from airpipe.settings.scoring import ReportSettings
 
 MODELS = ("baseline/nafnet_5d/seed0/train", "baseline/nafnet_5d/seed1/train", "dcpt/nafnet_5d/seed0/finetune")
 IMAGES = ("<b>one", "two")

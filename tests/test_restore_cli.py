@@ -11,12 +11,12 @@ import pytest
 import skimage.data
 import torch
 
-from airpipe.cli import main
+from airpipe.cli.main import main
+from airpipe.cli.restore import find_photos
 from airpipe.evaluation.origin import RECORD
 from airpipe.images import Picture, read_picture, write_picture
 from airpipe.registry import build_network
-from airpipe.restore_cli import find_photos
-from airpipe.training.checkpoints import save_model
+from airpipe.weights.checkpoints import save_model
 
 SIZES = {"width": 8, "middle_blk_num": 1, "enc_blk_nums": [1, 1], "dec_blk_nums": [1, 1]}
 
@@ -208,7 +208,7 @@ def test_memory_batch_and_ensemble_are_taken(album, model, capsys):
 
 
 def restore_in_process(*words):
-    command = [sys.executable, "-m", "airpipe.cli", "restore", *map(str, words)]
+    command = [sys.executable, "-m", "airpipe.cli.main", "restore", *map(str, words)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
@@ -237,7 +237,7 @@ def test_a_killed_run_leaves_whole_files_and_is_continued(tmp_path, model):
 
 
 def test_a_log_gets_plain_lines(album, model, monkeypatch, capsys):
-    monkeypatch.setattr("airpipe.restore_cli.SECONDS", 0)
+    monkeypatch.setattr("airpipe.cli.restore.SECONDS", 0)
     words = ["restore", str(album / "a.png"), str(album / "sub" / "c.png"), "-m", model, "-o", str(album / "out")]
     assert main([*words, "--tile", "32", "--overlap", "8"]) == 0
     lines = capsys.readouterr().err.splitlines()
@@ -248,7 +248,7 @@ def test_a_log_gets_plain_lines(album, model, monkeypatch, capsys):
 def test_a_terminal_gets_bars_and_the_lines_go_where_they_should(album, model):
     pty = pytest.importorskip("pty")
     reader, terminal = pty.openpty()
-    command = [sys.executable, "-m", "airpipe.cli", "restore", str(album), "-m", model, "-o", str(album / "out")]
+    command = [sys.executable, "-m", "airpipe.cli.main", "restore", str(album), "-m", model, "-o", str(album / "out")]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TERM": "xterm"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=terminal, text=True, env=environment) as process:
         os.close(terminal)
@@ -272,7 +272,7 @@ import subprocess, sys
 waste = bytearray(1_500_000_000)
 waste[::4096] = b"x" * len(waste[::4096])
 words = {["restore", str(album / "a.png"), "-m", model]!r}
-sys.exit(subprocess.run([sys.executable, "-m", "airpipe.cli", *words]).returncode)
+sys.exit(subprocess.run([sys.executable, "-m", "airpipe.cli.main", *words]).returncode)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -14,12 +14,14 @@ import pytest
 from helpers import ROOT
 from samples import SAMPLES, needs_samples
 
+from airpipe.cli.data import folder_of, load_registry
 from airpipe.data.check import check_split, pair_psnr
 from airpipe.data.files import split_is_there
 from airpipe.data.pairs import Pair, pair_up, read_rows
-from airpipe.data_cli import folder_of, load_registry
 from airpipe.evaluation.protocol import evaluate
-from airpipe.settings import Draw, Operation, ProtocolSettings, TestSettings, read_yaml
+from airpipe.settings.base import read_yaml
+from airpipe.settings.degrading import Draw, Operation
+from airpipe.settings.scoring import ProtocolSettings, TestSettings
 from workflow import copy_project, planned, snakemake
 
 pytestmark = needs_samples

@@ -9,18 +9,12 @@ from helpers import RAIN, ROOT, shipped, stage
 
 from airpipe.degradations.recipes import check_operations
 from airpipe.errors import AirpipeError
-from airpipe.merging import deep_merge
-from airpipe.project import SettingPlan, check_compute, frozen_stage, load_project
 from airpipe.registry import NETWORKS, STAGES, resolve, settings_class, stage_entry
-from airpipe.settings import (
-    ComputeSettings,
-    DataPart,
-    Draw,
-    StageSettings,
-    canonical_json,
-    check_settings,
-    settings_hash,
-)
+from airpipe.settings.base import canonical_json, check_settings, settings_hash
+from airpipe.settings.degrading import Draw
+from airpipe.settings.merging import deep_merge
+from airpipe.settings.project import SettingPlan, check_compute, frozen_stage, load_project
+from airpipe.settings.stages import ComputeSettings, DataPart, StageSettings
 
 PROMPTIR = {"network": {"name": "promptir", "arguments": {"dim": 8}}}
 
@@ -42,7 +36,7 @@ def test_every_shipped_config_is_valid_and_freezes_all_its_stages(overlay):
 
 
 def test_the_json_schema_is_in_step():
-    from airpipe.project import json_schema
+    from airpipe.settings.project import json_schema
 
     stored = json.loads((ROOT / "workflow" / "schemas" / "config.schema.json").read_text())
     assert stored == json_schema(), "run: make docs"
@@ -363,7 +357,7 @@ def test_a_batch_that_accumulation_cannot_split_is_refused():
 
 def test_settings_and_registry_stay_light():
     code = (
-        "import sys, airpipe.project, airpipe.registry, airpipe.cli;"
+        "import sys, airpipe.settings.project, airpipe.registry, airpipe.cli.main;"
         "print([m for m in ('torch', 'cv2', 'pandas') if m in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

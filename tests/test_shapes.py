@@ -10,11 +10,12 @@ from helpers import read_config, toy_images
 from airpipe.data.made import make_dataset
 from airpipe.data.shapes import CLASSES, SHAPES, class_of, draw_picture
 from airpipe.data.voc import Box, cut_out, read_boxes
-from airpipe.datasets import DatasetSettings, MadeCrops, MadeShapes
 from airpipe.degradations.recipes import degrade
 from airpipe.errors import AirpipeError
 from airpipe.images import read_rgb8
-from airpipe.settings import Operation, check_settings
+from airpipe.settings.base import check_settings
+from airpipe.settings.datasets import DatasetSettings, MadeCrops, MadeShapes
+from airpipe.settings.degrading import Operation
 
 
 def some(count=200, split="test"):

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from airpipe import build_network, load_published
 from airpipe.errors import AirpipeError
-from airpipe.evaluation.complexity import count_parameters, multiply_accumulates
 from airpipe.models import swinir
+from airpipe.models.cost import count_parameters, multiply_accumulates
 from airpipe.models.swinir import MASKED, SwinIR, SwinIRDCPT, relative_index, shift_mask
 
 GOLDENS = Path(__file__).parent / "goldens"

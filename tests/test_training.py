@@ -20,10 +20,10 @@ from helpers import Stage, one_thread, stage
 from torch import nn
 
 from airpipe.errors import AirpipeError
-from airpipe.settings import OptimizerSettings
-from airpipe.training.checkpoints import load_matching, load_model
+from airpipe.settings.stages import OptimizerSettings
 from airpipe.training.state import StateFolder
 from airpipe.training.task import learning_rate_at
+from airpipe.weights.checkpoints import load_matching, load_model
 
 LONG = {
     "phases": [

@@ -11,7 +11,7 @@ from airpipe import registry
 from airpipe.data.pairs import read_pairs
 from airpipe.errors import AirpipeError
 from airpipe.registry import StageEntry, build_network
-from airpipe.settings import check_settings, read_yaml
+from airpipe.settings.base import check_settings, read_yaml
 from airpipe.training.run import PairLists, RunOptions, train_stage
 from airpipe.training.task import Task, Turn, make_adamw
 

@@ -12,10 +12,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from airpipe import build_network, load_published
 from airpipe.errors import AirpipeError
-from airpipe.evaluation.complexity import network_cost
 from airpipe.evaluation.restore import restore
 from airpipe.methods.vrdir.losses import rebuilding_losses, restoring_losses
 from airpipe.methods.vrdir.network import DNC, FGM, ISE, VRDIR
+from airpipe.models.cost import network_cost
 from airpipe.models.recognisers import Quarters, RecogniserResidual, RecogniserVGG
 
 GOLDENS = Path(__file__).parent / "goldens"

@@ -14,16 +14,9 @@ from torch import Tensor
 from airpipe import build_network, load_published
 from airpipe.errors import AirpipeError
 from airpipe.provenance import sha256_file
-from airpipe.training.checkpoints import load_model
-from airpipe.training.importing import (
-    ImportOptions,
-    describe,
-    export_published,
-    import_published,
-    read_all,
-    table,
-)
-from airpipe.training.published import candidates, read_published
+from airpipe.weights.checkpoints import load_model
+from airpipe.weights.importing import ImportOptions, describe, export_published, import_published, read_all, table
+from airpipe.weights.published import candidates, read_published
 
 GOLDENS = Path(__file__).parent / "goldens"
 VGG16 = {

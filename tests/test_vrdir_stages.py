@@ -20,16 +20,17 @@ from airpipe.data.dataset import Batch
 from airpipe.data.pairs import read_pairs
 from airpipe.errors import AirpipeError
 from airpipe.evaluation.restore import restore
-from airpipe.merging import deep_merge
 from airpipe.methods.vrdir.network import DNC, SAD
 from airpipe.methods.vrdir.training import DncTask, IseTask, RecogniserTask, SadTask
 from airpipe.models.recognisers import RecogniserResidual
 from airpipe.models.vgg import VGGFront
-from airpipe.project import frozen_stage, load_project
 from airpipe.registry import resolve, settings_class, stage_entry
-from airpipe.settings import StageSettings, canonical_json, check_settings
-from airpipe.training.checkpoints import load_model
+from airpipe.settings.base import canonical_json, check_settings
+from airpipe.settings.merging import deep_merge
+from airpipe.settings.project import frozen_stage, load_project
+from airpipe.settings.stages import StageSettings
 from airpipe.training.run import PairLists, RunOptions, train_stage
+from airpipe.weights.checkpoints import load_model
 
 RATE = {"learning_rate": 2e-3}
 ENHANCER = {"name": "vrdir", "arguments": {"in_channels": 8, "front_channels": 4, "hidden": 6, "normalise": "half"}}

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 from helpers import ROOT
 
-from airpipe.merging import deep_merge
+from airpipe.settings.merging import deep_merge
 
 NOT_COPIED = ("results", "datasets", ".venv", ".git", ".snakemake", "__pycache__", ".*_cache")
 NETWORK = {"width": 4, "middle_blk_num": 1, "enc_blk_nums": [1], "dec_blk_nums": [1]}

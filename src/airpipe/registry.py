@@ -8,7 +8,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from airpipe.errors import AirpipeError
-from airpipe.settings import StageSettings, unknown_name
+from airpipe.settings.base import unknown_name
+from airpipe.settings.stages import StageSettings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,7 +22,7 @@ class StageEntry:
     """A training stage: how to build its task, its settings class, its revision."""
 
     build: str
-    settings: str = "airpipe.settings:StageSettings"
+    settings: str = "airpipe.settings.stages:StageSettings"
     revision: int = 1
     """Raise it when equal settings would give other numbers: the stage and what follows are then redone."""
     runs_as: str | None = None
@@ -153,7 +154,7 @@ def load_published(network: "nn.Module", state_dict: "Mapping[str, Tensor]") -> 
     Raises:
         AirpipeError: missing, unexpected, wrongly shaped or not finite entries; names the first of each.
     """
-    from airpipe.training.published import fill
+    from airpipe.weights.published import fill
 
     fill(network, state_dict, "the published state")
     return network

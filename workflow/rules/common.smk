@@ -10,13 +10,13 @@ import sys
 from pathlib import Path
 
 from airpipe.data.files import split_is_there
-from airpipe.datasets import DatasetSettings
+from airpipe.settings.datasets import DatasetSettings
 from airpipe.degradations.recipes import check_operations
 from airpipe.errors import AirpipeError
-from airpipe.project import check_compute, check_labels, frozen_stage, load_project, place
+from airpipe.settings.project import check_compute, check_labels, frozen_stage, load_project, place
 from airpipe.provenance import sha256_file
 from airpipe.registry import STAGES, runs_as, settings_class, stage_entry
-from airpipe.settings import canonical_json, unknown_name
+from airpipe.settings.base import canonical_json, unknown_name
 from snakemake.exceptions import WorkflowError
 
 # Threads that wait for each other spin only briefly: an idle machine loses nothing, a shared one

@@ -2,7 +2,7 @@
 
 from urllib.parse import quote
 
-from airpipe.datasets import RemoteFile
+from airpipe.settings.datasets import RemoteFile
 
 DRIVE = "https://drive.google.com"
 

@@ -16,11 +16,11 @@ from airpipe.data.labelled import chosen_files
 from airpipe.data.manifest import FileFacts, Journal, describe
 from airpipe.data.packages import locate
 from airpipe.data.pairs import Pairing, Row, complain, pair_up, size_problems
-from airpipe.datasets import PackageFile, SplitSettings
 from airpipe.errors import AirpipeError
 from airpipe.images import read_rgb8
 from airpipe.progress import in_parallel, track
 from airpipe.provenance import sha256_file
+from airpipe.settings.datasets import PackageFile, SplitSettings
 
 MEASURED_PAIRS = 500
 """Pairs of which the mean input PSNR is taken, evenly spaced over the list."""

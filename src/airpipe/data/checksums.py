@@ -9,7 +9,7 @@ from pydantic import Field, PositiveInt
 from airpipe.data.locks import only_process
 from airpipe.errors import AirpipeError
 from airpipe.provenance import write_text
-from airpipe.settings import Name, Settings, check_settings
+from airpipe.settings.base import Name, Settings, check_settings
 
 HEADER = """\
 # Checksums of downloaded files, per data set and address, recorded when a file was fetched for the

@@ -19,7 +19,8 @@ from airpipe.degradations.noise import FloatImage, legacy_noise_field
 from airpipe.degradations.recipes import degrade
 from airpipe.errors import AirpipeError
 from airpipe.images import read_rgb8
-from airpipe.settings import DataPart, Operation
+from airpipe.settings.degrading import Operation
+from airpipe.settings.stages import DataPart
 
 CACHE_BYTES = 512 * 2**20
 """Decoded images that one loader process keeps."""

@@ -17,9 +17,9 @@ from airpipe.data.obtain import Obtained, Shelf, manual_steps
 from airpipe.data.remote import Wanted, list_files
 from airpipe.data.streams import FULL, MEGABYTE, enough_space
 from airpipe.data.transfer import SourceFailed
-from airpipe.datasets import DatasetSettings, RemoteFile, Source
 from airpipe.errors import AirpipeError
 from airpipe.provenance import write_failed, write_json
+from airpipe.settings.datasets import DatasetSettings, RemoteFile, Source
 
 ZIP_INSIDE = (".npz", ".pth", ".pt", ".ckpt", ".docx", ".xlsx", ".pptx", ".jar", ".whl")
 """Files that are zip archives by their bytes and are not unpacked."""

@@ -7,8 +7,8 @@ from fnmatch import translate
 from functools import lru_cache
 from pathlib import Path
 
-from airpipe.datasets import SplitSettings
 from airpipe.errors import AirpipeError
+from airpipe.settings.datasets import SplitSettings
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 """Files with other suffixes (Thumbs.db, README, .mat) are never taken for images; upper case counts, too."""

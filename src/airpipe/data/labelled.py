@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from airpipe.data.files import list_images, matching
-from airpipe.datasets import ClassShare, SplitSettings
 from airpipe.errors import AirpipeError
+from airpipe.settings.datasets import ClassShare, SplitSettings
 
 MARKET_NAME = re.compile(r"(-1|\d{4})_c(\d)s\d_\d+_\d+")
 """Person and camera, as in `0002_c1s1_000451_03.jpg`."""

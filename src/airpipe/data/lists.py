@@ -14,8 +14,8 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from airpipe.data.files import is_image
-from airpipe.datasets import NameList
 from airpipe.errors import AirpipeError
+from airpipe.settings.datasets import NameList
 
 ListFormat = Literal["names", "vrdir", "dsrir"]
 FORMS = {"names": "one file name a line", "vrdir": "degraded|clean", "dsrir": "target,degraded"}

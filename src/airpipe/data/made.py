@@ -6,8 +6,8 @@ from pathlib import Path
 from airpipe.data.locks import only_process
 from airpipe.data.shapes import make_shapes
 from airpipe.data.voc import make_crops
-from airpipe.datasets import MadeCrops, MadeShapes
 from airpipe.provenance import write_failed
+from airpipe.settings.datasets import MadeCrops, MadeShapes
 
 
 def make_dataset(made: MadeShapes | MadeCrops, target: Path, source: str = "") -> dict[str, int]:

@@ -16,9 +16,9 @@ from airpipe.data.checksums import Recorded
 from airpipe.data.remote import Wanted, transfer_of
 from airpipe.data.streams import MEGABYTE, Meter
 from airpipe.data.transfer import QUOTA, SourceFailed
-from airpipe.datasets import DatasetSettings, RemoteFile, Source
 from airpipe.progress import LINE_SECONDS
 from airpipe.provenance import write_json
+from airpipe.settings.datasets import DatasetSettings, RemoteFile, Source
 
 POLL_SECONDS = 2.0
 """Between two looks into the folder that a file is dropped into."""

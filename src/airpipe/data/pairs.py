@@ -17,9 +17,9 @@ from airpipe.data.labelled import label_of, name_of
 from airpipe.data.lists import choose, read_list
 from airpipe.data.packages import locate
 from airpipe.data.rules import partners, tried, without_suffix
-from airpipe.datasets import Layout, PackageFile, SplitSettings
 from airpipe.errors import AirpipeError
 from airpipe.provenance import atomic_path, write_json
+from airpipe.settings.datasets import Layout, PackageFile, SplitSettings
 
 COLUMNS = ("degraded", "clean", "degradation", "level", "crop", "name", "group")
 Row = dict[str, str]

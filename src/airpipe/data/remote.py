@@ -12,7 +12,7 @@ import requests
 
 from airpipe.data.addresses import DRIVE, address_of, drive_page
 from airpipe.data.transfer import PATIENCE, QUOTA, SourceFailed, Transfer, new_session
-from airpipe.datasets import RemoteFile
+from airpipe.settings.datasets import RemoteFile
 
 HOPS = 3
 """Pages of Google Drive that may come before the file."""

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from airpipe.datasets import PairRule
+from airpipe.settings.datasets import PairRule
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from torch.utils.data import Sampler
 
 from airpipe.errors import AirpipeError
-from airpipe.settings import DataPart, Phase
+from airpipe.settings.stages import DataPart, Phase
 
 
 class SampleKey(NamedTuple):

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from airpipe.data.crops import Rgb8
-from airpipe.datasets import MadeShapes
 from airpipe.errors import AirpipeError
 from airpipe.progress import track
+from airpipe.settings.datasets import MadeShapes
 
 FINER = 4
 """Shapes are drawn this many times larger, then averaged: soft edges."""

@@ -13,10 +13,10 @@ from pathlib import Path
 import cv2
 
 from airpipe.data.crops import Rgb8
-from airpipe.datasets import MadeCrops
 from airpipe.errors import AirpipeError
 from airpipe.images import read_rgb8
 from airpipe.progress import track
+from airpipe.settings.datasets import MadeCrops
 
 LARGEST_ANNOTATION = 1_000_000
 """Bytes; those of VOC have some thousand."""

@@ -21,7 +21,8 @@ from airpipe.degradations.mosaic import mosaic
 from airpipe.degradations.noise import FloatImage, gaussian_noise
 from airpipe.degradations.weather import haze, rain_streaks, snow
 from airpipe.errors import AirpipeError
-from airpipe.settings import Draw, Operation, unknown_name
+from airpipe.settings.base import unknown_name
+from airpipe.settings.degrading import Draw, Operation
 
 OPERATIONS: dict[str, Callable[..., FloatImage]] = {
     "colour_shift": colour_shift,

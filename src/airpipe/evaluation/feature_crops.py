@@ -14,7 +14,7 @@ from airpipe.data.dataset import ImageCache, degrade_clean, pair_layers, quantis
 from airpipe.data.pairs import Pair
 from airpipe.errors import AirpipeError
 from airpipe.progress import track
-from airpipe.settings import FeatureClass, FeatureSettings
+from airpipe.settings.studies import FeatureClass, FeatureSettings
 
 
 @dataclass(frozen=True)

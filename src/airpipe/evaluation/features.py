@@ -19,14 +19,14 @@ from torch import Tensor, nn
 from airpipe.data.crops import Rgb8
 from airpipe.data.pairs import Pair
 from airpipe.errors import AirpipeError
-from airpipe.evaluation.complexity import image_channels
 from airpipe.evaluation.feature_crops import Crop, class_crops, in_order
 from airpipe.evaluation.gram import FeatureRows, Vector, check_perplexity, distances, feature_rows, tsne
 from airpipe.evaluation.neighbours import Rows, Samples, classify, splits
+from airpipe.models.cost import image_channels
 from airpipe.progress import track
 from airpipe.registry import NETWORKS, build_network
-from airpipe.settings import FeatureSettings
-from airpipe.training.checkpoints import LoadedModel
+from airpipe.settings.studies import FeatureSettings
+from airpipe.weights.checkpoints import LoadedModel
 
 Init = Literal["trained", "random"]
 CLASSIFIER = "dcpt"

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from airpipe.errors import AirpipeError
-from airpipe.evaluation.complexity import image_channels, meta_state
+from airpipe.models.cost import image_channels, meta_state
 from airpipe.registry import build_network
 
 COPIES = 2.0

@@ -13,7 +13,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from airpipe.errors import AirpipeError
 from airpipe.evaluation.gram import Matrix
-from airpipe.settings import FeatureSettings
+from airpipe.settings.studies import FeatureSettings
 
 Rows = npt.NDArray[np.int64]
 Split = tuple[Rows, Rows]

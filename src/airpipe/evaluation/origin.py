@@ -85,7 +85,7 @@ def _unreadable(path: Path, reason: str) -> str:
 def _model_hash(model: Any) -> str:
     if isinstance(model, nn.Module):
         return _network_hash(model)
-    from airpipe.training.checkpoints import WEIGHTS
+    from airpipe.weights.checkpoints import WEIGHTS
 
     place = model if isinstance(model, str | os.PathLike) else getattr(model, "path", None)
     if place is None:

@@ -23,8 +23,9 @@ from airpipe.evaluation.tiling import restore_tiled
 from airpipe.images import Picture, centre_crop, write_picture
 from airpipe.progress import track
 from airpipe.provenance import atomic_path
-from airpipe.settings import NoiseRule, ProtocolSettings, TestSettings, canonical_json
-from airpipe.training.checkpoints import load_model
+from airpipe.settings.base import canonical_json
+from airpipe.settings.scoring import NoiseRule, ProtocolSettings, TestSettings
+from airpipe.weights.checkpoints import load_model
 
 Restorer = Callable[[FloatImage], FloatImage]
 """Maps (H, W, 3) float32 to the same shape; nominally in [0, 1]."""

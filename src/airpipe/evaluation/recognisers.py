@@ -15,8 +15,8 @@ from airpipe.errors import AirpipeError
 from airpipe.evaluation.protocol import natural_key
 from airpipe.evaluation.retrieval import JUNK, Entries, retrieve
 from airpipe.images import read_rgb8
-from airpipe.recognition_settings import RecognitionTest
-from airpipe.training.checkpoints import LoadedModel
+from airpipe.settings.studies import RecognitionTest
+from airpipe.weights.checkpoints import LoadedModel
 
 BATCH_PIXELS = 2**16
 """Pixels of a batch of equally large images (64 of 32 x 32: a fifth faster than 256 on a CPU); one may have more."""

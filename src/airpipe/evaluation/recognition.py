@@ -23,8 +23,8 @@ from airpipe.evaluation.protocol import degraded_input, natural_key
 from airpipe.evaluation.recognisers import Lists, Recogniser, Rows, as_floats, grouped, in_order
 from airpipe.evaluation.tiling import restore_batch
 from airpipe.progress import track
-from airpipe.recognition_settings import CLEAN, RecognitionJob, RecognitionTest
-from airpipe.training.checkpoints import LoadedModel
+from airpipe.settings.studies import CLEAN, RecognitionJob, RecognitionTest
+from airpipe.weights.checkpoints import LoadedModel
 
 
 @dataclass(frozen=True)

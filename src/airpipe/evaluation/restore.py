@@ -25,7 +25,7 @@ from airpipe.evaluation.tiling import Progress, restore_pixels, restore_tiled
 from airpipe.images import Picture, Pixels, read_picture, why_not, write_picture
 
 if TYPE_CHECKING:
-    from airpipe.training.checkpoints import LoadedModel
+    from airpipe.weights.checkpoints import LoadedModel
 
 PathLike: TypeAlias = str | os.PathLike[str]
 Model: TypeAlias = "PathLike | LoadedModel | nn.Module"
@@ -220,7 +220,7 @@ def _ready(model: Model, device: str) -> Iterator[tuple[nn.Module, torch.device]
     if not isinstance(model, nn.Module):
         where = choose_device(device)
         if isinstance(model, str | os.PathLike):
-            from airpipe.training.checkpoints import load_model
+            from airpipe.weights.checkpoints import load_model
 
             model = load_model(Path(model))
         network = getattr(model, "network", None)

@@ -17,8 +17,8 @@ import pandas as pd
 
 from airpipe.errors import AirpipeError
 from airpipe.evaluation.detection import METRICS, average_precision, read_detections, read_truth
-from airpipe.recognition_settings import CLEAN
 from airpipe.reporting.tables import NONE, Row, read_json, without_seed
+from airpipe.settings.studies import CLEAN
 
 Result = Mapping[str, Any]
 """results/recognition/seed<k>/<model>.json, see `airpipe.evaluation.recognition.recognise`."""

@@ -12,11 +12,11 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from airpipe.recognition_settings import CLEAN
 from airpipe.reporting.figures import GREY, open_figure
 from airpipe.reporting.recognition import PLACE, Result
 from airpipe.reporting.recognition_text import TITLES, column_names, row_label
 from airpipe.reporting.tables import NONE
+from airpipe.settings.studies import CLEAN
 
 Picture = npt.NDArray[Any]
 CELL = 1.35

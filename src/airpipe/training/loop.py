@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 from airpipe.data.dataset import Batch
 from airpipe.data.sampling import SamplePlan
 from airpipe.errors import AirpipeError
-from airpipe.settings import unknown_name
+from airpipe.settings.base import unknown_name
 from airpipe.training.progress import StepDisplay
 from airpipe.training.state import StateFolder
 from airpipe.training.task import Task, Turn, learning_rate_at, parameters_of, set_learning_rate, step_seed

@@ -23,14 +23,15 @@ from airpipe.data.packs import Pack
 from airpipe.data.pairs import Pair, read_facts
 from airpipe.data.sampling import MicroBatches, SamplePlan, part_counts
 from airpipe.errors import AirpipeError
-from airpipe.evaluation.complexity import network_cost
+from airpipe.models.cost import network_cost
 from airpipe.provenance import atomic_path, git_state, library_versions, sha256_file, write_text
 from airpipe.registry import resolve, stage_entry
-from airpipe.settings import StageSettings, settings_hash
-from airpipe.training.checkpoints import CARD, describe_loading, load_model, read_card, save_model
+from airpipe.settings.base import settings_hash
+from airpipe.settings.stages import StageSettings
 from airpipe.training.loop import StepLoop
 from airpipe.training.state import StateFolder
 from airpipe.training.task import Task
+from airpipe.weights.checkpoints import CARD, describe_loading, load_model, read_card, save_model
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from airpipe.data.dataset import Batch
-from airpipe.settings import OptimizerSettings, StageSettings
+from airpipe.settings.stages import OptimizerSettings, StageSettings
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from airpipe.data.dataset import Batch
 from airpipe.registry import build_network
-from airpipe.settings import StageSettings
+from airpipe.settings.stages import StageSettings
 from airpipe.training.losses import PIXEL_LOSSES
 from airpipe.training.task import Task, make_adamw
 

@@ -8,7 +8,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from airpipe.settings import NetworkSettings, Settings, StageSettings, check_roles
+from airpipe.settings.base import Settings
+from airpipe.settings.stages import NetworkSettings, StageSettings, check_roles
 
 
 class HeadSettings(Settings):

@@ -29,9 +29,9 @@ from airpipe.methods.dcpt.settings import (
     TransferSettings,
 )
 from airpipe.registry import build_network
-from airpipe.training.checkpoints import load_matching
 from airpipe.training.losses import PIXEL_LOSSES, cross_entropy, focal_loss
 from airpipe.training.task import Task, make_adamw
+from airpipe.weights.checkpoints import load_matching
 
 log = logging.getLogger(__name__)
 

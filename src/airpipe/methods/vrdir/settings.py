@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
-from airpipe.settings import Name, NetworkSettings, StageSettings, check_roles
+from airpipe.settings.base import Name
+from airpipe.settings.stages import NetworkSettings, StageSettings, check_roles
 
 
 class RecogniserSettings(StageSettings):

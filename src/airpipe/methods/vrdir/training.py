@@ -28,9 +28,9 @@ from airpipe.methods.vrdir.settings import (
 from airpipe.models.recognisers import Recogniser, RecogniserVGG
 from airpipe.models.vgg import VGGFront
 from airpipe.registry import build_network
-from airpipe.training.checkpoints import load_strictly
 from airpipe.training.losses import IGNORED, PIXEL_LOSSES, cross_entropy
 from airpipe.training.task import Task, make_adamw
+from airpipe.weights.checkpoints import load_strictly
 
 Report = dict[str, list[str]]
 

@@ -15,7 +15,7 @@ from airpipe.errors import AirpipeError
 
 if TYPE_CHECKING:
     from airpipe.evaluation.restore import RestoredFile
-    from airpipe.training.checkpoints import LoadedModel
+    from airpipe.weights.checkpoints import LoadedModel
 
 Report = Callable[[int, int], None]
 """Called with (tiles done, tiles in all)."""
@@ -118,7 +118,7 @@ def restore(arguments: argparse.Namespace, find_model: Callable[[str], Path]) ->
     if not photos:
         return 2
     from airpipe.evaluation.restore import choose_device
-    from airpipe.training.checkpoints import load_model
+    from airpipe.weights.checkpoints import load_model
 
     choose_device(arguments.device)  # before minutes are spent on loading
     model = load_model(find_model(arguments.model))

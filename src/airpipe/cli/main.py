@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import airpipe
-from airpipe import data_cli, restore_cli
+from airpipe.cli import data as data_cli
+from airpipe.cli import restore as restore_cli
 from airpipe.errors import AirpipeError
-from airpipe.project import expanded
+from airpipe.settings.project import expanded
 
 RESULTS = Path("results")
 OLDEST_PYTHON = (3, 11)
@@ -127,7 +128,7 @@ def _read_model(folder: Path, results: Path) -> dict[str, Any]:
 
 def _frozen_scale(config: Path) -> str | None:
     """The scale that a stage was trained at, from the settings frozen beside it."""
-    from airpipe.settings import read_yaml
+    from airpipe.settings.base import read_yaml
 
     return read_yaml(config).get("scale") if config.is_file() else None
 

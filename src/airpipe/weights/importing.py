@@ -16,11 +16,11 @@ from torch import Tensor
 
 from airpipe import __version__
 from airpipe.errors import AirpipeError
-from airpipe.evaluation.complexity import network_cost
+from airpipe.models.cost import network_cost
 from airpipe.provenance import atomic_path, git_state, library_versions, sha256_file, write_failed
-from airpipe.training.assembling import with_head, with_parts
-from airpipe.training.checkpoints import load_model, save_model
-from airpipe.training.published import Published, read_published
+from airpipe.weights.assembling import with_head, with_parts
+from airpipe.weights.checkpoints import load_model, save_model
+from airpipe.weights.published import Published, read_published
 
 IMPORTED = "imported"
 """Model ids of imported models begin with it, and so does their folder below results/."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from airpipe.errors import AirpipeError
 from airpipe.registry import build_network
-from airpipe.training.published import Published, assumed_arguments, check_arguments, read_published
+from airpipe.weights.published import Published, assumed_arguments, check_arguments, read_published
 
 VRDIR_PARTS = {"sad": "vrdir_sad", "encoder": "vgg_front"}
 """Beside the branches and their fusion (vrdir_ise): role to network."""

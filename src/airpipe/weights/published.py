@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from airpipe.errors import AirpipeError
 from airpipe.registry import NETWORKS, build_network, resolve
-from airpipe.settings import unknown_name
-from airpipe.training.foreign import PREFIXES, Weights, parts, read_weights
+from airpipe.settings.base import unknown_name
+from airpipe.weights.foreign import PREFIXES, Weights, parts, read_weights
 
 log = logging.getLogger(__name__)
 

@@ -9,11 +9,11 @@ from typing import Any
 import yaml
 
 from airpipe.data.addresses import address_of
-from airpipe.datasets import DatasetSettings
 from airpipe.errors import AirpipeError
-from airpipe.merging import deep_merge, inherited
-from airpipe.project import expanded
-from airpipe.settings import check_settings, read_yaml, unknown_name
+from airpipe.settings.base import check_settings, read_yaml, unknown_name
+from airpipe.settings.datasets import DatasetSettings
+from airpipe.settings.merging import deep_merge, inherited
+from airpipe.settings.project import expanded
 
 REGISTRY = Path("config/datasets.yaml")
 DATASETS = Path("resources/datasets")

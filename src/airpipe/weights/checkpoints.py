@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from airpipe.errors import AirpipeError
 from airpipe.provenance import atomic_path, sha256_file, write_json
 from airpipe.registry import build_network
-from airpipe.training.foreign import read_own
-from airpipe.training.published import read_published
+from airpipe.weights.foreign import read_own
+from airpipe.weights.published import read_published
 
 log = logging.getLogger(__name__)
 

@@ -12,29 +12,21 @@ from typing import Any
 
 from pydantic import Field, NonNegativeInt, model_validator
 
-from airpipe.datasets import DatasetSettings
 from airpipe.errors import AirpipeError
-from airpipe.merging import DATASETS, SETTINGS, deep_merge, inherited
-from airpipe.recognition_checks import check_names
-from airpipe.recognition_settings import RecognitionJob, RecognitionSettings, RecognitionTest, seeded
-from airpipe.seeds import of_seed
-from airpipe.settings import (
-    ComputeSettings,
-    Draw,
+from airpipe.settings.base import Json, Name, Settings, check_settings, unknown_name
+from airpipe.settings.datasets import DatasetSettings, of_seed
+from airpipe.settings.degrading import Draw, Operation
+from airpipe.settings.merging import DATASETS, SETTINGS, deep_merge, inherited
+from airpipe.settings.scoring import LeakageSettings, ProtocolSettings, ReportSettings, TableSettings, TestSettings
+from airpipe.settings.stages import ComputeSettings, StageSettings
+from airpipe.settings.studies import (
     FeatureClass,
     FeatureSettings,
-    Json,
-    LeakageSettings,
-    Name,
-    Operation,
-    ProtocolSettings,
-    ReportSettings,
-    Settings,
-    StageSettings,
-    TableSettings,
-    TestSettings,
-    check_settings,
-    unknown_name,
+    RecognitionJob,
+    RecognitionSettings,
+    RecognitionTest,
+    check_names,
+    seeded,
 )
 
 

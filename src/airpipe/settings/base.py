@@ -1,0 +1,109 @@
+"""Base of all settings: typed, frozen, strict; unknown keys are errors that name the nearest valid key."""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, TypeVar, cast
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
+
+from airpipe.errors import AirpipeError
+
+Json = Any
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
+
+S = TypeVar("S", bound="Settings")
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, and strict about keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    added: ClassVar[frozenset[str]] = frozenset()
+    """Settings that came later: written down only where they differ from the default, so that nothing is redone."""
+
+    @model_serializer(mode="wrap")
+    def _without_unused_additions(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = written(self)
+        unused = {name for name in self.added if getattr(self, name) == type(self).model_fields[name].default}
+        return {name: value for name, value in values.items() if name not in unused}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_unknown_keys(cls, values: Any) -> Any:
+        if isinstance(values, Mapping):
+            for key in values:
+                if key not in cls.model_fields:
+                    raise ValueError(unknown_name(str(key), cls.model_fields, "setting"))
+        return values
+
+
+def unknown_name(found: str, valid: Any, what: str) -> str:
+    """Say that `found` is not one of `valid`, and which of them is nearest."""
+    names = sorted(str(name) for name in valid)
+    near = difflib.get_close_matches(found, names, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"unknown {what} {found!r}; {hint}Valid: {', '.join(names) or '(none)'}"
+
+
+def check_settings(model: type[S], values: Any, where: str) -> S:
+    """Validate `values` against `model`.
+
+    Args:
+        model: the settings class.
+        values: plain mapping, as read from YAML.
+        where: what is being read, for the message ("config/config.yaml", "stage train of ...").
+
+    Raises:
+        AirpipeError: one line per problem, each with its path, what was found and what is valid.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        lines = [f"{'.'.join(str(p) for p in e['loc']) or 'top level'}: {_reason(e)}" for e in error.errors()]
+        raise AirpipeError(f"{where} is not valid:\n  " + "\n  ".join(lines)) from None
+
+
+def _reason(error: Any) -> str:
+    message = str(error["msg"]).removeprefix("Value error, ")
+    found = error.get("input")
+    return message if isinstance(found, Mapping) else f"{message} (found {found!r})"
+
+
+def canonical_json(settings: Settings) -> str:
+    """Settings as one line of JSON with sorted keys: what is hashed and passed between programs."""
+    return json.dumps(settings.model_dump(mode="json", exclude_none=True), sort_keys=True, separators=(",", ":"))
+
+
+def settings_hash(settings: Settings) -> str:
+    """First 16 hex digits of the sha256 of the canonical JSON."""
+    return hashlib.sha256(canonical_json(settings).encode()).hexdigest()[:16]
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping.
+
+    Raises:
+        AirpipeError: the file is missing, is not YAML, or is not a mapping.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise AirpipeError(f"{path}: cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise AirpipeError(f"{path}: not valid YAML ({error})") from None
+    if not isinstance(values, dict):
+        raise AirpipeError(f"{path}: expected a YAML mapping, found {type(values).__name__}")
+    return cast(dict[str, Any], values)

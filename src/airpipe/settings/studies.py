@@ -1,0 +1,359 @@
+"""Settings of the studies beside the tables: features, and recognition."""
+
+import re
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
+
+from airpipe.settings.base import Json, Name, Settings, unknown_name
+from airpipe.settings.datasets import fitting
+from airpipe.settings.degrading import Operation
+from airpipe.settings.names import SEED, PairListId, SeededPairListId
+from airpipe.settings.scoring import TestSettings
+
+
+class FeatureClass(Settings):
+    """One degradation that the feature analysis tells apart."""
+
+    pairs: PairListId
+    recipe: Name | None = Field(None, description="Degrades the clean crop; none: the list has degraded files.")
+    fixed: dict[Name, Json] = Field({}, description="Parameters that replace the recipe's draws.")
+    label: NonNegativeInt | None = Field(
+        None, description="As the trained classifiers number it; none: the position among the classes."
+    )
+    operations: tuple[Operation, ...] = Field((), description="The recipe, written out.")
+
+    @model_validator(mode="after")
+    def _fixed_needs_a_recipe(self) -> "FeatureClass":
+        if self.fixed and self.recipe is None:
+            raise ValueError(f"fixed {dict(self.fixed)} replaces draws of a recipe, and there is no recipe; name one")
+        return self
+
+
+class FeatureSettings(Settings):
+    """kNN, t-SNE and confusion matrices on the features of checkpoints.
+
+    Sources: "code" is MILab-PKU/dcpt `knn_gen.py`, `knn.py`, `t_sne.py`; "text" is MaskDCPT (arXiv 2510.13282),
+    which restates the protocol.
+    """
+
+    models: tuple[str, ...] = Field(
+        (), description="method/setting, method/setting/stage or imported/name; none: no analysis."
+    )
+    scales: tuple[Name, ...] | None = Field(
+        None,
+        description="Scales at which there is an analysis; none: all.",
+    )
+    classes: dict[Name, FeatureClass] = Field({}, description="Name: images. `name: null` in an overlay leaves it out.")
+    images_per_class: PositiveInt = Field(
+        100, description="At most; evenly spaced over the list (ours; code: the first of a directory). Source: code."
+    )
+    crops_per_image: PositiveInt = Field(
+        1, description="1: the centre crop (source: code); more: evenly placed, each degraded by itself (ours)."
+    )
+    patch_size: PositiveInt = Field(128, description="Side of the crops in pixels. Source: code.")
+    seed: NonNegativeInt = Field(
+        100000, description="Of degradations, random weights and projection. Ours: unlike any training seed."
+    )
+    neighbours: PositiveInt = Field(5, description="k, Euclidean distance. Source: code.")
+    test_share: float = Field(0.33, gt=0, lt=1, description="Of each split. Source: code.")
+    split: Literal["scene", "random"] = Field(
+        "scene",
+        description="scene: all crops of one photograph on one side (ours); random: single crops (source: code).",
+    )
+    seeds: tuple[NonNegativeInt, ...] = Field(
+        (0, 223, 929, 1234, 10086), min_length=1, description="One split each. Source: code."
+    )
+    feature: Literal["last", "all"] = Field(
+        "last", description="Levels of the decoder: the last stage, level 0 (source: code), or all of them (ours)."
+    )
+    pooling: Literal["none", "mean"] = Field(
+        "none", description="none: maps are flattened whole (source: code); mean: over height and width (ours)."
+    )
+    projection: NonNegativeInt = Field(
+        0, description="Dimensions of a sparse random projection (ours: less disk and time); 0: exact (source: code)."
+    )
+    random_init: Literal["published", "own"] = Field(
+        "published",
+        description="Untrained weights: Kaiming-uniform with a = 2 and zero biases in convolutions and linear layers "
+        "(source: code), or as the network initialises itself (ours).",
+    )
+    perplexity: PositiveFloat = Field(30, description="Of t-SNE. Source: code (scikit-learn's default).")
+    iterations: int = Field(2000, ge=250, description="Of t-SNE. Source: code.")
+    tsne_seed: NonNegativeInt = Field(0, description="Of t-SNE. Ours: the code draws it.")
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _left_out(cls, classes: Any) -> Any:
+        if isinstance(classes, Mapping):
+            return {name: entry for name, entry in classes.items() if entry is not None}
+        return classes
+
+    @model_validator(mode="after")
+    def _classes_differ(self) -> "FeatureSettings":
+        if self.models and len(self.classes) < 2:
+            raise ValueError(f"found {len(self.classes)} classes; models are analysed with at least 2")
+        by_label: dict[int, str] = {}
+        for name, label in self.labels().items():
+            if label in by_label:
+                raise ValueError(f"classes {by_label[label]} and {name} both have label {label}; give each its own")
+            by_label[label] = name
+        return self
+
+    def labels(self) -> dict[str, int]:
+        """Label of each class: given, or its position."""
+        return {n: i if c.label is None else c.label for i, (n, c) in enumerate(self.classes.items())}
+
+
+# Recognition
+
+
+CLEAN = "clean"
+"""Degradation of tests whose images stay as they are."""
+
+
+class RecognitionTest(Settings):
+    """Labelled images, how they are degraded, and what is asked of recognisers."""
+
+    pairs: SeededPairListId = Field(description="Labelled list; {seed} in it stands for the run's seed.")
+    dataset: str = Field("", description="Its name in tables; none: that of the list, without {seed}.")
+    degradation: Name = Field(description="clean: the images as they are.")
+    level: str = ""
+    recipe: Name | None = Field(None, description="Degrades the clean image; none: the list has degraded files.")
+    fixed: dict[Name, Json] = Field({}, description="Parameters that replace the recipe's draws.")
+    operations: tuple[Operation, ...] = Field((), description="The recipe, written out.")
+    seed: NonNegativeInt = Field(100000, description="Unlike any training seed.")
+    gallery: SeededPairListId | None = Field(
+        None, description="Clean images in which retrieval looks for the class of each restored one; none: the list."
+    )
+    tasks: tuple[Literal["classification", "retrieval"], ...] = Field(
+        ("classification",),
+        min_length=1,
+        description="classification: top-1 among the recogniser's classes; retrieval: Rank-k and mAP of embeddings.",
+    )
+
+    @model_validator(mode="after")
+    def _recipes_degrade(self) -> "RecognitionTest":
+        if self.fixed and self.recipe is None:
+            raise ValueError(f"fixed {dict(self.fixed)} replaces draws of a recipe, and there is no recipe; name one")
+        if self.degradation == CLEAN and (self.recipe or self.operations):
+            raise ValueError(f"degradation is clean, but recipe {self.recipe!r} degrades; name the degradation")
+        return self
+
+    def lists(self) -> tuple[str, ...]:
+        """Pair lists that it reads."""
+        return tuple(dict.fromkeys([self.pairs, self.gallery or self.pairs]))
+
+    def for_seed(self, seed: int) -> "RecognitionTest":
+        """The same with the run's seed in its lists, and the name of its data set.
+
+        Images of each seed's own list are degraded with a seed of their own: their names repeat.
+        """
+        dataset = self.dataset or self.pairs.split(".")[0].replace(SEED, "").strip("_")
+        gallery = self.gallery and self.gallery.replace(SEED, str(seed))
+        pairs = self.pairs.replace(SEED, str(seed))
+        drawn = self.seed + (seed if pairs != self.pairs else 0)
+        return self.model_copy(update={"pairs": pairs, "gallery": gallery, "dataset": dataset, "seed": drawn})
+
+    def as_test(self) -> TestSettings:
+        """What degrades the images, as other tests have it; not before `for_seed`."""
+        shared = {
+            name: getattr(self, name) for name in ("pairs", "degradation", "level", "recipe", "operations", "seed")
+        }
+        return TestSettings.model_validate(shared)
+
+
+class DetectionSettings(Settings):
+    """Detections that an external detector made on the images of one test, in COCO's files."""
+
+    annotations: str = Field(description="True objects; ~ and ${VARIABLES} are expanded.")
+    detections: dict[Name, str] = Field(
+        min_length=1, description="Variant (clean, degraded, restored, ...): file of detections."
+    )
+    recogniser: str = Field("", description="Name of the detector in tables; none: detector.")
+    degradation: str = ""
+    level: str = ""
+
+
+class RecognitionSettings(Settings):
+    """Frozen recognisers on clean, degraded and restored images."""
+
+    models: tuple[str, ...] = Field(
+        (), description="Enhancers: method/setting, method/setting/stage or imported/name; none: no recognition tests."
+    )
+    scales: tuple[Name, ...] | None = Field(None, description="Scales at which there are these tests; none: all.")
+    recognisers: dict[Name, str] = Field(
+        {}, description="Name: method/setting/stage or imported/name. `name: null` in an overlay leaves it out."
+    )
+    headline: Name | None = Field(
+        None, description="Recogniser that figures show and tables begin with; none: the first."
+    )
+    retrieval: tuple[Name, ...] | None = Field(
+        None, description="Recognisers whose embeddings retrieval compares; none: all."
+    )
+    tests: dict[Name, RecognitionTest] = Field({}, description="`name: null` in an overlay leaves a test out.")
+    fresh_seeds: tuple[NonNegativeInt, ...] = Field(
+        (1, 2, 3), min_length=1, description="Of the target vrdir_seeds: nothing was chosen while looking at them."
+    )
+    pictures: NonNegativeInt = Field(1, description="Images of each test that are kept for the figures.")
+    detections: dict[Name, DetectionSettings] = Field(
+        {}, description="Data set: files to score beside the recognisers. `name: null` in an overlay leaves them out."
+    )
+
+    @field_validator("recognisers", "tests", "detections", mode="before")
+    @classmethod
+    def _left_out(cls, entries: Any) -> Any:
+        if isinstance(entries, Mapping):
+            return {name: entry for name, entry in entries.items() if entry is not None}
+        return entries
+
+    @model_validator(mode="after")
+    def _complete(self) -> "RecognitionSettings":
+        if self.models and not (self.tests and self.recognisers):
+            raise ValueError(f"found {len(self.tests)} tests and {len(self.recognisers)} recognisers; models need both")
+        if self.headline is not None and self.headline not in self.recognisers:
+            raise ValueError(unknown_name(self.headline, self.recognisers, "recogniser in headline"))
+        for name in self.retrieval or ():
+            if name not in self.recognisers:
+                raise ValueError(unknown_name(name, self.recognisers, "recogniser in retrieval"))
+        if self.recognisers:
+            self._headline_answers()
+        return self
+
+    def _headline_answers(self) -> None:
+        """Figures show the headline on every test, and a test must have somebody to ask."""
+        first = self.in_order()[0]
+        for name, test in self.tests.items():
+            if "retrieval" in test.tasks and self.retrieval == ():
+                raise ValueError(
+                    f"test {name} asks for retrieval, and retrieval: [] names no recogniser; name one, or ask for "
+                    "classification"
+                )
+            if "classification" not in test.tasks and first not in (self.retrieval or self.recognisers):
+                raise ValueError(
+                    f"test {name} asks nothing of the headline {first}, which figures show: name {first} in "
+                    "retrieval, ask for classification, too, or choose another headline"
+                )
+
+    @model_validator(mode="after")
+    def _tests_differ(self) -> "RecognitionSettings":
+        seen: dict[tuple[str, str, str], str] = {}
+        for name, test in self.tests.items():
+            place = (test.for_seed(0).dataset, test.degradation, test.level)
+            if other := seen.get(place):
+                shown = " ".join(part for part in place if part)
+                raise ValueError(
+                    f"tests {other} and {name} are both called {shown!r} in tables, which have one place for it; give "
+                    "one a `level` or a `dataset`"
+                )
+            seen[place] = name
+        return self
+
+    def in_order(self) -> tuple[str, ...]:
+        """Names of the recognisers, the headline first."""
+        first = self.headline or next(iter(self.recognisers), "")
+        return tuple(dict.fromkeys([first, *self.recognisers])) if self.recognisers else ()
+
+
+class RecognitionJob(Settings):
+    """What one job does with its enhancer; a change redoes it."""
+
+    tests: dict[Name, RecognitionTest]
+    recognisers: dict[Name, str] = Field(description="Name: model id, with the seed of the run.")
+    pictures: NonNegativeInt
+    retrieval: tuple[Name, ...] | None = None
+
+
+def seeded(model: str, seed: int) -> str:
+    """Model id of method/setting/stage; imported models have no seed.
+
+    >>> seeded("vrdir/airpipe/ise", 3)
+    'vrdir/airpipe/seed3/ise'
+    """
+    if model.startswith("imported/"):
+        return model
+    method, setting, stage = model.split("/")
+    return f"{method}/{setting}/seed{seed}/{stage}"
+
+
+# Checks of the recognition tests
+
+
+MODEL = r"[a-z0-9_]+/[a-z0-9_]+|(?!imported/)[a-z0-9_]+(/[a-z0-9_]+){2}"
+RECOGNISER = r"imported/[a-z0-9_]+|(?!imported/)[a-z0-9_]+(/[a-z0-9_]+){2}"
+RECOGNISING = ("vrdir.recogniser",)
+"""Stages that train recognisers; all others train something else."""
+TABLES = ("recognition", "restoration", "recognition_seeds", "restoration_seeds")
+
+
+def check_names(
+    settings: RecognitionSettings,
+    seeds: Collection[int],
+    recipes: Collection[str],
+    datasets: Mapping[str, Collection[str]],
+    tables: Collection[str],
+    task: Callable[[str, str], str],
+) -> None:
+    """Check that all that the recognition tests name is there.
+
+    A list with {seed} must fit some data set; that of a seed is asked for where a job of that seed is planned.
+
+    Args:
+        settings: nothing is checked where they name no model.
+        seeds: of all runs.
+        recipes: names of recipes.
+        datasets: names of their splits, by data set.
+        tables: names of the other tables.
+        task: of method/setting[/stage], given with what names it; raises ValueError where it does not exist.
+
+    Raises:
+        ValueError: says what is nearest, or what to name instead.
+    """
+    if not settings.models:
+        return
+    if taken := sorted(set(TABLES) & set(tables)):
+        raise ValueError(f"tables: the name {taken[0]!r} belongs to the recognition tests; call the table otherwise")
+    _check_models(settings, task)
+    for name, test in settings.tests.items():
+        where = f"recognition, test {name}"
+        if test.recipe is not None and test.recipe not in recipes:
+            raise ValueError(unknown_name(test.recipe, recipes, f"recipe in {where}"))
+        for pairs in test.lists():
+            _check_list(pairs, seeds, datasets, where)
+
+
+def _check_list(pairs: str, seeds: Collection[int], datasets: Mapping[str, Collection[str]], where: str) -> None:
+    dataset, split = pairs.removesuffix("_noleak").split(".")
+    in_use = {dataset.replace(SEED, str(seed)) for seed in seeds}
+    found = sorted(in_use & set(datasets)) or fitting(dataset, datasets)
+    if not found:
+        raise ValueError(unknown_name(dataset, datasets, f"data set in {where}"))
+    for name in found:
+        if split not in datasets[name]:
+            raise ValueError(unknown_name(split, datasets[name], f"split of {name} in {where}"))
+
+
+def _check_models(settings: RecognitionSettings, task: Callable[[str, str], str]) -> None:
+    for model in settings.models:
+        expected = "method/setting, method/setting/stage or imported/name"
+        if _task(model, MODEL, "recognition", expected, task) in RECOGNISING:
+            raise ValueError(
+                f"recognition, models: {model} tells classes apart and restores nothing; name it in "
+                "recognition.recognisers, or another stage here"
+            )
+    for name, model in settings.recognisers.items():
+        where = f"recognition, recogniser {name}"
+        found = _task(model, RECOGNISER, where, "method/setting/stage or imported/name", task)
+        if found not in (*RECOGNISING, None):
+            raise ValueError(
+                f"{where}: {model} ({found}) tells no classes apart; name a stage of {' or '.join(RECOGNISING)}, "
+                "or imported/name"
+            )
+
+
+def _task(model: str, form: str, where: str, expected: str, task: Callable[[str, str], str]) -> str | None:
+    """Task of a model; None of an imported one."""
+    if not re.fullmatch(form, model):
+        raise ValueError(f"{where}: {model!r} is not {expected}")
+    return None if model.startswith("imported/") else task(model, where)
