@@ -31,11 +31,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from airpipe.data.dataset import Rgb8, TrainingSamples
+from airpipe.data.crops import Rgb8
 from airpipe.data.pack_contents import Contents
 from airpipe.data.packing import pack_pairs, write_header, write_index
 from airpipe.data.packs import IMAGE, INDEX, NO_IMAGE, PAIR, Pack
 from airpipe.data.pairs import COLUMNS, Pair, read_pairs
+from airpipe.data.samples import TrainingSamples
 from airpipe.data.sampling import SampleKey
 from airpipe.errors import AirpipeError, run_main
 from airpipe.images import read_rgb8

@@ -34,7 +34,7 @@ from airpipe.evaluation.tiling import restore_pixels, restore_tiled
 from airpipe.images import read_rgb8, to_tensor
 from airpipe.models.nafnet import NAFBlock
 from airpipe.progress import track
-from airpipe.registry import NETWORKS, build_network
+from airpipe.registry import build_network, networks
 
 SMALL: dict[str, Any] = {"width": 8, "middle_blk_num": 1, "enc_blk_nums": [1, 1], "dec_blk_nums": [1, 1]}
 WORKLOADS: list[tuple[str, str, dict[str, Any]]] = [
@@ -142,7 +142,7 @@ def seam_table(image: Tensor, tile: int, overlap: int) -> Iterator[str]:
     """Differences between tiled and whole results."""
     head = f"{image.shape[2]}x{image.shape[1]}, tile {tile}, overlap {overlap}"
     yield f"{'seams: ' + head:<46}{'largest':>10}{'mean':>10}{'change of the image':>21}  goal"
-    present = [row for row in WORKLOADS if row[1] in NETWORKS]
+    present = [row for row in WORKLOADS if row[1] in networks()]
     for label, name, arguments in track(present, len(present), "measuring seams"):
         network = _network(name, arguments)
         bounded = label.endswith("without pooling")

@@ -13,11 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
+from airpipe.data.batch import collate
 from airpipe.data.crops import align, jittered, mirrored
-from airpipe.data.dataset import ImageCache, TrainingSamples, collate, quantised, read_depth
+from airpipe.data.degrading import quantised
 from airpipe.data.packages import locate
 from airpipe.data.pairs import Pair, package_pairs, pair_up, read_pairs, write_pairs
+from airpipe.data.samples import TrainingSamples
 from airpipe.data.sampling import MicroBatches, SampleKey, SamplePlan, interleave
+from airpipe.data.sources import ImageCache, read_depth
 from airpipe.degradations.blur import line_kernel, motion_blur
 from airpipe.degradations.lowlight import low_light
 from airpipe.degradations.noise import gaussian_noise

@@ -17,12 +17,12 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from airpipe import build_network, load_published
-from airpipe.data.dataset import Batch
+from airpipe.data.batch import Batch
 from airpipe.data.pairs import read_pairs
 from airpipe.errors import AirpipeError
 from airpipe.methods.dcpt.network import DCPT, DegradationHead
 from airpipe.methods.dcpt.training import PretrainTask, TransferTask
-from airpipe.registry import resolve, runs_as, settings_class, stage_entry
+from airpipe.registry import runs_as, settings_class, task_class
 from airpipe.settings.base import canonical_json, check_settings
 from airpipe.settings.stages import OptimizerSettings, StageSettings
 from airpipe.training.losses import IGNORED, cross_entropy, focal_loss
@@ -396,7 +396,7 @@ def test_every_other_stage_killed_and_resumed_ends_with_the_same_bits(pretrained
     settings = dcpt_stage(**changes)
     parents = dict.fromkeys(settings.parents, model_of(pretrained))
     whole = train(tmp_path / "whole", settings, **parents)
-    build = resolve(stage_entry(settings.task).build)
+    build = task_class(settings.task)
     step, calls = build.step, []
 
     def killed(self, batch, turn):

@@ -8,9 +8,10 @@ from helpers import ROOT
 from parity import load_golden
 
 from airpipe.errors import AirpipeError
-from airpipe.registry import build_network, load_published
+from airpipe.registry import build_network
 from airpipe.weights.checkpoints import load_model
 from airpipe.weights.importing import ImportOptions, describe, export_published, import_published
+from airpipe.weights.published import load_published
 
 GOLDENS = ROOT / "tests" / "goldens"
 BACKBONES = ["nafnet_small", "restormer_dcpt_small", "swinir_dcpt_small", "promptir_small"]

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from parity import make_input
 from test_dcpt import BACKBONES, RATE, card, curve, dcpt_stage, model_of, train
 
-from airpipe.data.dataset import Batch
+from airpipe.data.batch import Batch
 from airpipe.errors import AirpipeError
 from airpipe.methods.dcpt.network import DCPT
 from airpipe.methods.dcpt.training import MaskedPretrainTask, PretrainTask, random_patches

@@ -21,7 +21,7 @@ from airpipe import build_network, load_published
 from airpipe.cli import main as cli
 from airpipe.errors import AirpipeError
 from airpipe.images import Picture, read_picture, write_picture
-from airpipe.registry import NETWORKS, resolve
+from airpipe.registry import networks, resolve
 from airpipe.reporting import efficiency
 from airpipe.weights import importing
 from airpipe.weights.checkpoints import load_model
@@ -522,7 +522,7 @@ def test_load_published_takes_states_with_buffers_and_refuses_nonsense():
 def test_no_network_stumbles_over_states_of_others_or_with_a_name_missing(name):
     golden = load_golden(GOLDENS / f"{name}.npz")
     assert next(iter(candidates(golden.keys))) == network_of(name)
-    readers = [resolve(target).arguments_from for target in NETWORKS.values()]
+    readers = [resolve(target).arguments_from for target in networks().values()]
     for left_out in golden.keys:
         less = {key: shape for key, shape in golden.keys.items() if key != left_out}
         assert all(isinstance(reader(less), dict | None) for reader in readers)

@@ -12,13 +12,14 @@ import torch
 from helpers import ROOT, stage
 from samples import SAMPLES, needs_samples
 
+from airpipe.data.batch import Batch, collate
 from airpipe.data.check import check_split, summary
-from airpipe.data.dataset import Batch, TrainingSamples, ValidationSamples, collate
 from airpipe.data.labelled import name_of, place_of, shared_out
 from airpipe.data.manifest import write_manifest
 from airpipe.data.packing import pack_pairs
 from airpipe.data.packs import Pack
 from airpipe.data.pairs import read_facts, read_pairs
+from airpipe.data.samples import TrainingSamples, ValidationSamples
 from airpipe.data.sampling import SampleKey
 from airpipe.errors import AirpipeError
 from airpipe.methods.baseline.training import BaselineTask

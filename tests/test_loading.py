@@ -19,11 +19,12 @@ from helpers import NOISE, ROOT, Stage, one_thread, stage, toy_images
 from test_packing import Data
 from torch.utils.data import DataLoader
 
+from airpipe.data.batch import collate
 from airpipe.data.crops import turned
-from airpipe.data.dataset import TrainingSamples, ValidationSamples, collate
 from airpipe.data.packing import pack_pairs
 from airpipe.data.packs import Pack
 from airpipe.data.pairs import read_pairs
+from airpipe.data.samples import TrainingSamples, ValidationSamples
 from airpipe.data.sampling import MicroBatches, SamplePlan, interleave, part_counts
 from airpipe.errors import AirpipeError
 from airpipe.provenance import sha256_file, write_json

@@ -21,11 +21,11 @@ import pytest
 from helpers import ROOT, one_thread, toy_images
 
 from airpipe.data import packing
-from airpipe.data.dataset import ImageCache, pair_layers
 from airpipe.data.pack_contents import Contents, read_contents
 from airpipe.data.packing import pack_pairs, tell_old_packs, write_header, write_index
 from airpipe.data.packs import IMAGE, INDEX, NO_IMAGE, PAIR, Pack, usable_packs
 from airpipe.data.pairs import read_pairs
+from airpipe.data.sources import ImageCache, pair_layers
 from airpipe.errors import AirpipeError
 from airpipe.images import read_rgb8
 from airpipe.provenance import sha256_file

@@ -9,7 +9,7 @@ import torch
 from helpers import NOISE
 from torch import nn
 
-from airpipe.data.dataset import quantised
+from airpipe.data.degrading import quantised
 from airpipe.data.pairs import Pair
 from airpipe.errors import AirpipeError
 from airpipe.evaluation import recognisers as recogniser_module

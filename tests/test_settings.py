@@ -9,7 +9,7 @@ from helpers import RAIN, ROOT, shipped, stage
 
 from airpipe.degradations.recipes import check_operations
 from airpipe.errors import AirpipeError
-from airpipe.registry import NETWORKS, STAGES, resolve, settings_class, stage_entry
+from airpipe.registry import networks, resolve, settings_class, stage_entry, stages, task_class
 from airpipe.settings.base import canonical_json, check_settings, settings_hash
 from airpipe.settings.degrading import Draw
 from airpipe.settings.merging import deep_merge
@@ -43,9 +43,10 @@ def test_the_json_schema_is_in_step():
 
 
 def test_every_registered_name_resolves():
-    for target in [*NETWORKS.values(), *(entry.build for entry in STAGES.values())]:
+    for target in networks().values():
         assert callable(resolve(target))
-    for task in STAGES:
+    for task in stages():
+        assert callable(task_class(task))
         assert issubclass(settings_class(task), StageSettings)
 
 
@@ -140,9 +141,9 @@ def test_compute_names_stages_and_scales_that_exist():
     with pytest.raises(
         AirpipeError, match=r"compute.demo: unknown stage 'baseline.trian'; did you mean 'baseline.train'"
     ):
-        check_compute(load_project(config), [*STAGES, "evaluate"])
+        check_compute(load_project(config), [*stages(), "evaluate"])
     with pytest.raises(AirpipeError, match="unknown scale in compute 'tiny'"):
-        check_compute(load_project({**shipped(), "scale": "tiny"}), STAGES)
+        check_compute(load_project({**shipped(), "scale": "tiny"}), stages())
 
 
 def test_a_scene_stays_in_one_split():

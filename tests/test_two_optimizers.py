@@ -10,7 +10,8 @@ from torch import nn
 from airpipe import registry
 from airpipe.data.pairs import read_pairs
 from airpipe.errors import AirpipeError
-from airpipe.registry import StageEntry, build_network
+from airpipe.registry import Stage as Registered
+from airpipe.registry import build_network
 from airpipe.settings.base import check_settings, read_yaml
 from airpipe.training.run import PairLists, RunOptions, train_stage
 from airpipe.training.task import Task, Turn, make_adamw
@@ -65,8 +66,8 @@ class AdversarialTask(Task):
 
 @pytest.fixture
 def adversarial(monkeypatch):
-    entry = StageEntry(build=f"{__name__}:AdversarialTask")
-    monkeypatch.setitem(registry.STAGES, "toy.adversarial", entry)
+    entry = Registered(task=f"{__name__}:AdversarialTask")
+    monkeypatch.setitem(registry.stages(), "toy.adversarial", entry)
     BREAK.at, BREAK.calls = None, 0
 
 

@@ -16,7 +16,7 @@ from helpers import NOISE, ROOT, Stage, one_thread, shipped, stage
 from parity import make_input
 from torch import nn
 
-from airpipe.data.dataset import Batch
+from airpipe.data.batch import Batch
 from airpipe.data.pairs import read_pairs
 from airpipe.errors import AirpipeError
 from airpipe.evaluation.restore import restore
@@ -24,7 +24,7 @@ from airpipe.methods.vrdir.network import DNC, SAD
 from airpipe.methods.vrdir.training import DncTask, IseTask, RecogniserTask, SadTask
 from airpipe.models.recognisers import RecogniserResidual
 from airpipe.models.vgg import VGGFront
-from airpipe.registry import resolve, settings_class, stage_entry
+from airpipe.registry import settings_class, task_class
 from airpipe.settings.base import canonical_json, check_settings
 from airpipe.settings.merging import deep_merge
 from airpipe.settings.project import frozen_stage, load_project
@@ -310,7 +310,7 @@ def test_every_stage_killed_and_resumed_ends_with_the_same_bits(run, tmp_path, m
     changes = {"recogniser_a": A, "recogniser_b": B, "sad": SAD_STAGE, "dnc_noise": DNC_STAGE, "ise": ISE_STAGE}[name]
     settings = vrdir_stage(changes)
     parents = {role: model(run[parent.split("/")[-1]]) for role, parent in settings.parents.items()}
-    build = resolve(stage_entry(settings.task).build)
+    build = task_class(settings.task)
     step, calls = build.step, []
 
     def killed(self, batch, turn):

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from airpipe.evaluation.restore import restore
-    from airpipe.registry import build_network, load_published
+    from airpipe.registry import build_network
+    from airpipe.weights.published import load_published
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "build_network", "load_published", "restore"]
 
 _HOMES = {
     "build_network": "airpipe.registry",
-    "load_published": "airpipe.registry",
+    "load_published": "airpipe.weights.published",
     "restore": "airpipe.evaluation.restore",
 }
 

@@ -1,9 +1,12 @@
-"""What can be named: networks and training stages. Adding one is one line here.
+"""Look-ups of what can be named: networks and training stages. A sixth method is one word in `METHODS`.
 
-Targets are written as "module:attribute" and imported on use.
+A method says of itself what generic rooms must know (`airpipe.methods.<name>.METHOD`). Targets are written as
+"module:attribute" and imported on use, so that this module imports no torch: Snakemake reads it at every start.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -12,81 +15,51 @@ from airpipe.settings.base import unknown_name
 from airpipe.settings.stages import StageSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from torch import nn
 
-    from torch import Tensor, nn
-
-
-@dataclass(frozen=True)
-class StageEntry:
-    """A training stage: how to build its task, its settings class, its revision."""
-
-    build: str
-    settings: str = "airpipe.settings.stages:StageSettings"
-    revision: int = 1
-    """Raise it when equal settings would give other numbers: the stage and what follows are then redone."""
-    runs_as: str | None = None
-    """The stage whose rule, and whose `compute`, it shares; none: its own."""
-
-
-NETWORKS = {
+METHODS = ("baseline", "dcpt", "vrdir")
+"""Packages below `airpipe.methods`, in the order in which they are listed."""
+BACKBONES = {
     "nafnet": "airpipe.models.nafnet:NAFNet",
     "nafnet_tlc": "airpipe.models.nafnet:NAFNetTLC",
     "restormer": "airpipe.models.restormer:Restormer",
-    "restormer_dcpt": "airpipe.models.restormer:RestormerDCPT",
     "promptir": "airpipe.models.promptir:PromptIR",
     "swinir": "airpipe.models.swinir:SwinIR",
-    "swinir_dcpt": "airpipe.models.swinir:SwinIRDCPT",
-    "dcpt_head": "airpipe.methods.dcpt.network:DegradationHead",
-    "dcpt": "airpipe.methods.dcpt.network:DCPT",
-    "vrdir_sad": "airpipe.methods.vrdir.network:SAD",
-    "vrdir_dnc": "airpipe.methods.vrdir.network:DNC",
-    "vrdir_fgm": "airpipe.methods.vrdir.network:FGM",
-    "vrdir_ise": "airpipe.methods.vrdir.network:ISE",
-    "vrdir": "airpipe.methods.vrdir.network:VRDIR",
     "vgg_front": "airpipe.models.vgg:VGGFront",
     "recogniser_vgg": "airpipe.models.recognisers:RecogniserVGG",
     "recogniser_residual": "airpipe.models.recognisers:RecogniserResidual",
 }
+"""Networks that belong to no single method."""
 
-STAGES = {
-    "baseline.train": StageEntry(build="airpipe.methods.baseline.training:BaselineTask"),
-    "dcpt.pretrain": StageEntry(
-        build="airpipe.methods.dcpt.training:PretrainTask", settings="airpipe.methods.dcpt.settings:PretrainSettings"
-    ),
-    "dcpt.direct": StageEntry(
-        build="airpipe.methods.dcpt.training:PretrainTask",
-        settings="airpipe.methods.dcpt.settings:DirectSettings",
-        runs_as="dcpt.pretrain",
-    ),
-    "dcpt.masked_pretrain": StageEntry(
-        build="airpipe.methods.dcpt.training:MaskedPretrainTask",
-        settings="airpipe.methods.dcpt.settings:MaskedPretrainSettings",
-        runs_as="dcpt.pretrain",
-    ),
-    "dcpt.probe": StageEntry(
-        build="airpipe.methods.dcpt.training:ProbeTask", settings="airpipe.methods.dcpt.settings:ProbeSettings"
-    ),
-    "dcpt.finetune": StageEntry(
-        build="airpipe.methods.dcpt.training:FinetuneTask", settings="airpipe.methods.dcpt.settings:FinetuneSettings"
-    ),
-    "dcpt.transfer": StageEntry(
-        build="airpipe.methods.dcpt.training:TransferTask", settings="airpipe.methods.dcpt.settings:TransferSettings"
-    ),
-    "vrdir.recogniser": StageEntry(
-        build="airpipe.methods.vrdir.training:RecogniserTask",
-        settings="airpipe.methods.vrdir.settings:RecogniserSettings",
-    ),
-    "vrdir.sad": StageEntry(
-        build="airpipe.methods.vrdir.training:SadTask", settings="airpipe.methods.vrdir.settings:SadSettings"
-    ),
-    "vrdir.dnc": StageEntry(
-        build="airpipe.methods.vrdir.training:DncTask", settings="airpipe.methods.vrdir.settings:DncSettings"
-    ),
-    "vrdir.ise": StageEntry(
-        build="airpipe.methods.vrdir.training:IseTask", settings="airpipe.methods.vrdir.settings:IseSettings"
-    ),
-}
+
+@dataclass(frozen=True)
+class Stage:
+    """A training stage of a method."""
+
+    task: str
+    """Class in the method's `training` module, or "module:class"."""
+    settings: str = "airpipe.settings.stages:StageSettings"
+    """Class in the method's `settings` module, or "module:class"."""
+    folder: str = ""
+    """Folder below results/<method>/<setting>/seed<k>/, with wildcards ("dnc_{degradation}"); empty: its name."""
+    revision: int = 1
+    """Raise it when equal settings would give other numbers: the stage and what follows are then redone."""
+    runs_as: str = ""
+    """The stage of the same method whose rule, folder and `compute` it shares; empty: its own."""
+    title: str = ""
+    """What its jobs are called on the terminal, wildcards allowed; empty: its name."""
+    recognises: bool = False
+    """Whether it trains a network that tells apart what images show, and restores nothing."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """What generic rooms must know of a paper; everything in it is text, so that reading it imports no torch."""
+
+    title: str
+    networks: Mapping[str, str] = field(default_factory=dict)
+    """Name to "module:class"."""
+    stages: Mapping[str, Stage] = field(default_factory=dict)
 
 
 def resolve(target: str) -> Any:
@@ -95,66 +68,98 @@ def resolve(target: str) -> Any:
     return getattr(import_module(module), attribute)
 
 
-def stage_entry(task: str) -> StageEntry:
+@cache
+def method(name: str) -> Method:
+    """What a method says of itself.
+
+    Raises:
+        AirpipeError: unknown name; says which is nearest.
+    """
+    if name not in METHODS:
+        raise AirpipeError(unknown_name(name, METHODS, "method"))
+    found: Method = resolve(f"airpipe.methods.{name}:METHOD")
+    return found
+
+
+@cache
+def networks() -> dict[str, str]:
+    """Every registered network: name to "module:class"."""
+    found = dict(BACKBONES)
+    for name in METHODS:
+        found |= method(name).networks
+    return found
+
+
+@cache
+def stages() -> dict[str, Stage]:
+    """Every registered stage by its full name, such as "baseline.train"."""
+    return {f"{name}.{stage}": entry for name in METHODS for stage, entry in method(name).stages.items()}
+
+
+def stage_entry(task: str) -> Stage:
     """The registered stage of this name.
 
     Raises:
         AirpipeError: unknown name; says which is nearest.
     """
-    if task not in STAGES:
-        raise AirpipeError(unknown_name(task, STAGES, "task"))
-    return STAGES[task]
+    if task not in stages():
+        raise AirpipeError(unknown_name(task, stages(), "task"))
+    return stages()[task]
 
 
 def runs_as(task: str) -> str:
     """The stage whose rule runs a stage: what `compute` calls it."""
-    return stage_entry(task).runs_as or task
+    entry = stage_entry(task)
+    return f"{task.split('.')[0]}.{entry.runs_as}" if entry.runs_as else task
+
+
+def stage_folder(task: str) -> str:
+    """Folder of a stage below the one of its seed, with wildcards."""
+    own = runs_as(task)
+    return stage_entry(own).folder or own.split(".")[1]
+
+
+def _target(task: str, name: str, module: str) -> str:
+    return name if ":" in name else f"airpipe.methods.{task.split('.')[0]}.{module}:{name}"
 
 
 def settings_class(task: str) -> type[StageSettings]:
     """The settings class of a registered stage."""
-    found: type[StageSettings] = resolve(stage_entry(task).settings)
+    found: type[StageSettings] = resolve(_target(task, stage_entry(task).settings, "settings"))
     return found
+
+
+def task_class(task: str) -> Any:
+    """The task class of a registered stage, to be called with settings and parents."""
+    return resolve(_target(task, stage_entry(task).task, "training"))
+
+
+def network_class(name: str) -> Any:
+    """The class of a registered network.
+
+    Raises:
+        AirpipeError: unknown name; says which is nearest.
+    """
+    if name not in networks():
+        raise AirpipeError(unknown_name(name, networks(), "network"))
+    return resolve(networks()[name])
 
 
 def build_network(name: str, **arguments: Any) -> "nn.Module":
     """Build a registered network with the constructor arguments of its published implementation.
 
     Args:
-        name: a key of `NETWORKS`, for example "nafnet".
+        name: one of `networks()`, for example "nafnet".
         arguments: as the published constructor names them.
 
     Raises:
         AirpipeError: unknown network, or arguments that its constructor refuses or that need
             more memory than there is.
     """
-    if name not in NETWORKS:
-        raise AirpipeError(unknown_name(name, NETWORKS, "network"))
+    make = network_class(name)
     try:
-        network: nn.Module = resolve(NETWORKS[name])(**arguments)
+        network: nn.Module = make(**arguments)
     except (TypeError, ValueError, ArithmeticError, RuntimeError, MemoryError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise AirpipeError(f"network {name}: {first}") from None
-    return network
-
-
-def load_published(network: "nn.Module", state_dict: "Mapping[str, Tensor]") -> "nn.Module":
-    """Load a state dict in its published key layout into `network`, strictly.
-
-    The network maps published names to its own through `published_key(key)`; entries for which it
-    says None (buffers that are computed, parameters that were never used) are left out and logged.
-
-    Args:
-        network: from `build_network`.
-        state_dict: published names to tensors, without container or prefix.
-
-    Returns:
-        The same network.
-
-    Raises:
-        AirpipeError: missing, unexpected, wrongly shaped or not finite entries; names the first of each.
-    """
-    from airpipe.weights.published import fill
-
-    fill(network, state_dict, "the published state")
     return network

@@ -15,7 +15,7 @@ from airpipe.degradations.recipes import check_operations
 from airpipe.errors import AirpipeError
 from airpipe.settings.project import check_compute, check_labels, frozen_stage, load_project, place
 from airpipe.provenance import sha256_file
-from airpipe.registry import STAGES, runs_as, settings_class, stage_entry
+from airpipe.registry import runs_as, settings_class, stage_entry, stages
 from airpipe.settings.base import canonical_json, unknown_name
 from snakemake.exceptions import WorkflowError
 
@@ -40,7 +40,7 @@ try:
         check_operations(operations, f"recipes.{name}")
     for name in PROJECT.tests:
         check_operations(PROJECT.test(name).operations, f"tests.{name}")
-    check_compute(PROJECT, [*dict.fromkeys(map(runs_as, STAGES)), "evaluate"])
+    check_compute(PROJECT, [*dict.fromkeys(map(runs_as, stages())), "evaluate"])
     FEATURES = PROJECT.feature_analysis()
     for name, entry in FEATURES.classes.items():
         check_operations(entry.operations, f"features.classes.{name}")

@@ -58,7 +58,7 @@ def check_index(header: dict[str, Any], sizes: dict[str, int]) -> str | None:
 
 
 class Pack:
-    """A pack, as a source of pairs (`airpipe.data.dataset.Source`); pickled by its path.
+    """A pack, as a source of pairs (`airpipe.data.sources.Source`); pickled by its path.
 
     Args:
         folder: of the pack; use `open` for one that may be damaged.

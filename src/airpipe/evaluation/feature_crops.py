@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from airpipe.data.crops import Rgb8
-from airpipe.data.dataset import ImageCache, degrade_clean, pair_layers, quantised
+from airpipe.data.degrading import degrade_clean, quantised
 from airpipe.data.pairs import Pair
+from airpipe.data.sources import ImageCache, pair_layers
 from airpipe.errors import AirpipeError
 from airpipe.progress import track
 from airpipe.settings.studies import FeatureClass, FeatureSettings

@@ -24,7 +24,7 @@ from airpipe.evaluation.gram import FeatureRows, Vector, check_perplexity, dista
 from airpipe.evaluation.neighbours import Rows, Samples, classify, splits
 from airpipe.models.cost import image_channels
 from airpipe.progress import track
-from airpipe.registry import NETWORKS, build_network
+from airpipe.registry import build_network, networks
 from airpipe.settings.studies import FeatureSettings
 from airpipe.weights.checkpoints import LoadedModel
 
@@ -140,7 +140,7 @@ def random_network(name: str, arguments: Mapping[str, Any], how: Literal["publis
 
 def _check_network(network: nn.Module, name: str) -> None:
     if not getattr(network, "feature_channels", None):
-        others = ", ".join(sorted(set(NETWORKS) - {name}))
+        others = ", ".join(sorted(set(networks()) - {name}))
         raise AirpipeError(f"network {name} gives no features; leave it out of features.models. Others: {others}")
     channels = image_channels(getattr(network, "backbone", network))
     if channels != 3:

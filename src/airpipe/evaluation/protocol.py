@@ -13,8 +13,9 @@ import numpy.typing as npt
 import torch
 
 from airpipe.data.crops import Rgb8
-from airpipe.data.dataset import ImageCache, degrade_clean, pair_layers, quantised
+from airpipe.data.degrading import degrade_clean, quantised
 from airpipe.data.pairs import Pair
+from airpipe.data.sources import ImageCache, pair_layers
 from airpipe.degradations.noise import FloatImage
 from airpipe.errors import AirpipeError
 from airpipe.evaluation.metrics import score

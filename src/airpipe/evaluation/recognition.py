@@ -14,8 +14,9 @@ import torch
 from torch import nn
 
 from airpipe.data.crops import Rgb8
-from airpipe.data.dataset import ImageCache, pair_layers, quantised
+from airpipe.data.degrading import quantised
 from airpipe.data.pairs import Pair
+from airpipe.data.sources import ImageCache, pair_layers
 from airpipe.errors import AirpipeError
 from airpipe.evaluation.feature_crops import evenly
 from airpipe.evaluation.metrics import score_batch

@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
-from airpipe.data.dataset import Batch
+from airpipe.data.batch import Batch
 from airpipe.data.sampling import SamplePlan
 from airpipe.errors import AirpipeError
 from airpipe.settings.base import unknown_name

@@ -18,14 +18,16 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from airpipe import __version__
-from airpipe.data.dataset import Source, TrainingSamples, ValidationSamples, collate
+from airpipe.data.batch import collate
 from airpipe.data.packs import Pack
 from airpipe.data.pairs import Pair, read_facts
+from airpipe.data.samples import TrainingSamples, ValidationSamples
 from airpipe.data.sampling import MicroBatches, SamplePlan, part_counts
+from airpipe.data.sources import Source
 from airpipe.errors import AirpipeError
 from airpipe.models.cost import network_cost
 from airpipe.provenance import atomic_path, git_state, library_versions, sha256_file, write_text
-from airpipe.registry import resolve, stage_entry
+from airpipe.registry import task_class
 from airpipe.settings.base import settings_hash
 from airpipe.settings.stages import StageSettings
 from airpipe.training.loop import StepLoop
@@ -193,7 +195,7 @@ def _assemble(
         raise AirpipeError(
             f"stage has parents {sorted(settings.parents)}, given {sorted(parents)} (--parent role=path)"
         )
-    task: Task = resolve(stage_entry(settings.task).build)(settings, parents)
+    task: Task = task_class(settings.task)(settings, parents)
     task.accept(samples.classes)
     lengths = [len(source) for source in samples.sources]
     shares, exact = part_counts(settings.data, lengths)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from airpipe.data.dataset import Batch
+from airpipe.data.batch import Batch
 from airpipe.settings.stages import OptimizerSettings, StageSettings
 
 

@@ -14,7 +14,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from airpipe.errors import AirpipeError
-from airpipe.registry import NETWORKS, build_network, resolve
+from airpipe.registry import build_network, network_class, networks, resolve
 from airpipe.settings.base import unknown_name
 from airpipe.weights.foreign import PREFIXES, Weights, parts, read_weights
 
@@ -129,7 +129,7 @@ def check_arguments(name: str, arguments: Mapping[str, Any]) -> None:
     Raises:
         AirpipeError: a value of another type, or a number that is not finite; names the first.
     """
-    hints = get_type_hints(resolve(NETWORKS[name]).__init__)
+    hints = get_type_hints(network_class(name).__init__)
     for argument, value in arguments.items():
         if argument not in hints:
             continue
@@ -146,7 +146,7 @@ def check_arguments(name: str, arguments: Mapping[str, Any]) -> None:
 
 def assumed_arguments(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The values used for the arguments that no shape tells: those given, else the constructor's defaults."""
-    known = inspect.signature(resolve(NETWORKS[name])).parameters
+    known = inspect.signature(network_class(name)).parameters
     return {argument: arguments.get(argument, known[argument].default) for argument in ASSUMED.get(name, ())}
 
 
@@ -166,8 +166,8 @@ def identify(
     Raises:
         AirpipeError: none fits, or another one than wanted; says what it is.
     """
-    if wanted is not None and wanted not in NETWORKS:
-        raise AirpipeError(unknown_name(wanted, NETWORKS, "network"))
+    if wanted is not None and wanted not in networks():
+        raise AirpipeError(unknown_name(wanted, networks(), "network"))
     fits = candidates(shapes)
     if not fits:
         raise AirpipeError(f"{file}: {_unknown(shapes)}")
@@ -183,7 +183,7 @@ def identify(
 def candidates(shapes: Shapes) -> dict[str, dict[str, Any]]:
     """Constructor arguments of every registered network that has these names and shapes."""
     found = {}
-    for name, target in NETWORKS.items():
+    for name, target in networks().items():
         reader = getattr(resolve(target), "arguments_from", lambda shapes: None)
         try:
             arguments = reader(shapes)
@@ -214,12 +214,32 @@ def _unknown(shapes: Shapes) -> str:
         return f"holds several networks: {listed}. Choose with --key {' or --key '.join(groups)}"
     part = what_part(shapes)
     if part:
-        return f"is {part}: no system of airpipe uses it yet. Expected one of {', '.join(NETWORKS)}"
+        return f"is {part}: no system of airpipe uses it yet. Expected one of {', '.join(networks())}"
     first = ", ".join(list(shapes)[:3])
-    return f"no known network has its {len(shapes)} entries (first: {first}). Known: {', '.join(NETWORKS)}"
+    return f"no known network has its {len(shapes)} entries (first: {first}). Known: {', '.join(networks())}"
 
 
 # Filling
+
+
+def load_published(network: nn.Module, state_dict: Mapping[str, Tensor]) -> nn.Module:
+    """Load a state dict in its published key layout into `network`, strictly.
+
+    The network maps published names to its own through `published_key(key)`; entries for which it
+    says None (buffers that are computed, parameters that were never used) are left out and logged.
+
+    Args:
+        network: from `airpipe.registry.build_network`.
+        state_dict: published names to tensors, without container or prefix.
+
+    Returns:
+        The same network.
+
+    Raises:
+        AirpipeError: missing, unexpected, wrongly shaped or not finite entries; names the first of each.
+    """
+    fill(network, state_dict, "the published state")
+    return network
 
 
 def fill(network: nn.Module, state: Mapping[str, Tensor], what: str, partial: bool = False) -> KeyReport:

@@ -1,1 +1,5 @@
-"""Supervised all-in-one training from scratch: the control of every pretraining claim."""
+"""Baseline: a network learns all degradations from pairs, from scratch."""
+
+from airpipe.registry import Method, Stage
+
+METHOD = Method(title="Baseline", stages={"train": Stage(task="BaselineTask")})

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from airpipe.data.dataset import Batch
+from airpipe.data.batch import Batch
 from airpipe.registry import build_network
 from airpipe.settings.stages import StageSettings
 from airpipe.training.losses import PIXEL_LOSSES

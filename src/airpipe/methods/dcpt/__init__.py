@@ -1,1 +1,21 @@
-"""DCPT: degradation-classification pretraining, and what is trained from it."""
+"""DCPT: a backbone learns to tell degradations apart, then to remove them (Hu et al., ICLR 2025)."""
+
+from airpipe.registry import Method, Stage
+
+METHOD = Method(
+    title="DCPT",
+    networks={
+        "restormer_dcpt": "airpipe.models.restormer:RestormerDCPT",
+        "swinir_dcpt": "airpipe.models.swinir:SwinIRDCPT",
+        "dcpt_head": "airpipe.methods.dcpt.network:DegradationHead",
+        "dcpt": "airpipe.methods.dcpt.network:DCPT",
+    },
+    stages={
+        "pretrain": Stage(task="PretrainTask", settings="PretrainSettings"),
+        "direct": Stage(task="PretrainTask", settings="DirectSettings", runs_as="pretrain"),
+        "masked_pretrain": Stage(task="MaskedPretrainTask", settings="MaskedPretrainSettings", runs_as="pretrain"),
+        "probe": Stage(task="ProbeTask", settings="ProbeSettings"),
+        "finetune": Stage(task="FinetuneTask", settings="FinetuneSettings"),
+        "transfer": Stage(task="TransferTask", settings="TransferSettings"),
+    },
+)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from airpipe.data.dataset import Batch
+from airpipe.data.batch import Batch
 from airpipe.errors import AirpipeError
 from airpipe.methods.baseline.training import BaselineTask
 from airpipe.methods.dcpt.network import DCPT, DegradationHead, classify_features

@@ -14,7 +14,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from airpipe.data.dataset import Batch
+from airpipe.data.batch import Batch
 from airpipe.errors import AirpipeError
 from airpipe.methods.vrdir.losses import rebuilding_losses, restoring_losses
 from airpipe.methods.vrdir.network import DNC, ISE, SAD, VRDIR

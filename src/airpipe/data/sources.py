@@ -1,0 +1,121 @@
+"""Where decoded pairs come from: files through a cache, or a pack."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from airpipe.data.crops import Rgb8, align
+from airpipe.data.pairs import Pair
+from airpipe.degradations.noise import FloatImage
+from airpipe.errors import AirpipeError
+from airpipe.images import read_rgb8
+
+CACHE_BYTES = 512 * 2**20
+"""Decoded images that one loader process keeps."""
+
+
+class ImageCache:
+    """Decoded images, the least recently used dropped when `CACHE_BYTES` is exceeded."""
+
+    def __init__(self, limit: int = CACHE_BYTES) -> None:
+        self._limit, self._bytes = limit, 0
+        self._images: OrderedDict[Path, npt.NDArray[Any]] = OrderedDict()
+
+    def rgb8(self, path: Path) -> Rgb8:
+        """uint8 (H, W, 3)."""
+        return cast(Rgb8, self._get(path, read_rgb8))
+
+    def depth(self, path: Path) -> FloatImage:
+        """Relative depth (H, W) in [0, 1] from a disparity file: 0 at the nearest point."""
+        return cast(FloatImage, self._get(path, read_depth))
+
+    def _get(self, path: Path, read: Any) -> npt.NDArray[Any]:
+        if path not in self._images:
+            self._images[path] = image = read(path)
+            self._bytes += image.nbytes
+            while self._bytes > self._limit and len(self._images) > 1:
+                self._bytes -= self._images.popitem(last=False)[1].nbytes
+        self._images.move_to_end(path)
+        return self._images[path]
+
+
+def read_depth(path: Path) -> FloatImage:
+    """Relative depth in [0, 1] from a stored disparity map (npz, first array); unknown places become far.
+
+    Depth is proportional to 1 / disparity; it is scaled so that the 1st and 99th percentile
+    become 0 and 1.
+    """
+    with np.load(path, allow_pickle=False) as stored:
+        disparity = np.asarray(stored[stored.files[0]], np.float32)
+    valid = np.isfinite(disparity) & (disparity > 0)
+    if not valid.any():
+        raise AirpipeError(f"{path}: holds no positive disparity")
+    depth = 1 / np.where(valid, disparity, disparity[valid].min())
+    low, high = np.percentile(depth, [1, 99])
+    return np.asarray(np.clip((depth - low) / max(high - low, 1e-12), 0, 1), np.float32)
+
+
+class Source(Protocol):
+    """Decoded pairs of one part: files (`PairFiles`) or a pack (`airpipe.data.packs.Pack`)."""
+
+    def __len__(self) -> int: ...
+
+    def layers(self, index: int) -> list[npt.NDArray[Any]]:
+        """[clean], [clean, degraded] or [clean, depth], equally large."""
+        ...
+
+    def paired(self, index: int) -> bool:
+        """Whether there is a degraded image."""
+        ...
+
+    def name(self, index: int) -> str:
+        """Unique in the list."""
+        ...
+
+    def level(self, index: int) -> str:
+        """Of the degradation, as the list says it."""
+        ...
+
+
+class PairFiles:
+    """Pairs decoded from their files through a cache.
+
+    Args:
+        pairs: of one part.
+        cache: of the process.
+    """
+
+    def __init__(self, pairs: Sequence[Pair], cache: ImageCache) -> None:
+        self.pairs, self.cache = pairs, cache
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def layers(self, index: int) -> list[npt.NDArray[Any]]:
+        """See `pair_layers`."""
+        return pair_layers(self.pairs[index], self.cache)
+
+    def paired(self, index: int) -> bool:
+        """Whether there is a degraded file."""
+        return self.pairs[index].degraded is not None
+
+    def name(self, index: int) -> str:
+        """Unique in the list."""
+        return self.pairs[index].name
+
+    def level(self, index: int) -> str:
+        """Of the degradation, as the list says it."""
+        return self.pairs[index].level
+
+
+def pair_layers(pair: Pair, cache: ImageCache) -> list[npt.NDArray[Any]]:
+    """[clean], [clean, degraded] or [clean, depth] of a pair, equally large."""
+    clean = cache.rgb8(pair.clean)
+    if pair.degraded is not None:
+        degraded, clean = align(cache.rgb8(pair.degraded), clean, pair.crop, pair.name)
+        return [clean, degraded]
+    return [clean] if pair.depth is None else [clean, cache.depth(pair.depth)]
