@@ -35,7 +35,7 @@ test: $(STAMP)  ## one worker per core; a file's tests stay together, the longes
 	python -m pytest -n logical --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP)
-	ruff check . && ruff format --check . && snakefmt --check workflow && snakemake --lint && mypy
+	ruff check . && ruff format --check . && snakefmt --check workflow && snakemake --lint && lint-imports && mypy
 
 docs: $(STAMP)  ## rebuild the generated parts: rule graph, settings schema
 	python scripts/make_docs.py

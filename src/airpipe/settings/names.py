@@ -1,5 +1,7 @@
 """How lists, data sets and models are called in a configuration."""
 
+import re
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
@@ -27,3 +29,130 @@ SeededPairListId = Annotated[
         description="data set dot split; {seed} in it stands for the run's seed",
     ),
 ]
+
+
+# Models
+
+
+IMPORTED = "imported"
+"""Models from published files are called imported/<name>; they have no seed and no stage."""
+NONE = "none"
+"""The model that restores nothing: the degraded image as it is."""
+PART = "[a-z0-9_]+"
+ID_PATTERN = f"{NONE}|{IMPORTED}/{PART}(@{PART})?|{PART}/{PART}/seed[0-9]+/{PART}(@{PART})?"
+"""Every model id, for Snakemake's wildcards."""
+NAME_FORMS = "method/setting, method/setting/stage or imported/name, each with @variant where it has variants"
+
+
+@dataclass(frozen=True)
+class ModelId:
+    """One trained or imported network: the folder that holds it below results/, and which of its variants is meant.
+
+    >>> ModelId.parse("dcpt/nafnet_5d/seed0/finetune").stage
+    'finetune'
+    >>> ModelId.parse("imported/nafnet@s").folder
+    'imported/nafnet'
+    """
+
+    method: str
+    """IMPORTED for imported models, NONE for none."""
+    setting: str = ""
+    """For imported models, their name."""
+    seed: int | None = None
+    stage: str = ""
+    variant: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> "ModelId":
+        """Read `none`, `imported/name`, `method/setting/seed<k>/stage`, each but none with or without `@variant`.
+
+        Raises:
+            ValueError: another form.
+        """
+        if text == NONE:
+            return cls(NONE)
+        if not re.fullmatch(ID_PATTERN, text) or re.match(f"{IMPORTED}/.*/", text):
+            raise ValueError(f"{text!r} is no model id: expected none, imported/name or method/setting/seed0/stage")
+        path, _, variant = text.partition("@")
+        method, setting, *rest = path.split("/")
+        return (
+            cls(method, setting, int(rest[0].removeprefix("seed")), rest[1], variant)
+            if rest
+            else cls(method, setting, variant=variant)
+        )
+
+    @property
+    def trained(self) -> bool:
+        """Whether a stage of this project trains it."""
+        return self.seed is not None
+
+    @property
+    def folder(self) -> str:
+        """Its folder below results/; variants share one."""
+        parts = (self.method, self.setting, f"seed{self.seed}" if self.trained else "", self.stage)
+        return "/".join(part for part in parts if part)
+
+    @property
+    def name(self) -> "ModelName":
+        """How a configuration names it, for all seeds."""
+        return ModelName(self.method, self.setting, self.stage, self.variant)
+
+    def __str__(self) -> str:
+        return f"{self.folder}@{self.variant}" if self.variant else self.folder
+
+
+@dataclass(frozen=True)
+class ModelName:
+    """How a configuration names models: without seed, and without stage where the evaluated one is meant.
+
+    >>> str(ModelName.parse("vrdir/airpipe/ise").of_seed(3))
+    'vrdir/airpipe/seed3/ise'
+    """
+
+    method: str
+    setting: str
+    stage: str = ""
+    variant: str = ""
+
+    @classmethod
+    def parse(cls, text: str, where: str = "") -> "ModelName":
+        """Read `method/setting`, `method/setting/stage` or `imported/name`, each with or without `@variant`.
+
+        Args:
+            text: as the configuration has it.
+            where: what names it, for the message.
+
+        Raises:
+            ValueError: another form.
+        """
+        path, at, variant = text.partition("@")
+        parts = path.split("/")
+        known = all(re.fullmatch(PART, part) for part in [*parts, *([variant] if at else [])])
+        if not known or len(parts) not in ((2,) if parts[0] == IMPORTED else (2, 3)):
+            raise ValueError(f"{where}{': ' if where else ''}{text!r} is not {NAME_FORMS}")
+        return cls(parts[0], parts[1], parts[2] if len(parts) == 3 else "", variant)
+
+    @property
+    def imported(self) -> bool:
+        """Whether it comes from a published file."""
+        return self.method == IMPORTED
+
+    @property
+    def of_setting(self) -> str:
+        """method/setting: the key of its plan; imported/name of an imported one."""
+        return f"{self.method}/{self.setting}"
+
+    def of_seed(self, seed: int, stage: str = "") -> ModelId:
+        """The model of a seed; imported models have none.
+
+        Args:
+            seed: of the run.
+            stage: the evaluated one, where the name does not say a stage.
+        """
+        if self.imported:
+            return ModelId(self.method, self.setting, variant=self.variant)
+        return ModelId(self.method, self.setting, seed, self.stage or stage, self.variant)
+
+    def __str__(self) -> str:
+        path = "/".join(part for part in (self.method, self.setting, self.stage) if part)
+        return f"{path}@{self.variant}" if self.variant else path
