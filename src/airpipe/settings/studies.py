@@ -194,7 +194,7 @@ class RecognitionSettings(Settings):
     )
     tests: dict[Name, RecognitionTest] = Field({}, description="`name: null` in an overlay leaves a test out.")
     fresh_seeds: tuple[NonNegativeInt, ...] = Field(
-        (1, 2, 3), min_length=1, description="Of the target vrdir_seeds: nothing was chosen while looking at them."
+        (1, 2, 3), min_length=1, description="Of the tables over fresh seeds: nothing was chosen while looking at them."
     )
     pictures: NonNegativeInt = Field(1, description="Images of each test that are kept for the figures.")
     detections: dict[Name, DetectionSettings] = Field(
@@ -282,8 +282,6 @@ def seeded(model: str, seed: int) -> str:
 
 MODEL = r"[a-z0-9_]+/[a-z0-9_]+|(?!imported/)[a-z0-9_]+(/[a-z0-9_]+){2}"
 RECOGNISER = r"imported/[a-z0-9_]+|(?!imported/)[a-z0-9_]+(/[a-z0-9_]+){2}"
-RECOGNISING = ("vrdir.recogniser",)
-"""Stages that train recognisers; all others train something else."""
 TABLES = ("recognition", "restoration", "recognition_seeds", "restoration_seeds")
 
 
@@ -336,24 +334,14 @@ def _check_list(pairs: str, seeds: Collection[int], datasets: Mapping[str, Colle
 
 def _check_models(settings: RecognitionSettings, task: Callable[[str, str], str]) -> None:
     for model in settings.models:
-        expected = "method/setting, method/setting/stage or imported/name"
-        if _task(model, MODEL, "recognition", expected, task) in RECOGNISING:
-            raise ValueError(
-                f"recognition, models: {model} tells classes apart and restores nothing; name it in "
-                "recognition.recognisers, or another stage here"
-            )
+        _check_model(model, MODEL, "recognition", "method/setting, method/setting/stage or imported/name", task)
     for name, model in settings.recognisers.items():
         where = f"recognition, recogniser {name}"
-        found = _task(model, RECOGNISER, where, "method/setting/stage or imported/name", task)
-        if found not in (*RECOGNISING, None):
-            raise ValueError(
-                f"{where}: {model} ({found}) tells no classes apart; name a stage of {' or '.join(RECOGNISING)}, "
-                "or imported/name"
-            )
+        _check_model(model, RECOGNISER, where, "method/setting/stage or imported/name", task)
 
 
-def _task(model: str, form: str, where: str, expected: str, task: Callable[[str, str], str]) -> str | None:
-    """Task of a model; None of an imported one."""
+def _check_model(model: str, form: str, where: str, expected: str, task: Callable[[str, str], str]) -> None:
     if not re.fullmatch(form, model):
         raise ValueError(f"{where}: {model!r} is not {expected}")
-    return None if model.startswith("imported/") else task(model, where)
+    if not model.startswith("imported/"):
+        task(model, where)
