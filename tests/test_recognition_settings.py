@@ -84,14 +84,6 @@ def one(**changes):
         (one(tasks=[]), "tests.odd.tasks"),
         (one(pairs="shapes{seed}.tset"), "unknown split of shapes0 in recognition, test odd 'tset'; did you mean"),
         (
-            {"models": ["vrdir/airpipe/recogniser_a"]},
-            "vrdir/airpipe/recogniser_a tells classes apart and restores nothing; name it in recognition.recognisers",
-        ),
-        (
-            {"recognisers": {"b": "vrdir/airpipe/sad"}},
-            r"recogniser b: vrdir/airpipe/sad \(vrdir.sad\) tells no classes apart; name a stage of vrdir.recogniser",
-        ),
-        (
             {"tests": {"first": NOISY, "second": {**NOISY, "fixed": {"sigma": 5}}}},
             "tests first and second are both called 'photos noise' in tables.*give one a `level` or a `dataset`",
         ),

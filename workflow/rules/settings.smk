@@ -19,7 +19,7 @@ rule freeze_settings:
         mem_mb=500,
         runtime=5,
     params:
-        lines=lambda wildcards, output: PLAN.frozen_stage(os.path.dirname(output.config).removeprefix("results/")),
+        lines=lambda wildcards: PLAN.frozen_stage("{w.method}/{w.setting}/seed{w.seed}/{w.stage}".format(w=wildcards)),
     message:
         "{wildcards.method}/{wildcards.setting}, seed {wildcards.seed}: freeze the settings of {wildcards.stage}"
     shell:
