@@ -60,8 +60,8 @@ class Stage:
 class Assembly:
     """How several published files become one network: the first as for any import, the others by their roles."""
 
-    makes: str
-    """What the files are together, for messages: "a whole VRD-IR"."""
+    first: str
+    """What the first file is, for messages."""
     roles: Mapping[str, str]
     """Role to the help text of its option, `--<role>` of the import; no two methods share a role."""
     function: str
@@ -116,7 +116,7 @@ def networks() -> dict[str, str]:
 
 @cache
 def stages() -> dict[str, Stage]:
-    """Every registered stage by its full name, such as "baseline.train"."""
+    """Every registered stage by its full name, such as "method.train"."""
     return {f"{name}.{stage}": entry for name in METHODS for stage, entry in method(name).stages.items()}
 
 

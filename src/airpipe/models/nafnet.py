@@ -2,18 +2,18 @@
 
 Source: Chen et al., "Simple Baselines for Image Restoration", ECCV 2022; local converter:
 Chu et al., "Improving Image Restoration by Revisiting Global Information Aggregation",
-ECCV 2022. Behaviour matched: MILab-PKU/dcpt `basicsr/archs/nafnet_arch.py` (goldens
+ECCV 2022. Behaviour matched: MILab-PKU/DCPT `basicsr/archs/nafnet_arch.py` (goldens
 `nafnet_w64_5d`, `nafnet_small`, `nafnet_tlc_small`).
 
 State-dict keys: intro, encoders.<stage>.<block>, downs.<stage>, middle_blks.<block>,
 ups.<stage>.0, decoders.<stage>.<block>, ending (saved models depend on them). Published
-files of dcpt write `decoder<stage>.`, those of megvii-research/NAFNet `decoders.<stage>.`;
+files of MILab-PKU write `decoder<stage>.`, those of megvii-research/NAFNet `decoders.<stage>.`;
 `published_key` accepts both, `published_state` writes either. DCPT 5D (width 64, encoder 1 1 1 28, middle 1, decoder
 1 1 1 1): 67,888,835 parameters.
 
 Differences from the published code: layer norm is the native one over the channels-last
 view (same function, faster, compiles); a size that is no multiple of 2^stages is padded by
-reflection and cropped back (dcpt leaves that to its runner, which reflects too; megvii pads
+reflection and cropped back (MILab-PKU leaves that to its runner, which reflects too; megvii pads
 with zeros: pad="zero"); local pooling uses box means instead of integral images (same within
 rounding).
 
@@ -133,7 +133,7 @@ class NAFNet(nn.Module):
         ValueError: encoder and decoder of different length, or sizes below one.
     """
 
-    PUBLISHED_LAYOUTS: ClassVar[tuple[str, ...]] = ("dcpt", "megvii")
+    PUBLISHED_LAYOUTS: ClassVar[tuple[str, ...]] = ("milab", "megvii")
 
     def __init__(
         self,
@@ -222,19 +222,19 @@ class NAFNet(nn.Module):
         """Name here of a published state-dict entry: `decoder0.` and `decoders.0.` are the same."""
         return re.sub(r"^decoders?\.?(\d+)\.", r"decoders.\1.", key)
 
-    def published_state(self, buffers: bool = False, layout: str = "dcpt") -> dict[str, Tensor]:
+    def published_state(self, buffers: bool = False, layout: str = "milab") -> dict[str, Tensor]:
         """Weights under their published names.
 
         Args:
             buffers: no published layout of this network has any; for the common interface.
-            layout: "dcpt" (`decoder0.0.conv1`) or "megvii" (`decoders.0.0.conv1`).
+            layout: "milab" (MILab-PKU, `decoder0.0.conv1`) or "megvii" (`decoders.0.0.conv1`).
 
         Raises:
             ValueError: another layout.
         """
         if layout not in self.PUBLISHED_LAYOUTS:
             raise ValueError(f"layout is {layout!r}; expected one of {', '.join(self.PUBLISHED_LAYOUTS)}")
-        stage = r"decoder\1." if layout == "dcpt" else r"decoders.\1."
+        stage = r"decoder\1." if layout == "milab" else r"decoders.\1."
         return {re.sub(r"^decoders\.(\d+)\.", stage, key): value for key, value in self.state_dict().items()}
 
     @classmethod
@@ -282,6 +282,8 @@ class NAFNetTLC(NAFNet):
     Args:
         train_size: (B, C, H, W) of the training crops; only H and W count.
     """
+
+    assumed: ClassVar[tuple[str, ...]] = ("train_size",)
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 Source: Potlapalli et al., "PromptIR: Prompting for All-in-One Blind Image Restoration",
 NeurIPS 2023 (arXiv 2306.13090). Behaviour matched: va1shn9v/PromptIR `net/model.py` and
-MILab-PKU/dcpt `basicsr/archs/promptir_arch.py`, which compute the same (goldens `promptir_*`).
+MILab-PKU/DCPT `basicsr/archs/promptir_arch.py`, which compute the same (goldens `promptir_*`).
 
 State-dict keys are the published ones: those of Restormer plus prompt<n>.{prompt_param,
 linear_layer, conv3x3}, noise_level<n>.<part of a block> and reduce_noise_level<n>. The original

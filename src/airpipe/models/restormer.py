@@ -3,7 +3,7 @@
 Source: Zamir et al., "Restormer: Efficient Transformer for High-Resolution Image Restoration",
 CVPR 2022 (arXiv 2111.09881). Behaviour matched: lyh-18/DegAE_DegradationAutoencoder
 `Restormer_arch.py` and `Restormer_Backbone_arch.py` (goldens `restormer_*`, `degae_restormer_*`)
-and MILab-PKU/dcpt `basicsr/archs/restormer_arch.py` (goldens `restormer_dcpt_*`).
+and, for the fork, MILab-PKU/DCPT `basicsr/archs/restormer_arch.py`.
 
 State-dict keys are the published ones: patch_embed.proj, <stage>.<block>.{norm1.body, attn,
 norm2.body, ffn}, down1_2.body.0, up4_3.body.0, reduce_chan_level3, output, skip_conv. The fork
@@ -27,7 +27,7 @@ import math
 import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -329,6 +329,8 @@ class Restormer(RestormerEncoder):
         ValueError: impossible sizes, or an image to be added to a result of other channels.
     """
 
+    assumed: ClassVar[tuple[str, ...]] = ("global_residual",)
+
     def __init__(
         self,
         inp_channels: int = 3,
@@ -429,6 +431,7 @@ class RestormerDCPT(Restormer):
     """
 
     stages_in_body = True
+    assumed: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,

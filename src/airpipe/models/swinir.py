@@ -31,7 +31,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -258,6 +258,8 @@ class SwinIR(nn.Module):
             an option that is not implemented.
     """
 
+    assumed: ClassVar[tuple[str, ...]] = ("global_residual", "rgb_mean", "img_range", "output")
+
     def __init__(
         self,
         upscale: int = 1,
@@ -437,6 +439,8 @@ class SwinIRDCPT(SwinIR):
     Published names: `encode_layers.<0-2>` and `decode_layers<0-2>` for the groups. Arguments as
     for `SwinIR`.
     """
+
+    assumed: ClassVar[tuple[str, ...]] = ("num_heads", "window_size", "img_range")
 
     def __init__(
         self,

@@ -1,8 +1,8 @@
 """The first layers of VGG16, up to the second convolution of its second block: VRD-IR's encoder.
 
-Source: Simonyan and Zisserman, ICLR 2015; the cut is that of aaaasan111/vrdir `restore.py`: modules 0 to 7 of
-torchvision's `vgg16().features`, so that the last convolution has no ReLU and values may be negative (goldens
-`vrdir_full`, `vrdir_grads`). State-dict keys: 0, 2, 5, 7, as there without `features.`. 260,160 parameters.
+Source: Simonyan and Zisserman, ICLR 2015; the cut is that of VRD-IR's code (`restore.py`): modules 0 to 7 of
+torchvision's `vgg16().features`, so that the last convolution has no ReLU and values may be negative.
+State-dict keys: 0, 2, 5, 7, as there without `features.`. 260,160 parameters.
 
 Shapes: B batch, H and W pixels; what comes in is normalised by the caller.
 """

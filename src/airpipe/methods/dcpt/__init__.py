@@ -19,7 +19,7 @@ METHOD = Method(
         "transfer": Stage(task="TransferTask", settings="TransferSettings"),
     },
     assembly=Assembly(
-        makes="both files of a DCPT pretraining",
+        first="the backbone of a DCPT pretraining",
         roles={"head": "second file of a DCPT pretraining (net_dc), to import both as one"},
         function="with_head",
     ),

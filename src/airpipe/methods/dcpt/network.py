@@ -70,6 +70,9 @@ class DegradationHead(nn.Module):
         ValueError: numbers below one, or no level.
     """
 
+    assumed: ClassVar[tuple[str, ...]] = ("downsample",)
+    """Arguments that change the result and that no shape tells."""
+
     def __init__(
         self, feature_dims: Sequence[int], num_classes: int, num_res_blocks: int = 2, downsample: bool = False
     ) -> None:
@@ -232,6 +235,7 @@ class DCPT(nn.Module):
         self.size_multiple = cast(int, getattr(self.backbone, "size_multiple", 1))
         used = self.feature_channels if features == "all" else self.feature_channels[:1]
         self.head = DegradationHead(used, num_classes, num_res_blocks, downsample)
+        self.classes = num_classes
 
     @property
     def pads_itself(self) -> bool:

@@ -30,7 +30,7 @@ METHOD = Method(
         "ise": Stage(task="IseTask", settings="IseSettings", title="ISE, the fusion"),
     },
     assembly=Assembly(
-        makes="a whole VRD-IR",
+        first="ISE's file of VRD-IR",
         roles={
             "sad": "beside a file of VRD-IR's ISE: its decoder, to import all as one",
             "encoder": "likewise: VGG16 as torchvision has it (vgg16-397923af.pth)",

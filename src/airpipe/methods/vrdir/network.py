@@ -19,7 +19,7 @@ Shapes: B batch, C feature channels, N branches, h and w of the features (half t
 import re
 from collections.abc import Mapping
 from contextlib import nullcontext
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -276,6 +276,8 @@ class VRDIR(nn.Module):
     whole_image = True
     mean: Tensor
     spread: Tensor
+
+    assumed: ClassVar[tuple[str, ...]] = ("normalise",)
 
     def __init__(
         self,
