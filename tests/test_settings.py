@@ -19,9 +19,10 @@ from airpipe.settings.stages import ComputeSettings, DataPart, StageSettings
 PROMPTIR = {"network": {"name": "promptir", "arguments": {"dim": 8}}}
 
 
-@pytest.mark.parametrize(
-    "overlay", [(), ("paper.yaml",), ("denoise.yaml",), ("dcpt.yaml",), ("dcpt_samples.yaml",)], ids=str
-)
+OVERLAYS = sorted(path.name for path in (ROOT / "config" / "overlays").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("overlay", [(), *((name,) for name in OVERLAYS)], ids=str)
 def test_every_shipped_config_is_valid_and_freezes_all_its_stages(overlay):
     project = load_project(shipped(*overlay))
     for model in project.models:
