@@ -16,7 +16,7 @@ from airpipe.errors import AirpipeError
 from airpipe.settings.base import Json, Name, Settings, check_settings, unknown_name
 from airpipe.settings.datasets import DatasetSettings, of_seed
 from airpipe.settings.degrading import Draw, Operation
-from airpipe.settings.merging import DATASETS, SETTINGS, deep_merge, inherited
+from airpipe.settings.merging import check_nulls, deep_merge, settled
 from airpipe.settings.scoring import LeakageSettings, ProtocolSettings, ReportSettings, TableSettings, TestSettings
 from airpipe.settings.stages import ComputeSettings, StageSettings
 from airpipe.settings.studies import (
@@ -97,13 +97,6 @@ class MethodSettings(Settings):
     source: str = ""
     settings: dict[Name, SettingPlan] = Field(min_length=1)
 
-    @model_validator(mode="before")
-    @classmethod
-    def _settings_like_others(cls, values: Any) -> Any:
-        if isinstance(values, Mapping) and isinstance(values.get("settings"), Mapping):
-            return {**values, "settings": inherited(values["settings"], SETTINGS)}
-        return values
-
 
 class ProjectSettings(Settings):
     """All of config/, merged."""
@@ -125,25 +118,19 @@ class ProjectSettings(Settings):
         {}, description="scale: {default or registry entry: ComputeSettings}"
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _copies_of_datasets(cls, values: Any) -> Any:
-        if isinstance(values, Mapping) and isinstance(values.get("datasets"), Mapping):
-            return {**values, "datasets": inherited(values["datasets"], DATASETS)}
-        return values
-
     @model_validator(mode="after")
     def _of_this_scale(self) -> "ProjectSettings":
+        """Leave out tables and studies of other scales, before anything checks their names."""
+
         def here(scales: tuple[str, ...] | None) -> bool:
             return scales is None or self.scale in scales
 
-        tables = {name: table for name, table in self.tables.items() if here(table.scales)}
-        object.__setattr__(self, "tables", tables)  # settings are frozen for everybody else
+        chosen: dict[str, Any] = {"tables": {name: table for name, table in self.tables.items() if here(table.scales)}}
         if not here(self.features.scales):
-            object.__setattr__(self, "features", self.features.model_copy(update={"models": ()}))
+            chosen["features"] = self.features.model_copy(update={"models": ()})
         if not here(self.recognition.scales):
-            object.__setattr__(self, "recognition", self.recognition.model_copy(update={"models": ()}))
-        return self
+            chosen["recognition"] = self.recognition.model_copy(update={"models": ()})
+        return self.model_copy(update=chosen)
 
     @model_validator(mode="after")
     def _names_exist(self) -> "ProjectSettings":
@@ -382,7 +369,14 @@ def load_project(config: Mapping[str, Any]) -> ProjectSettings:
     Raises:
         AirpipeError: one line per problem.
     """
-    return check_settings(ProjectSettings, _plain(config), "the configuration (config/*.yaml, --configfile, --config)")
+    where = "the configuration (config/*.yaml, --configfile, --config)"
+    plain = _plain(config)
+    try:
+        project = check_settings(ProjectSettings, settled(plain), where)
+        check_nulls(project, plain)
+    except ValueError as error:
+        raise AirpipeError(f"{where} is not valid:\n  {error}") from None
+    return project
 
 
 def _plain(value: Any) -> Any:

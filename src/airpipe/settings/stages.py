@@ -25,7 +25,6 @@ from airpipe.settings.names import PairListId
 class DataPart(Settings):
     """One part of a training mix."""
 
-    added = frozenset({"jitter", "noise_seed", "small_images", "augment", "resize"})
     pairs: PairListId
     recipe: Name | None = Field(None, description="Degrades the clean image; none: the list has degraded files.")
     operations: tuple[Operation, ...] = Field((), description="The recipe, written out when frozen.")
@@ -114,7 +113,6 @@ class NetworkSettings(Settings):
 class OptimizerSettings(Settings):
     """AdamW and its schedule: linear warm-up, a hold at the peak, then cosine to the minimum."""
 
-    added = frozenset({"hold_steps"})
     learning_rate: PositiveFloat = Field(description="Peak rate, after warm-up.")
     minimum_rate: NonNegativeFloat = Field(0.0, description="Rate at the last step.")
     warmup_steps: NonNegativeInt = 0

@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from airpipe.settings.base import Json, Name, Settings, unknown_name
 from airpipe.settings.datasets import fitting
@@ -45,7 +45,7 @@ class FeatureSettings(Settings):
         None,
         description="Scales at which there is an analysis; none: all.",
     )
-    classes: dict[Name, FeatureClass] = Field({}, description="Name: images. `name: null` in an overlay leaves it out.")
+    classes: dict[Name, FeatureClass] = Field({}, description="Name: images.")
     images_per_class: PositiveInt = Field(
         100, description="At most; evenly spaced over the list (ours; code: the first of a directory). Source: code."
     )
@@ -82,13 +82,6 @@ class FeatureSettings(Settings):
     perplexity: PositiveFloat = Field(30, description="Of t-SNE. Source: code (scikit-learn's default).")
     iterations: int = Field(2000, ge=250, description="Of t-SNE. Source: code.")
     tsne_seed: NonNegativeInt = Field(0, description="Of t-SNE. Ours: the code draws it.")
-
-    @field_validator("classes", mode="before")
-    @classmethod
-    def _left_out(cls, classes: Any) -> Any:
-        if isinstance(classes, Mapping):
-            return {name: entry for name, entry in classes.items() if entry is not None}
-        return classes
 
     @model_validator(mode="after")
     def _classes_differ(self) -> "FeatureSettings":
@@ -183,30 +176,21 @@ class RecognitionSettings(Settings):
         (), description="Enhancers: method/setting, method/setting/stage or imported/name; none: no recognition tests."
     )
     scales: tuple[Name, ...] | None = Field(None, description="Scales at which there are these tests; none: all.")
-    recognisers: dict[Name, str] = Field(
-        {}, description="Name: method/setting/stage or imported/name. `name: null` in an overlay leaves it out."
-    )
+    recognisers: dict[Name, str] = Field({}, description="Name: method/setting/stage or imported/name.")
     headline: Name | None = Field(
         None, description="Recogniser that figures show and tables begin with; none: the first."
     )
     retrieval: tuple[Name, ...] | None = Field(
         None, description="Recognisers whose embeddings retrieval compares; none: all."
     )
-    tests: dict[Name, RecognitionTest] = Field({}, description="`name: null` in an overlay leaves a test out.")
+    tests: dict[Name, RecognitionTest] = Field({}, description="Test by name.")
     fresh_seeds: tuple[NonNegativeInt, ...] = Field(
         (1, 2, 3), min_length=1, description="Of the target vrdir_seeds: nothing was chosen while looking at them."
     )
     pictures: NonNegativeInt = Field(1, description="Images of each test that are kept for the figures.")
     detections: dict[Name, DetectionSettings] = Field(
-        {}, description="Data set: files to score beside the recognisers. `name: null` in an overlay leaves them out."
+        {}, description="Data set: files to score beside the recognisers."
     )
-
-    @field_validator("recognisers", "tests", "detections", mode="before")
-    @classmethod
-    def _left_out(cls, entries: Any) -> Any:
-        if isinstance(entries, Mapping):
-            return {name: entry for name, entry in entries.items() if entry is not None}
-        return entries
 
     @model_validator(mode="after")
     def _complete(self) -> "RecognitionSettings":
