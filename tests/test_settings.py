@@ -12,8 +12,9 @@ from airpipe.errors import AirpipeError
 from airpipe.registry import networks, resolve, settings_class, stage_entry, stages, task_class
 from airpipe.settings.base import canonical_json, check_settings, settings_hash
 from airpipe.settings.degrading import Draw
+from airpipe.settings.freezing import frozen_stage
 from airpipe.settings.merging import deep_merge
-from airpipe.settings.project import SettingPlan, check_compute, frozen_stage, load_project
+from airpipe.settings.project import SettingPlan, check_compute, load_project
 from airpipe.settings.stages import ComputeSettings, DataPart, StageSettings
 
 PROMPTIR = {"network": {"name": "promptir", "arguments": {"dim": 8}}}
@@ -63,7 +64,13 @@ def test_every_registered_name_resolves():
             r"unknown setting of baseline 'nafnet_6d'; did you mean 'nafnet_5d'\?",
         ),
         (["models"], ["baselin/nafnet_5d"], r"unknown method 'baselin'; did you mean 'baseline'\?"),
-        (["models"], ["nafnet_5d"], "not of the form method/setting"),
+        (
+            ["models"],
+            ["nafnet_5d"],
+            "models.0: 'nafnet_5d' is not method/setting, method/setting/stage",
+        ),
+        (["models"], ["baseline/nafnet_5d/train"], "names a stage; expected method/setting"),
+        (["tables", "allinone", "models"], ["imported/a/b"], "tables.allinone.models.0: 'imported/a/b' is not method"),
         (
             ["tests", "photos_rain", "recipe"],
             "rian",
@@ -95,6 +102,33 @@ def test_a_wrong_setting_gets_one_message_with_the_nearest_name(path, value, mes
     inner[path[-1]] = value
     with pytest.raises(AirpipeError, match=message):
         load_project(config)
+
+
+def test_models_everywhere_may_name_a_variant():
+    config = shipped()
+    config |= {"models": ["baseline/nafnet_5d@s", "imported/mine@s"]}
+    config["tables"]["allinone"]["models"] = ["baseline/nafnet_5d@l"]
+    config["features"]["models"] = ["dcpt/nafnet_5d/pretrain@s"]
+    config["recognition"] |= {"models": ["baseline/nafnet_5d@s"]}
+    project = load_project(config)
+    assert project.models == ("baseline/nafnet_5d@s", "imported/mine@s")
+    assert project.setting_plan("baseline/nafnet_5d@s") == project.setting_plan("baseline/nafnet_5d")
+    config["models"] = ["baseline/nafnet_6d@s"]
+    with pytest.raises(AirpipeError, match="unknown setting of baseline 'nafnet_6d'; did you mean 'nafnet_5d'"):
+        load_project(config)
+
+
+@pytest.mark.parametrize(
+    "parent", ["imported/a/b", "pretrain@s", "dcpt/nafnet_5d", "a/b/c/d", "Pretrain", "imported/x@s"]
+)
+def test_a_parent_is_a_stage_or_an_imported_model_without_variant(parent):
+    config = shipped()
+    stages = config["methods"]["dcpt"]["settings"]["nafnet_5d"]["stages"]
+    for values in (stages["finetune"]["common"], *stages["finetune"]["scales"].values()):
+        values["parents"] = {"init": parent}
+    settings = settings_class("dcpt.finetune")
+    with pytest.raises(AirpipeError, match=r"dcpt/nafnet_5d, stage finetune, parents: .* is not of the form stage \("):
+        frozen_stage(load_project(config), "dcpt/nafnet_5d", 0, "finetune", settings, 1)
 
 
 def test_a_scale_that_a_setting_does_not_have_is_named():

@@ -281,6 +281,11 @@ class DatasetSettings(Settings):
         """Whether its images are drawn here: they show no photograph, so that there are no leaks to search for."""
         return isinstance(self.made, MadeShapes)
 
+    @property
+    def split_names(self) -> list[str]:
+        """Names of its splits, sorted."""
+        return sorted({file.split for file in self.packages} or self.splits)
+
     @model_validator(mode="after")
     def _packages_or_splits(self) -> "DatasetSettings":
         if [bool(self.packages), bool(self.splits), self.made is not None].count(True) != 1:

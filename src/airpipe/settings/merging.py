@@ -5,12 +5,18 @@ merges overlays and leaves the nulls in), in an entry with `like` an inherited k
 a key that is absent has its default.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
 from airpipe.settings.base import Json, Settings, unknown_name
 from airpipe.settings.datasets import SHORTHAND
+
+
+def plain(value: Any) -> Any:
+    """A new copy with ordered or frozen mappings as plain dicts, and sequences as lists."""
+    return json.loads(json.dumps(value))
 
 
 def deep_merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from pydantic import (
 
 from airpipe.settings.base import Json, Name, Settings
 from airpipe.settings.degrading import Operation
-from airpipe.settings.names import PairListId
+from airpipe.settings.names import ModelId, PairListId
 
 
 class DataPart(Settings):
@@ -165,8 +165,8 @@ class StageSettings(Settings):
 
     @property
     def model_id(self) -> str:
-        """Path of the stage folder below results/."""
-        return f"{self.method}/{self.setting}/seed{self.seed}/{self.stage}"
+        """Text of the `ModelId`: the stage's folder below results/."""
+        return str(ModelId(self.method, self.setting, self.seed, self.stage))
 
     @model_validator(mode="after")
     def _shares_or_repeats(self) -> "StageSettings":
