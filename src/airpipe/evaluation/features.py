@@ -2,7 +2,7 @@
 
 Source: MILab-PKU/DCPT `knn_gen.py`, `knn.py`, `t_sne.py`. Features are those of
 `forward(image, features=True)`: of the decoder, shallow first, so that level 0 is the last stage before the
-restoration head. docs/methods.md tells what deviates.
+restoration head. docs/evaluation.md tells what deviates.
 """
 
 from collections import Counter
