@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from airpipe.errors import AirpipeError, run_main
+from airpipe.models.contract import no_restorer
 from airpipe.weights.importing import (
     ImportOptions,
     describe,
@@ -62,7 +63,7 @@ def main() -> None:
         return
     folder = given.output or Path("results/imported") / import_name(given.file, given.name)
     found = import_published(given.file, folder, options, given.overwrite)
-    restores = getattr(found.network, "no_restorer", None) is None
+    restores = not no_restorer(found.network)
     use = f"airpipe restore PHOTO -m {folder}" if restores else f"a parent for training: imported/{folder.name}"
     print("\n".join([*describe(found), f"-> {folder} ({use})"]))
 

@@ -89,7 +89,7 @@ def test_what_methods_say_leads_somewhere():
         assert list(signature(assembling_function(name)).parameters) == ["file", "parts", "options"]
     for name in networks():
         network = network_class(name)
-        assert set(getattr(network, "assumed", ())) <= signature(network).parameters.keys(), name
+        assert set(network.assumed) <= signature(network).parameters.keys(), name
 
 
 def test_roles_of_published_files_belong_to_one_method_each():

@@ -8,7 +8,7 @@ restoration head. docs/evaluation.md tells what deviates.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from airpipe.errors import AirpipeError
 from airpipe.evaluation.feature_crops import Crop, class_crops, in_order
 from airpipe.evaluation.gram import FeatureRows, Vector, check_perplexity, distances, feature_rows, tsne
 from airpipe.evaluation.neighbours import Rows, Samples, classify, splits
-from airpipe.models.cost import image_channels
+from airpipe.models.contract import classes, feature_channels, image_channels
 from airpipe.progress import track
 from airpipe.registry import build_network, networks
 from airpipe.settings.studies import FeatureSettings
@@ -65,7 +65,7 @@ def analyse(
     samples = as_samples(settings, crops)
     splits(samples, settings)  # errors of the settings come before the long part
     check_perplexity(settings.perplexity, len(crops))
-    classifies = init == "trained" and getattr(network, "classes", 0) > 0
+    classifies = init == "trained" and classes(network) > 0
     if classifies:
         _check_labels(network, settings)
     with feature_rows(scratch) as rows:
@@ -136,16 +136,16 @@ def random_network(name: str, arguments: Mapping[str, Any], how: Literal["publis
 
 
 def _check_network(network: nn.Module, name: str) -> None:
-    if not getattr(network, "feature_channels", None):
+    if not feature_channels(network):
         others = ", ".join(sorted(set(networks()) - {name}))
         raise AirpipeError(f"network {name} gives no features; leave it out of features.models. Others: {others}")
-    channels = image_channels(getattr(network, "backbone", network))
+    channels = image_channels(network)
     if channels != 3:
         raise AirpipeError(f"network {name} takes images of {channels} channels; features are those of RGB images")
 
 
 def _check_labels(network: nn.Module, settings: FeatureSettings) -> None:
-    count = cast(int, network.classes)
+    count = classes(network)
     for name, label in settings.labels().items():
         if label >= count:
             raise AirpipeError(

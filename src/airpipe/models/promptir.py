@@ -27,8 +27,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from airpipe.models.contract import Shapes
 from airpipe.models.features import Features, Output, hide
-from airpipe.models.restormer import RestormerEncoder, Shapes, sizes_from, upsample
+from airpipe.models.restormer import RestormerEncoder, sizes_from, upsample
 
 PROMPTS = 5
 """Prompts that are mixed at each level, whatever the number of degradations."""

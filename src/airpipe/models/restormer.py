@@ -26,17 +26,16 @@ per head; images are RGB in [0, 1].
 import math
 import re
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from airpipe.models.contract import Network, Shapes
 from airpipe.models.features import Features, Output, hide, pad_visible
 from airpipe.models.padding import pad_to_multiple
-
-Shapes = Mapping[str, tuple[int, ...]]
 
 STAGES = (
     *("encoder_level1", "encoder_level2", "encoder_level3", "latent"),
@@ -235,7 +234,7 @@ def sizes_from(shapes: Shapes) -> dict[str, Any] | None:
     }
 
 
-class RestormerEncoder(nn.Module):
+class RestormerEncoder(Network):
     """What Restormer and PromptIR share: patch embedding, levels 1 to 3 and latent.
 
     Args:
@@ -301,10 +300,6 @@ class RestormerEncoder(nn.Module):
         level2 = hide(self.encoder_level2(self.down1_2(level1)), visible)
         level3 = hide(self.encoder_level3(self.down2_3(level2)), visible)
         return embedded, level1, level2, level3, self.latent(self.down3_4(level3))
-
-    def published_state(self, buffers: bool = False) -> dict[str, Tensor]:
-        """The weights under their published names; there are no buffers."""
-        return dict(self.state_dict())
 
 
 class Restormer(RestormerEncoder):
@@ -397,11 +392,6 @@ class Restormer(RestormerEncoder):
         if self.adds_image:
             restored = restored + hide(image, visible)
         return (restored, decoded) if features else cast(Tensor, restored)
-
-    @staticmethod
-    def published_key(key: str) -> str:
-        """Name here of a published state-dict entry: the same."""
-        return key
 
     @classmethod
     def arguments_from(cls, shapes: Shapes) -> dict[str, Any] | None:

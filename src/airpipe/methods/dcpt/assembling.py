@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from airpipe.errors import AirpipeError
+from airpipe.models.contract import feature_channels
 from airpipe.registry import build_network
 from airpipe.weights.importing import ImportOptions
 from airpipe.weights.published import Published, read_published
@@ -23,7 +24,7 @@ def with_head(file: Path, parts: Mapping[str, Path], options: ImportOptions) -> 
     """
     found = read_published(file, options.network, options.key, options.arguments, options.partial)
     head = read_published(parts["head"], "dcpt_head", partial=options.partial)
-    given, wanted = list(getattr(found.network, "feature_channels", ())), list(head.arguments["feature_dims"])
+    given, wanted = feature_channels(found.network), list(head.arguments["feature_dims"])
     if not wanted or given[: len(wanted)] != wanted:
         raise AirpipeError(
             f"{parts['head']}: a head for features of {wanted} channels, but {found.name} in {found.weights.file} "
