@@ -8,7 +8,8 @@ import torch
 from airpipe.errors import run_main
 from airpipe.evaluation.memory import peak_memory_mb
 from airpipe.evaluation.restore import choose_device
-from airpipe.models.cost import image_channels, latency_ms, network_cost
+from airpipe.models.contract import image_channels
+from airpipe.models.cost import latency_ms, network_cost
 from airpipe.provenance import write_json
 from airpipe.weights.checkpoints import load_model
 

@@ -14,23 +14,17 @@ from typing import Any
 import yaml
 
 from airpipe.errors import AirpipeError
-from airpipe.registry import Stage, method, runs_as, settings_class, stage_entry, stage_folder, stages
+from airpipe.registry import method, runs_as, settings_class, stage_entry, stage_folder, stages
 from airpipe.settings.base import Settings, canonical_json, settings_hash, unknown_name
 from airpipe.settings.datasets import DatasetSettings, Made
 from airpipe.settings.degrading import Operation
+from airpipe.settings.freezing import frozen_stage
 from airpipe.settings.names import NONE, ModelId, ModelName
-from airpipe.settings.project import (
-    ProjectSettings,
-    SettingPlan,
-    check_compute,
-    check_labels,
-    frozen_stage,
-    load_project,
-    place,
-)
+from airpipe.settings.places import place
+from airpipe.settings.project import ProjectSettings, SettingPlan, check_compute, check_recognisers, load_project
 from airpipe.settings.scoring import TestJob
 from airpipe.settings.stages import ComputeSettings, StageSettings
-from airpipe.settings.studies import FeatureSettings, RecognitionJob
+from airpipe.settings.studies import FeatureSettings, RecognitionJob, check_labels
 
 NOLEAK = "_noleak"
 """End of a pair list's name whose images no test shows."""
@@ -62,7 +56,7 @@ class TrainingRule:
     """A registered stage that has a rule of its own."""
 
     task: str
-    """Full name of the stage, such as "baseline.train"."""
+    """Full name of the stage, such as "mine.train"."""
 
     @property
     def name(self) -> str:
@@ -105,7 +99,7 @@ def load_plan(config: Mapping[str, Any], machine: Machine | None = None) -> "Pla
     """
     plan = Plan(load_project(config), machine or Machine())
     check_compute(plan.project, [*dict.fromkeys(map(runs_as, stages())), "evaluate"])
-    plan.check_recognisers()
+    check_recognisers(plan.project, [task for task, entry in stages().items() if entry.recognises])
     return plan
 
 
@@ -532,37 +526,6 @@ class Plan:
             model: list(getattr(self.stage_settings(ModelId.parse(model).folder), "branches", ())) for model in models
         }
         return {model: names for model, names in found.items() if names}
-
-    def check_recognisers(self) -> None:
-        """Check that the recognition tests ask recognisers, and that no enhancer is one.
-
-        Raises:
-            AirpipeError: says which model to name elsewhere.
-        """
-        chosen = self.project.recognition
-        if not chosen.models:
-            return
-        for model in chosen.models:
-            if (entry := self._entry(model)) and entry.recognises:
-                raise AirpipeError(
-                    f"recognition, models: {model} tells classes apart and restores nothing; name it in "
-                    "recognition.recognisers, or another stage here"
-                )
-        for name, model in chosen.recognisers.items():
-            if (entry := self._entry(model)) and not entry.recognises:
-                known = " or ".join(task for task, entry in stages().items() if entry.recognises)
-                raise AirpipeError(
-                    f"recognition, recogniser {name}: {model} ({self._task(model)}) tells no classes apart; name a "
-                    f"stage of {known}, or imported/name"
-                )
-
-    def _task(self, model: str) -> str:
-        name = _parsed(model)
-        return self.setting(name).stages[self.evaluated(name)].task
-
-    def _entry(self, model: str) -> Stage | None:
-        """The registered stage that trains a model; None of an imported one."""
-        return None if _parsed(model).imported else stage_entry(self._task(model))
 
     # For the rules
 

@@ -15,7 +15,6 @@ from airpipe.errors import AirpipeError
 from airpipe.plan import Machine, asked_of_scheduler, launcher, load_plan, trained, training_rules
 from airpipe.provenance import sha256_file
 from airpipe.settings.names import ID_PATTERN, NONE, PART, ModelId
-from airpipe.settings.project import place
 from snakemake.exceptions import WorkflowError
 
 # Threads that wait for each other spin only briefly: an idle machine loses nothing, a shared one

@@ -8,29 +8,35 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from airpipe.models.contract import (
+    Network,
+    no_restorer,
+    pads_itself,
+    size_multiple,
+    takes_reference,
+    whole_image,
+)
 
-class SelfEnsemble(nn.Module):
+
+class SelfEnsemble(Network):
     """A network made to answer for all flips and quarter turns: eight passes, one after the other."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
-        self.size_multiple = int(getattr(network, "size_multiple", 1))
-        self.window_size = int(getattr(network, "window_size", 1))
-        self.whole_image = bool(getattr(network, "whole_image", False))
-        self.no_restorer = getattr(network, "no_restorer", None)
+        self.size_multiple, self.pads_itself = size_multiple(network), pads_itself(network)
+        self.whole_image, self.no_restorer = whole_image(network), no_restorer(network)
+        self.takes_reference = takes_reference(network)
 
-    @property
-    def pads_itself(self) -> bool:
-        """As the network's own."""
-        return bool(getattr(self.network, "pads_itself", False))
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Map (B, 3, H, W) to the mean of the eight results, turned back; float32."""
+    def forward(self, image: Tensor, *reference: Tensor) -> Tensor:
+        """Map (B, 3, H, W) to the mean of the eight results, turned back; float32. A reference turns with the image."""
         total = torch.zeros_like(image, dtype=torch.float32)
         for turns in range(4):
             for flip in (False, True):
-                turned = torch.rot90(image.flip(-1) if flip else image, turns, (-2, -1))
-                result = torch.rot90(cast(Tensor, self.network(turned.contiguous())).float(), -turns, (-2, -1))
+                turned = [
+                    torch.rot90(one.flip(-1) if flip else one, turns, (-2, -1)).contiguous()
+                    for one in (image, *reference)
+                ]
+                result = torch.rot90(cast(Tensor, self.network(*turned)).float(), -turns, (-2, -1))
                 total += result.flip(-1) if flip else result
         return total / 8

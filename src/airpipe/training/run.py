@@ -25,6 +25,7 @@ from airpipe.data.samples import TrainingSamples, ValidationSamples
 from airpipe.data.sampling import MicroBatches, SamplePlan, part_counts
 from airpipe.data.sources import Source
 from airpipe.errors import AirpipeError
+from airpipe.models.contract import size_multiple
 from airpipe.models.cost import network_cost
 from airpipe.provenance import atomic_path, git_state, library_versions, sha256_file, write_text
 from airpipe.registry import task_class
@@ -236,7 +237,7 @@ def _validation(
 ) -> DataLoader[Any] | None:
     if not validation.pairs:
         return None
-    multiple = getattr(loop.exported(), "size_multiple", 1)
+    multiple = size_multiple(loop.exported())
     size = settings.validation.patch_size
     samples = ValidationSamples(settings.validation.data, validation.pairs, settings.seed, size, multiple, classes)
     return DataLoader(samples, batch_size=1, collate_fn=collate)
