@@ -32,7 +32,7 @@ rule freeze:
     log:
         "results/logs/frozen/{kind}/{name}.log",
     wildcard_constraints:
-        kind=PART,
+        kind="|".join(PLAN.frozen_kinds),
         name="[a-z0-9_.]+",
     conda:
         "../../envs/train.yaml"

@@ -1,0 +1,170 @@
+"""Which models a configuration names, and the settings and parents of the stages that train them."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from airpipe.errors import AirpipeError
+from airpipe.registry import settings_class, stage_entry
+from airpipe.settings.freezing import frozen_stage
+from airpipe.settings.names import NONE, ModelId, ModelName
+from airpipe.settings.project import ProjectSettings, SettingPlan
+from airpipe.settings.stages import StageSettings
+
+HINTS = {"imported/vgg16": "torchvision's ImageNet weights, vgg16-397923af.pth"}
+"""What FILE is, for imported models that settings name as parents."""
+
+
+def _there(*_: str) -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What only the machine knows; everything is there unless told otherwise."""
+
+    model: Callable[[str], bool] = _there
+    """Whether the file of an imported model is there, by its id."""
+    split: Callable[[str, str], bool] = _there
+    """Whether the folder of a data set (`root`) holds images of a split."""
+
+
+@dataclass(frozen=True)
+class Models:
+    """The models of a project. Every answer is computed once."""
+
+    project: ProjectSettings
+    machine: Machine = Machine()
+    _known: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def _once(self, key: Any, answer: Callable[[], Any]) -> Any:
+        if key not in self._known:
+            self._known[key] = answer()
+        return self._known[key]
+
+    def setting(self, name: ModelName) -> SettingPlan:
+        """The plan of a setting; AirpipeError for unknown names."""
+        try:
+            return self.project.setting_plan(name.of_setting)
+        except ValueError as error:
+            raise AirpipeError(str(error)) from None
+
+    def evaluated(self, name: ModelName) -> str:
+        """The stage that a name means: its own, or the one of its setting that is evaluated."""
+        if name.stage or name.imported:
+            return name.stage
+        try:
+            return self.setting(name).last(self.project.scale)
+        except ValueError as error:
+            raise AirpipeError(f"{name}: {error}") from None
+
+    def model_ids(self, names: Iterable[str], seeds: Sequence[int] | None = None) -> list[str]:
+        """Ids of models as a configuration names them, for all seeds (or those given); imported ones have none.
+
+        Raises:
+            AirpipeError: unknown names, or an imported model whose file is not there.
+        """
+        ids = []
+        for name in map(model_name, names):
+            runs = (0,) if name.imported else self.project.seeds if seeds is None else seeds
+            ids += [self.there(str(name.of_seed(seed, self.evaluated(name)))) for seed in runs]
+        return ids
+
+    def there(self, model: str) -> str:
+        """The same id; an imported model, which no rule makes, must be there.
+
+        Raises:
+            AirpipeError: it is not, and how to import it.
+        """
+        found = ModelId.parse(model)
+        if not found.trained and model != NONE and not self.machine.model(found.folder):
+            what = f" (FILE: {HINTS[found.folder]})" if found.folder in HINTS else ""
+            raise AirpipeError(
+                f"results/{found.folder} is not there: "
+                f"python scripts/import_weights.py FILE --name {found.setting}{what}"
+            )
+        return model
+
+    def chosen_models(self) -> list[str]:
+        """Ids of `models`."""
+        return self.model_ids(self.project.models)
+
+    def table_models(self, table: str) -> list[str]:
+        """Ids of the models in a table."""
+        chosen = self.project.tables[table].models
+        return self.model_ids(self.project.models if chosen is None else chosen)
+
+    def table_scores(self, *tables: str) -> list[tuple[str, str]]:
+        """Model id and test of every column of tables, each once: no restoration, then their models."""
+        return list(
+            dict.fromkeys(
+                (model, test)
+                for table in tables
+                for model in [NONE, *self.table_models(table)]
+                for test in self.project.tables[table].tests
+            )
+        )
+
+    def shown_models(self) -> list[str]:
+        """Ids of the chosen models and of those in the tables."""
+        tables = (model for table in self.project.tables for model in self.table_models(table))
+        return list(dict.fromkeys([*self.chosen_models(), *tables]))
+
+    def stage_settings(self, model: str) -> StageSettings:
+        """Validated settings of the stage that trains a model, as they get frozen.
+
+        Raises:
+            AirpipeError: unknown names, a scale that the stage does not have, invalid values.
+        """
+        found: StageSettings = self._once(("stage", model), lambda: self._stage_settings(ModelId.parse(model)))
+        return found
+
+    def _stage_settings(self, model: ModelId) -> StageSettings:
+        own = self.setting(model.name).stages.get(model.stage)
+        task = own.task if own else f"{model.method}.{model.stage}"
+        return frozen_stage(
+            self.project,
+            model.name.of_setting,
+            model.seed or 0,
+            model.stage,
+            settings_class(task),
+            stage_entry(task).revision,
+        )
+
+    def parents_of(self, model: str) -> dict[str, str]:
+        """Role and model id of the parents that a stage starts from; an optional one that is not there is left out.
+
+        Raises:
+            AirpipeError: another imported parent is not there.
+        """
+        settings = self.stage_settings(model)
+        return {
+            role: parent if role in settings.optional_roles else self.there(parent)
+            for role, parent in settings.parents.items()
+            if role not in settings.optional_roles or self._is_there(parent)
+        }
+
+    def _is_there(self, model: str) -> bool:
+        found = ModelId.parse(model)
+        return found.trained or self.machine.model(found.folder)
+
+    def mix(self, model: str) -> list[str]:
+        """Pair lists that a stage trains on, each once, in order."""
+        return list(dict.fromkeys(part.pairs for part in self.stage_settings(model).data))
+
+    def validation(self, model: str) -> list[str]:
+        """Pair lists that a stage is validated on, each once, in order."""
+        return list(dict.fromkeys(part.pairs for part in self.stage_settings(model).validation.data))
+
+
+def trained(models: Iterable[str]) -> list[str]:
+    """Those of some model ids that stages of this project train."""
+    return [model for model in models if ModelId.parse(model).trained]
+
+
+def model_name(name: str) -> ModelName:
+    """Read how a configuration names a model; AirpipeError for another form."""
+    try:
+        return ModelName.parse(name)
+    except ValueError as error:
+        raise AirpipeError(str(error)) from None
