@@ -12,7 +12,8 @@ from helpers import shipped
 from airpipe.data.sampling import interleave, part_counts
 from airpipe.degradations.recipes import check_operations
 from airpipe.registry import build_network, settings_class, stage_entry
-from airpipe.settings.project import ProjectSettings, frozen_stage, load_project
+from airpipe.settings.freezing import frozen_stage
+from airpipe.settings.project import ProjectSettings, load_project
 from airpipe.settings.stages import OptimizerSettings, StageSettings
 from airpipe.training.task import learning_rate_at
 

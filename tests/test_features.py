@@ -44,9 +44,9 @@ from airpipe.reporting.features import (
     write_feature_table,
 )
 from airpipe.settings.base import canonical_json, check_settings
-from airpipe.settings.project import check_labels, load_project
+from airpipe.settings.project import load_project
 from airpipe.settings.stages import StageSettings
-from airpipe.settings.studies import FeatureSettings
+from airpipe.settings.studies import FeatureSettings, check_labels
 from airpipe.weights.checkpoints import LoadedModel
 from workflow import TOY, copy_project, planned, snakemake, write_overlay
 

@@ -4,7 +4,8 @@ import pytest
 from helpers import shipped
 
 from airpipe.errors import AirpipeError
-from airpipe.settings.project import load_project
+from airpipe.registry import stages
+from airpipe.settings.project import check_recognisers, load_project
 from airpipe.settings.studies import RecognitionSettings, RecognitionTest
 
 RECOGNITION = {
@@ -58,7 +59,10 @@ def one(**changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"models": ["nafnet"]}, "recognition: 'nafnet' is not method/setting, method/setting/stage or imported/name"),
+        (
+            {"models": ["nafnet"]},
+            "recognition.models.0: 'nafnet' is not method/setting, method/setting/stage",
+        ),
         ({"models": ["baseline/nafnet_5"]}, "unknown setting of baseline 'nafnet_5'; did you mean 'nafnet_5"),
         (
             {"models": ["baseline/nafnet_5d/trian"]},
@@ -66,7 +70,7 @@ def one(**changes):
         ),
         (
             {"recognisers": {"b": "baseline/nafnet_5d"}},
-            "recogniser b: 'baseline/nafnet_5d' is not method/setting/stage",
+            "recognition.recognisers.b: 'baseline/nafnet_5d' is not method/setting/stage or imported/name",
         ),
         ({"recognisers": {}}, "found 2 tests and 0 recognisers; models need both"),
         ({"retrieval": ["c"]}, "unknown recogniser in retrieval 'c'"),
@@ -84,14 +88,6 @@ def one(**changes):
         (one(tasks=[]), "tests.odd.tasks"),
         (one(pairs="shapes{seed}.tset"), "unknown split of shapes0 in recognition, test odd 'tset'; did you mean"),
         (
-            {"models": ["vrdir/airpipe/recogniser_a"]},
-            "vrdir/airpipe/recogniser_a tells classes apart and restores nothing; name it in recognition.recognisers",
-        ),
-        (
-            {"recognisers": {"b": "vrdir/airpipe/sad"}},
-            r"recogniser b: vrdir/airpipe/sad \(vrdir.sad\) tells no classes apart; name a stage of vrdir.recogniser",
-        ),
-        (
             {"tests": {"first": NOISY, "second": {**NOISY, "fixed": {"sigma": 5}}}},
             "tests first and second are both called 'photos noise' in tables.*give one a `level` or a `dataset`",
         ),
@@ -108,6 +104,27 @@ def one(**changes):
 def test_names_that_do_not_exist_are_told_with_the_nearest(changes, message):
     with pytest.raises(AirpipeError, match=message):
         project(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"models": ["vrdir/airpipe/recogniser_a"]},
+            "vrdir/airpipe/recogniser_a tells classes apart and restores nothing; name it in recognition.recognisers",
+        ),
+        (
+            {"recognisers": {"b": "vrdir/airpipe/sad"}},
+            r"recogniser b: vrdir/airpipe/sad \(vrdir.sad\) tells no classes apart; name a stage of vrdir.recogniser",
+        ),
+    ],
+)
+def test_recognisers_recognise_and_enhancers_restore(changes, message):
+    recognising = [name for name, stage in stages().items() if stage.recognises]
+    check_recognisers(project(), recognising)
+    check_recognisers(project(scales=[], **changes), recognising)
+    with pytest.raises(AirpipeError, match=message):
+        check_recognisers(project(**changes), recognising)
 
 
 def test_an_overlay_leaves_tests_and_recognisers_out_by_null():

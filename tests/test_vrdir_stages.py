@@ -26,8 +26,9 @@ from airpipe.models.recognisers import RecogniserResidual
 from airpipe.models.vgg import VGGFront
 from airpipe.registry import settings_class, task_class
 from airpipe.settings.base import canonical_json, check_settings
+from airpipe.settings.freezing import frozen_stage
 from airpipe.settings.merging import deep_merge
-from airpipe.settings.project import frozen_stage, load_project
+from airpipe.settings.project import load_project
 from airpipe.settings.stages import StageSettings
 from airpipe.training.run import PairLists, RunOptions, train_stage
 from airpipe.weights.checkpoints import load_model

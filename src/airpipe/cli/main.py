@@ -19,7 +19,7 @@ import airpipe
 from airpipe.cli import data as data_cli
 from airpipe.cli import restore as restore_cli
 from airpipe.errors import AirpipeError
-from airpipe.settings.project import expanded
+from airpipe.settings.places import expanded
 
 RESULTS = Path("results")
 OLDEST_PYTHON = (3, 11)

@@ -5,7 +5,6 @@ This module imports no torch: Snakemake reads it at every start.
 
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -33,7 +32,7 @@ SHORTHAND = ("clean", "degraded", "rule", "crop")
 
 
 def _below_root(path: str) -> str:
-    if path.startswith("/") or ".." in PurePosixPath(path).parts or "**" in path or "\\" in path:
+    if path.startswith("/") or ".." in path.split("/") or "**" in path or "\\" in path:
         raise ValueError("expected a glob below root such as 'clean/*.png', without a leading /, '..' or '**'")
     return path
 
@@ -158,7 +157,6 @@ class ClassShare(Settings):
 class SplitSettings(Settings):
     """Which files of a folder make a split. `clean`, `degraded`, `rule`, `crop` may stand here: a single layout."""
 
-    added = frozenset({"classes", "part", "share_of_class"})
     layouts: tuple[Layout, ...] = Field(min_length=1, description="The one that matches most files is taken.")
     degradation: Name | None = None
     level: str = ""
@@ -259,8 +257,6 @@ def _made_split(name: str) -> dict[str, Any]:
 class DatasetSettings(Settings):
     """A data set: files of installed packages, a folder that is fetched or that the user has, or one made here."""
 
-    added = frozenset({"made"})
-
     title: str
     home: str = ""
     licence: str = ""
@@ -285,6 +281,11 @@ class DatasetSettings(Settings):
         """Whether its images are drawn here: they show no photograph, so that there are no leaks to search for."""
         return isinstance(self.made, MadeShapes)
 
+    @property
+    def split_names(self) -> list[str]:
+        """Names of its splits, sorted."""
+        return sorted({file.split for file in self.packages} or self.splits)
+
     @model_validator(mode="after")
     def _packages_or_splits(self) -> "DatasetSettings":
         if [bool(self.packages), bool(self.splits), self.made is not None].count(True) != 1:
@@ -293,14 +294,18 @@ class DatasetSettings(Settings):
             )
         if self.made is not None and (self.root or self.sources):
             raise ValueError("made data sets have neither root nor sources: they lie below results/generated")
-        if self.made is not None:  # settings are frozen for everybody else
-            splits = {name: SplitSettings.model_validate(split) for name, split in self.made.splits().items()}
-            object.__setattr__(self, "splits", splits)
         places: dict[str, str] = {}
         for file in self.packages:
             if places.setdefault(file.group, file.split) != file.split:
                 raise ValueError(f"scene {file.group!r} is in {places[file.group]} and in {file.split}; keep it in one")
         return self
+
+    @model_validator(mode="after")
+    def _splits_of_made_ones(self) -> "DatasetSettings":
+        if self.made is None:
+            return self
+        splits = {name: SplitSettings.model_validate(split) for name, split in self.made.splits().items()}
+        return self.model_copy(update={"splits": splits})
 
 
 # Data sets that belong to a seed: `{seed}` in a pair list stands for the run's seed

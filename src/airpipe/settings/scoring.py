@@ -6,7 +6,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from airpipe.settings.base import Json, Name, Settings
 from airpipe.settings.degrading import Operation
-from airpipe.settings.names import PairListId
+from airpipe.settings.names import PairListId, SettingModel
 
 
 class NoiseRule(Settings):
@@ -55,7 +55,9 @@ class TableSettings(Settings):
     """What a table shows."""
 
     tests: tuple[Name, ...] = Field(min_length=1)
-    models: tuple[str, ...] | None = Field(None, description="method/setting or imported/name; none: all of `models`.")
+    models: tuple[SettingModel, ...] | None = Field(
+        None, description="method/setting or imported/name, each with @variant where it has variants; none: `models`."
+    )
     scales: tuple[Name, ...] | None = Field(
         None,
         description="Scales at which the table is made, so that overlays of other scales need not name it; none: all.",

@@ -19,13 +19,12 @@ from pydantic import (
 
 from airpipe.settings.base import Json, Name, Settings
 from airpipe.settings.degrading import Operation
-from airpipe.settings.names import PairListId
+from airpipe.settings.names import ModelId, PairListId
 
 
 class DataPart(Settings):
     """One part of a training mix."""
 
-    added = frozenset({"jitter", "noise_seed", "small_images", "augment", "resize"})
     pairs: PairListId
     recipe: Name | None = Field(None, description="Degrades the clean image; none: the list has degraded files.")
     operations: tuple[Operation, ...] = Field((), description="The recipe, written out when frozen.")
@@ -114,7 +113,6 @@ class NetworkSettings(Settings):
 class OptimizerSettings(Settings):
     """AdamW and its schedule: linear warm-up, a hold at the peak, then cosine to the minimum."""
 
-    added = frozenset({"hold_steps"})
     learning_rate: PositiveFloat = Field(description="Peak rate, after warm-up.")
     minimum_rate: NonNegativeFloat = Field(0.0, description="Rate at the last step.")
     warmup_steps: NonNegativeInt = 0
@@ -167,8 +165,8 @@ class StageSettings(Settings):
 
     @property
     def model_id(self) -> str:
-        """Path of the stage folder below results/."""
-        return f"{self.method}/{self.setting}/seed{self.seed}/{self.stage}"
+        """Text of the `ModelId`: the stage's folder below results/."""
+        return str(ModelId(self.method, self.setting, self.seed, self.stage))
 
     @model_validator(mode="after")
     def _shares_or_repeats(self) -> "StageSettings":

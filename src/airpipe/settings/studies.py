@@ -1,16 +1,17 @@
 """Settings of the studies beside the tables: features, and recognition."""
 
-import re
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from airpipe.errors import AirpipeError
 from airpipe.settings.base import Json, Name, Settings, unknown_name
 from airpipe.settings.datasets import fitting
 from airpipe.settings.degrading import Operation
-from airpipe.settings.names import SEED, PairListId, SeededPairListId
+from airpipe.settings.names import SEED, AnyModel, ModelName, PairListId, SeededPairListId, StageModel
 from airpipe.settings.scoring import TestSettings
+from airpipe.settings.stages import StageSettings
 
 
 class FeatureClass(Settings):
@@ -34,18 +35,18 @@ class FeatureClass(Settings):
 class FeatureSettings(Settings):
     """kNN, t-SNE and confusion matrices on the features of checkpoints.
 
-    Sources: "code" is MILab-PKU/dcpt `knn_gen.py`, `knn.py`, `t_sne.py`; "text" is MaskDCPT (arXiv 2510.13282),
+    Sources: "code" is DCPT's (MILab-PKU) `knn_gen.py`, `knn.py`, `t_sne.py`; "text" is MaskDCPT (arXiv 2510.13282),
     which restates the protocol.
     """
 
-    models: tuple[str, ...] = Field(
+    models: tuple[AnyModel, ...] = Field(
         (), description="method/setting, method/setting/stage or imported/name; none: no analysis."
     )
     scales: tuple[Name, ...] | None = Field(
         None,
         description="Scales at which there is an analysis; none: all.",
     )
-    classes: dict[Name, FeatureClass] = Field({}, description="Name: images. `name: null` in an overlay leaves it out.")
+    classes: dict[Name, FeatureClass] = Field({}, description="Name: images.")
     images_per_class: PositiveInt = Field(
         100, description="At most; evenly spaced over the list (ours; code: the first of a directory). Source: code."
     )
@@ -83,13 +84,6 @@ class FeatureSettings(Settings):
     iterations: int = Field(2000, ge=250, description="Of t-SNE. Source: code.")
     tsne_seed: NonNegativeInt = Field(0, description="Of t-SNE. Ours: the code draws it.")
 
-    @field_validator("classes", mode="before")
-    @classmethod
-    def _left_out(cls, classes: Any) -> Any:
-        if isinstance(classes, Mapping):
-            return {name: entry for name, entry in classes.items() if entry is not None}
-        return classes
-
     @model_validator(mode="after")
     def _classes_differ(self) -> "FeatureSettings":
         if self.models and len(self.classes) < 2:
@@ -104,6 +98,31 @@ class FeatureSettings(Settings):
     def labels(self) -> dict[str, int]:
         """Label of each class: given, or its position."""
         return {n: i if c.label is None else c.label for i, (n, c) in enumerate(self.classes.items())}
+
+
+def check_labels(features: FeatureSettings, settings: StageSettings) -> None:
+    """Check that the feature analysis numbers degradations as a stage's classifier does; others have no say.
+
+    A class and a part of the training mix are the same degradation where they share a recipe, or the data set
+    where there is none.
+
+    Raises:
+        AirpipeError: names the class and both labels.
+    """
+    if not hasattr(settings, "head"):
+        return
+    trained: dict[str, set[int]] = {}
+    for part in settings.data:
+        trained.setdefault(part.recipe or part.pairs.split(".")[0], set()).add(part.label)
+    for name, label in features.labels().items():
+        entry = features.classes[name]
+        known = trained.get(entry.recipe or entry.pairs.split(".")[0], {label})
+        if label not in known:
+            raise AirpipeError(
+                f"features, class {name} has label {label}; {settings.model_id} was trained with label "
+                f"{', '.join(map(str, sorted(known)))} for it. Put the classes in that order, or set "
+                f"features.classes.{name}.label"
+            )
 
 
 # Recognition
@@ -179,34 +198,27 @@ class DetectionSettings(Settings):
 class RecognitionSettings(Settings):
     """Frozen recognisers on clean, degraded and restored images."""
 
-    models: tuple[str, ...] = Field(
+    models: tuple[AnyModel, ...] = Field(
         (), description="Enhancers: method/setting, method/setting/stage or imported/name; none: no recognition tests."
     )
     scales: tuple[Name, ...] | None = Field(None, description="Scales at which there are these tests; none: all.")
-    recognisers: dict[Name, str] = Field(
-        {}, description="Name: method/setting/stage or imported/name. `name: null` in an overlay leaves it out."
-    )
+    recognisers: dict[Name, StageModel] = Field({}, description="Name: method/setting/stage or imported/name.")
     headline: Name | None = Field(
         None, description="Recogniser that figures show and tables begin with; none: the first."
     )
     retrieval: tuple[Name, ...] | None = Field(
         None, description="Recognisers whose embeddings retrieval compares; none: all."
     )
-    tests: dict[Name, RecognitionTest] = Field({}, description="`name: null` in an overlay leaves a test out.")
+    tests: dict[Name, RecognitionTest] = Field({}, description="Test by name.")
     fresh_seeds: tuple[NonNegativeInt, ...] = Field(
-        (1, 2, 3), min_length=1, description="Of the target vrdir_seeds: nothing was chosen while looking at them."
+        (1, 2, 3),
+        min_length=1,
+        description="Seeds that repeat the tests on demand: nothing was chosen while looking at them.",
     )
     pictures: NonNegativeInt = Field(1, description="Images of each test that are kept for the figures.")
     detections: dict[Name, DetectionSettings] = Field(
-        {}, description="Data set: files to score beside the recognisers. `name: null` in an overlay leaves them out."
+        {}, description="Data set: files to score beside the recognisers."
     )
-
-    @field_validator("recognisers", "tests", "detections", mode="before")
-    @classmethod
-    def _left_out(cls, entries: Any) -> Any:
-        if isinstance(entries, Mapping):
-            return {name: entry for name, entry in entries.items() if entry is not None}
-        return entries
 
     @model_validator(mode="after")
     def _complete(self) -> "RecognitionSettings":
@@ -265,26 +277,11 @@ class RecognitionJob(Settings):
     retrieval: tuple[Name, ...] | None = None
 
 
-def seeded(model: str, seed: int) -> str:
-    """Model id of method/setting/stage; imported models have no seed.
-
-    >>> seeded("vrdir/airpipe/ise", 3)
-    'vrdir/airpipe/seed3/ise'
-    """
-    if model.startswith("imported/"):
-        return model
-    method, setting, stage = model.split("/")
-    return f"{method}/{setting}/seed{seed}/{stage}"
-
-
 # Checks of the recognition tests
 
 
-MODEL = r"[a-z0-9_]+/[a-z0-9_]+|(?!imported/)[a-z0-9_]+(/[a-z0-9_]+){2}"
-RECOGNISER = r"imported/[a-z0-9_]+|(?!imported/)[a-z0-9_]+(/[a-z0-9_]+){2}"
-RECOGNISING = ("vrdir.recogniser",)
-"""Stages that train recognisers; all others train something else."""
 TABLES = ("recognition", "restoration", "recognition_seeds", "restoration_seeds")
+"""Tables that the recognition tests make; others are called otherwise."""
 
 
 def check_names(
@@ -305,7 +302,7 @@ def check_names(
         recipes: names of recipes.
         datasets: names of their splits, by data set.
         tables: names of the other tables.
-        task: of method/setting[/stage], given with what names it; raises ValueError where it does not exist.
+        task: called with method/setting[/stage] and what names it; raises ValueError where there is no such stage.
 
     Raises:
         ValueError: says what is nearest, or what to name instead.
@@ -314,7 +311,12 @@ def check_names(
         return
     if taken := sorted(set(TABLES) & set(tables)):
         raise ValueError(f"tables: the name {taken[0]!r} belongs to the recognition tests; call the table otherwise")
-    _check_models(settings, task)
+    for model in settings.models:
+        if not ModelName.parse(model).imported:
+            task(model, "recognition")
+    for name, model in settings.recognisers.items():
+        if not ModelName.parse(model).imported:
+            task(model, f"recognition, recogniser {name}")
     for name, test in settings.tests.items():
         where = f"recognition, test {name}"
         if test.recipe is not None and test.recipe not in recipes:
@@ -332,28 +334,3 @@ def _check_list(pairs: str, seeds: Collection[int], datasets: Mapping[str, Colle
     for name in found:
         if split not in datasets[name]:
             raise ValueError(unknown_name(split, datasets[name], f"split of {name} in {where}"))
-
-
-def _check_models(settings: RecognitionSettings, task: Callable[[str, str], str]) -> None:
-    for model in settings.models:
-        expected = "method/setting, method/setting/stage or imported/name"
-        if _task(model, MODEL, "recognition", expected, task) in RECOGNISING:
-            raise ValueError(
-                f"recognition, models: {model} tells classes apart and restores nothing; name it in "
-                "recognition.recognisers, or another stage here"
-            )
-    for name, model in settings.recognisers.items():
-        where = f"recognition, recogniser {name}"
-        found = _task(model, RECOGNISER, where, "method/setting/stage or imported/name", task)
-        if found not in (*RECOGNISING, None):
-            raise ValueError(
-                f"{where}: {model} ({found}) tells no classes apart; name a stage of {' or '.join(RECOGNISING)}, "
-                "or imported/name"
-            )
-
-
-def _task(model: str, form: str, where: str, expected: str, task: Callable[[str, str], str]) -> str | None:
-    """Task of a model; None of an imported one."""
-    if not re.fullmatch(form, model):
-        raise ValueError(f"{where}: {model!r} is not {expected}")
-    return None if model.startswith("imported/") else task(model, where)

@@ -29,7 +29,6 @@ class HeadSettings(Settings):
 class _FromParents(StageSettings):
     """Stages that say which roles their parents may have."""
 
-    added = frozenset({"partial"})
     partial: bool = Field(
         False,
         description="Start what `init` lacks from random weights (code: for SwinIR); ours: false.",
