@@ -15,7 +15,7 @@ from airpipe.degradations.recipes import check_operations
 from airpipe.errors import AirpipeError
 from airpipe.settings.freezing import frozen_stage
 from airpipe.settings.places import place
-from airpipe.settings.project import check_compute, check_recognisers, load_project
+from airpipe.settings.project import check_compute, load_project
 from airpipe.settings.studies import check_labels
 from airpipe.provenance import sha256_file
 from airpipe.registry import runs_as, settings_class, stage_entry, stages
@@ -44,7 +44,6 @@ try:
     for name in PROJECT.tests:
         check_operations(PROJECT.test(name).operations, f"tests.{name}")
     check_compute(PROJECT, [*dict.fromkeys(map(runs_as, stages())), "evaluate"])
-    check_recognisers(PROJECT, [name for name, stage in stages().items() if stage.recognises])
     FEATURES = PROJECT.feature_analysis()
     for name, entry in FEATURES.classes.items():
         check_operations(entry.operations, f"features.classes.{name}")
