@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from airpipe.errors import AirpipeError, run_main
+from airpipe.models.contract import no_restorer
 from airpipe.weights.importing import (
     ImportOptions,
     describe,
@@ -32,7 +33,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--encoder", type=Path, help="likewise: VGG16 as torchvision has it (vgg16-397923af.pth)")
     parser.add_argument("--report", action="store_true", help="only tell every entry and what would become of it")
     parser.add_argument("--export", nargs=2, metavar=("published", "OUT.pth"), help="write the original key layout")
-    parser.add_argument("--layout", help="with --export: which, where a network has several (nafnet: dcpt, megvii)")
+    parser.add_argument("--layout", help="with --export: which, where a network has several (nafnet: milab, megvii)")
     parser.add_argument("--bare", action="store_true", help="with --export: without the container params, as DegAE's")
     parser.add_argument("--overwrite", action="store_true", help="replace what exists")
     return parser.parse_args()
@@ -63,7 +64,7 @@ def main() -> None:
         return
     folder = given.output or Path("results/imported") / import_name(given.file, given.name)
     found = import_published(given.file, folder, options, given.overwrite)
-    restores = getattr(found.network, "no_restorer", None) is None
+    restores = not no_restorer(found.network)
     use = f"airpipe restore PHOTO -m {folder}" if restores else f"a parent for training: imported/{folder.name}"
     print("\n".join([*describe(found), f"-> {folder} ({use})"]))
 

@@ -22,7 +22,7 @@ from airpipe.errors import AirpipeError
 from airpipe.evaluation.feature_crops import Crop, class_crops, in_order
 from airpipe.evaluation.gram import FeatureRows, Vector, check_perplexity, distances, feature_rows, tsne
 from airpipe.evaluation.neighbours import Rows, Samples, classify, splits
-from airpipe.models.cost import image_channels
+from airpipe.models.contract import feature_channels, image_channels
 from airpipe.progress import track
 from airpipe.registry import build_network, networks
 from airpipe.settings.studies import FeatureSettings
@@ -139,10 +139,10 @@ def random_network(name: str, arguments: Mapping[str, Any], how: Literal["publis
 
 
 def _check_network(network: nn.Module, name: str) -> None:
-    if not getattr(network, "feature_channels", None):
+    if not feature_channels(network):
         others = ", ".join(sorted(set(networks()) - {name}))
         raise AirpipeError(f"network {name} gives no features; leave it out of features.models. Others: {others}")
-    channels = image_channels(getattr(network, "backbone", network))
+    channels = image_channels(network)
     if channels != 3:
         raise AirpipeError(f"network {name} takes images of {channels} channels; features are those of RGB images")
 

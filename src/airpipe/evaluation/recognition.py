@@ -6,7 +6,7 @@ frozen recognisers, which bring it to their own size and normalise it by themsel
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ from airpipe.evaluation.metrics import score_batch
 from airpipe.evaluation.protocol import degraded_input, natural_key
 from airpipe.evaluation.recognisers import Lists, Recogniser, Rows, as_floats, grouped, in_order
 from airpipe.evaluation.tiling import restore_batch
+from airpipe.models.contract import branches
 from airpipe.progress import track
 from airpipe.settings.studies import CLEAN, RecognitionJob, RecognitionTest
 from airpipe.weights.checkpoints import LoadedModel
@@ -186,9 +187,9 @@ def enhance(network: nn.Module | None, images: npt.NDArray[np.uint8], device: to
 @torch.inference_mode()
 def _guidance(network: nn.Module | None, degraded: Rgb8, device: torch.device) -> dict[str, npt.NDArray[Any]]:
     """How much each branch counts at each place (N, h, w), of networks that have several."""
-    guide = getattr(network, "guidance", None)
-    if guide is None or getattr(network, "num_branches", 0) < 2:
+    if network is None or branches(network) < 2:
         return {}
+    guide = cast(Any, network).guidance
     return {"guidance": guide(as_floats(degraded[None]).to(device))[0].float().cpu().numpy().astype(np.float16)}
 
 

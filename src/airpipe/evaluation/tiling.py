@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from airpipe.errors import AirpipeError
-from airpipe.evaluation.grid import Tile, blend_weights, lay_tiles, size_multiple
+from airpipe.evaluation.grid import Tile, blend_weights, lay_tiles
 from airpipe.images import Pixels, to_pixels, to_tensor
+from airpipe.models.contract import size_multiple
 from airpipe.models.padding import pad_to_multiple
 
 T = TypeVar("T")
@@ -43,7 +44,7 @@ def restore_tiled(
 
     Args:
         network: maps (B, 3, H, W) to the same shape, H and W multiples of its `size_multiple`
-            and `window_size` (1 when it has none); in evaluation mode, on `device`.
+            (1 when it has none); in evaluation mode, on `device`.
         image: float32 (3, H, W) on the host, RGB in [0, 1].
         tile: largest side of a tile in pixels; a smaller image goes in one pass; 0: always one pass.
         overlap: least number of pixels that neighbouring tiles share.

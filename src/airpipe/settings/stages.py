@@ -140,6 +140,9 @@ class StageSettings(Settings):
     scale: Name
     seed: NonNegativeInt = Field(description="Seeds weights, samples, augmentation and degradations.")
     network: NetworkSettings
+    variants: dict[Name, dict[str, Json]] = Field(
+        {}, description="Networks that the same weights serve: name, and the arguments of `network` that differ."
+    )
     parents: dict[Name, str] = Field({}, description="Role: model id of an earlier stage.")
     data: tuple[DataPart, ...] = Field(min_length=1)
     validation: ValidationSettings = ValidationSettings()

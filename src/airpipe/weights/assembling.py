@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from airpipe.errors import AirpipeError
+from airpipe.models.contract import feature_channels
 from airpipe.registry import build_network
 from airpipe.weights.published import Published, assumed_arguments, check_arguments, read_published
 
@@ -25,7 +26,7 @@ def with_head(found: Published, file: Path, partial: bool = False) -> Published:
         AirpipeError: no head, or one for features of another network.
     """
     head = read_published(file, "dcpt_head", partial=partial)
-    given, wanted = list(getattr(found.network, "feature_channels", ())), list(head.arguments["feature_dims"])
+    given, wanted = feature_channels(found.network), list(head.arguments["feature_dims"])
     if not wanted or given[: len(wanted)] != wanted:
         raise AirpipeError(
             f"{file}: a head for features of {wanted} channels, but {found.name} in {found.weights.file} "

@@ -5,17 +5,17 @@ import math
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import yaml
-from torch import Tensor
 
 from airpipe import __version__
 from airpipe.errors import AirpipeError
+from airpipe.models.contract import Network
 from airpipe.models.cost import network_cost
 from airpipe.provenance import atomic_path, git_state, library_versions, sha256_file, write_failed
 from airpipe.weights.assembling import with_head, with_parts
@@ -304,14 +304,13 @@ def export_published(
         raise AirpipeError(f"{target}: exists already. Add --overwrite to replace it")
     loaded = load_model(model)
     network, name = loaded.network, loaded.card["network"]["name"]
-    if not hasattr(network, "published_state"):
+    if not isinstance(network, Network) or not network.PUBLISHED_LAYOUTS:
         raise AirpipeError(f"{model}: {name} has no published layout; use its model.safetensors as it is")
-    layouts = getattr(network, "PUBLISHED_LAYOUTS", ())
+    layouts = network.PUBLISHED_LAYOUTS
     if layout is not None and layout not in layouts:
-        has = f"has {', '.join(layouts)}" if layouts else "has one layout only: leave --layout out"
+        has = f"has {', '.join(layouts)}" if len(layouts) > 1 else "has one layout only: leave --layout out"
         raise AirpipeError(f"{model}: no layout {layout!r}: {name} {has}")
-    write = cast(Callable[..., dict[str, Tensor]], network.published_state)
-    state = write(buffers=buffers) if layout is None else write(buffers=buffers, layout=layout)
+    state = network.published_state(buffers, layout or "")
     plain = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
     with atomic_path(target) as temporary, temporary.open("wb") as stream:
         torch.save(plain if bare else {"params": plain}, stream)

@@ -7,20 +7,19 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, cast, get_type_hints
 
 import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from airpipe.errors import AirpipeError
+from airpipe.models.contract import Network, Shapes
 from airpipe.registry import build_network, network_class, networks, resolve
 from airpipe.settings.base import unknown_name
 from airpipe.weights.foreign import PREFIXES, Weights, parts, read_weights
 
 log = logging.getLogger(__name__)
-
-Shapes = Mapping[str, tuple[int, ...]]
 
 PARTS = (
     (r"DDR_extractor\.", "a DegAE degradation representor (*_DDG_Encoder.pth)"),
@@ -184,9 +183,8 @@ def candidates(shapes: Shapes) -> dict[str, dict[str, Any]]:
     """Constructor arguments of every registered network that has these names and shapes."""
     found = {}
     for name, target in networks().items():
-        reader = getattr(resolve(target), "arguments_from", lambda shapes: None)
         try:
-            arguments = reader(shapes)
+            arguments = cast(type[Network], resolve(target)).arguments_from(shapes)
         except (LookupError, ValueError, TypeError, ArithmeticError):  # arrays of other rank: another network
             arguments = None
         if arguments is not None:
@@ -286,7 +284,7 @@ def fitting(network: nn.Module, state: Mapping[str, Tensor], what: str, partial:
 
 
 def _compared(network: nn.Module, own: Mapping[str, Tensor], state: Mapping[str, Tensor], what: str) -> KeyReport:
-    rename = getattr(network, "published_key", str)
+    rename = network.published_key if isinstance(network, Network) else str
     matched: dict[str, str] = {}
     seen: dict[str, str] = {}
     dropped, unexpected = [], []

@@ -28,6 +28,7 @@ from airpipe.methods.dcpt.settings import (
     ProbeSettings,
     TransferSettings,
 )
+from airpipe.models.contract import feature_channels, size_multiple
 from airpipe.registry import build_network
 from airpipe.training.losses import PIXEL_LOSSES, cross_entropy, focal_loss
 from airpipe.training.task import Task, make_adamw
@@ -248,7 +249,7 @@ def shapes_of(network: nn.Module) -> dict[str, tuple[int, ...]]:
 def _freeze_what_gives_no_features(backbone: nn.Module) -> None:
     """Parameters behind the features get no gradient, for which data parallelism would wait."""
     parameters = list(backbone.parameters())
-    side = int(getattr(backbone, "size_multiple", 8))
+    side = size_multiple(backbone)
     features = backbone(torch.zeros(1, 3, side, side), features=True)
     total = torch.stack([one.sum() for one in features]).sum()
     gradients = torch.autograd.grad(total, parameters, allow_unused=True)
@@ -266,7 +267,7 @@ def _check_guide(guide: nn.Module, head: DegradationHead, net: nn.Module, settin
             f"parent guide was pretrained on a {type(guide.backbone).__name__}, {settings.network.name} here is another"
             " network or has other arguments; pretrain the guide with the same backbone"
         )
-    channels = list(getattr(net, "feature_channels", ()))
+    channels = feature_channels(net)
     if channels[: len(head.feature_dims)] != head.feature_dims:
         raise AirpipeError(
             f"parent guide takes features of {head.feature_dims} channels, {settings.network.name} gives {channels}; "
