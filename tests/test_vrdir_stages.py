@@ -531,7 +531,7 @@ def test_the_demo_trains_on_pictures_of_its_seed():
 
 
 def test_the_documented_fourth_branch_is_a_valid_setting():
-    text = (ROOT / "docs/methods.md").read_text()
+    text = (ROOT / "docs/methods/vrdir.md").read_text()
     block = re.search(r"```yaml\n(airpipe_snow:\n.*?)```", text, re.DOTALL)
     assert block is not None
     file = (ROOT / "config/methods/vrdir.yaml").read_text() + textwrap.indent(block[1], " " * 6)

@@ -1,6 +1,6 @@
 """Labelled pictures of eight shapes on coloured noise: data that everybody has, for demos and tests.
 
-Source: ours (docs/methods.md, vrdir). A picture is a function of seed, split and number: another
+Source: ours. A picture is a function of seed, split and number: another
 number of pictures changes none, and splits share none.
 """
 

@@ -1,14 +1,14 @@
 """Do the features of a checkpoint tell degradations apart? kNN, t-SNE and the trained classifier itself.
 
-Source: MILab-PKU/dcpt `knn_gen.py`, `knn.py`, `t_sne.py`. Features are those of
+Source: MILab-PKU/DCPT `knn_gen.py`, `knn.py`, `t_sne.py`. Features are those of
 `forward(image, features=True)`: of the decoder, shallow first, so that level 0 is the last stage before the
-restoration head. docs/methods.md tells what deviates.
+restoration head. docs/evaluation.md tells what deviates.
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,15 +22,13 @@ from airpipe.errors import AirpipeError
 from airpipe.evaluation.feature_crops import Crop, class_crops, in_order
 from airpipe.evaluation.gram import FeatureRows, Vector, check_perplexity, distances, feature_rows, tsne
 from airpipe.evaluation.neighbours import Rows, Samples, classify, splits
-from airpipe.models.contract import feature_channels, image_channels
+from airpipe.models.contract import classes, feature_channels, image_channels
 from airpipe.progress import track
 from airpipe.registry import build_network, networks
 from airpipe.settings.studies import FeatureSettings
 from airpipe.weights.checkpoints import LoadedModel
 
 Init = Literal["trained", "random"]
-CLASSIFIER = "dcpt"
-"""Network of backbone and head, which classifies by itself."""
 
 
 def analyse(
@@ -67,7 +65,7 @@ def analyse(
     samples = as_samples(settings, crops)
     splits(samples, settings)  # errors of the settings come before the long part
     check_perplexity(settings.perplexity, len(crops))
-    classifies = init == "trained" and model.card["network"]["name"] == CLASSIFIER
+    classifies = init == "trained" and classes(network) > 0
     if classifies:
         _check_labels(network, settings)
     with feature_rows(scratch) as rows:
@@ -109,8 +107,7 @@ def probed_network(model: LoadedModel, settings: FeatureSettings, init: Init) ->
     _check_network(model.network, entry["name"])
     if init == "trained":
         return model.network, None
-    if entry["name"] == CLASSIFIER:
-        entry = entry["arguments"]["backbone"]
+    entry = entry["arguments"].get("backbone", entry)  # of a network with a head
     seed = settings.seed + (model.card.get("seed") or 0)
     network = random_network(entry["name"], entry.get("arguments", {}), settings.random_init, seed)
     return network.eval().requires_grad_(False), seed
@@ -148,7 +145,7 @@ def _check_network(network: nn.Module, name: str) -> None:
 
 
 def _check_labels(network: nn.Module, settings: FeatureSettings) -> None:
-    count = cast(nn.Linear, cast(Any, network).head.fc).out_features
+    count = classes(network)
     for name, label in settings.labels().items():
         if label >= count:
             raise AirpipeError(

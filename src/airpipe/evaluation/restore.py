@@ -92,7 +92,7 @@ def restore(
             that does not load, a device that is not there, or too little memory.
 
     Example:
-        >>> restored = restore("photo.jpg", "results/baseline/nafnet_5d/seed0/train")
+        >>> restored = restore("photo.jpg", "results/method/nafnet_5d/seed0/train")
     """
     given = _checked(image)
     with _ready(model, device) as (network, where):

@@ -219,7 +219,7 @@ class NAFNet(Network):
 
         Args:
             buffers: no published layout of this network has any; for the common interface.
-            layout: "milab" (`decoder0.0.conv1`, the usual one) or "megvii" (`decoders.0.0.conv1`).
+            layout: "milab" (MILab-PKU, `decoder0.0.conv1`, the usual one) or "megvii" (`decoders.0.0.conv1`).
 
         Raises:
             ValueError: another layout.

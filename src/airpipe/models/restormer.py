@@ -2,7 +2,7 @@
 
 Source: Zamir et al., "Restormer: Efficient Transformer for High-Resolution Image Restoration",
 CVPR 2022 (arXiv 2111.09881). Behaviour matched: lyh-18/DegAE_DegradationAutoencoder
-`Restormer_arch.py` and `Restormer_Backbone_arch.py` (goldens `restormer_*`, `degae_restormer_*`)
+`Restormer_arch.py` and `Restormer_Backbone_arch.py` (goldens `restormer_*`)
 and, for the fork, MILab-PKU/DCPT `basicsr/archs/restormer_arch.py`.
 
 State-dict keys are the published ones: patch_embed.proj, <stage>.<block>.{norm1.body, attn,

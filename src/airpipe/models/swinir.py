@@ -2,9 +2,9 @@
 
 Source: Liang et al., "SwinIR: Image Restoration Using Swin Transformer", arXiv 2108.10257.
 Behaviour matched: lyh-18/DegAE_DegradationAutoencoder `SwinIR_arch.py` and
-`SwinIR_Backbone_arch.py` (goldens `swinir_full`, `swinir_small`, `swinir_small_3conv` and
-the encoder in `degae_swinir_*`), and MILab-PKU/DCPT SwinIR for the fork. Full size:
-11,504,163 parameters; DCPT 11,455,563.
+`SwinIR_Backbone_arch.py` (goldens `swinir_full`, `swinir_small`, `swinir_small_3conv`, and the
+encoder of its whole network) and, for the fork, the SwinIR of MILab-PKU/DCPT.
+Full size: 11,504,163 parameters; DCPT 11,455,563.
 
 | option | DegAE (default) | DegAE encoder | original SwinIR | DCPT: `SwinIRDCPT` |
 |---|---|---|---|---|

@@ -127,12 +127,12 @@ class NameList(Settings):
     """A published list that chooses the files of a split."""
 
     file: str = Field(description="Path; ~ and ${VARIABLES} are expanded.")
-    format: Literal["names", "vrdir", "dsrir"] = Field(
+    format: Literal["names", "bar", "comma"] = Field(
         "names",
-        description="names: one file name or path a line (AirNet, PromptIR, DyNet); vrdir: degraded|clean; "
-        "dsrir: target,degraded without a header",
+        description="names: one file name or path a line (AirNet, PromptIR, DyNet); bar: degraded|clean (VRD-IR); "
+        "comma: clean,degraded without a header (DSRIR)",
     )
-    lose_first_row: bool = Field(False, description="dsrir: drop the first row, as the published reader does.")
+    lose_first_row: bool = Field(False, description="comma: drop the first row, as the published reader does.")
     remove_prefix: str = Field("", description="Removed from the front of every listed path.")
 
 

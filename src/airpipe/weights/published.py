@@ -22,20 +22,11 @@ from airpipe.weights.foreign import PREFIXES, Weights, parts, read_weights
 log = logging.getLogger(__name__)
 
 PARTS = (
-    (r"DDR_extractor\.", "a DegAE degradation representor (*_DDG_Encoder.pth)"),
-    (r"basic_block\d+\.modulation_layer\.cond_scale\.", "a DegAE decoder with GFM modulation (*_PretrainDecoder.pth)"),
-    (r"basic_block\d+\.modulation_layer\.", "a DegAE decoder (*_PretrainDecoder.pth)"),
+    (r"DDR_extractor\.", "a degradation representor (*_DDG_Encoder.pth)"),
+    (r"basic_block\d+\.modulation_layer\.cond_scale\.", "a decoder with GFM modulation (*_PretrainDecoder.pth)"),
+    (r"basic_block\d+\.modulation_layer\.", "a decoder (*_PretrainDecoder.pth)"),
 )
-"""Networks of published systems that are no restorer of their own: a pattern of names, what it is."""
-ASSUMED = {
-    "dcpt_head": ("downsample",),
-    "nafnet_tlc": ("train_size",),
-    "restormer": ("global_residual",),
-    "swinir": ("global_residual", "rgb_mean", "img_range", "output"),
-    "vrdir": ("normalise",),
-    "swinir_dcpt": ("num_heads", "window_size", "img_range"),
-}
-"""Arguments that change the result and that no shape tells."""
+"""Networks of published systems that no registered network reads yet: a pattern of names, what it is."""
 FINETUNE_HEAD = {"conv_last.weight", "conv_last.bias", "HRconv.weight", "HRconv.bias"}
 PATCHGAN = {"0.weight", "2.weight", "3.running_mean", "5.weight", "8.weight", "11.weight"}
 
@@ -77,10 +68,14 @@ class Published:
     """Other networks that the same names and shapes fit."""
     assumed: dict[str, Any]
     """Arguments that no shape tells, as they were taken."""
-    head: "Published | None" = None
-    """The second file of a DCPT pretraining, where both became one network."""
+    first: "Published | None" = None
+    """What its file holds by itself, where other files made it part of a larger network."""
     parts: Mapping[str, "Published"] = field(default_factory=dict)
-    """The other files of VRD-IR by role, where all became one network."""
+    """The other files by their roles, where all became one network."""
+
+    def files(self) -> "list[Published]":
+        """What each of its files holds; itself, where there is one file only."""
+        return [self.first or self, *self.parts.values()]
 
 
 def read_published(
@@ -145,8 +140,9 @@ def check_arguments(name: str, arguments: Mapping[str, Any]) -> None:
 
 def assumed_arguments(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The values used for the arguments that no shape tells: those given, else the constructor's defaults."""
-    known = inspect.signature(network_class(name)).parameters
-    return {argument: arguments.get(argument, known[argument].default) for argument in ASSUMED.get(name, ())}
+    network = cast(type[Network], network_class(name))
+    known = inspect.signature(network).parameters
+    return {argument: arguments.get(argument, known[argument].default) for argument in network.assumed}
 
 
 def identify(
@@ -196,7 +192,7 @@ def what_part(names: Iterable[str]) -> str | None:
     """Which part of a published system these names belong to, where it is no network of its own."""
     names = {name.removeprefix("model.") for name in names}
     if names == FINETUNE_HEAD:
-        return "the output head of a fine-tuned DegAE model (*_De1.pth)"
+        return "the output head of a fine-tuned autoencoder (*_De1.pth)"
     if names >= PATCHGAN:
         return "a PatchGAN discriminator (*_D.pth)"
     for pattern, what in PARTS:

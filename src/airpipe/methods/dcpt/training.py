@@ -91,7 +91,7 @@ class MaskedPretrainTask(ClassifierTask):
     """MaskDCPT: from an image of which patches are hidden, its class and the whole clean image.
 
     Source: Hu et al., "Universal Image Restoration Pre-training via Masked Degradation Classification"
-    (arXiv 2510.13282), DCPT's successor; what its text leaves open stands in docs/methods.md.
+    (arXiv 2510.13282), DCPT's successor; what its text leaves open stands in docs/methods/dcpt.md.
     """
 
     def __init__(self, settings: MaskedPretrainSettings, parents: Mapping[str, nn.Module]) -> None:
