@@ -14,7 +14,7 @@ from airpipe.degradations.recipes import check_operations
 from airpipe.registry import build_network, settings_class, stage_entry
 from airpipe.settings.project import ProjectSettings, frozen_stage, load_project
 from airpipe.settings.stages import OptimizerSettings, StageSettings
-from airpipe.training.task import learning_rate_at
+from airpipe.training.schedules import learning_rate_at
 
 OWN = "small", "paper", "released"
 """Scales of this file's tests; the demo has its own."""
