@@ -15,7 +15,7 @@ from airpipe.registry import build_network, settings_class, stage_entry
 from airpipe.settings.freezing import frozen_stage
 from airpipe.settings.project import ProjectSettings, load_project
 from airpipe.settings.stages import OptimizerSettings, StageSettings
-from airpipe.training.task import learning_rate_at
+from airpipe.training.schedules import learning_rate_at
 
 OWN = "small", "paper", "released"
 """Scales of this file's tests; the demo has its own."""
