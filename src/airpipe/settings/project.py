@@ -15,7 +15,7 @@ from pydantic import Field, NonNegativeInt, model_validator
 from airpipe.errors import AirpipeError
 from airpipe.settings.base import Json, Name, Settings, check_settings, unknown_name
 from airpipe.settings.datasets import DatasetSettings, of_seed
-from airpipe.settings.degrading import Draw, Operation
+from airpipe.settings.degrading import Recipe
 from airpipe.settings.merging import DATASETS, SETTINGS, deep_merge, inherited
 from airpipe.settings.scoring import LeakageSettings, ProtocolSettings, ReportSettings, TableSettings, TestSettings
 from airpipe.settings.stages import ComputeSettings, StageSettings
@@ -113,7 +113,7 @@ class ProjectSettings(Settings):
     models: tuple[str, ...] = Field(description="What is trained and evaluated: method/setting, or imported/name.")
     methods: dict[Name, MethodSettings]
     datasets: dict[Name, DatasetSettings]
-    recipes: dict[Name, tuple[Operation, ...]]
+    recipes: dict[Name, Recipe]
     protocols: dict[Name, ProtocolSettings]
     tests: dict[Name, TestSettings]
     tables: dict[Name, TableSettings]
@@ -262,22 +262,14 @@ class ProjectSettings(Settings):
         ]
         return sorted(set(found))
 
-    def _operations(self, degraded: TestSettings | FeatureClass | RecognitionTest, where: str) -> tuple[Operation, ...]:
+    def _operations(self, degraded: TestSettings | FeatureClass | RecognitionTest, where: str) -> Recipe:
         """The recipe of a test or class with its fixed parameters set."""
         if degraded.recipe is None:
             return degraded.operations
-        fixed = {key: Draw(constant=value) for key, value in degraded.fixed.items()}
-        operations = tuple(
-            op.model_copy(
-                update={"parameters": {**op.parameters, **{k: v for k, v in fixed.items() if k in op.parameters}}}
-            )
-            for op in self.recipes[degraded.recipe]
-        )
-        known = {key for op in operations for key in op.parameters}
-        for key in fixed:
-            if key not in known:
-                raise AirpipeError(f"{where}.fixed: " + unknown_name(key, known, "parameter"))
-        return operations
+        try:
+            return self.recipes[degraded.recipe].with_fixed(degraded.fixed)
+        except ValueError as error:
+            raise AirpipeError(f"{where}.fixed: {error}") from None
 
     def compute_for(self, task: str) -> ComputeSettings:
         """What a stage asks of the machine at this scale."""
@@ -465,11 +457,12 @@ def frozen_stage(
     parts = [*values.get("data", ()), *values.get("validation", {}).get("data", ())]
     for part in parts:
         part["pairs"] = of_seed(str(part.get("pairs", "")), seed, project.datasets, f"{model}, stage {stage}")
-        recipe = part.get("recipe")
-        if recipe is not None:
-            if recipe not in project.recipes:
-                raise AirpipeError(f"{model}, stage {stage}: " + unknown_name(recipe, project.recipes, "recipe"))
-            part["operations"] = [op.model_dump(mode="json") for op in project.recipes[recipe]]
+        for key, written in (("recipe", "operations"), ("target_recipe", "target_operations")):
+            recipe = part.get(key)
+            if recipe is not None:
+                if recipe not in project.recipes:
+                    raise AirpipeError(f"{model}, stage {stage}: " + unknown_name(recipe, project.recipes, "recipe"))
+                part[written] = project.recipes[recipe].model_dump(mode="json")
     if project.leakage.remove:
         for part in values.get("data", ()):
             part["pairs"] = without_leaks(project, part["pairs"])

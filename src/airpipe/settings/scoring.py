@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from airpipe.settings.base import Json, Name, Settings
-from airpipe.settings.degrading import Operation
+from airpipe.settings.degrading import Recipe
 from airpipe.settings.names import PairListId
 
 
@@ -44,7 +44,7 @@ class TestSettings(Settings):
     level: str = ""
     recipe: Name | None = Field(None, description="Degrades the clean image; none: the list has degraded files.")
     fixed: dict[Name, Json] = Field({}, description="Parameters that replace the recipe's draws.")
-    operations: tuple[Operation, ...] = ()
+    operations: Recipe = Field(Recipe(), description="The recipe, written out.")
     seed: NonNegativeInt = Field(100000, description="Unlike any training seed.")
     protocols: tuple[Name, ...] = Field(("airpipe",), min_length=1)
     tile: NonNegativeInt = Field(0, description="Side of the tiles that the network sees; 0: whole images.")

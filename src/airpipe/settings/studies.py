@@ -8,7 +8,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_va
 
 from airpipe.settings.base import Json, Name, Settings, unknown_name
 from airpipe.settings.datasets import fitting
-from airpipe.settings.degrading import Operation
+from airpipe.settings.degrading import Recipe
 from airpipe.settings.names import SEED, PairListId, SeededPairListId
 from airpipe.settings.scoring import TestSettings
 
@@ -22,7 +22,7 @@ class FeatureClass(Settings):
     label: NonNegativeInt | None = Field(
         None, description="As the trained classifiers number it; none: the position among the classes."
     )
-    operations: tuple[Operation, ...] = Field((), description="The recipe, written out.")
+    operations: Recipe = Field(Recipe(), description="The recipe, written out.")
 
     @model_validator(mode="after")
     def _fixed_needs_a_recipe(self) -> "FeatureClass":
@@ -122,7 +122,7 @@ class RecognitionTest(Settings):
     level: str = ""
     recipe: Name | None = Field(None, description="Degrades the clean image; none: the list has degraded files.")
     fixed: dict[Name, Json] = Field({}, description="Parameters that replace the recipe's draws.")
-    operations: tuple[Operation, ...] = Field((), description="The recipe, written out.")
+    operations: Recipe = Field(Recipe(), description="The recipe, written out.")
     seed: NonNegativeInt = Field(100000, description="Unlike any training seed.")
     gallery: SeededPairListId | None = Field(
         None, description="Clean images in which retrieval looks for the class of each restored one; none: the list."
