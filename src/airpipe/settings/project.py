@@ -13,7 +13,7 @@ from pydantic import Field, NonNegativeInt, model_validator
 from airpipe.errors import AirpipeError
 from airpipe.settings.base import Json, Name, Settings, check_settings, unknown_name
 from airpipe.settings.datasets import DatasetSettings, of_seed
-from airpipe.settings.degrading import Draw, Operation
+from airpipe.settings.degrading import Recipe
 from airpipe.settings.merging import check_nulls, deep_merge, plain, settled
 from airpipe.settings.names import ModelName, SettingModel
 from airpipe.settings.places import place
@@ -110,7 +110,7 @@ class ProjectSettings(Settings):
     )
     methods: dict[Name, MethodSettings]
     datasets: dict[Name, DatasetSettings]
-    recipes: dict[Name, tuple[Operation, ...]]
+    recipes: dict[Name, Recipe]
     protocols: dict[Name, ProtocolSettings]
     tests: dict[Name, TestSettings]
     tables: dict[Name, TableSettings]
@@ -259,22 +259,14 @@ class ProjectSettings(Settings):
         ]
         return sorted(set(found))
 
-    def _operations(self, degraded: TestSettings | FeatureClass | RecognitionTest, where: str) -> tuple[Operation, ...]:
+    def _operations(self, degraded: TestSettings | FeatureClass | RecognitionTest, where: str) -> Recipe:
         """Recipe of a test or class with its fixed parameters set."""
         if degraded.recipe is None:
             return degraded.operations
-        fixed = {key: Draw(constant=value) for key, value in degraded.fixed.items()}
-        operations = tuple(
-            op.model_copy(
-                update={"parameters": {**op.parameters, **{k: v for k, v in fixed.items() if k in op.parameters}}}
-            )
-            for op in self.recipes[degraded.recipe]
-        )
-        known = {key for op in operations for key in op.parameters}
-        for key in fixed:
-            if key not in known:
-                raise AirpipeError(f"{where}.fixed: " + unknown_name(key, known, "parameter"))
-        return operations
+        try:
+            return self.recipes[degraded.recipe].with_fixed(degraded.fixed)
+        except ValueError as error:
+            raise AirpipeError(f"{where}.fixed: {error}") from None
 
     def compute_for(self, task: str) -> ComputeSettings:
         """What a stage asks of the machine at this scale."""

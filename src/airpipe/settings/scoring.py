@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from airpipe.settings.base import Json, Name, Settings
-from airpipe.settings.degrading import Operation
+from airpipe.settings.degrading import Recipe
 from airpipe.settings.names import PairListId, SettingModel
 
 
@@ -46,7 +46,7 @@ class TestSettings(Settings):
     level: str = Field("", description="Its strength, as tables show it.")
     recipe: Name | None = Field(None, description="Degrades the clean image; none: the list has degraded files.")
     fixed: dict[Name, Json] = Field({}, description="Parameters that replace the recipe's draws.")
-    operations: tuple[Operation, ...] = ()
+    operations: Recipe = Field(Recipe(), description="The recipe, written out.")
     seed: NonNegativeInt = Field(100000, description="Seed of the degradation; unlike any training seed.")
     protocols: tuple[Name, ...] = Field(("airpipe",), min_length=1, description="Protocols under which it is scored.")
     tile: NonNegativeInt = Field(0, description="Side of the tiles that the network sees; 0: whole images.")

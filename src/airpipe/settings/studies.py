@@ -8,7 +8,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 from airpipe.errors import AirpipeError
 from airpipe.settings.base import Json, Name, Settings, unknown_name
 from airpipe.settings.datasets import fitting
-from airpipe.settings.degrading import Operation
+from airpipe.settings.degrading import Recipe
 from airpipe.settings.names import SEED, AnyModel, ModelName, PairListId, SeededPairListId, StageModel
 from airpipe.settings.scoring import TestSettings
 from airpipe.settings.stages import StageSettings
@@ -23,7 +23,7 @@ class FeatureClass(Settings):
     label: NonNegativeInt | None = Field(
         None, description="Number that the trained classifiers give it; none: the position among the classes."
     )
-    operations: tuple[Operation, ...] = Field((), description="The recipe, written out.")
+    operations: Recipe = Field(Recipe(), description="The recipe, written out.")
 
     @model_validator(mode="after")
     def _fixed_needs_a_recipe(self) -> "FeatureClass":
@@ -143,7 +143,7 @@ class RecognitionTest(Settings):
     level: str = Field("", description="Its strength, as tables show it.")
     recipe: Name | None = Field(None, description="Degrades the clean image; none: the list has degraded files.")
     fixed: dict[Name, Json] = Field({}, description="Parameters that replace the recipe's draws.")
-    operations: tuple[Operation, ...] = Field((), description="The recipe, written out.")
+    operations: Recipe = Field(Recipe(), description="The recipe, written out.")
     seed: NonNegativeInt = Field(100000, description="Seed of the degradation; unlike any training seed.")
     gallery: SeededPairListId | None = Field(
         None, description="Clean images in which retrieval looks for the class of each restored one; none: the list."
