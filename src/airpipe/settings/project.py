@@ -5,7 +5,7 @@ How one stage's settings are frozen: `airpipe.settings.freezing`.
 This module imports no torch: Snakemake reads it at every start.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from pydantic import Field, NonNegativeInt, model_validator
@@ -314,6 +314,34 @@ def check_compute(project: ProjectSettings, stages: Iterable[str]) -> None:
         for name in block:
             if name not in valid:
                 raise AirpipeError(f"compute.{scale}: " + unknown_name(name, valid, "stage"))
+
+
+def check_recognisers(project: ProjectSettings, recognising: Collection[str]) -> None:
+    """Check that recognisers recognise and that enhancers do not.
+
+    Args:
+        project: nothing is checked where its recognition tests are off.
+        recognising: full names of the stages that train recognisers.
+
+    Raises:
+        AirpipeError: names the model, and what to name instead.
+    """
+    if not project.recognition.models:
+        return
+    for model in project.recognition.models:
+        if not ModelName.parse(model).imported and project.task_of(model, "recognition") in recognising:
+            raise AirpipeError(
+                f"recognition, models: {model} tells classes apart and restores nothing; name it in "
+                "recognition.recognisers, or another stage here"
+            )
+    for name, model in project.recognition.recognisers.items():
+        where = f"recognition, recogniser {name}"
+        task = "" if ModelName.parse(model).imported else project.task_of(model, where)
+        if task and task not in recognising:
+            raise AirpipeError(
+                f"{where}: {model} ({task}) tells no classes apart; name a stage of {' or '.join(recognising)}, "
+                "or imported/name"
+            )
 
 
 def load_project(config: Mapping[str, Any]) -> ProjectSettings:
