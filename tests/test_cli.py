@@ -59,7 +59,7 @@ def test_help_names_the_commands_without_importing_torch():
 import sys
 import airpipe.cli.main
 try:
-    airpipe.cli.main(["--help"])
+    airpipe.cli.main.main(["--help"])
 finally:
     assert not {"torch", "numpy"} & set(sys.modules)
 """
