@@ -79,9 +79,7 @@ def load_model(path: Path, variant: str = "") -> LoadedModel:
         network = build_network(card["network"]["name"], **card["network"]["arguments"])
         load_strictly(network, read_own(file), str(file))
     elif variant:
-        raise AirpipeError(
-            f"{file}: no variant {variant!r}: a published file has none. Import it first, or leave @ out"
-        )
+        raise AirpipeError(f"{file}: no variant {variant!r}: a published file has none. Leave @ out")
     else:
         found = read_published(file)
         network = found.network
