@@ -1,15 +1,15 @@
 """Score one model (or none) on one test under every protocol of the test."""
 
 import argparse
-import json
 from pathlib import Path
 
 from airpipe.data.pairs import read_facts, read_pairs
 from airpipe.errors import run_main
 from airpipe.evaluation.protocol import evaluate, network_restorer, picture_keeper, write_scores
 from airpipe.provenance import sha256_file, write_json
-from airpipe.settings.base import check_settings
-from airpipe.settings.scoring import ProtocolSettings, TestSettings
+from airpipe.settings.base import read_settings
+from airpipe.settings.names import variant_of
+from airpipe.settings.scoring import TestJob
 
 
 def arguments() -> argparse.Namespace:
@@ -18,9 +18,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, nargs="?", help="model.safetensors; nothing for none")
     parser.add_argument("--pairs", type=Path, required=True)
     parser.add_argument("--root", action="append", default=[], help="dataset=folder")
-    parser.add_argument("--name", required=True, help="name of the test")
-    parser.add_argument("--test", required=True, help="test settings as JSON")
-    parser.add_argument("--protocols", required=True, help="protocols as JSON")
+    parser.add_argument("--test", type=Path, required=True, help="the test and its protocols as YAML")
     parser.add_argument("--scores", type=Path, required=True)
     parser.add_argument("--restored", type=Path, required=True, help="folder for pictures")
     parser.add_argument("--device", default="cpu")
@@ -30,21 +28,23 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     given = arguments()
-    test = check_settings(TestSettings, json.loads(given.test), f"tests.{given.name}")
-    plain = json.loads(given.protocols)
-    protocols = {name: check_settings(ProtocolSettings, p, f"protocols.{name}") for name, p in plain.items()}
+    job = read_settings(TestJob, given.test)
+    test = job.test
+    protocols = {name: job.protocols[name] for name in test.protocols}
     dataset = test.pairs.split(".")[0]
     root = dict(text.split("=", 1) for text in given.root).get(dataset)
     pairs = read_pairs(given.pairs, Path(root) if root else None)
     given.restored.mkdir(parents=True, exist_ok=True)
     restorer, card = (
-        network_restorer(given.model, given.device, given.threads, test.tile) if given.model else (None, {})
+        network_restorer(given.model, given.device, given.threads, test.tile, variant_of(given.id))
+        if given.model
+        else (None, {})
     )
     keeper = picture_keeper(given.restored, with_clean=restorer is None)
-    rows = evaluate(test, protocols, pairs, restorer, keeper, f"scoring {given.name}")
+    rows = evaluate(test, protocols, pairs, restorer, keeper, f"scoring {job.name}")
     facts = {
         "model": given.id,
-        "test": given.name,
+        "test": job.name,
         "dataset": dataset,
         "scale": card.get("scale"),
         "images": len(pairs),
@@ -52,7 +52,9 @@ def main() -> None:
         "model_sha256": sha256_file(given.model) if given.model else None,
         "version": read_facts(given.pairs).get("version"),
         "pairs_sha256": sha256_file(given.pairs),
-        "protocols": plain,
+        "protocols": {
+            name: protocol.model_dump(mode="json", exclude_none=True) for name, protocol in protocols.items()
+        },
         "device": given.device,
         "threads": given.threads,
     }

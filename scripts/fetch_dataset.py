@@ -1,20 +1,19 @@
 """Fetch a data set of the registry into a folder."""
 
 import argparse
-import json
 from pathlib import Path
 
 from airpipe.data.fetch import WAIT_MINUTES, Places, default_wait, fetch_dataset
-from airpipe.errors import AirpipeError, run_main
+from airpipe.errors import run_main
 from airpipe.provenance import write_json
-from airpipe.settings.base import check_settings
+from airpipe.settings.base import read_settings
 from airpipe.settings.datasets import DatasetSettings
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("id", help="name of the data set")
-    parser.add_argument("--entry", required=True, help="its entry in the registry as JSON")
+    parser.add_argument("--entry", type=Path, required=True, help="its entry in the registry as YAML")
     parser.add_argument("--folder", type=Path, required=True, help="the finished data set")
     parser.add_argument("--downloads", type=Path, required=True, help="kept downloads, and files dropped in by hand")
     parser.add_argument("--lock", type=Path, required=True, help="YAML file of checksums")
@@ -26,10 +25,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     given = arguments()
-    try:
-        entry = check_settings(DatasetSettings, json.loads(given.entry), f"datasets.{given.id}")
-    except json.JSONDecodeError as error:
-        raise AirpipeError(f"--entry is not JSON ({error}). Give the data set's entry as one JSON object") from None
+    entry = read_settings(DatasetSettings, given.entry)
     wait = default_wait() if given.wait is None else given.wait
     places = Places(given.folder, given.downloads, given.lock)
     facts = fetch_dataset(given.id, entry, places, wait)

@@ -1,14 +1,13 @@
 """Make the pair list of one split from its manifest."""
 
 import argparse
-import json
 from pathlib import Path
 
 from airpipe.data.manifest import read_manifest
 from airpipe.data.pairs import complain, package_pairs, pair_up, read_facts, size_problems, write_pairs
 from airpipe.errors import run_main
 from airpipe.provenance import sha256_file
-from airpipe.settings.base import check_settings
+from airpipe.settings.base import read_settings
 from airpipe.settings.datasets import DatasetSettings
 
 KEPT = ("layout", "rule", "crop", "version", "left_out", "repeats")
@@ -18,13 +17,13 @@ KEPT = ("layout", "rule", "crop", "version", "left_out", "repeats")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("list", help="dataset.split")
-    parser.add_argument("--entry", required=True, help="the registry entry, cut to this split, as JSON")
+    parser.add_argument("--entry", type=Path, required=True, help="the registry entry, cut to this split, as YAML")
     parser.add_argument("--name-list", type=Path, help="file of the split's name_list")
     parser.add_argument("--manifest", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     given = parser.parse_args()
-    dataset, split = given.list.split(".")
-    entry = check_settings(DatasetSettings, json.loads(given.entry), f"datasets.{dataset}")
+    split = given.list.split(".")[1]
+    entry = read_settings(DatasetSettings, given.entry)
     checked = read_facts(given.manifest)
     facts = {"list": given.list, **{key: checked[key] for key in KEPT if key in checked}}
     facts["manifest_sha256"] = sha256_file(given.manifest)

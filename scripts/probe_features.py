@@ -1,7 +1,6 @@
 """kNN, t-SNE and confusion matrices on the features of one checkpoint."""
 
 import argparse
-import json
 from pathlib import Path
 
 import torch
@@ -11,7 +10,8 @@ from airpipe.errors import AirpipeError, run_main
 from airpipe.evaluation.features import analyse
 from airpipe.evaluation.restore import choose_device
 from airpipe.provenance import library_versions, sha256_file, write_json
-from airpipe.settings.base import check_settings
+from airpipe.settings.base import read_settings
+from airpipe.settings.names import variant_of
 from airpipe.settings.studies import FeatureSettings
 from airpipe.weights.checkpoints import load_model
 
@@ -24,7 +24,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("id", help="model id")
     parser.add_argument("--model", type=Path, required=True, help="model.safetensors")
     parser.add_argument("--init", choices=["trained", "random"], default="trained", help="weights to look into")
-    parser.add_argument("--features", required=True, help="feature settings as JSON")
+    parser.add_argument("--features", type=Path, required=True, help="feature settings as YAML")
     parser.add_argument("--pairs", type=Path, nargs="+", required=True, help="the lists of all classes")
     parser.add_argument("--root", action="append", default=[], help="dataset=folder")
     parser.add_argument("--output", type=Path, required=True)
@@ -36,14 +36,14 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     given = arguments()
     torch.set_num_threads(given.threads)
-    settings = check_settings(FeatureSettings, json.loads(given.features), "features")
+    settings = read_settings(FeatureSettings, given.features)
     roots = dict(text.split("=", 1) for text in given.root)
     files = {file.stem: file for file in given.pairs}
     if missing := {entry.pairs for entry in settings.classes.values()} - set(files):
         raise AirpipeError(f"features: no --pairs file for {', '.join(sorted(missing))}; found {', '.join(files)}")
     folders = {name: roots.get(name.split(".")[0]) for name in files}
     pairs = {name: read_pairs(file, Path(root) if (root := folders[name]) else None) for name, file in files.items()}
-    model, device = load_model(given.model), choose_device(given.device)
+    model, device = load_model(given.model, variant_of(given.id)), choose_device(given.device)
     facts = {
         "model": given.id,
         "network": model.card["network"],

@@ -1,7 +1,6 @@
 """Run one enhancer (or none) through all recognition tests of a seed."""
 
 import argparse
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,8 @@ from airpipe.evaluation.recognisers import shared_values
 from airpipe.evaluation.recognition import recognise
 from airpipe.evaluation.restore import choose_device
 from airpipe.provenance import atomic_path, library_versions, sha256_file, write_json
-from airpipe.settings.base import check_settings
+from airpipe.settings.base import read_settings
+from airpipe.settings.names import variant_of
 from airpipe.settings.studies import RecognitionJob
 from airpipe.weights.checkpoints import LoadedModel, load_model
 
@@ -29,7 +29,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, required=True, help="of the run")
     parser.add_argument("--model", type=Path, nargs="?", help="model.safetensors; nothing for none")
     parser.add_argument("--recogniser", action="append", required=True, metavar="NAME=FILE")
-    parser.add_argument("--job", required=True, help="tests and recognisers as JSON")
+    parser.add_argument("--job", type=Path, required=True, help="tests and recognisers as YAML")
     parser.add_argument("--pairs", type=Path, nargs="+", required=True, help="the lists of all tests")
     parser.add_argument("--root", action="append", default=[], help="dataset=folder")
     parser.add_argument("--output", type=Path, required=True, help="json; pictures go beside it (npz)")
@@ -41,7 +41,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     given = arguments()
     torch.set_num_threads(given.threads)
-    job = check_settings(RecognitionJob, json.loads(given.job), "recognition")
+    job = read_settings(RecognitionJob, given.job)
     roots = dict(text.split("=", 1) for text in given.root)
     files = {file.stem: file for file in given.pairs}
     if missing := {pairs for test in job.tests.values() for pairs in test.lists()} - set(files):
@@ -51,7 +51,10 @@ def main() -> None:
     models = {name: load_model(Path(file)) for name, file in (text.split("=", 1) for text in given.recogniser)}
     if set(models) != set(job.recognisers):
         raise AirpipeError(f"recognition: --recogniser {', '.join(models)}; expected {', '.join(job.recognisers)}")
-    enhancer, device = load_model(given.model) if given.model else None, choose_device(given.device)
+    enhancer, device = (
+        load_model(given.model, variant_of(given.id)) if given.model else None,
+        choose_device(given.device),
+    )
     tests, pictures = recognise(enhancer, models, job, lists, device)
     facts = {
         "model": given.id,

@@ -305,9 +305,10 @@ def test_a_full_disk_under_the_journal_is_one_clear_error(tmp_path):
 
 def test_a_check_killed_half_way_ends_with_the_same_manifest(tmp_path):
     toy_images(tmp_path / "d", 300, size=(200, 300))
-    words = json.dumps({"title": "", "splits": {"train": {"clean": "*"}}})
+    entry = tmp_path / "entry.yaml"
+    entry.write_text(json.dumps({"title": "", "splits": {"train": {"clean": "*"}}}))
     manifest = tmp_path / "d.train.csv"
-    command = [sys.executable, str(ROOT / "scripts/check_dataset.py"), "d.train", "--entry", words]
+    command = [sys.executable, str(ROOT / "scripts/check_dataset.py"), "d.train", "--entry", str(entry)]
     command += ["--root", str(tmp_path / "d"), "--output", str(manifest)]
     journal = tmp_path / ".d.train.csv.partial"
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)

@@ -807,8 +807,7 @@ def test_ten_kills_cost_less_than_a_tenth_of_the_file(web, places, capsys):
     data = zip_of(files, zipfile.ZIP_STORED)
     web.pages["/big.zip"] = Page(data, rate=10_000_000)
     settings = entry([{"url": web.url("/big.zip"), "name": "big.zip", "sha256": hashlib.sha256(data).hexdigest()}])
-    command = [sys.executable, str(SCRIPT), "rain", "--entry", settings.model_dump_json(), "--folder", places.folder]
-    command += ["--downloads", places.downloads, "--lock", places.lock]
+    command = script(places, settings.model_dump_json())
     points = draw.uniform(0.1, 1.0, 8)
     points *= 0.9 * len(data) / points.sum()
     stages = [lambda start, point=point: web.sent - start >= point for point in points]
@@ -832,23 +831,28 @@ def test_ten_kills_cost_less_than_a_tenth_of_the_file(web, places, capsys):
     assert 0 <= twice < 0.1 * len(data)
 
 
+def script(places, text):
+    """The command that fetches the data set rain, with its entry in a file."""
+    file = places.lock.with_name("entry.yaml")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    command = [sys.executable, str(SCRIPT), "rain", "--entry", file, "--folder", places.folder]
+    return [*command, "--downloads", places.downloads, "--lock", places.lock]
+
+
 def test_the_script_prints_one_message_and_exits_with_2(web, places):
-    command = [sys.executable, str(SCRIPT), "rain", "--folder", places.folder, "--downloads", places.downloads]
-    command += ["--lock", places.lock, "--entry"]
-    done = subprocess.run([*command, "{"], capture_output=True, text=True)
+    done = subprocess.run(script(places, "{"), capture_output=True, text=True)
     assert done.returncode == 2
-    assert "--entry is not JSON" in done.stderr
-    settings = entry([at(web.url("/gone.zip"))]).model_dump_json()
-    done = subprocess.run([*command, settings], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert "entry.yaml: not valid YAML" in done.stderr
+    command = script(places, entry([at(web.url("/gone.zip"))]).model_dump_json())
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert done.returncode == 2
     assert "airpipe: error: data set 'rain' could not be fetched" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_the_script_leaves_the_marker_that_snakemake_expects(web, places):
-    settings = entry([at(web.url("/data.zip"))]).model_dump_json()
-    command = [sys.executable, str(SCRIPT), "rain", "--folder", places.folder, "--downloads", places.downloads]
-    command += ["--lock", places.lock, "--entry", settings]
+    command = script(places, entry([at(web.url("/data.zip"))]).model_dump_json())
     subprocess.run(command, check=True, capture_output=True)
     assert json.loads(places.facts.read_text())["source"] == "page 1"
     places.facts.unlink()  # as Snakemake does before it runs a rule again

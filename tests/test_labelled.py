@@ -56,7 +56,9 @@ def listed(root, settings, folder, name="toy.train"):
     write_json(manifest.with_suffix(".json"), checked.facts)
     entry = DatasetSettings(title="", splits={name.split(".")[1]: settings})
     output = folder / f"{name}.csv"
-    words = ["make_pairs.py", name, "--entry", canonical_json(entry), "--manifest", str(manifest)]
+    frozen = folder / f"{name}.yaml"
+    frozen.write_text(canonical_json(entry))
+    words = ["make_pairs.py", name, "--entry", str(frozen), "--manifest", str(manifest)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [*words, "--output", str(output)])
         runpy.run_path(str(ROOT / "scripts/make_pairs.py"))["main"]()

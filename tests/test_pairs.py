@@ -274,21 +274,24 @@ def run(script, *arguments):
     return subprocess.run(command, capture_output=True, text=True)
 
 
-def entry(**split):
-    return json.dumps({"title": "", "splits": {"train": split}})
+def entry(folder, **split):
+    """File with the entry of a data set that has the split train."""
+    path = folder / "entry.yaml"
+    path.write_text(json.dumps({"title": "", "splits": {"train": split}}))
+    return path
 
 
 def test_a_folder_becomes_manifest_and_pair_list(tmp_path):
     toy_images(tmp_path / "d" / "clean", 3)
     toy_images(tmp_path / "d" / "hazy", 3)
-    words = entry(clean="clean/*", degraded="hazy/*", degradation="haze", expected=4)
+    file = entry(tmp_path, clean="clean/*", degraded="hazy/*", degradation="haze", expected=4)
     manifest, pairs = tmp_path / "m" / "d.train.csv", tmp_path / "p" / "d.train.csv"
-    checked = run("check_dataset.py", "d.train", "--entry", words, "--root", tmp_path / "d", "--output", manifest)
+    checked = run("check_dataset.py", "d.train", "--entry", file, "--root", tmp_path / "d", "--output", manifest)
     assert checked.returncode == 0, checked.stderr
     assert "note: 3 pairs found, 4 expected" in checked.stdout
     assert manifest.read_text().splitlines()[1].startswith("clean/img0.png,")
     assert manifest.read_text().splitlines()[1].endswith(",56,48")
-    made = run("make_pairs.py", "d.train", "--entry", words, "--manifest", manifest, "--output", pairs)
+    made = run("make_pairs.py", "d.train", "--entry", file, "--manifest", manifest, "--output", pairs)
     assert made.returncode == 0, made.stderr
     assert read_rows(pairs)[0] == {
         "degraded": "hazy/img0.png", "clean": "clean/img0.png", "degradation": "haze", "level": "", "crop": "none",
@@ -300,9 +303,9 @@ def test_a_folder_becomes_manifest_and_pair_list(tmp_path):
 
 def test_strict_makes_another_count_than_expected_an_error(tmp_path):
     toy_images(tmp_path / "d", 3)
-    words = entry(clean="*", expected=4, strict=True)
+    file = entry(tmp_path, clean="*", expected=4, strict=True)
     checked = run(
-        "check_dataset.py", "d.train", "--entry", words, "--root", tmp_path / "d", "--output", tmp_path / "m.csv"
+        "check_dataset.py", "d.train", "--entry", file, "--root", tmp_path / "d", "--output", tmp_path / "m.csv"
     )
     assert checked.returncode == 2
     assert "3 images found, 4 expected" in checked.stderr

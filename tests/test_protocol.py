@@ -79,9 +79,9 @@ def pairs(tmp_path):
 def test_one_pass_per_distinct_input_scores_every_protocol(pairs):
     seen = []
 
-    def identity(degraded):
-        seen.append(degraded.shape)
-        return degraded
+    def identity(sample):
+        seen.append(sample.degraded.shape)
+        return sample.degraded
 
     rows = evaluate(noise_test(25), SHIPPED, pairs, identity)
     assert seen == [(50, 61, 3), (48, 48, 3), (50, 61, 3)] * 3
@@ -94,7 +94,7 @@ def test_no_restoration_is_the_textbook_input_psnr(tmp_path):
     rows = evaluate(noise_test(50, ("airpipe",)), SHIPPED, big, None)
     values = [row["value"] for row in rows if row["metric"] == "psnr"]
     assert np.mean(values) == pytest.approx(20 * np.log10(255 / 50), abs=0.05)
-    clipped = evaluate(noise_test(50, ("airpipe",)), SHIPPED, big, lambda degraded: degraded)
+    clipped = evaluate(noise_test(50, ("airpipe",)), SHIPPED, big, lambda sample: sample.degraded)
     assert np.mean([r["value"] for r in clipped if r["metric"] == "psnr"]) > np.mean(values) + 0.3
 
 

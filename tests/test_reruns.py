@@ -116,7 +116,7 @@ def test_comments_redo_nothing(project, tmp_path):
     edited = [
         *("src/airpipe/methods/baseline/training.py", "src/airpipe/models/nafnet.py", "scripts/train.py"),
         *("src/airpipe/registry.py", "src/airpipe/evaluation/metrics.py", "scripts/evaluate.py"),
-        *("workflow/Snakefile", "workflow/rules/baseline.smk", "workflow/rules/common.smk"),
+        *("workflow/Snakefile", "workflow/rules/train.smk", "workflow/rules/common.smk"),
         *("workflow/rules/evaluation.smk", "workflow/rules/datasets.smk", "workflow/rules/settings.smk"),
         *("config/config.yaml", "config/recipes.yaml", "config/methods/baseline.yaml"),
     ]

@@ -110,7 +110,7 @@ def snakemake(folder: Path, *arguments: str, check: bool = True) -> subprocess.C
 
 
 def planned(folder: Path, *arguments: str) -> dict[str, int]:
-    """Jobs that snakemake would run, by rule, without the targets `all` and `data`."""
+    """Jobs that snakemake would run, by rule, without the targets `all` and `data` and without `freeze`."""
     return job_table(snakemake(folder, "-n", *arguments).stdout)
 
 
@@ -121,4 +121,4 @@ def job_table(output: str) -> dict[str, int]:
         assert "Nothing to be done" in output, output
         return {}
     rows = re.findall(r"^(\w+) +(\d+)$", rest.split("\n\n")[0], re.MULTILINE)
-    return {rule: int(count) for rule, count in rows if rule not in ("all", "data", "total")}
+    return {rule: int(count) for rule, count in rows if rule not in ("all", "data", "freeze", "total")}

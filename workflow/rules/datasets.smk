@@ -1,5 +1,6 @@
 # A data set is fetched (or already there, or made here), checked file by file, split by split, into manifests;
 # pair lists, packs and the leakage report are made from manifests.
+include: "datasets_common.smk"
 
 
 localrules:
@@ -12,6 +13,8 @@ localrules:
 
 
 rule fetch_dataset:
+    input:
+        entry=ancient("results/frozen/sources/{dataset}.yaml"),
     output:
         facts="results/fetched/{dataset}.json",
     log:
@@ -30,6 +33,7 @@ rule fetch_dataset:
 
 rule make_dataset:
     input:
+        made="results/frozen/made/{dataset}.yaml",
         source=made_from,
     output:
         facts="results/generated/{dataset}.json",
@@ -44,19 +48,19 @@ rule make_dataset:
     resources:
         mem_mb=1000,
         runtime=120,
-        source=lambda wildcards: source_argument(wildcards.dataset),
-    params:
-        made=made_json,
+        source=source_argument,
     message:
         "Data set {wildcards.dataset}: make its images"
     shell:
-        "python scripts/make_dataset.py {wildcards.dataset} --made {params.made:q} {resources.source}"
+        "python scripts/make_dataset.py {wildcards.dataset} --made {input.made} {resources.source}"
         " --output {output.images} > {log} 2>&1"
 
 
 rule manifest:
     input:
         fetched=fetched,
+        depends_on="results/frozen/pairs/{dataset}.{split}.yaml",
+        entry=ancient("results/frozen/splits/{dataset}.{split}.yaml"),  # says what to expect, too: `check` tells of it
     output:
         manifest="results/manifests/{dataset}.{split}.csv",
         facts="results/manifests/{dataset}.{split}.json",
@@ -71,19 +75,19 @@ rule manifest:
     resources:
         mem_mb=2000,
         runtime=240,
-        places=lambda wildcards: places(wildcards.dataset, wildcards.split),
-        entry=lambda wildcards: shlex.quote(canonical_json(split_entry(wildcards.dataset, wildcards.split))),
+        places=lambda wildcards: places(list_name(wildcards)),
     params:
-        depends_on=pairs_json,  # other expectations (in `entry`) change no file: `check` tells about them
         names=list_sha256,
     message:
         "Data set {wildcards.dataset}: check every file of {wildcards.split}"
     shell:
-        "python scripts/check_dataset.py {wildcards.dataset}.{wildcards.split} --entry {resources.entry}"
+        "python scripts/check_dataset.py {wildcards.dataset}.{wildcards.split} --entry {input.entry}"
         " {resources.places} --output {output.manifest} --threads {threads} > {log} 2>&1"
 
 
 rule check:
+    input:
+        entries=lambda wildcards: [f"results/frozen/splits/{name}.yaml" for name in splits_in_use()],
     log:
         "results/logs/check.log",
     conda:
@@ -93,7 +97,7 @@ rule check:
         mem_mb=2000,
         runtime=240,
     params:
-        commands=lambda wildcards, threads: "; ".join(f"{command} || failed=1" for command in checks(threads)),
+        commands=lambda wildcards, threads: "; ".join(check_commands(threads)),
     message:
         "Read every file of the data sets in use again; the manifests of those that changed are renewed"
     shell:
@@ -104,6 +108,7 @@ rule pairs:
     input:
         manifest="results/manifests/{dataset}.{split}.csv",
         facts=ancient("results/manifests/{dataset}.{split}.json"),
+        entry="results/frozen/pairs/{dataset}.{split}.yaml",
     output:
         pairs="results/pairs/{dataset}.{split}.csv",
         facts="results/pairs/{dataset}.{split}.json",
@@ -119,14 +124,13 @@ rule pairs:
     resources:
         mem_mb=1000,
         runtime=10,
-        names=lambda wildcards: name_list(wildcards.dataset, wildcards.split),
+        names=lambda wildcards: name_list(list_name(wildcards)),
     params:
-        entry=pairs_json,
         names=list_sha256,
     message:
         "Data set {wildcards.dataset}: pair list of {wildcards.split}"
     shell:
-        "python scripts/make_pairs.py {wildcards.dataset}.{wildcards.split} --entry {params.entry:q}"
+        "python scripts/make_pairs.py {wildcards.dataset}.{wildcards.split} --entry {input.entry}"
         " --manifest {input.manifest} {resources.names} --output {output.pairs} > {log} 2>&1"
 
 
@@ -155,8 +159,8 @@ rule fingerprint:
 
 rule leakage:
     input:
-        train=lambda wildcards: fingerprints(compared_lists()[0]),
-        test=lambda wildcards: fingerprints(compared_lists()[1]),
+        train=lambda wildcards: fingerprints(PLAN.compared_lists()[0]),
+        test=lambda wildcards: fingerprints(PLAN.compared_lists()[1]),
     output:
         leaks="results/data/leakage.csv",
         facts="results/data/leakage.json",
@@ -180,7 +184,7 @@ rule remove_leaks:
         pairs="results/pairs/{dataset}.{split}.csv",
         facts="results/pairs/{dataset}.{split}.json",
         train="results/fingerprints/{dataset}.{split}.csv",
-        test=lambda wildcards: fingerprints(leak_tests()),
+        test=lambda wildcards: fingerprints(PLAN.leak_tests()),
     output:
         pairs="results/pairs/{dataset}.{split}_noleak.csv",
         facts="results/pairs/{dataset}.{split}_noleak.json",
@@ -217,9 +221,9 @@ rule pack:
     resources:
         mem_mb=2000,
         runtime=480,
-        root=lambda wildcards: shlex.quote(root_of(wildcards.dataset)),
+        root=lambda wildcards: shlex.quote(PROJECT.root(wildcards.dataset)),
     params:
-        off=packing,
+        off=lambda wildcards: "" if PLAN.packed(list_name(wildcards)) else "--off",
     message:
         "Data set {wildcards.dataset}: decode {wildcards.split} into one file, where asked for"
     shell:
@@ -230,7 +234,7 @@ rule pack:
 
 rule data:
     input:
-        lambda wildcards: [f"results/pairs/{name}.csv" for half in [*compared_lists(), drawn_lists()] for name in half],
-        lambda wildcards: made_folders(),
-        lambda wildcards: packs(training_lists()),
+        lambda wildcards: pair_lists(PLAN.checked_lists()),
+        lambda wildcards: expand("results/generated/{dataset}", dataset=PLAN.made_sets()),
+        lambda wildcards: packs(PLAN.training_lists()),
         "results/data/leakage.csv",

@@ -1,4 +1,5 @@
 # Each model restores each test once and is scored under every protocol of it; `none` restores nothing.
+include: "evaluation_common.smk"
 
 
 localrules:
@@ -8,7 +9,8 @@ localrules:
 rule evaluate:
     input:
         model=model_file,
-        pairs=test_pairs,
+        test="results/frozen/tests/{test}.yaml",
+        pairs=lambda wildcards: pair_lists([PLAN.test_job(wildcards.test).test.pairs]),
     output:
         scores="results/scores/{model}/{test}.csv",
         facts="results/scores/{model}/{test}.json",
@@ -19,24 +21,20 @@ rule evaluate:
         "results/benchmarks/evaluate/{model}/{test}.tsv"
     conda:
         "../../envs/train.yaml"
-    threads: stage_threads("evaluate")
+    threads: PROJECT.compute_for("evaluate").threads
     resources:
         **evaluation_resources(),
-    params:
-        test=test_json,
-        protocols=protocols_json,
     message:
         "Test {wildcards.test}: score {wildcards.model}"
     shell:
         "python scripts/evaluate.py {wildcards.model} --model {input.model} --pairs {input.pairs}"
-        " --name {wildcards.test} --test {params.test:q} --protocols {params.protocols:q}"
-        " --scores {output.scores} --restored {output.restored} --threads {threads}"
+        " --test {input.test} --scores {output.scores} --restored {output.restored} --threads {threads}"
         " {resources.machine} > {log} 2>&1"
 
 
 rule complexity:
     input:
-        model="results/{model}/model.safetensors",
+        model=model_file,
     output:
         cost="results/complexity/{model}.json",
     log:
@@ -45,7 +43,7 @@ rule complexity:
         "results/benchmarks/complexity/{model}.tsv"
     conda:
         "../../envs/train.yaml"
-    threads: stage_threads("evaluate")
+    threads: PROJECT.compute_for("evaluate").threads
     resources:
         **evaluation_resources(),
     message:
@@ -57,4 +55,4 @@ rule complexity:
 
 rule evaluate_tests:
     input:
-        sorted({path for table in PROJECT.tables for path in table_scores(table)}),
+        score_files(*PROJECT.tables),

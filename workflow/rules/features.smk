@@ -7,8 +7,9 @@ localrules:
 
 rule dcpt_knn:
     input:
-        model="results/{model}/model.safetensors",
-        pairs=sorted({f"results/pairs/{entry.pairs}.csv" for entry in FEATURES.classes.values()}),
+        model=model_file,
+        features="results/frozen/studies/features.yaml",
+        pairs=pair_lists(PLAN.feature_lists()),
     output:
         facts="results/features/{model}/{init}.json",
     log:
@@ -19,22 +20,22 @@ rule dcpt_knn:
         init="random|trained",
     conda:
         "../../envs/train.yaml"
-    threads: stage_threads("evaluate")
+    threads: PROJECT.compute_for("evaluate").threads
     resources:
         **evaluation_resources(),
-    params:
-        features=canonical_json(FEATURES),
     message:
         "Features of {wildcards.model}, {wildcards.init} weights: kNN, t-SNE, classifier"
     shell:
         "python scripts/probe_features.py {wildcards.model} --model {input.model} --init {wildcards.init}"
-        " --features {params.features:q} --pairs {input.pairs} --output {output.facts} --threads {threads}"
+        " --features {input.features} --pairs {input.pairs} --output {output.facts} --threads {threads}"
         " {resources.machine} > {log} 2>&1"
 
 
 rule features_table:
     input:
-        features=list(feature_results()),
+        features=collect(
+            "results/features/{model}/{init}.json", model=PLAN.feature_models(), init=["random", "trained"]
+        ),
         published="resources/published/features.csv",
     output:
         csv="results/tables/features.csv",
@@ -57,7 +58,9 @@ rule features_table:
 
 rule dcpt_tsne:
     input:
-        features=list(feature_results()),
+        features=collect(
+            "results/features/{model}/{init}.json", model=PLAN.feature_models(), init=["random", "trained"]
+        ),
     output:
         tsne="results/figures/features/tsne.png",
         confusion="results/figures/features/confusion.png",

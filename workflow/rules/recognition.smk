@@ -4,15 +4,14 @@
 
 localrules:
     recognition_tables,
-    recognition_seeds,
-    vrdir_seeds,
 
 
 rule recognise:
     input:
         model=model_file,
-        recognisers=recogniser_files,
-        pairs=lambda wildcards: collect("results/pairs/{pairs}.csv", pairs=recognition_lists(int(wildcards.seed))),
+        job="results/frozen/recognition/seed{seed}.yaml",
+        recognisers=lambda wildcards: [weights(model) for model in PLAN.recognisers(int(wildcards.seed)).values()],
+        pairs=lambda wildcards: pair_lists(PLAN.recognition_lists(int(wildcards.seed))),
     output:
         facts="results/recognition/seed{seed}/{model}.json",
         pictures="results/recognition/seed{seed}/{model}.npz",
@@ -22,24 +21,29 @@ rule recognise:
         "results/benchmarks/recognition/seed{seed}/{model}.tsv"
     conda:
         "../../envs/train.yaml"
-    threads: stage_threads("evaluate")
+    threads: PROJECT.compute_for("evaluate").threads
     resources:
         **evaluation_resources(always=True),
     params:
-        job=lambda wildcards: canonical_json(PROJECT.recognition_job(int(wildcards.seed))),
-        recognisers=recogniser_arguments,
+        recognisers=lambda wildcards: " ".join(
+            f"--recogniser {name}={weights(model)}" for name, model in PLAN.recognisers(int(wildcards.seed)).items()
+        ),
     message:
         "Recognition after {wildcards.model}, seed {wildcards.seed}"
     shell:
         "python scripts/recognise.py {wildcards.model} --seed {wildcards.seed} --model {input.model}"
-        " {params.recognisers} --job {params.job:q} --pairs {input.pairs} --output {output.facts}"
+        " {params.recognisers} --job {input.job} --pairs {input.pairs} --output {output.facts}"
         " --threads {threads} {resources.machine} > {log} 2>&1"
 
 
 rule recognition_tables:
     input:
         results=recognition_results(PROJECT.seeds),
-        detections=detection_inputs(),
+        detections=[
+            file
+            for files in PLAN.detection_files().values()
+            for file in [files["annotations"], *files["detections"].values()]
+        ],
     output:
         recognition="results/tables/recognition.csv",
         recognition_md="results/tables/recognition.md",
@@ -56,42 +60,23 @@ rule recognition_tables:
     resources:
         mem_mb=2000,
         runtime=10,
-        detections=lambda wildcards: json.dumps(detection_files()),
+        detections=lambda wildcards: json.dumps(PLAN.detection_files()),
     params:
         scale=PROJECT.scale,
         tests=list(RECOGNITION.tests),
         recognisers=list(RECOGNITION.in_order()),
-        abouts=recognition_abouts(),
-        detections=detection_texts(),
+        abouts=PLAN.abouts(),
+        detections=PLAN.detection_texts(),
     message:
         "Tables of the recognition tests"
     script:
         "../../scripts/make_tables.py"
 
 
-use rule recognition_tables as recognition_seeds with:
-    input:
-        results=recognition_results(RECOGNITION.fresh_seeds, method="vrdir/"),  # others need no fresh data
-        detections=[],
-    output:
-        recognition="results/tables/recognition_seeds.csv",
-        recognition_md="results/tables/recognition_seeds.md",
-        recognition_tex="results/tables/recognition_seeds.tex",
-        restoration="results/tables/restoration_seeds.csv",
-        restoration_md="results/tables/restoration_seeds.md",
-        restoration_tex="results/tables/restoration_seeds.tex",
-    log:
-        "results/logs/recognition_seeds.log",
-    benchmark:
-        "results/benchmarks/recognition_seeds.tsv"
-    message:
-        "Tables of the recognition tests over fresh seeds"
-
-
 rule recognition_figures:
     input:
         results=recognition_results(PROJECT.seeds),
-        pictures=[path.replace(".json", ".npz") for path in recognition_results(PROJECT.seeds)],
+        pictures=recognition_results(PROJECT.seeds, "npz"),
         table="results/tables/recognition.csv",
     output:
         top1="results/figures/recognition/top1.png",
@@ -108,13 +93,8 @@ rule recognition_figures:
     params:
         tests=list(RECOGNITION.tests),
         recognisers=list(RECOGNITION.in_order()),
-        branches=lambda wildcards: recognition_branches(),
+        branches=lambda wildcards: PLAN.branches(),
     message:
         "Figures of the recognition tests"
     script:
         "../../scripts/make_figures.py"
-
-
-rule vrdir_seeds:
-    input:
-        fresh_tables,

@@ -9,8 +9,8 @@ localrules:
 
 rule tables:
     input:
-        scores=lambda wildcards: table_scores(wildcards.table),
-        cards=lambda wildcards: collect("results/{model}/card.json", model=table_models(wildcards.table)),
+        scores=lambda wildcards: score_files(wildcards.table),
+        cards=lambda wildcards: cards(PLAN.table_models(wildcards.table)),
         published=collect(
             "resources/published/{name}.csv",
             name=sorted(glob_wildcards("resources/published/{name}.csv").name),
@@ -43,8 +43,8 @@ rule tables:
 
 rule efficiency:
     input:
-        complexity=collect("results/complexity/{model}.json", model=shown_models()),
-        cards=collect("results/{model}/card.json", model=shown_models()),
+        complexity=collect("results/complexity/{model}.json", model=PLAN.shown_models()),
+        cards=cards(PLAN.shown_models()),
         published="resources/published/efficiency.csv",
     output:
         csv="results/tables/efficiency.csv",
@@ -88,13 +88,9 @@ rule metrics:
 rule figures:
     input:
         table="results/tables/{table}.csv",
-        scores=lambda wildcards: table_scores(wildcards.table),
-        curves=lambda wildcards: collect("results/{model}/curves.csv", model=trained(table_models(wildcards.table))),
-        pictures=lambda wildcards: collect(
-            "results/restored/{model}/{test}",
-            model=["none", *table_models(wildcards.table)],
-            test=PROJECT.tables[wildcards.table].tests,
-        ),
+        scores=lambda wildcards: score_files(wildcards.table),
+        curves=lambda wildcards: curves(PLAN.table_models(wildcards.table)),
+        pictures=lambda wildcards: restored_folders(wildcards.table),
     output:
         bars="results/figures/{table}/bars.png",
         curves="results/figures/{table}/curves.png",
@@ -128,22 +124,14 @@ rule page:
             kind=["bars", "curves", "qualitative"],
         ),
         efficiency="results/tables/efficiency.csv",
-        cards=collect(
-            "results/{model}/card.json",
-            model=dict.fromkeys([*shown_models(), *recognition_models()]),
-        ),
-        scores=list(dict.fromkeys(path for table in PROJECT.tables for path in table_scores(table))),
-        pictures=list(
-            dict.fromkeys(
-                f"results/restored/{model}/{test}"
-                for table in PROJECT.tables
-                for model in ["none", *table_models(table)]
-                for test in PROJECT.tables[table].tests
-            )
-        ),
-        lists=lambda wildcards: [f"results/pairs/{name}.json" for name in folder_lists()],
-        checks=lambda wildcards: [f"results/manifests/{name.removesuffix('_noleak')}.json" for name in folder_lists()],
-        leakage=lambda wildcards: ["results/data/leakage.json"] if folder_lists() else [],
+        cards=cards([*PLAN.shown_models(), *PLAN.recognition_models()]),
+        scores=score_files(*PROJECT.tables),
+        pictures=restored_folders(*PROJECT.tables),
+        lists=lambda wildcards: [f"results/pairs/{name}.json" for name in PLAN.folder_lists()],
+        checks=lambda wildcards: [
+            f"results/manifests/{name.removesuffix('_noleak')}.json" for name in PLAN.folder_lists()
+        ],
+        leakage=lambda wildcards: ["results/data/leakage.json"] if PLAN.folder_lists() else [],
         features=feature_outputs(),
         recognition=recognition_outputs(),
     output:

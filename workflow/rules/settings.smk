@@ -1,8 +1,10 @@
-# A stage's settings are frozen into its folder; the frozen file is the unit of re-run.
+# Settings are frozen into small files before they are used: a stage's into its folder, all others below
+# results/frozen. A frozen file is the unit of re-run; it is written anew where its lines change. Scripts get its path.
 
 
 localrules:
     freeze_settings,
+    freeze,
     clean_state,
 
 
@@ -11,19 +13,38 @@ rule freeze_settings:
         config="results/{method}/{setting}/seed{seed}/{stage}/config.yaml",
     log:
         "results/logs/{method}/{setting}/seed{seed}/{stage}.config.log",
-    benchmark:
-        "results/benchmarks/{method}/{setting}/seed{seed}/{stage}.config.tsv"
     conda:
         "../../envs/train.yaml"
     resources:
         mem_mb=500,
         runtime=5,
     params:
-        settings=frozen_json,
+        lines=lambda wildcards: PLAN.frozen_stage("{w.method}/{w.setting}/seed{w.seed}/{w.stage}".format(w=wildcards)),
     message:
         "{wildcards.method}/{wildcards.setting}, seed {wildcards.seed}: freeze the settings of {wildcards.stage}"
     shell:
-        "python scripts/resolve_config.py {params.settings:q} --output {output.config} > {log} 2>&1"
+        "printf '%s\\n' {params.lines:q} > {output.config} 2> {log}"
+
+
+rule freeze:
+    output:
+        settings="results/frozen/{kind}/{name}.yaml",
+    log:
+        "results/logs/frozen/{kind}/{name}.log",
+    wildcard_constraints:
+        kind=PART,
+        name="[a-z0-9_.]+",
+    conda:
+        "../../envs/train.yaml"
+    resources:
+        mem_mb=500,
+        runtime=5,
+    params:
+        lines=lambda wildcards: PLAN.frozen(wildcards.kind, wildcards.name),
+    message:
+        "Freeze the settings of {wildcards.kind}: {wildcards.name}"
+    shell:
+        "printf '%s\\n' {params.lines:q} > {output.settings} 2> {log}"
 
 
 rule clean_state:

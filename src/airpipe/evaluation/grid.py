@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from airpipe.errors import AirpipeError
 from airpipe.evaluation.memory import COPIES, activation_bytes
-from airpipe.models.contract import no_restorer, pads_itself, size_multiple, whole_image
+from airpipe.models.contract import no_restorer, pads_itself, size_multiple, takes_reference, whole_image
 
 
 @dataclass(frozen=True)
@@ -80,10 +80,15 @@ def lay_tiles(network: nn.Module, height: int, width: int, tile: int, overlap: i
     A network that looks at an image as a whole (`whole_image`) is never tiled.
 
     Raises:
-        AirpipeError: as `plan_tiles`, or a network that is no restorer.
+        AirpipeError: as `plan_tiles`, a network that is no restorer, or one without the reference that it wants.
     """
     if reason := no_restorer(network):
         raise AirpipeError(f"this model restores no image: {reason}. Choose another model")
+    if takes_reference(network):
+        raise AirpipeError(
+            "this model wants a reference beside the image, and there is none here. Evaluate it on a test that has "
+            "references, or choose another model"
+        )
     if whole_image(network):
         tile = 0
     tiles = plan_tiles(height, width, tile, overlap, size_multiple(network))

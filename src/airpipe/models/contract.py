@@ -32,7 +32,7 @@ class Network(nn.Module):
     whole_image: bool = False
     """Whether tiles would change what it makes of an image: it then gets none, whatever is asked for."""
     takes_reference: bool = False
-    """Whether it is called with a second image, of the same size, that shows how the result should look."""
+    """Whether it is called with a second image, (B, 3, h, w) of any size, that shows how the result should look."""
     no_restorer: str = ""
     """Why it restores no image ("it tells classes of images apart"); empty: it restores."""
 
@@ -51,6 +51,12 @@ class Network(nn.Module):
     """Key layouts that `published_state` writes, the usual one first; empty: no published file holds it."""
     assumed: ClassVar[tuple[str, ...]] = ()
     """Constructor arguments that change the result and that no shape of a published file tells."""
+
+    def takes_images_as(self, network: nn.Module) -> None:
+        """Say of images what another network says: for those that wrap one."""
+        self.size_multiple, self.pads_itself = size_multiple(network), pads_itself(network)
+        self.whole_image, self.no_restorer = whole_image(network), no_restorer(network)
+        self.takes_reference = takes_reference(network)
 
     def example_input(self, height: int, width: int) -> Tensor | list[Tensor]:
         """What it takes for one image of this size, without data: by default the image, (1, C, height, width)."""

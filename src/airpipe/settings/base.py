@@ -92,3 +92,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise AirpipeError(f"{path}: expected a YAML mapping, found {type(values).__name__}")
     return cast(dict[str, Any], values)
+
+
+def read_settings(model: type[S], path: Path) -> S:
+    """Read settings that were frozen into a YAML file.
+
+    Args:
+        model: the settings class.
+        path: of the file.
+
+    Raises:
+        AirpipeError: the file cannot be read, or is not valid.
+    """
+    return check_settings(model, read_yaml(path), str(path))

@@ -34,6 +34,11 @@ SeededPairListId = Annotated[
 # Models
 
 
+def variant_of(text: str) -> str:
+    """The variant that a model id or name asks for; empty: none."""
+    return text.partition("@")[2]
+
+
 IMPORTED = "imported"
 """Models from published files are called imported/<name>; they have no seed and no stage."""
 NONE = "none"

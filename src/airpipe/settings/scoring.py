@@ -51,6 +51,16 @@ class TestSettings(Settings):
     keep_images: NonNegativeInt = Field(8, description="Restored images written to disk, in list order.")
 
 
+class TestJob(Settings):
+    """What a model is scored on by one job; a change redoes it."""
+
+    __test__ = False  # not a pytest class
+
+    name: Name
+    test: TestSettings
+    protocols: dict[Name, ProtocolSettings] = Field(description="Those of the test, which says their order.")
+
+
 class TableSettings(Settings):
     """What a table shows."""
 

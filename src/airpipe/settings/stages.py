@@ -5,7 +5,7 @@ memory, paths and logging never enter it (see `ComputeSettings`).
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import (
     Field,
@@ -132,6 +132,9 @@ class ValidationSettings(Settings):
 class StageSettings(Settings):
     """One training stage, as frozen in its config.yaml."""
 
+    optional: ClassVar[frozenset[str]] = frozenset()
+    """Roles whose model may be absent, although it is named: the task decides what that means."""
+
     task: str = Field(pattern=r"^[a-z0-9_]+\.[a-z0-9_]+$", description="Entry of the registry.")
     revision: PositiveInt = Field(description="From the registry: raised when equal settings would give other numbers.")
     method: Name
@@ -140,6 +143,9 @@ class StageSettings(Settings):
     scale: Name
     seed: NonNegativeInt = Field(description="Seeds weights, samples, augmentation and degradations.")
     network: NetworkSettings
+    variants: dict[Name, dict[str, Json]] = Field(
+        {}, description="Networks that the same weights serve: name, and the arguments of `network` that differ."
+    )
     parents: dict[Name, str] = Field({}, description="Role: model id of an earlier stage.")
     data: tuple[DataPart, ...] = Field(min_length=1)
     validation: ValidationSettings = ValidationSettings()
@@ -157,6 +163,11 @@ class StageSettings(Settings):
     def steps(self) -> int:
         """Optimizer steps over all phases."""
         return sum(phase.steps for phase in self.phases)
+
+    @property
+    def optional_roles(self) -> frozenset[str]:
+        """Roles named by `parents` whose model may be absent."""
+        return self.optional & set(self.parents)
 
     @property
     def exported_network(self) -> NetworkSettings:

@@ -34,7 +34,7 @@ from airpipe.settings.stages import StageSettings
 from airpipe.training.loop import StepLoop
 from airpipe.training.state import StateFolder
 from airpipe.training.task import Task
-from airpipe.weights.checkpoints import CARD, describe_loading, load_model, read_card, save_model
+from airpipe.weights.checkpoints import CARD, check_variants, describe_loading, load_model, read_card, save_model
 
 
 @dataclass(frozen=True)
@@ -196,6 +196,8 @@ def _assemble(
         raise AirpipeError(
             f"stage has parents {sorted(settings.parents)}, given {sorted(parents)} (--parent role=path)"
         )
+    exported = settings.exported_network
+    check_variants(exported.name, exported.arguments, settings.variants)
     task: Task = task_class(settings.task)(settings, parents)
     task.accept(samples.classes)
     lengths = [len(source) for source in samples.sources]
@@ -263,6 +265,7 @@ def _export(
         "scale": settings.scale,
         "seed": settings.seed,
         "network": {"name": network.name, "arguments": network.arguments},
+        "variants": settings.variants,
         "settings_hash": settings_hash(settings),
         "revision": settings.revision,
         "parents": _parents(loop.task, options),

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from airpipe.errors import AirpipeError
-from airpipe.models.contract import Network, Shapes, feature_channels, pads_itself, size_multiple, whole_image
+from airpipe.models.contract import Network, Shapes, feature_channels
 from airpipe.models.features import Features, Output
 from airpipe.models.nafnet import ChannelNorm
 from airpipe.registry import build_network
@@ -223,8 +223,8 @@ class DCPT(Network):
         self.feature_channels = feature_channels(self.backbone)
         if not self.feature_channels:
             raise ValueError(f"{backbone['name']} gives no features to classify")
-        self.size_multiple, self.pads_itself = size_multiple(self.backbone), pads_itself(self.backbone)
-        self.whole_image, self.classes = whole_image(self.backbone), num_classes
+        self.takes_images_as(self.backbone)
+        self.classes = num_classes
         used = self.feature_channels if features == "all" else self.feature_channels[:1]
         self.head = DegradationHead(used, num_classes, num_res_blocks, downsample)
 

@@ -1,0 +1,40 @@
+# Files of results, by the ids of the plan: what evaluation, studies and report hand to each other.
+FIGURES = ["bars", "curves", "qualitative"]
+
+
+def cards(models):
+    """Cards of models, each once: variants share one."""
+    return list(dict.fromkeys(f"results/{ModelId.parse(model).folder}/card.json" for model in models))
+
+
+def curves(models):
+    """Curves of the models that were trained here, each once."""
+    return list(dict.fromkeys(f"results/{ModelId.parse(model).folder}/curves.csv" for model in trained(models)))
+
+
+def score_files(*tables):
+    """Score files of tables."""
+    return [f"results/scores/{model}/{test}.csv" for model, test in PLAN.table_scores(*tables)]
+
+
+def restored_folders(*tables):
+    """Folders with the restored images of tables."""
+    return [f"results/restored/{model}/{test}" for model, test in PLAN.table_scores(*tables)]
+
+
+def recognition_results(seeds, kind="json", of=""):
+    """Results of the recognition tests, for enhancers of all methods or of one."""
+    return [f"results/recognition/seed{seed}/{model}.{kind}" for seed, model in PLAN.recognised(seeds, of)]
+
+
+def feature_outputs():
+    """Table and figures of the feature analysis; none where it is off."""
+    figures = expand("results/figures/features/{name}.png", name=["tsne", "confusion"])
+    return ["results/tables/features.csv", *figures] if PROJECT.features.models else []
+
+
+def recognition_outputs():
+    """Tables and figures of the recognition tests; none where they are off."""
+    tables = expand("results/tables/{name}.csv", name=["recognition", "restoration"])
+    figures = expand("results/figures/recognition/{name}.png", name=["top1", "pictures"])
+    return [*tables, *figures] if RECOGNITION.models else []
