@@ -113,6 +113,15 @@ def test_a_drawn_depth_is_shared_by_all_micro_batches_and_logged_under_its_name(
         assert found[f"loss/pixel_{depth}"] == [step for step, d in enumerate(drawn[::2], 1) if d == depth] != []
 
 
+def test_micro_batches_that_draw_apart_are_told(tmp_path, monkeypatch):
+    def apart(self, batch, at):
+        return {f"pixel_{1 + batch.slot[0] // 2 % 2}": self.networks["net"](batch.degraded).mean()}
+
+    monkeypatch.setattr(toys.DepthTask, "step", apart)
+    with pytest.raises(AirpipeError, match="turn 'train': micro-batches drew other losses; draw from `at.generator`"):
+        train(tmp_path, toy("depths"))
+
+
 def test_the_card_tells_about_the_exported_network_only(parent, tmp_path, monkeypatch):
     build = toys.AdversarialTask.__init__
 
