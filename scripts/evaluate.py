@@ -9,6 +9,7 @@ from airpipe.errors import run_main
 from airpipe.evaluation.protocol import evaluate, network_restorer, picture_keeper, write_scores
 from airpipe.provenance import sha256_file, write_json
 from airpipe.settings.base import check_settings
+from airpipe.settings.names import variant_of
 from airpipe.settings.scoring import ProtocolSettings, TestSettings
 
 
@@ -38,7 +39,9 @@ def main() -> None:
     pairs = read_pairs(given.pairs, Path(root) if root else None)
     given.restored.mkdir(parents=True, exist_ok=True)
     restorer, card = (
-        network_restorer(given.model, given.device, given.threads, test.tile) if given.model else (None, {})
+        network_restorer(given.model, given.device, given.threads, test.tile, variant_of(given.id))
+        if given.model
+        else (None, {})
     )
     keeper = picture_keeper(given.restored, with_clean=restorer is None)
     rows = evaluate(test, protocols, pairs, restorer, keeper, f"scoring {given.name}")

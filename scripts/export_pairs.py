@@ -1,4 +1,4 @@
-"""Write a pair list as published code reads it: vrdir, dsrir, or names (AirNet, PromptIR, DyNet)."""
+"""Write a pair list as published code reads it: names (AirNet, PromptIR, DyNet), bar (VRD-IR) or comma (DSRIR)."""
 
 import argparse
 from pathlib import Path

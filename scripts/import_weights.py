@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from airpipe.errors import AirpipeError, run_main
+from airpipe.models.contract import no_restorer
 from airpipe.weights.importing import (
     ImportOptions,
     describe,
@@ -11,6 +12,7 @@ from airpipe.weights.importing import (
     import_name,
     import_published,
     network_arguments,
+    part_options,
     read_all,
     table,
 )
@@ -27,13 +29,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--partial", action="store_true", help="allow missing and unexpected entries")
     parser.add_argument("--method", default="imported", help="whose printed numbers belong to it (default: none)")
     parser.add_argument("--setting", help="of that method, such as nafnet_5d")
-    parser.add_argument("--head", type=Path, help="second file of a DCPT pretraining (net_dc), to import both as one")
-    parser.add_argument("--sad", type=Path, help="beside a file of VRD-IR's ISE: its decoder, to import all as one")
-    parser.add_argument("--encoder", type=Path, help="likewise: VGG16 as torchvision has it (vgg16-397923af.pth)")
+    for role, text in part_options().items():
+        parser.add_argument(f"--{role}", type=Path, help=text)
     parser.add_argument("--report", action="store_true", help="only tell every entry and what would become of it")
     parser.add_argument("--export", nargs=2, metavar=("published", "OUT.pth"), help="write the original key layout")
-    parser.add_argument("--layout", help="with --export: which, where a network has several (nafnet: dcpt, megvii)")
-    parser.add_argument("--bare", action="store_true", help="with --export: without the container params, as DegAE's")
+    parser.add_argument("--layout", help="with --export: which, where a network has several (nafnet: milab, megvii)")
+    parser.add_argument("--bare", action="store_true", help="with --export: without the container params")
     parser.add_argument("--overwrite", action="store_true", help="replace what exists")
     return parser.parse_args()
 
@@ -54,8 +55,7 @@ def main() -> None:
         partial=given.partial,
         method=given.method,
         setting=given.setting,
-        head=given.head,
-        parts={role: getattr(given, role) for role in ("sad", "encoder") if getattr(given, role) is not None},
+        parts={role: file for role in part_options() if (file := getattr(given, role)) is not None},
     )
     if given.report:
         found = read_all(given.file, options)
@@ -63,7 +63,7 @@ def main() -> None:
         return
     folder = given.output or Path("results/imported") / import_name(given.file, given.name)
     found = import_published(given.file, folder, options, given.overwrite)
-    restores = getattr(found.network, "no_restorer", None) is None
+    restores = not no_restorer(found.network)
     use = f"airpipe restore PHOTO -m {folder}" if restores else f"a parent for training: imported/{folder.name}"
     print("\n".join([*describe(found), f"-> {folder} ({use})"]))
 

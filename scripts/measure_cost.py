@@ -8,8 +8,10 @@ import torch
 from airpipe.errors import run_main
 from airpipe.evaluation.memory import peak_memory_mb
 from airpipe.evaluation.restore import choose_device
-from airpipe.models.cost import image_channels, latency_ms, network_cost
+from airpipe.models.contract import image_channels
+from airpipe.models.cost import latency_ms, network_cost
 from airpipe.provenance import write_json
+from airpipe.settings.names import variant_of
 from airpipe.weights.checkpoints import load_model
 
 
@@ -22,7 +24,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    loaded = load_model(given.model)
+    loaded = load_model(given.model, variant_of(given.id))
     device = choose_device(given.device)
     network = loaded.card["network"]
     facts = {

@@ -12,6 +12,7 @@ from airpipe.evaluation.features import analyse
 from airpipe.evaluation.restore import choose_device
 from airpipe.provenance import library_versions, sha256_file, write_json
 from airpipe.settings.base import check_settings
+from airpipe.settings.names import variant_of
 from airpipe.settings.studies import FeatureSettings
 from airpipe.weights.checkpoints import load_model
 
@@ -43,7 +44,7 @@ def main() -> None:
         raise AirpipeError(f"features: no --pairs file for {', '.join(sorted(missing))}; found {', '.join(files)}")
     folders = {name: roots.get(name.split(".")[0]) for name in files}
     pairs = {name: read_pairs(file, Path(root) if (root := folders[name]) else None) for name, file in files.items()}
-    model, device = load_model(given.model), choose_device(given.device)
+    model, device = load_model(given.model, variant_of(given.id)), choose_device(given.device)
     facts = {
         "model": given.id,
         "network": model.card["network"],

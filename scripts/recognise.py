@@ -16,6 +16,7 @@ from airpipe.evaluation.recognition import recognise
 from airpipe.evaluation.restore import choose_device
 from airpipe.provenance import atomic_path, library_versions, sha256_file, write_json
 from airpipe.settings.base import check_settings
+from airpipe.settings.names import variant_of
 from airpipe.settings.studies import RecognitionJob
 from airpipe.weights.checkpoints import LoadedModel, load_model
 
@@ -51,7 +52,10 @@ def main() -> None:
     models = {name: load_model(Path(file)) for name, file in (text.split("=", 1) for text in given.recogniser)}
     if set(models) != set(job.recognisers):
         raise AirpipeError(f"recognition: --recogniser {', '.join(models)}; expected {', '.join(job.recognisers)}")
-    enhancer, device = load_model(given.model) if given.model else None, choose_device(given.device)
+    enhancer, device = (
+        load_model(given.model, variant_of(given.id)) if given.model else None,
+        choose_device(given.device),
+    )
     tests, pictures = recognise(enhancer, models, job, lists, device)
     facts = {
         "model": given.id,

@@ -14,6 +14,7 @@ import numpy as np
 import yaml
 
 from airpipe.data.pairs import read_pairs
+from airpipe.registry import METHODS
 from airpipe.settings.base import canonical_json
 from airpipe.settings.merging import deep_merge
 from airpipe.settings.stages import StageSettings
@@ -144,15 +145,7 @@ class Stage:
         return (self.workdir / "curves.csv").read_text()
 
 
-CONFIG = [
-    "config.yaml",
-    "datasets.yaml",
-    "recipes.yaml",
-    "protocols.yaml",
-    "methods/baseline.yaml",
-    "methods/dcpt.yaml",
-    "methods/vrdir.yaml",
-]
+CONFIG = [f"{name}.yaml" for name in ("config", "datasets", "recipes", "protocols", *(f"methods/{m}" for m in METHODS))]
 
 
 @cache
@@ -161,9 +154,9 @@ def read_config(name: str) -> dict:
 
 
 def shipped(*overlays: str) -> dict:
-    """All of config/ as Snakemake merges it, with overlays; a new copy for every call."""
+    """All of config/ as Snakemake merges it, with overlays of config/overlays/; a new copy for every call."""
     merged: dict = {}
-    for name in [*CONFIG, *overlays]:
+    for name in [*CONFIG, *(f"overlays/{name}" for name in overlays)]:
         merged = deep_merge(merged, deepcopy(read_config(name)))
     return merged
 

@@ -1,4 +1,4 @@
-"""Real benchmark images for tests: the folder that AIRPIPE_SAMPLE_ROOT names, as config/samples.yaml expects it."""
+"""Real benchmark images for tests: AIRPIPE_SAMPLE_ROOT names their folder, as config/overlays/samples.yaml has it."""
 
 import os
 from pathlib import Path

@@ -3,6 +3,8 @@
 import json
 import re
 import subprocess
+import sys
+from collections import Counter
 from math import isfinite
 from pathlib import Path
 
@@ -59,7 +61,7 @@ def apply_edit(path: Path, diff: str) -> int:
 
 @pytest.fixture(scope="module")
 def with_edge(tmp_path_factory):
-    """A copy of the project with the guide's method, run to the end at toy scale."""
+    """A copy of the project with the guide's method, and an overlay that trains it at toy scale."""
     folder = copy_project(tmp_path_factory.mktemp("method"))
     for name, code in blocks("New file"):
         assert not (folder / name).exists(), f"{name} is there already"
@@ -68,32 +70,50 @@ def with_edge(tmp_path_factory):
     for name, diff in blocks("Edit"):
         apply_edit(folder / name, diff)
     stages = {"train": {"scales": {"demo": TRAIN}}}
-    toy = {"methods": {"edge": {"settings": {"nafnet_5d": {"stages": stages}}}}, "models": ["edge/nafnet_5d"]}
-    write_overlay(folder, TOY, toy)
+    write_overlay(folder, TOY, {"methods": {"edge": {"settings": {"nafnet_5d": {"stages": stages}}}}})
     return folder
 
 
-def test_a_method_is_four_new_files_and_four_lines():
-    files = [name for name, _ in blocks("New file")]
-    assert len(files) == len(set(files)) == 4
-    added = [line for _, diff in blocks("Edit") for line in diff.splitlines() if line.startswith("+")]
-    assert len(added) == 4
-    assert {name for name, _ in blocks("Edit")} == {
-        "src/airpipe/registry.py",
-        "workflow/Snakefile",
-        "config/config.yaml",
-    }
+def words_of(diff: str, sign: str) -> Counter[str]:
+    """Words of a diff's lines with this sign."""
+    lines = [line[1:] for line in diff.splitlines() if line.startswith(sign)]
+    return Counter(re.findall(r"\w+", " ".join(lines)))
+
+
+def test_a_method_is_one_folder_three_files_and_one_word():
+    assert sorted(name for name, _ in blocks("New file")) == [
+        "config/methods/edge.yaml",
+        "docs/methods/edge.md",
+        "src/airpipe/methods/edge/__init__.py",
+        "src/airpipe/methods/edge/settings.py",
+        "src/airpipe/methods/edge/training.py",
+        "tests/test_edge.py",
+    ]
+    [(name, diff)] = blocks("Edit")
+    assert name == "src/airpipe/registry.py"
+    old, new = words_of(diff, "-"), words_of(diff, "+")
+    assert new - old == Counter({"edge": 1}) and not old - new
+
+
+def run_in(folder: Path, *command: str) -> str:
+    """What a command says in a copy of the project; it has to succeed."""
+    done = subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_new_methods_own_test_passes_and_generic_ones_find_it(with_edge):
+    doors = "tests/test_documentation.py::test_a_method_has_its_doors_of_one_name[edge]"
+    tests = ["tests/test_edge.py", "tests/test_architecture.py", doors]
+    said = run_in(with_edge, sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", *tests)
+    assert said.count("tests/test_edge.py::") == 3
+    for found in ("names_one[edge] PASSED", "its_folder[edge.train] PASSED", "of_one_name[edge] PASSED"):
+        assert found in said
 
 
 @pytest.mark.pipeline
-def test_the_methods_model_joins_those_of_the_default_config(with_edge):
-    models = read_yaml(with_edge / "config" / "config.yaml")["models"]
-    assert models == ["edge/nafnet_5d", *read_yaml(ROOT / "config" / "config.yaml")["models"]]
-
-
-@pytest.mark.pipeline
-def test_the_new_method_runs_to_the_end(with_edge):
-    snakemake(with_edge, "all", "--configfile", "overlay.yaml")
+def test_the_new_method_runs_to_the_end_without_a_change_of_the_config(with_edge):
+    snakemake(with_edge, "all", "--configfile", "overlay.yaml", "--config", "models=[edge/nafnet_5d]")
     results = with_edge / "results"
     table = pd.read_csv(results / "tables" / "allinone.csv").set_index(["model", "metric"])
     row = table.loc["edge/nafnet_5d/train", "psnr"]
@@ -119,16 +139,10 @@ def test_the_new_methods_settings_are_checked(with_edge):
     assert "unknown setting 'edge_distanse'; did you mean 'edge_distance'?" in done.stdout
 
 
-@pytest.mark.pipeline
 def test_the_new_method_passes_the_linters(with_edge):
     new = [name for name, _ in blocks("New file") if name.endswith(".py")]
-    for command in (
-        ["ruff", "check", *new, "src/airpipe/registry.py"],
-        ["ruff", "format", "--check", *new, "src/airpipe/registry.py"],
-        ["snakefmt", "--check", "workflow/rules/edge.smk"],
-    ):
-        done = subprocess.run(command, cwd=with_edge, env=environment(with_edge), capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
+    run_in(with_edge, "ruff", "check", *new, "src/airpipe/registry.py")
+    run_in(with_edge, "ruff", "format", "--check", *new, "src/airpipe/registry.py")
 
 
 # A data set

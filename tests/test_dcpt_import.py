@@ -51,12 +51,12 @@ def test_the_two_files_of_a_pretraining_are_one_model_that_classifies_as_the_gol
     settings = golden.config["net_g"]
     told = {key: value for key, value in settings.items() if key in ("num_heads", "window_size", "img_range")}
     folder = tmp_path / "results" / "imported" / "both"
-    import_published(files[0], folder, ImportOptions(arguments=told, head=files[1]))
+    import_published(files[0], folder, ImportOptions(arguments=told, parts={"head": files[1]}))
     loaded = load_model(folder)
     assert loaded.card["network"]["name"] == "dcpt"
     facts = loaded.card["imported"]
-    assert facts["head"]["file"] == "net_dc_100.pth" and facts["head"]["keys"]["missing"] == []
-    assert facts["head"]["assumed"] == {"downsample": name == "swinir"}
+    assert facts["parts"]["head"]["file"] == "net_dc_100.pth" and facts["parts"]["head"]["keys"]["missing"] == []
+    assert facts["parts"]["head"]["assumed"] == {"downsample": name == "swinir"}
     assert set(facts["assumed"]) == ({"num_heads", "window_size", "img_range"} if name == "swinir" else set())
     with torch.no_grad():
         logits = loaded.network(golden.input(0), classify=True)
@@ -78,7 +78,7 @@ def test_nafnet_s_two_files_come_back_bit_for_bit(tmp_path):
     files = [
         save(tmp_path / f"{part}.pth", {"params": made.published_state(layout=part)}) for part in ("net_g", "net_dc")
     ]
-    import_published(files[0], tmp_path / "imported" / "both", ImportOptions(head=files[1]))
+    import_published(files[0], tmp_path / "imported" / "both", ImportOptions(parts={"head": files[1]}))
     read = load_model(tmp_path / "imported" / "both").network.state_dict()
     assert all(torch.equal(read[key], value) for key, value in made.state_dict().items())
 
@@ -91,7 +91,7 @@ def test_a_head_of_another_backbone_is_refused(tmp_path):
     nafnet = build_network("nafnet", width=4, middle_blk_num=1, enc_blk_nums=[1], dec_blk_nums=[1])
     net = save(tmp_path / "net_g.pth", {"params": nafnet.published_state()})
     with pytest.raises(AirpipeError, match=r"net_dc.pth: a head for features of .* but nafnet in .* gives \[4\]"):
-        import_published(net, tmp_path / "imported" / "x", ImportOptions(head=file))
+        import_published(net, tmp_path / "imported" / "x", ImportOptions(parts={"head": file}))
     assert not (tmp_path / "imported" / "x").exists()
 
 
@@ -116,7 +116,9 @@ def test_both_files_are_told_with_what_no_shape_says(tmp_path):
     for part in ("net_g", "net_dc"):
         inner = {k.removeprefix(f"{part}."): v for k, v in golden.reference_state().items() if k.startswith(f"{part}.")}
         parts[part] = save(tmp_path / f"{part}.pth", {"params": inner})
-    found = import_published(parts["net_g"], tmp_path / "imported" / "x", ImportOptions(head=parts["net_dc"]))
+    found = import_published(
+        parts["net_g"], tmp_path / "imported" / "x", ImportOptions(parts={"head": parts["net_dc"]})
+    )
     told = "\n".join(describe(found))
     for name in ("num_heads", "window_size", "img_range", "downsample"):
         assert f"no shape tells {name};" in told

@@ -13,12 +13,14 @@ from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from airpipe.registry import METHODS, method
+
 DOCUMENTS = [
     "README.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "config/README.md",
-    *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md")),
+    *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").rglob("*.md"))),
 ]
 
 
@@ -87,15 +89,12 @@ def test_conda_environments_pin_what_the_lock_pins(environment):
     assert listed == {name: pins()[name] for name in listed}
 
 
-def test_a_method_has_its_four_doors():
-    methods = [
-        path.name for path in (ROOT / "src/airpipe/methods").iterdir() if path.is_dir() and path.name != "__pycache__"
-    ]
-    sections = (ROOT / "docs/methods.md").read_text()
-    for method in methods:
-        assert (ROOT / "config" / "methods" / f"{method}.yaml").is_file()
-        assert (ROOT / "workflow" / "rules" / f"{method}.smk").is_file()
-        assert f"\n## {method}" in sections
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_has_its_doors_of_one_name(name):
+    assert (ROOT / "src" / "airpipe" / "methods" / name / "__init__.py").is_file()
+    assert list(yaml.safe_load((ROOT / "config" / "methods" / f"{name}.yaml").read_text())["methods"]) == [name]
+    assert (ROOT / "docs" / "methods" / f"{name}.md").read_text().startswith(f"# {method(name).title}: ")
+    assert list((ROOT / "tests").glob(f"test_{name}*.py"))
 
 
 def test_no_file_names_a_folder_of_some_machine():

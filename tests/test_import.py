@@ -128,7 +128,7 @@ def test_both_published_layouts_of_nafnet_are_written_and_read(file, tmp_path):
     import_published(tmp_path / "megvii.pth", tmp_path / "again", ImportOptions())
     weights = [(tmp_path / folder / "model.safetensors").read_bytes() for folder in ("model", "again")]
     assert weights[0] == weights[1]
-    with pytest.raises(AirpipeError, match="no layout 'other': nafnet has dcpt, megvii"):
+    with pytest.raises(AirpipeError, match="no layout 'other': nafnet has milab, megvii"):
         export_published(tmp_path / "model", tmp_path / "x.pth", layout="other")
     with pytest.raises(AirpipeError, match=r"megvii.pth: exists already. Add --overwrite"):
         export_published(tmp_path / "model", tmp_path / "megvii.pth")
@@ -335,10 +335,10 @@ def test_unknown_names_are_told_with_the_first_of_them(tmp_path):
 
 
 SYSTEM_PARTS = [
-    (["DDR_extractor.conv_first.weight", "conv1.weight"], "a DegAE degradation representor"),
-    (["conv_first.weight", "basic_block1.modulation_layer.weight"], "a DegAE decoder"),
-    (["conv_first.weight", "basic_block1.modulation_layer.cond_scale.weight"], "a DegAE decoder with GFM modulation"),
-    (["conv_last.weight", "conv_last.bias", "HRconv.weight", "HRconv.bias"], "output head of a fine-tuned DegAE"),
+    (["DDR_extractor.conv_first.weight", "conv1.weight"], "a degradation representor"),
+    (["conv_first.weight", "basic_block1.modulation_layer.weight"], "a decoder"),
+    (["conv_first.weight", "basic_block1.modulation_layer.cond_scale.weight"], "a decoder with GFM modulation"),
+    (["conv_last.weight", "conv_last.bias", "HRconv.weight", "HRconv.bias"], "output head of a fine-tuned autoencoder"),
     ([f"model.{i}.weight" for i in (0, 2, 3, 5, 8, 11)] + ["model.3.running_mean"], "a PatchGAN discriminator"),
 ]
 
@@ -359,7 +359,7 @@ def test_the_pretraining_encoder_of_degae_is_read_as_an_encoder(tmp_path):
     assert found.arguments["global_residual"] is False
     with torch.no_grad():
         assert found.network(make_input((1, 3, 9, 11))).shape == (1, 64, 9, 11)
-    assert any("64 output channels: an encoder (DegAE's form)" in line for line in describe(found))
+    assert any("64 output channels: an encoder, which makes features" in line for line in describe(found))
 
 
 def test_missing_and_extra_entries_are_refused_unless_partial(tmp_path, state):

@@ -51,28 +51,28 @@ def test_bsd_names_lose_their_a_and_nothing_else_does(tmp_path):
     assert found == [ListedPair(name=name) for name in names]
 
 
-def test_vrdir_lists_degraded_first_and_dsrir_lists_the_target_first(tmp_path):
+def test_a_bar_stands_behind_the_degraded_file_and_a_comma_behind_the_clean_one(tmp_path):
     pair = ListedPair(degraded="rain/1.png", clean="gt/1.png")
-    assert listed(tmp_path, "rain/1.png|gt/1.png\n", "vrdir") == [pair]
-    assert listed(tmp_path, "gt/1.png,rain/1.png\n", "dsrir") == [pair]
-    assert listed(tmp_path, "gt/1.png | rain/1.png\n", "dsrir") == [pair]
+    assert listed(tmp_path, "rain/1.png|gt/1.png\n", "bar") == [pair]
+    assert listed(tmp_path, "gt/1.png,rain/1.png\n", "comma") == [pair]
+    assert listed(tmp_path, "gt/1.png | rain/1.png\n", "comma") == [pair]
 
 
-def test_dsrir_rows_with_one_path_twice_have_no_degraded_file(tmp_path):
-    assert listed(tmp_path, "WED/gt/1.bmp,WED/gt/1.bmp\n", "dsrir") == [ListedPair(clean="WED/gt/1.bmp")]
+def test_comma_rows_with_one_path_twice_have_no_degraded_file(tmp_path):
+    assert listed(tmp_path, "WED/gt/1.bmp,WED/gt/1.bmp\n", "comma") == [ListedPair(clean="WED/gt/1.bmp")]
 
 
 def test_the_published_reader_of_dsrir_loses_the_first_row(tmp_path):
     text = "".join(f"{n}.png,{n}.png\n" for n in range(5))
-    assert len(listed(tmp_path, text, "dsrir")) == 5
-    found = listed(tmp_path, text, "dsrir", lose_first_row=True)
+    assert len(listed(tmp_path, text, "comma")) == 5
+    found = listed(tmp_path, text, "comma", lose_first_row=True)
     assert [one.clean for one in found] == ["1.png", "2.png", "3.png", "4.png"]
-    assert "lists no files" in refusal(tmp_path, "0.png,0.png\n", "dsrir", lose_first_row=True)
-    assert "lose_first_row is for format dsrir, found names" in refusal(tmp_path, "0.png", lose_first_row=True)
+    assert "lists no files" in refusal(tmp_path, "0.png,0.png\n", "comma", lose_first_row=True)
+    assert "lose_first_row is for format comma, found names" in refusal(tmp_path, "0.png", lose_first_row=True)
 
 
 def test_a_prefix_is_removed_from_every_path_or_the_line_without_it_is_named(tmp_path):
-    found = listed(tmp_path, "/data/x/rain/1.png|/data/x/gt/1.png", "vrdir", remove_prefix="/data/x/")
+    found = listed(tmp_path, "/data/x/rain/1.png|/data/x/gt/1.png", "bar", remove_prefix="/data/x/")
     assert found == [ListedPair(degraded="rain/1.png", clean="gt/1.png")]
     message = refusal(tmp_path, "BSD400/1.jpg\nWED/gt/1.bmp\n", remove_prefix="BSD400/")
     assert "line 2: 'WED/gt/1.bmp' does not begin with 'BSD400/'" in message
@@ -86,19 +86,19 @@ def test_a_prefix_is_removed_from_every_path_or_the_line_without_it_is_named(tmp
         ("names", "x.png\n/abs/y.png\n", "line 2: '/abs/y.png' is not a path below the data set's folder"),
         ("names", "../y.png\n", "line 1: '../y.png' is not a path below"),
         ("names", "a\\b.png\n", "is not a path below"),
-        ("names", "r/1.png|g/1.png\n", "names two files. Expected one; is the format vrdir?"),
-        ("names", "r/1.png,g/1.png\n", "names two files. Expected one; is the format dsrir?"),
+        ("names", "r/1.png|g/1.png\n", "names two files. Expected one; is the format bar?"),
+        ("names", "r/1.png,g/1.png\n", "names two files. Expected one; is the format comma?"),
         (
-            "vrdir",
+            "bar",
             "x.png|y.png\n\nx.png,y.png\n",
             "line 3: 1 paths in 'x.png,y.png'. Expected degraded|clean; is the for",
         ),
-        ("vrdir", "x.png\n", "line 1: 1 paths in 'x.png'. Expected degraded|clean; is the format names?"),
-        ("vrdir", "x.png|y.png|z.png\n", "line 1: 3 paths"),
-        ("vrdir", "x.png|\n", "line 1: 1 paths"),
-        ("dsrir", "x.png|y.png\n", "Expected target,degraded; is the format vrdir?"),
-        ("dsrir", "x.png,y.png,z.png\n", "line 1: 3 paths"),
-        ("dsrir", "x" * 200_000 + "\n", "line 1: not comma-separated"),
+        ("bar", "x.png\n", "line 1: 1 paths in 'x.png'. Expected degraded|clean; is the format names?"),
+        ("bar", "x.png|y.png|z.png\n", "line 1: 3 paths"),
+        ("bar", "x.png|\n", "line 1: 1 paths"),
+        ("comma", "x.png|y.png\n", "Expected clean,degraded; is the format bar?"),
+        ("comma", "x.png,y.png,z.png\n", "line 1: 3 paths"),
+        ("comma", "x" * 200_000 + "\n", "line 1: not comma-separated"),
     ],
 )
 def test_a_wrong_line_is_named_with_what_was_expected(tmp_path, form, text, message):
@@ -187,7 +187,7 @@ NAME = st.text(st.characters(codec="utf-8", exclude_characters="/"), min_size=1,
 PATH = st.lists(NAME, min_size=1, max_size=3).map("/".join)
 
 
-@pytest.mark.parametrize("form", ["names", "vrdir", "dsrir"])
+@pytest.mark.parametrize("form", ["names", "bar", "comma"])
 @given(pairs=st.lists(st.tuples(PATH, PATH), min_size=1, max_size=4, unique_by=lambda pair: pair[0]))
 def test_what_is_written_is_read_again_or_refused(tmp_path_factory, form, pairs):
     paths = [path for pair in pairs for path in pair]
@@ -210,20 +210,20 @@ def test_each_format_is_written_as_its_code_reads_it():
     noise = rows(("", "BSD400/247012.jpg"), ("", "WED/gt/00001.bmp"))
     assert export(noise, "names", bsd_prefix=True, file_names=True) == "a247012.jpg\n00001.bmp\n"
     assert export(noise, "names") == "BSD400/247012.jpg\nWED/gt/00001.bmp\n"
-    assert export(noise[:1], "dsrir") == "BSD400/247012.jpg,BSD400/247012.jpg\n"
+    assert export(noise[:1], "comma") == "BSD400/247012.jpg,BSD400/247012.jpg\n"
     rain = rows(*RAIN[:1])
     assert export(rain, "names") == "rainy/rain-1.png\n"
-    assert export(rain, "vrdir", prefix="R/") == "R/rainy/rain-1.png|R/gt/norain-1.png\n"
-    assert export(rain, "dsrir") == "gt/norain-1.png,rainy/rain-1.png\n"
+    assert export(rain, "bar", prefix="R/") == "R/rainy/rain-1.png|R/gt/norain-1.png\n"
+    assert export(rain, "comma") == "gt/norain-1.png,rainy/rain-1.png\n"
 
 
 def test_lists_that_a_format_cannot_hold_are_refused():
-    with pytest.raises(AirpipeError, match="has no degraded file, and a vrdir list needs one"):
-        export(rows(("", "x.png")), "vrdir")
+    with pytest.raises(AirpipeError, match="has no degraded file, and a bar list needs one"):
+        export(rows(("", "x.png")), "bar")
     with pytest.raises(AirpipeError, match="cannot hold this name"):
-        export(rows(("x|.png", "y.png")), "vrdir")
+        export(rows(("x|.png", "y.png")), "bar")
     with pytest.raises(AirpipeError, match="for format names"):
-        export(rows(*RAIN), "vrdir", bsd_prefix=True)
+        export(rows(*RAIN), "bar", bsd_prefix=True)
     with pytest.raises(AirpipeError, match="nothing to export"):
         export([], "names")
 
@@ -231,7 +231,7 @@ def test_lists_that_a_format_cannot_hold_are_refused():
 def test_the_script_writes_a_list(tmp_path):
     write_pairs(tmp_path / "rain.train.csv", rows(*RAIN), {})
     output = tmp_path / "list.txt"
-    command = [sys.executable, ROOT / "scripts" / "export_pairs.py", tmp_path / "rain.train.csv", "--as", "vrdir"]
+    command = [sys.executable, ROOT / "scripts" / "export_pairs.py", tmp_path / "rain.train.csv", "--as", "bar"]
     command += ["--prefix", "x/", "--output", output]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=one_thread())
     assert "2 lines" in done.stdout

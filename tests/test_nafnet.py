@@ -201,7 +201,7 @@ def test_the_published_state_is_the_golden_s_again_in_either_layout(name):
     megvii = model.published_state(layout="megvii")
     assert {key.replace("decoders.", "decoder") for key in megvii} == set(expected)
     assert "decoders.0.0.conv1.weight" in megvii
-    with pytest.raises(ValueError, match="expected one of dcpt, megvii"):
+    with pytest.raises(ValueError, match="expected one of milab, megvii"):
         model.published_state(layout="nafssr")
 
 

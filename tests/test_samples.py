@@ -1,6 +1,6 @@
 """Real benchmark images through the shipped registry: pairs, input PSNRs, counts, noise levels, leaks.
 
-They lie in the folder that AIRPIPE_SAMPLE_ROOT names, arranged as config/samples.yaml says, with a
+They lie in the folder that AIRPIPE_SAMPLE_ROOT names, arranged as config/overlays/samples.yaml says, with a
 `pairs.csv` that lists partner, cut and input PSNR of every pair.
 """
 
@@ -20,7 +20,7 @@ from airpipe.data.files import split_is_there
 from airpipe.data.pairs import Pair, pair_up, read_rows
 from airpipe.evaluation.protocol import evaluate
 from airpipe.settings.base import read_yaml
-from airpipe.settings.degrading import Draw, Operation
+from airpipe.settings.degrading import Recipe
 from airpipe.settings.scoring import ProtocolSettings, TestSettings
 from workflow import copy_project, planned, snakemake
 
@@ -32,8 +32,8 @@ def checked():
     """(folder, split) -> (facts, pair list rows), for every split of the overlay that is there."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
-        registry = load_registry([Path("config/samples.yaml")])
-        own = read_yaml(Path("config/samples.yaml"))["datasets"]
+        registry = load_registry([Path("config/overlays/samples.yaml")])
+        own = read_yaml(Path("config/overlays/samples.yaml"))["datasets"]
     found = {}
     for name in own:
         folder = folder_of(name, registry[name])
@@ -48,7 +48,7 @@ def checked():
 @pytest.mark.pipeline
 def test_the_samples_are_checked_paired_and_compared_and_then_nothing_is_left_to_do(tmp_path):
     folder = copy_project(tmp_path)
-    snakemake(folder, "data", "--configfile", "config/samples.yaml")
+    snakemake(folder, "data", "--configfile", "config/overlays/samples.yaml")
     pairs = [path for path in (folder / "results/pairs").glob("*.csv") if read_rows(path)[0]["degraded"]]
     assert sum(len(read_rows(path)) for path in pairs) == 84
     assert len(read_rows(folder / "results/pairs/bsd400.train.csv")) == 391
@@ -58,7 +58,7 @@ def test_the_samples_are_checked_paired_and_compared_and_then_nothing_is_left_to
         "rain100l.test": 5, "rain100l_input_target.test": 2, "rain100l_481x321.test": 1, "rain100h.test": 5,
         "rain12.test": 9,
     }  # fmt: skip
-    assert planned(folder, "data", "--configfile", "config/samples.yaml") == {}
+    assert planned(folder, "data", "--configfile", "config/overlays/samples.yaml") == {}
 
 
 def test_every_listed_pair_is_found_with_its_partner_cut_and_input_psnr(checked):
@@ -99,9 +99,9 @@ def protocol_inputs(name, sigma):
     folder = SAMPLES / name
     paths = sorted(folder.iterdir())
     pairs = [Pair(path, None, "noise", str(sigma), "none", path.stem, path.stem) for path in paths]
-    noise = Operation(operation="gaussian_noise", parameters={"sigma": Draw(constant=sigma)})
+    noise = Recipe.model_validate([{"operation": "gaussian_noise", "parameters": {"sigma": sigma}}])
     test = TestSettings(
-        pairs="x.test", degradation="noise", operations=(noise,), protocols=("promptir", "dcpt"), keep_images=0
+        pairs="x.test", degradation="noise", operations=noise, protocols=("promptir", "dcpt"), keep_images=0
     )
     shipped = read_yaml(ROOT / "config/protocols.yaml")["protocols"]
     protocols = {key: ProtocolSettings(**shipped[key]) for key in test.protocols}

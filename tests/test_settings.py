@@ -12,16 +12,18 @@ from airpipe.errors import AirpipeError
 from airpipe.registry import networks, resolve, settings_class, stage_entry, stages, task_class
 from airpipe.settings.base import canonical_json, check_settings, settings_hash
 from airpipe.settings.degrading import Draw
+from airpipe.settings.freezing import frozen_stage
 from airpipe.settings.merging import deep_merge
-from airpipe.settings.project import SettingPlan, check_compute, frozen_stage, load_project
+from airpipe.settings.project import SettingPlan, check_compute, load_project
 from airpipe.settings.stages import ComputeSettings, DataPart, StageSettings
 
 PROMPTIR = {"network": {"name": "promptir", "arguments": {"dim": 8}}}
 
 
-@pytest.mark.parametrize(
-    "overlay", [(), ("paper.yaml",), ("denoise.yaml",), ("dcpt.yaml",), ("dcpt_samples.yaml",)], ids=str
-)
+OVERLAYS = sorted(path.name for path in (ROOT / "config" / "overlays").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("overlay", [(), *((name,) for name in OVERLAYS)], ids=str)
 def test_every_shipped_config_is_valid_and_freezes_all_its_stages(overlay):
     project = load_project(shipped(*overlay))
     for model in project.models:
@@ -62,7 +64,13 @@ def test_every_registered_name_resolves():
             r"unknown setting of baseline 'nafnet_6d'; did you mean 'nafnet_5d'\?",
         ),
         (["models"], ["baselin/nafnet_5d"], r"unknown method 'baselin'; did you mean 'baseline'\?"),
-        (["models"], ["nafnet_5d"], "not of the form method/setting"),
+        (
+            ["models"],
+            ["nafnet_5d"],
+            "models.0: 'nafnet_5d' is not method/setting, method/setting/stage",
+        ),
+        (["models"], ["baseline/nafnet_5d/train"], "names a stage; expected method/setting"),
+        (["tables", "allinone", "models"], ["imported/a/b"], "tables.allinone.models.0: 'imported/a/b' is not method"),
         (
             ["tests", "photos_rain", "recipe"],
             "rian",
@@ -96,6 +104,33 @@ def test_a_wrong_setting_gets_one_message_with_the_nearest_name(path, value, mes
         load_project(config)
 
 
+def test_models_everywhere_may_name_a_variant():
+    config = shipped()
+    config |= {"models": ["baseline/nafnet_5d@s", "imported/mine@s"]}
+    config["tables"]["allinone"]["models"] = ["baseline/nafnet_5d@l"]
+    config["features"]["models"] = ["dcpt/nafnet_5d/pretrain@s"]
+    config["recognition"] |= {"models": ["baseline/nafnet_5d@s"]}
+    project = load_project(config)
+    assert project.models == ("baseline/nafnet_5d@s", "imported/mine@s")
+    assert project.setting_plan("baseline/nafnet_5d@s") == project.setting_plan("baseline/nafnet_5d")
+    config["models"] = ["baseline/nafnet_6d@s"]
+    with pytest.raises(AirpipeError, match="unknown setting of baseline 'nafnet_6d'; did you mean 'nafnet_5d'"):
+        load_project(config)
+
+
+@pytest.mark.parametrize(
+    "parent", ["imported/a/b", "pretrain@s", "dcpt/nafnet_5d", "a/b/c/d", "Pretrain", "imported/x@s"]
+)
+def test_a_parent_is_a_stage_or_an_imported_model_without_variant(parent):
+    config = shipped()
+    stages = config["methods"]["dcpt"]["settings"]["nafnet_5d"]["stages"]
+    for values in (stages["finetune"]["common"], *stages["finetune"]["scales"].values()):
+        values["parents"] = {"init": parent}
+    settings = settings_class("dcpt.finetune")
+    with pytest.raises(AirpipeError, match=r"dcpt/nafnet_5d, stage finetune, parents: .* is not of the form stage \("):
+        frozen_stage(load_project(config), "dcpt/nafnet_5d", 0, "finetune", settings, 1)
+
+
 def test_a_scale_that_a_setting_does_not_have_is_named():
     project = load_project({**shipped(), "scale": "released"})
     with pytest.raises(AirpipeError, match=r"no scale 'released'; it has demo, paper, small. Choose one of them"):
@@ -126,13 +161,6 @@ def test_the_seed_has_no_meaning_in_tests():
     config["tests"]["photos_noise25"]["pairs"] = "shapes{seed}.test"
     with pytest.raises(AirpipeError, match=r"pairs: \{seed\} has no meaning here: .* Name one data set"):
         load_project(config)
-
-
-def test_new_settings_of_data_parts_change_nothing_where_they_are_not_used():
-    part = DataPart(pairs="toy.train")
-    assert not {"augment", "resize"} & set(part.model_dump())
-    used = DataPart.model_validate({"pairs": "toy.train", "augment": "flip", "resize": 64})
-    assert {"augment": "flip", "resize": 64}.items() <= used.model_dump().items()
 
 
 def test_compute_names_stages_and_scales_that_exist():
@@ -207,7 +235,7 @@ def test_settings_may_follow_settings_that_follow_others_whatever_their_order():
     [
         (
             {"like": "nafnet_noise2"},
-            r"methods.baseline: settings.mine.like: unknown setting 'nafnet_noise2'; did you m",
+            r"methods.baseline.settings.mine.like: unknown setting 'nafnet_noise2'; did you m",
         ),
         ({"like": "mine"}, "settings.mine.like: mine -> mine goes round in a circle"),
         ({"like": 3}, "settings.mine.like: unknown setting '3'"),
@@ -236,6 +264,78 @@ def test_a_setting_that_follows_nothing_is_told(values, message):
     with pytest.raises(AirpipeError, match=message) as caught:
         load_project(with_setting(**values))
     assert "data set" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("overlay", "find", "default"),
+    [
+        ({"report": {"zoom": None}}, lambda p: p.report.zoom, 96),
+        ({"report": None}, lambda p: p.report.title, "airpipe"),
+        ({"tables": {"pretraining": None}}, lambda p: list(p.tables), ["allinone"]),
+        ({"tables": {"pretraining": {"scales": None, "models": None}}}, lambda p: p.tables["pretraining"].scales, None),
+        ({"features": {"models": None, "classes": {"haze": None}}}, lambda p: "haze" in p.features.classes, False),
+        ({"tests": {"photos_noise15": {"fixed": {"sigma": None}}}}, lambda p: p.tests["photos_noise15"].fixed, {}),
+        ({"datasets": {"kodak24": None}}, lambda p: "kodak24" in p.datasets, False),
+        ({"datasets": {"bsd400": {"root": None, "like": None}}}, lambda p: p.datasets["bsd400"].root, None),
+        ({"datasets": {"cub": {"splits": {"train": {"crop": None}}}}}, lambda p: len(p.datasets["cub"].splits), 3),
+        ({"compute": {"demo": {"default": {"threads": None}}}}, lambda p: p.compute_for("evaluate").threads, 2),
+        ({"methods": {"dcpt": {"source": None}}}, lambda p: p.methods["dcpt"].source, ""),
+    ],
+)
+def test_null_in_an_overlay_takes_a_key_away(overlay, find, default):
+    config = deep_merge(shipped(), {"datasets": {"bsd400": {"root": "/mine"}}})
+    assert find(load_project(deep_merge(config, overlay))) == default
+
+
+def test_null_in_a_stage_takes_what_an_overlay_covers_away():
+    null = {"stages": {"train": {"scales": {"demo": {"clip_norm": None, "data": None}}}}}
+    config = deep_merge(shipped(), {"methods": {"baseline": {"settings": {"nafnet_5d": null}}}})
+    stage = load_project(config).setting_plan("baseline/nafnet_5d").stages["train"]
+    assert "clip_norm" not in stage.scales["demo"] and "data" not in stage.scales["demo"]
+
+
+def test_a_setting_that_an_overlay_takes_away_is_missed_by_those_that_follow_it():
+    config = with_setting(like="nafnet_noise3")
+    config["methods"]["baseline"]["settings"]["nafnet_noise3"] = None
+    with pytest.raises(AirpipeError, match="settings.mine.like: unknown setting 'nafnet_noise3'; did you mean 'nafne"):
+        load_project(config)
+
+
+@pytest.mark.parametrize(
+    ("overlay", "message"),
+    [
+        ({"recogniton": None}, "recogniton is null, which takes a key away; unknown setting 'recogniton'; did you m"),
+        ({"report": {"zom": None}}, "report.zom is null, .*unknown setting 'zom'; did you mean 'zoom'"),
+        ({"tables": {"allinone": {"scals": None}}}, "tables.allinone.scals is null, .*did you mean 'scales'"),
+        (
+            {"datasets": {"mine": {"like": "bsd400", "licens": None}}},
+            "datasets.mine.licens is null, which takes an inherited key away; unknown inherited key .* mean 'licence'",
+        ),
+        (
+            {"datasets": {"mine": {"like": "bsd400", "splits": {"new": {"clean": "a/*", "level": None}}}}},
+            "datasets.mine.splits.new.level is null, .*unknown inherited key 'level'",
+        ),
+    ],
+)
+def test_null_for_what_is_not_there_is_told_with_the_nearest_name(overlay, message):
+    with pytest.raises(AirpipeError, match=message):
+        load_project(deep_merge(shipped(), overlay))
+
+
+def test_a_data_set_like_another_may_take_a_key_away():
+    config = deep_merge(shipped(), {"datasets": {"mine": {"like": "bsd400", "citation": None, "root": "/mine"}}})
+    assert config["datasets"]["bsd400"]["citation"]
+    found = load_project(config).datasets["mine"]
+    assert (found.citation, found.title) == ("", config["datasets"]["bsd400"]["title"])
+
+
+def test_checking_settings_changes_none_of_them():
+    config = shipped()
+    before = json.dumps(config)
+    project = load_project({**config, "scale": "paper"})
+    assert json.dumps(config) == before
+    assert "pretraining" not in project.tables and project.features.models == ()
+    assert list(project.datasets["shapes0"].splits) == list(project.datasets["shapes0"].made.counts)
 
 
 def test_a_scale_that_an_overlay_adds_is_inherited_only_where_no_scales_are_named():
@@ -323,14 +423,12 @@ def test_a_hold_that_leaves_no_steps_for_the_cosine_is_refused():
         check_settings(StageSettings, values, "x")
 
 
-def test_later_settings_are_frozen_only_where_they_are_used():
+def test_frozen_settings_name_every_value_and_are_read_back_as_they_were():
     plain = json.loads(canonical_json(stage()))
-    assert {"noise_seed", "small_images"}.isdisjoint(plain["data"][0])
+    assert (plain["data"][0]["noise_seed"], plain["optimizers"]["net"]["hold_steps"]) == ("fresh", 0)
     part = {**plain["data"][0], "noise_seed": "image", "small_images": "reflect"}
     used = stage(data=[part], optimizers={"net": {"learning_rate": 1, "hold_steps": 3}})
-    written = json.loads(canonical_json(used))
-    assert written["data"][0] | part == written["data"][0]
-    assert check_settings(StageSettings, written, "x") == used
+    assert check_settings(StageSettings, json.loads(canonical_json(used)), "x") == used
     assert settings_hash(used) != settings_hash(stage(data=[plain["data"][0]], optimizers=plain["optimizers"]))
 
 

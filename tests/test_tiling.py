@@ -7,7 +7,7 @@ from torch import nn
 
 from airpipe.errors import AirpipeError
 from airpipe.evaluation.ensemble import SelfEnsemble
-from airpipe.evaluation.grid import blend_weights, fitting_tile, lay_tiles, plan_tiles, size_multiple
+from airpipe.evaluation.grid import blend_weights, fitting_tile, lay_tiles, plan_tiles
 from airpipe.evaluation.memory import COPIES, activation_bytes
 from airpipe.evaluation.tiling import restore_pixels, restore_tiled
 from airpipe.models.nafnet import NAFNet
@@ -211,14 +211,6 @@ def test_a_network_that_sees_no_further_than_a_quarter_of_the_overlap_leaves_no_
     assert (tiled - whole).abs().max() < 1e-5
     narrow = restore_tiled(network, image, tile=64, overlap=4)
     assert (narrow - whole).abs().max() > 1e-4  # the bound is tight: less overlap shows
-
-
-def test_tiles_respect_the_window_of_a_network():
-    network = Spy(4)
-    network.window_size = 6
-    assert size_multiple(network) == 12
-    restore_tiled(network, torch.rand(3, 50, 70), tile=30, overlap=6)
-    assert {shape[2] % 12 + shape[3] % 12 for shape in network.shapes} == {0}
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16])

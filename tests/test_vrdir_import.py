@@ -151,8 +151,12 @@ def test_parts_that_do_not_fit_are_told(files, tmp_path):
     torch.save({"model": build_network("vrdir_sad", in_channels=8).state_dict()}, tmp_path / "small.pth")
     with pytest.raises(AirpipeError, match="other numbers of channels: ISE 128, decoder 8, encoder 128"):
         import_published(files["ise"], tmp_path / "d", ImportOptions(parts=both | {"sad": tmp_path / "small.pth"}))
-    with pytest.raises(AirpipeError, match="--head goes with DCPT's backbone, --sad and --encoder with VRD-IR's ISE"):
-        import_published(files["ise"], tmp_path / "e", ImportOptions(parts=both, head=files["sad"]))
+    with pytest.raises(
+        AirpipeError,
+        match="--sad and --encoder and --head are no files of one network: found --head with the backbone of a DCPT "
+        "pretraining, --sad and --encoder with ISE's file of VRD-IR. Leave one out",
+    ):
+        import_published(files["ise"], tmp_path / "e", ImportOptions(parts=both | {"head": files["sad"]}))
     with pytest.raises(AirpipeError, match="--partial: found --sad or --encoder, too, and VRD-IR is made of"):
         import_published(files["ise"], tmp_path / "f", ImportOptions(parts=both, partial=True))
     assert not any((tmp_path / name).exists() for name in "abcdef")

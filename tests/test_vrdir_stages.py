@@ -24,8 +24,9 @@ from airpipe.models.recognisers import RecogniserResidual
 from airpipe.models.vgg import VGGFront
 from airpipe.registry import settings_class
 from airpipe.settings.base import canonical_json, check_settings
+from airpipe.settings.freezing import frozen_stage
 from airpipe.settings.merging import deep_merge
-from airpipe.settings.project import frozen_stage, load_project
+from airpipe.settings.project import load_project
 from airpipe.settings.stages import StageSettings
 from airpipe.training.task import Moment
 from airpipe.weights.checkpoints import load_model
@@ -410,7 +411,7 @@ def test_the_demo_trains_on_pictures_of_its_seed():
 
 
 def test_the_documented_fourth_branch_is_a_valid_setting():
-    text = (ROOT / "docs/methods.md").read_text()
+    text = (ROOT / "docs/methods/vrdir.md").read_text()
     block = re.search(r"```yaml\n(airpipe_snow:\n.*?)```", text, re.DOTALL)
     assert block is not None
     file = (ROOT / "config/methods/vrdir.yaml").read_text() + textwrap.indent(block[1], " " * 6)

@@ -1,9 +1,10 @@
-"""Look-ups of what can be named: networks and training stages. A sixth method is one word in `METHODS`.
+"""Look-ups of what can be named: networks and training stages. A new method is one word in `METHODS`.
 
 A method says of itself what generic rooms must know (`airpipe.methods.<name>.METHOD`). Targets are written as
 "module:attribute" and imported on use, so that this module imports no torch: Snakemake reads it at every start.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -50,6 +51,21 @@ class Stage:
     """What its jobs are called on the terminal, wildcards allowed; empty: its name."""
     recognises: bool = False
     """Whether it trains a network that tells apart what images show, and restores nothing."""
+    part: str = ""
+    """What recognition tables call its network where that is a part of the method's, such as "decoder"; empty: it is a
+    restorer of its own. A part whose folder names a {degradation} is told that one, and shown on its tests only."""
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """How several published files become one network: the first as for any import, the others by their roles."""
+
+    first: str
+    """What the first file is, for messages."""
+    roles: Mapping[str, str]
+    """Role to the help text of its option, `--<role>` of the import; no two methods share a role."""
+    function: str
+    """In the method's `assembling` module, or "module:function"; called as `importing.read_all` says."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +76,14 @@ class Method:
     networks: Mapping[str, str] = field(default_factory=dict)
     """Name to "module:class"."""
     stages: Mapping[str, Stage] = field(default_factory=dict)
+    assembly: Assembly | None = None
+    """How its published files are put together; none: each is a network by itself."""
+    printed: tuple[str, ...] = ("{title}", "{title}-{backbone}")
+    """How published tables call its models; {backbone}: the family of the network. Case does not count."""
+    forks: Mapping[str, str] = field(default_factory=dict)
+    """Family of a backbone to the network that this method's code has in its place."""
+    control: bool = False
+    """Whether it is plain training from scratch, with which pretraining is compared."""
 
 
 def resolve(target: str) -> Any:
@@ -92,8 +116,34 @@ def networks() -> dict[str, str]:
 
 @cache
 def stages() -> dict[str, Stage]:
-    """Every registered stage by its full name, such as "baseline.train"."""
+    """Every registered stage by its full name, such as "method.train"."""
     return {f"{name}.{stage}": entry for name in METHODS for stage, entry in method(name).stages.items()}
+
+
+def described(name: str) -> Method:
+    """What a method says of itself; of names that are no registered method (of imported files), only the name."""
+    return method(name) if name in METHODS else Method(title=name)
+
+
+def family(network: str) -> str:
+    """The backbone of whose published form a network is a fork; other networks are their own.
+
+    >>> family("nafnet")
+    'nafnet'
+    """
+    forks = {fork: name for each in METHODS for name, fork in method(each).forks.items()}
+    return forks.get(network, network)
+
+
+def assemblies() -> dict[str, Assembly]:
+    """Method to how its published files are put together; methods of single files are left out."""
+    found = {name: method(name).assembly for name in METHODS}
+    return {name: assembly for name, assembly in found.items() if assembly is not None}
+
+
+def assembling_function(name: str) -> Any:
+    """The function that puts a method's published files together."""
+    return resolve(_target(name, assemblies()[name].function, "assembling"))
 
 
 def stage_entry(task: str) -> Stage:
@@ -117,6 +167,15 @@ def stage_folder(task: str) -> str:
     """Folder of a stage below the one of its seed, with wildcards."""
     own = runs_as(task)
     return stage_entry(own).folder or own.split(".")[1]
+
+
+def stage_at(name: str, folder: str) -> tuple[Stage, dict[str, str]] | None:
+    """The stage of a method that has this folder, and what the folder's wildcards stand for; None where none has."""
+    for task in stages():
+        pattern = re.sub(r"\\{(\w+)\\}", r"(?P<\1>[a-z0-9_]+)", re.escape(stage_folder(task)))
+        if task.partition(".")[0] == name and (found := re.fullmatch(pattern, folder)):
+            return stage_entry(runs_as(task)), found.groupdict()
+    return None
 
 
 def _target(task: str, name: str, module: str) -> str:

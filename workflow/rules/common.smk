@@ -13,7 +13,10 @@ from airpipe.data.files import split_is_there
 from airpipe.settings.datasets import DatasetSettings
 from airpipe.degradations.recipes import check_operations
 from airpipe.errors import AirpipeError
-from airpipe.settings.project import check_compute, check_labels, frozen_stage, load_project, place
+from airpipe.settings.freezing import frozen_stage
+from airpipe.settings.places import place
+from airpipe.settings.project import check_compute, load_project
+from airpipe.settings.studies import check_labels
 from airpipe.provenance import sha256_file
 from airpipe.registry import runs_as, settings_class, stage_entry, stages
 from airpipe.settings.base import canonical_json, unknown_name

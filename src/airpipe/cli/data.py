@@ -13,7 +13,7 @@ from airpipe.errors import AirpipeError
 from airpipe.settings.base import check_settings, read_yaml, unknown_name
 from airpipe.settings.datasets import DatasetSettings
 from airpipe.settings.merging import deep_merge, inherited
-from airpipe.settings.project import expanded
+from airpipe.settings.places import expanded
 
 REGISTRY = Path("config/datasets.yaml")
 DATASETS = Path("resources/datasets")

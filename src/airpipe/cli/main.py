@@ -19,7 +19,7 @@ import airpipe
 from airpipe.cli import data as data_cli
 from airpipe.cli import restore as restore_cli
 from airpipe.errors import AirpipeError
-from airpipe.settings.project import expanded
+from airpipe.settings.places import expanded
 
 RESULTS = Path("results")
 OLDEST_PYTHON = (3, 11)
@@ -82,15 +82,17 @@ def _restore(arguments: argparse.Namespace) -> int:
 
 
 def find_model(name: str, results: Path = RESULTS) -> Path:
-    """The path of a model given as a path or as a model id below `results`.
+    """The path of a model given as a path or as a model id below `results`, each with or without @variant.
 
     Raises:
         AirpipeError: neither exists; says which models there are.
     """
-    for path in (Path(name), results / name):
-        if path.exists():
-            return path
-    known = [card["model"] for card in list_models(results)]
+    plain, at, variant = name.rpartition("@")
+    for place, rest in ((name, ""), (plain, f"@{variant}")) if at else ((name, ""),):
+        for path in (Path(place), results / place):
+            if place and path.exists():
+                return path.with_name(path.name + rest)
+    known = [name for card in list_models(results) for name in _ids(card)]
     hint = f"Models here: {', '.join(known)}" if known else f"No models below {results}: {HOW_TO_TRAIN}"
     raise AirpipeError(f"no model {name!r}, as a path or below {results}. {hint}")
 
@@ -102,7 +104,7 @@ def list_models(results: Path) -> list[dict[str, Any]]:
     """Every exported model below a folder, sorted by id; those in `state` folders are not exported.
 
     Returns:
-        model, network, parameters, scale, step, finished (None where the card does not say),
+        model, network, parameters, scale, step, finished (None where the card does not say), variants (names),
         and problem: None, or why the card cannot be read.
     """
     found = []
@@ -115,10 +117,10 @@ def list_models(results: Path) -> list[dict[str, Any]]:
 
 def _read_model(folder: Path, results: Path) -> dict[str, Any]:
     columns = ("parameters", "scale", "step", "finished")
-    model: dict[str, Any] = {"model": folder.relative_to(results).as_posix(), "network": None}
+    model: dict[str, Any] = {"model": folder.relative_to(results).as_posix(), "network": None, "variants": []}
     try:
         card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
-        model["network"] = card["network"]["name"]
+        model["network"], model["variants"] = card["network"]["name"], list(card.get("variants") or ())
         model |= {name: card.get(name) for name in columns} | {"problem": None}
         return model if model["scale"] else model | {"scale": _frozen_scale(folder / "config.yaml")}
     except (AirpipeError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -141,7 +143,8 @@ def _models(arguments: argparse.Namespace) -> int:
         print(f"no models below {arguments.results}: {HOW_TO_TRAIN}")
     else:
         header = ("model", "network", "parameters", "scale", "step", "finished")
-        rows = [header, *(tuple(_cell(model, name) for name in header) for model in models)]
+        listed = [model | {"model": name} for model in models for name in _ids(model)]
+        rows = [header, *(tuple(_cell(model, name) for name in header) for model in listed)]
         widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
         for row in rows:
             print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
@@ -149,6 +152,11 @@ def _models(arguments: argparse.Namespace) -> int:
             if model["problem"]:
                 print(f"{model['model']}: {model['problem']}")
     return 0
+
+
+def _ids(model: dict[str, Any]) -> list[str]:
+    """Its id, and those of its variants."""
+    return [model["model"], *(f"{model['model']}@{variant}" for variant in model["variants"])]
 
 
 def _cell(model: dict[str, Any], name: str) -> str:

@@ -1,7 +1,7 @@
 """Published list formats: which files a paper's train or test list names, and lists for published code.
 
-names: one file a line (AirNet, PromptIR, DyNet). vrdir: `degraded|clean`. dsrir: `target,degraded`
-without a header; its noise rows repeat the clean path.
+names: one file a line (AirNet, PromptIR, DyNet). bar: `degraded|clean` (VRD-IR). comma: `clean,degraded` without a
+header (DSRIR), whose rows of noise repeat the clean path.
 """
 
 import csv
@@ -17,8 +17,8 @@ from airpipe.data.files import is_image
 from airpipe.errors import AirpipeError
 from airpipe.settings.datasets import NameList
 
-ListFormat = Literal["names", "vrdir", "dsrir"]
-FORMS = {"names": "one file name a line", "vrdir": "degraded|clean", "dsrir": "target,degraded"}
+ListFormat = Literal["names", "bar", "comma"]
+FORMS = {"names": "one file name a line", "bar": "degraded|clean", "comma": "clean,degraded"}
 BSD_NAME = re.compile(r"^a(\d+\.jpg)$")
 """Lists write `a247012.jpg` for a file that is distributed as `247012.jpg`."""
 Row = dict[str, str]
@@ -60,14 +60,14 @@ def read_list(path: Path, settings: NameList) -> list[ListedPair]:
 
     Returns:
         One entry a line, in order, blank lines left out. The `a` in front of BSD names is removed.
-        Repeated rows of vrdir and dsrir are kept.
+        Repeated rows of bar and comma are kept.
 
     Raises:
         AirpipeError: unreadable, empty, not UTF-8, another format, paths that leave the folder, or a
             name that is listed twice.
     """
-    if settings.lose_first_row and settings.format != "dsrir":
-        raise AirpipeError(f"{path}: lose_first_row is for format dsrir, found {settings.format}. Remove it")
+    if settings.lose_first_row and settings.format != "comma":
+        raise AirpipeError(f"{path}: lose_first_row is for format comma, found {settings.format}. Remove it")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -91,9 +91,9 @@ def _listed(where: str, line: str, settings: NameList) -> ListedPair:
             raise AirpipeError(f"{where}: {line!r} names two files. Expected one; is the format {other}?")
         return ListedPair(name=_bsd_name(_path(where, line, settings)))
     try:
-        fields = line.split("|") if settings.format == "vrdir" else _dsrir_fields(line)
+        fields = line.split("|") if settings.format == "bar" else _comma_fields(line)
     except csv.Error as error:
-        raise AirpipeError(f"{where}: not comma-separated ({error}). Expected {FORMS['dsrir']}") from None
+        raise AirpipeError(f"{where}: not comma-separated ({error}). Expected {FORMS['comma']}") from None
     fields = [field.strip() for field in fields]
     if len(fields) != 2 or not all(fields):
         other = _looks_like(line) or "names"
@@ -102,12 +102,12 @@ def _listed(where: str, line: str, settings: NameList) -> ListedPair:
             f"{where}: {len([one for one in fields if one])} paths in {line!r}. Expected {FORMS[settings.format]}{hint}"
         )
     first, second = (_path(where, one, settings) for one in fields)
-    if settings.format == "vrdir":
+    if settings.format == "bar":
         return ListedPair(degraded=first, clean=second)
     return ListedPair(degraded=None if first == second else second, clean=first)
 
 
-def _dsrir_fields(line: str) -> list[str]:
+def _comma_fields(line: str) -> list[str]:
     """By commas, as in DSRIR's files; by " | ", as in its README."""
     if "," not in line and " | " in line:
         return line.split(" | ")
@@ -116,7 +116,7 @@ def _dsrir_fields(line: str) -> list[str]:
 
 def _looks_like(line: str) -> str | None:
     """The two-column format of a line: both columns are image files."""
-    for mark, kind in (("|", "vrdir"), (",", "dsrir")):
+    for mark, kind in (("|", "bar"), (",", "comma")):
         columns = [column.strip() for column in line.split(mark)]
         if len(columns) == 2 and all(is_image(column) for column in columns):
             return kind
@@ -188,7 +188,7 @@ def choose(rows: Sequence[Row], listed: Sequence[ListedPair], where: Path) -> Ch
 
     A file is looked up by its relative path, then by its file name, then by its stem. `names` are
     looked up among the degraded files (clean ones where a row has no degraded file), then among the
-    clean files; for vrdir and dsrir both columns have to agree. Rows that a list repeats are kept
+    clean files; for bar and comma both columns have to agree. Rows that a list repeats are kept
     once, since names are unique in a pair list.
 
     Args:
@@ -208,7 +208,7 @@ def choose(rows: Sequence[Row], listed: Sequence[ListedPair], where: Path) -> Ch
     found = [_rows_of(one, rows, index) for one in listed]
     if missing := [str(one) for one, numbers in zip(listed, found, strict=True) if not numbers]:
         swapped = [ListedPair(degraded=one.clean, clean=one.degraded) for one in listed if one.degraded]
-        hint = "the columns look swapped: vrdir lists degraded|clean, dsrir target,degraded; correct `format`"
+        hint = "the columns look swapped: bar lists degraded|clean, comma clean,degraded; correct `format`"
         if not any(_rows_of(one, rows, index) for one in swapped):
             hint = "complete the folder, correct remove_prefix or format, or remove them from the list"
         raise AirpipeError(
@@ -250,14 +250,14 @@ def export(
 
     Args:
         rows: as in a pair list's csv.
-        form: names writes the degraded file, or the clean one where there is none; dsrir repeats the
+        form: names writes the degraded file, or the clean one where there is none; comma repeats the
             clean path where there is no degraded file.
         prefix: put in front of every path, for example "Rain100L/train/".
         bsd_prefix: write `a247012.jpg` for `247012.jpg`, as AirNet's lists do (names only).
         file_names: leave the folders out, as denoising lists do (names only).
 
     Raises:
-        AirpipeError: a path that the format cannot hold, a vrdir row without degraded file, or
+        AirpipeError: a path that the format cannot hold, a bar row without degraded file, or
             nothing to write.
     """
     if form != "names" and (bsd_prefix or file_names):
@@ -265,11 +265,11 @@ def export(
     lines = []
     for row in rows:
         degraded, clean = row["degraded"], row["clean"]
-        if form == "vrdir" and not degraded:
+        if form == "bar" and not degraded:
             raise AirpipeError(
-                f"{row['name']}: has no degraded file, and a vrdir list needs one. Export clean lists as dsrir or names"
+                f"{row['name']}: has no degraded file, and a bar list needs one. Export clean lists as comma or names"
             )
-        paths = {"names": [degraded or clean], "vrdir": [degraded, clean], "dsrir": [clean, degraded or clean]}[form]
+        paths = {"names": [degraded or clean], "bar": [degraded, clean], "comma": [clean, degraded or clean]}[form]
         if form == "names":
             paths = [_as_name(paths[0], bsd_prefix, file_names)]
         lines.append(_line([prefix + path for path in paths], form))
@@ -288,9 +288,9 @@ def _as_name(path: str, bsd_prefix: bool, file_names: bool) -> str:
 def _line(paths: Sequence[str], form: ListFormat) -> str:
     for path in paths:
         cannot = not path.isprintable() or path != path.strip() or "\\" in path
-        if cannot or (form == "vrdir" and "|" in path) or (form == "names" and _looks_like(path)):
+        if cannot or (form == "bar" and "|" in path) or (form == "names" and _looks_like(path)):
             raise AirpipeError(f"{path!r}: a {form} list ({FORMS[form]}) cannot hold this name. Rename the file")
-    if form == "dsrir":
+    if form == "comma":
         line = io.StringIO()
         csv.writer(line, lineterminator="\n").writerow(paths)
         return line.getvalue()

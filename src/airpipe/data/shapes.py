@@ -1,6 +1,6 @@
 """Labelled pictures of eight shapes on coloured noise: data that everybody has, for demos and tests.
 
-Source: ours (docs/methods.md, vrdir). A picture is a function of seed, split and number: another
+Source: ours. A picture is a function of seed, split and number: another
 number of pictures changes none, and splits share none.
 """
 
@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from airpipe.data.crops import Rgb8
 from airpipe.errors import AirpipeError
+from airpipe.pixels import Rgb8
 from airpipe.progress import track
 from airpipe.settings.datasets import MadeShapes
 

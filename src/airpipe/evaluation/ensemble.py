@@ -8,22 +8,16 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from airpipe.models.contract import Network
 
-class SelfEnsemble(nn.Module):
+
+class SelfEnsemble(Network):
     """A network made to answer for all flips and quarter turns: eight passes, one after the other."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
-        self.size_multiple = int(getattr(network, "size_multiple", 1))
-        self.window_size = int(getattr(network, "window_size", 1))
-        self.whole_image = bool(getattr(network, "whole_image", False))
-        self.no_restorer = getattr(network, "no_restorer", None)
-
-    @property
-    def pads_itself(self) -> bool:
-        """As the network's own."""
-        return bool(getattr(self.network, "pads_itself", False))
+        self.takes_images_as(network)
 
     def forward(self, image: Tensor) -> Tensor:
         """Map (B, 3, H, W) to the mean of the eight results, turned back; float32."""

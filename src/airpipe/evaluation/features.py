@@ -1,14 +1,14 @@
 """Do the features of a checkpoint tell degradations apart? kNN, t-SNE and the trained classifier itself.
 
-Source: MILab-PKU/dcpt `knn_gen.py`, `knn.py`, `t_sne.py`. Features are those of
+Source: MILab-PKU/DCPT `knn_gen.py`, `knn.py`, `t_sne.py`. Features are those of
 `forward(image, features=True)`: of the decoder, shallow first, so that level 0 is the last stage before the
-restoration head. docs/methods.md tells what deviates.
+restoration head. docs/evaluation.md tells what deviates.
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,21 +16,19 @@ from sklearn.metrics import confusion_matrix
 from sklearn.random_projection import SparseRandomProjection
 from torch import Tensor, nn
 
-from airpipe.data.crops import Rgb8
 from airpipe.data.pairs import Pair
 from airpipe.errors import AirpipeError
 from airpipe.evaluation.feature_crops import Crop, class_crops, in_order
 from airpipe.evaluation.gram import FeatureRows, Vector, check_perplexity, distances, feature_rows, tsne
 from airpipe.evaluation.neighbours import Rows, Samples, classify, splits
-from airpipe.models.cost import image_channels
+from airpipe.models.contract import classes, feature_channels, image_channels
+from airpipe.pixels import Rgb8, in_floats
 from airpipe.progress import track
 from airpipe.registry import build_network, networks
 from airpipe.settings.studies import FeatureSettings
 from airpipe.weights.checkpoints import LoadedModel
 
 Init = Literal["trained", "random"]
-CLASSIFIER = "dcpt"
-"""Network of backbone and head, which classifies by itself."""
 
 
 def analyse(
@@ -67,7 +65,7 @@ def analyse(
     samples = as_samples(settings, crops)
     splits(samples, settings)  # errors of the settings come before the long part
     check_perplexity(settings.perplexity, len(crops))
-    classifies = init == "trained" and model.card["network"]["name"] == CLASSIFIER
+    classifies = init == "trained" and classes(network) > 0
     if classifies:
         _check_labels(network, settings)
     with feature_rows(scratch) as rows:
@@ -109,8 +107,7 @@ def probed_network(model: LoadedModel, settings: FeatureSettings, init: Init) ->
     _check_network(model.network, entry["name"])
     if init == "trained":
         return model.network, None
-    if entry["name"] == CLASSIFIER:
-        entry = entry["arguments"]["backbone"]
+    entry = entry["arguments"].get("backbone", entry)  # of a network with a head
     seed = settings.seed + (model.card.get("seed") or 0)
     network = random_network(entry["name"], entry.get("arguments", {}), settings.random_init, seed)
     return network.eval().requires_grad_(False), seed
@@ -139,16 +136,16 @@ def random_network(name: str, arguments: Mapping[str, Any], how: Literal["publis
 
 
 def _check_network(network: nn.Module, name: str) -> None:
-    if not getattr(network, "feature_channels", None):
+    if not feature_channels(network):
         others = ", ".join(sorted(set(networks()) - {name}))
         raise AirpipeError(f"network {name} gives no features; leave it out of features.models. Others: {others}")
-    channels = image_channels(getattr(network, "backbone", network))
+    channels = image_channels(network)
     if channels != 3:
         raise AirpipeError(f"network {name} takes images of {channels} channels; features are those of RGB images")
 
 
 def _check_labels(network: nn.Module, settings: FeatureSettings) -> None:
-    count = cast(nn.Linear, cast(Any, network).head.fc).out_features
+    count = classes(network)
     for name, label in settings.labels().items():
         if label >= count:
             raise AirpipeError(
@@ -196,7 +193,7 @@ def extract(
 
 def as_batch(pixels: Rgb8, device: torch.device) -> Tensor:
     """(P, P, 3) in 8 bit as (1, 3, P, P) float32 in [0, 1]."""
-    return torch.from_numpy(pixels).to(device).permute(2, 0, 1)[None].float() / 255
+    return in_floats(torch.from_numpy(pixels).to(device).permute(2, 0, 1)[None])
 
 
 def feature_vector(levels: Sequence[Tensor], settings: FeatureSettings) -> Vector:

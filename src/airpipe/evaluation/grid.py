@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from airpipe.errors import AirpipeError
 from airpipe.evaluation.memory import COPIES, activation_bytes
+from airpipe.models.contract import no_restorer, pads_itself, size_multiple, takes_reference, whole_image
 
 
 @dataclass(frozen=True)
@@ -33,21 +34,6 @@ class Tile:
     left: int
     height: int
     width: int
-
-
-def size_multiple(network: nn.Module) -> int:
-    """What tile sides must be multiples of: the network's `size_multiple` and `window_size`, where it has them."""
-    return math.lcm(int(getattr(network, "size_multiple", 1)), int(getattr(network, "window_size", 1)))
-
-
-def pads_itself(network: nn.Module) -> bool:
-    """Whether the network takes any size: its `pads_itself`; not, where it does not say."""
-    return bool(getattr(network, "pads_itself", False))
-
-
-def whole_image(network: nn.Module) -> bool:
-    """Whether tiles would change what the network makes of an image: its `whole_image`; not, where it does not say."""
-    return bool(getattr(network, "whole_image", False))
 
 
 def fitting_tile(
@@ -94,10 +80,15 @@ def lay_tiles(network: nn.Module, height: int, width: int, tile: int, overlap: i
     A network that looks at an image as a whole (`whole_image`) is never tiled.
 
     Raises:
-        AirpipeError: as `plan_tiles`, or a network that is no restorer.
+        AirpipeError: as `plan_tiles`, a network that is no restorer, or one without the reference that it wants.
     """
-    if reason := getattr(network, "no_restorer", None):
+    if reason := no_restorer(network):
         raise AirpipeError(f"this model restores no image: {reason}. Choose another model")
+    if takes_reference(network):
+        raise AirpipeError(
+            "this model wants a reference beside the image, and there is none here. Evaluate it on a test that has "
+            "references, or choose another model"
+        )
     if whole_image(network):
         tile = 0
     tiles = plan_tiles(height, width, tile, overlap, size_multiple(network))

@@ -16,7 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from airpipe.errors import AirpipeError
-from airpipe.models.cost import image_channels, meta_state
+from airpipe.models.contract import example_input, size_multiple
+from airpipe.models.cost import meta_state
 from airpipe.registry import build_network
 
 COPIES = 2.0
@@ -50,10 +51,10 @@ def peak_memory_mb(name: str, arguments: dict[str, Any], device: torch.device, s
 def _peak_on_gpu(network: nn.Module, device: torch.device, side: int) -> int:
     network = network.to(device)
     before: int = torch.cuda.memory_allocated(device)
-    image = torch.rand(1, image_channels(network), side, side, device=device)
+    inputs = example_input(network, side, side, device)
     torch.cuda.reset_peak_memory_stats(device)
     with torch.inference_mode():
-        network(image)
+        network(*inputs)
     peak: int = torch.cuda.max_memory_allocated(device)
     return int(peak - before)
 
@@ -65,24 +66,24 @@ def _print_rise() -> None:
 def _rise(name: str, arguments: Mapping[str, Any], side: int, threads: int) -> int:
     torch.set_num_threads(threads)
     network = build_network(name, **arguments).eval()
-    multiple, channels = int(getattr(network, "size_multiple", 1)), image_channels(network)
+    least = size_multiple(network)
     with torch.inference_mode():
-        network(torch.rand(1, channels, multiple, multiple))  # libraries load code and make buffers at the first call
+        network(*example_input(network, least, least, "cpu"))  # libraries load code and make buffers at the first call
         before = resident_bytes()
-        network(torch.rand(1, channels, side, side))
+        network(*example_input(network, side, side, "cpu"))
     return max(peak_bytes() - before, 0)
 
 
 def activation_bytes(network: nn.Module, height: int, width: int) -> int:
-    """Most bytes that the tensors of one forward pass of (1, C, height, width) hold at once, without the weights.
+    """Most bytes that the tensors of one forward pass of an image of this size hold at once, without the weights.
 
     Followed on the meta device: nothing is computed, and it is the same on all machines. What libraries
     need for their work comes on top; `COPIES` allows for it.
     """
     state = meta_state(network)
-    image = torch.empty(1, image_channels(network), height, width, device="meta")
+    inputs = example_input(network, height, width, "meta")
     with torch.inference_mode(), _Holdings(state) as holdings:
-        torch.func.functional_call(network, state, (image,))
+        torch.func.functional_call(network, state, tuple(inputs))
     return int(holdings.peak)
 
 

@@ -1,7 +1,7 @@
 """What the results in a folder were made from, so that a later run skips those that it would make again.
 
 A folder of results holds a hidden `.airpipe.json`: the name of each result, with the sha256 of its
-photo and of its model, and the options.
+photo and of its model, which variant of it, and the options.
 """
 
 import hashlib
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from airpipe.errors import AirpipeError
 from airpipe.provenance import sha256_file, write_json
+from airpipe.weights.checkpoints import WEIGHTS, split_variant
 
 RECORD = ".airpipe.json"
 Origin = dict[str, Any]
@@ -37,7 +38,9 @@ def origin(source: Path, model: Any, options: Mapping[str, Any]) -> Origin:
         photo = sha256_file(source)
     except OSError as error:
         raise AirpipeError(f"{source}: cannot be read ({error.strerror}). Expected an image file") from None
-    return {"source": photo, "model": _model_hash(model), "options": dict(options)}
+    variant = _variant(model)
+    named = {"variant": variant} if variant else {}
+    return {"source": photo, "model": _model_hash(model), **named, "options": dict(options)}
 
 
 def is_made_from(target: Path, expected: Origin) -> bool:
@@ -82,15 +85,20 @@ def _unreadable(path: Path, reason: str) -> str:
     )
 
 
+def _variant(model: Any) -> str:
+    """Which network of a file it is; files of variants have one hash."""
+    if isinstance(model, str | os.PathLike):
+        return split_variant(Path(model))[1]
+    return str(getattr(model, "variant", ""))
+
+
 def _model_hash(model: Any) -> str:
     if isinstance(model, nn.Module):
         return _network_hash(model)
-    from airpipe.weights.checkpoints import WEIGHTS
-
     place = model if isinstance(model, str | os.PathLike) else getattr(model, "path", None)
     if place is None:
         raise AirpipeError(f"a {type(model).__name__} is no model. Expected a path, a LoadedModel or a network")
-    path = Path(place)
+    path, _ = split_variant(Path(place))
     file = path / WEIGHTS if path.is_dir() else path
     if not file.is_file() and isinstance(getattr(model, "network", None), nn.Module):
         return _network_hash(model.network)

@@ -12,24 +12,27 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from airpipe.data.crops import Rgb8
-from airpipe.data.degrading import degrade_clean, quantised
+from airpipe.data.degrading import degraded_image
 from airpipe.data.pairs import Pair
 from airpipe.data.sources import ImageCache, pair_layers
-from airpipe.degradations.noise import FloatImage
 from airpipe.errors import AirpipeError
 from airpipe.evaluation.metrics import score
+from airpipe.evaluation.reference import Guided, Sample
 from airpipe.evaluation.restore import choose_device
 from airpipe.evaluation.tiling import restore_tiled
 from airpipe.images import Picture, centre_crop, write_picture
+from airpipe.models.contract import takes_reference
+from airpipe.pixels import FloatImage, Rgb8, as_floats, quantised
 from airpipe.progress import track
 from airpipe.provenance import atomic_path
 from airpipe.settings.base import canonical_json
 from airpipe.settings.scoring import NoiseRule, ProtocolSettings, TestSettings
 from airpipe.weights.checkpoints import load_model
 
-Restorer = Callable[[FloatImage], FloatImage]
-"""Maps (H, W, 3) float32 to the same shape; nominally in [0, 1]."""
+Restorer = Callable[[Sample], FloatImage]
+"""Makes (H, W, 3) float32 of a sample's degraded image, of the same shape; nominally in [0, 1]."""
+References = Callable[[str], FloatImage | None]
+"""The reference of an image by its name in the list, (h, w, 3) float32; None: it has none."""
 COLUMNS = ("image", "degradation", "level", "protocol", "metric", "value")
 
 
@@ -89,9 +92,12 @@ def distinct_inputs(test: TestSettings, protocols: dict[str, ProtocolSettings]) 
 
 def noise_sigma(test: TestSettings) -> float | None:
     """Sigma when the test is pure Gaussian noise of one level, so that the protocol's noise rule applies."""
-    if len(test.operations) != 1 or test.operations[0].operation != "gaussian_noise":
+    recipe = test.operations
+    if len(recipe.operations) != 1 or recipe.operations[0].operation != "gaussian_noise":
         return None
-    sigma = test.operations[0].parameters["sigma"].constant
+    if recipe.nothing or recipe.operations[0].chance < 1:
+        return None
+    sigma = recipe.operations[0].parameters["sigma"].constant
     if sigma is None:
         raise AirpipeError("a noise test needs one level: set fixed: {sigma: ...}")
     return float(sigma)
@@ -109,6 +115,7 @@ def evaluate(
     restorer: Restorer | None,
     keep: Callable[[str, FloatImage, Rgb8], None] | None = None,
     label: str = "scoring",
+    references: References | None = None,
 ) -> list[dict[str, Any]]:
     """Score every image of a test under every protocol of it.
 
@@ -121,6 +128,7 @@ def evaluate(
         keep: called with (name, restored, clean) for the first `keep_images` images, under the
             first protocol's input.
         label: for the progress display.
+        references: what the model is shown beside each image, where the test has that.
 
     Returns:
         One row per image, protocol and metric, with the keys of `COLUMNS`.
@@ -133,7 +141,8 @@ def evaluate(
         for place, group in enumerate(inputs):
             cut = [cast(Any, centre_crop(layer, group.crop_multiple)) for layer in layers]
             degraded, clean = degraded_input(test, pair, cut, group.noise), cut[0]
-            restored = degraded if restorer is None else restorer(degraded)
+            sample = Sample(degraded, pair.name, references(pair.name) if references else None)
+            restored = degraded if restorer is None else restorer(sample)
             if keep is not None and place == 0 and number < test.keep_images:
                 keep(pair.name, restored, clean)
             for name, protocol in group.protocols.items():
@@ -147,29 +156,35 @@ def evaluate(
 def degraded_input(
     test: TestSettings, pair: Pair, layers: list[npt.NDArray[Any]], noise: NoiseStream | None
 ) -> FloatImage:
-    """What a model gets to restore, (H, W, 3): the degraded file, or the clean image degraded with its own seed.
+    """What a model gets to restore, (H, W, 3) in float32: `degraded_file`, or what a protocol's noise rule gives.
+
+    Args:
+        test, pair, layers: see `degraded_file`.
+        noise: of a protocol with a noise rule of its own.
+
+    Raises:
+        AirpipeError: a recipe for an image that has a degraded file.
+    """
+    if noise is not None and pair.degraded is None:
+        return noise.noisy(layers[0], pair.name)
+    return as_floats(degraded_file(test, pair, layers))
+
+
+def degraded_file(test: TestSettings, pair: Pair, layers: list[npt.NDArray[Any]]) -> Rgb8:
+    """The degraded image of a test as a file of 8 bit holds it: there is one, or the test's seed and recipe make it.
 
     Args:
         test: with its recipe written out.
         pair: of one image; its name fixes what is drawn.
         layers: see `pair_layers`.
-        noise: of a protocol with a noise rule of its own; without, the result is that of an 8-bit file.
 
     Raises:
         AirpipeError: a recipe for an image that has a degraded file.
     """
-    if pair.degraded is not None and test.operations:
-        raise AirpipeError(
-            f"test of {test.pairs}: recipe {test.recipe or 'given as operations'} is for clean images, but {pair.name} "
-            "has a degraded file. Leave the recipe out to take the file, or name a list of clean images"
-        )
-    if pair.degraded is not None:
-        return (layers[1] / np.float32(255)).astype(np.float32)
-    if noise is not None:
-        return noise.noisy(layers[0], pair.name)
     generator = np.random.default_rng([test.seed, zlib.crc32(pair.name.encode())])
-    degraded, _ = degrade_clean(layers[0], test.operations, generator, layers[1] if layers[1:] else None)
-    return (quantised(degraded) / np.float32(255)).astype(np.float32)
+    where = f"test of {test.pairs}: recipe {test.recipe or 'given as operations'}"
+    paired = pair.degraded is not None
+    return degraded_image(layers, paired, test.operations, generator, where=where, name=pair.name)[0]
 
 
 def _rows(
@@ -195,7 +210,9 @@ def _rows(
     return [{**common, "metric": metric, "value": value} for metric, value in values.items()]
 
 
-def network_restorer(model: Path, device: str, threads: int, tile: int) -> tuple[Restorer, dict[str, Any]]:
+def network_restorer(
+    model: Path, device: str, threads: int, tile: int, variant: str = ""
+) -> tuple[Restorer, dict[str, Any]]:
     """A restorer from a model file, and the model's card.
 
     Args:
@@ -203,17 +220,28 @@ def network_restorer(model: Path, device: str, threads: int, tile: int) -> tuple
         device: "cpu", "cuda" or "cuda:<n>".
         threads: torch threads.
         tile: side of the tiles in pixels; 0: whole images.
+        variant: of the model; empty: as its card has it.
+
+    Returns:
+        A function of a sample, whose reference goes only to a network that takes one, and the card.
     """
     torch.set_num_threads(threads)
-    loaded, where = load_model(model), choose_device(device)
+    loaded, where = load_model(model, variant), choose_device(device)
     network = loaded.network.to(where)
 
-    def restore(degraded: FloatImage) -> FloatImage:
-        image = torch.from_numpy(np.ascontiguousarray(degraded.transpose(2, 0, 1)))
-        restored = restore_tiled(network, image, tile=tile, device=where)
+    def restore(sample: Sample) -> FloatImage:
+        shown, guided = sample.reference, network
+        if shown is not None and takes_reference(network):
+            guided = Guided(network, _planes(shown)).eval()
+        restored = restore_tiled(guided, _planes(sample.degraded), tile=tile, device=where)
         return np.ascontiguousarray(restored.numpy().transpose(1, 2, 0))
 
     return restore, loaded.card
+
+
+def _planes(image: FloatImage) -> torch.Tensor:
+    """(H, W, 3) as (3, H, W)."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
 
 def write_scores(path: Path, rows: Sequence[dict[str, Any]]) -> None:

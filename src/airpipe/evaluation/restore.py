@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack, cast, overload
+from typing import Any, TypeAlias, TypedDict, Unpack, cast, overload
 
 import numpy as np
 import torch
@@ -22,13 +22,12 @@ from airpipe.evaluation.ensemble import SelfEnsemble
 from airpipe.evaluation.grid import Tile, fitting_tile, lay_tiles
 from airpipe.evaluation.origin import Origin, is_made_from, note, origin
 from airpipe.evaluation.tiling import Progress, restore_pixels, restore_tiled
-from airpipe.images import Picture, Pixels, read_picture, why_not, write_picture
-
-if TYPE_CHECKING:
-    from airpipe.weights.checkpoints import LoadedModel
+from airpipe.images import Picture, read_picture, why_not, write_picture
+from airpipe.pixels import Pixels
+from airpipe.weights.checkpoints import LoadedModel, load_model
 
 PathLike: TypeAlias = str | os.PathLike[str]
-Model: TypeAlias = "PathLike | LoadedModel | nn.Module"
+Model: TypeAlias = PathLike | LoadedModel | nn.Module
 TILE = 512
 OVERLAP = 32
 
@@ -74,7 +73,7 @@ def restore(
     Args:
         image: a path; an array, uint8 or uint16, (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA;
             or a floating-point tensor, (3, H, W) or (B, 3, H, W), RGB in [0, 1]. Any H and W.
-        model: what `load_model` takes (a stage folder, ours or a published file), a loaded
+        model: what `load_model` takes (a stage folder, ours or a published file, with @variant), a loaded
             model, or a network. A network is put on `device`, runs in evaluation mode and
             gets its mode back.
         device: "auto" (where a given network is; else the GPU, if there is one), "cpu",
@@ -94,7 +93,7 @@ def restore(
             that does not load, a device that is not there, or too little memory.
 
     Example:
-        >>> restored = restore("photo.jpg", "results/baseline/nafnet_5d/seed0/train")
+        >>> restored = restore("photo.jpg", "results/method/nafnet_5d/seed0/train")
     """
     given = _checked(image)
     with _ready(model, device) as (network, where):
@@ -220,8 +219,6 @@ def _ready(model: Model, device: str) -> Iterator[tuple[nn.Module, torch.device]
     if not isinstance(model, nn.Module):
         where = choose_device(device)
         if isinstance(model, str | os.PathLike):
-            from airpipe.weights.checkpoints import load_model
-
             model = load_model(Path(model))
         network = getattr(model, "network", None)
         if not isinstance(network, nn.Module):

@@ -10,12 +10,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
+from airpipe.models.contract import example_input
 from airpipe.registry import build_network
 
 aten = torch.ops.aten
@@ -42,40 +43,28 @@ class Operations:
 
 
 def count_operations(
-    network: nn.Module, height: int = 256, width: int = 256, channels: int = 3, *, backward: bool = False
+    network: nn.Module, height: int = 256, width: int = 256, channels: int | None = None, *, backward: bool = False
 ) -> Operations:
-    """Multiply-accumulates of one pass of (1, channels, height, width); element-wise operations and FFTs count nothing.
+    """Multiply-accumulates of one pass of an image of this size; element-wise operations and FFTs count nothing.
 
     Args:
         network: on any device, of which nothing is changed.
         height: of the image, in pixels.
         width: of the image, in pixels.
-        channels: of the image.
+        channels: of the image; None: as many as the network takes.
         backward: count the gradients of all parameters, too, as in a training step.
     """
-    image = example_input(network, height, width, channels, "meta")
+    inputs = example_input(network, height, width, "meta", channels)
     state = meta_state(network)
     counter = FlopCounterMode(display=False, custom_mapping=_corrections())
     with counter, torch.set_grad_enabled(backward):
-        output = torch.func.functional_call(network, state, (image,))
+        output = torch.func.functional_call(network, state, tuple(inputs))
         if backward:
             output.sum().backward()
     flops = {str(kind).removeprefix("aten."): n for kind, n in counter.get_flop_counts()["Global"].items()}
     conv = sum(flops.get(name, 0) for name in CONVOLUTIONS)
     linear = sum(flops.get(name, 0) for name in PRODUCTS)
     return Operations(conv // 2, linear // 2, (sum(flops.values()) - conv - linear) // 2)
-
-
-def example_input(
-    network: nn.Module, height: int, width: int, channels: int, device: torch.device | str
-) -> Tensor | list[Tensor]:
-    """What a network takes for an image of this size: the image, or what its own `example_input` says."""
-    if hasattr(network, "example_input"):
-        inputs: Tensor | list[Tensor] = cast(Any, network).example_input(height, width)
-        if isinstance(inputs, Tensor):
-            return torch.rand(inputs.shape, device=device)
-        return [torch.rand(one.shape, device=device) for one in inputs]
-    return torch.rand(1, channels, height, width, device=device)
 
 
 def meta_state(network: nn.Module) -> dict[str, Tensor]:
@@ -111,7 +100,7 @@ def _attention_on_cpu(
 
 
 def multiply_accumulates(network: nn.Module, height: int = 256, width: int = 256) -> int:
-    """All multiply-accumulates in one forward pass of (1, 3, height, width); see `count_operations`."""
+    """All multiply-accumulates of one pass of an image of this size; see `count_operations`."""
     return count_operations(network, height, width).total
 
 
@@ -122,13 +111,13 @@ def count_parameters(network: nn.Module) -> int:
 
 def latency_ms(network: nn.Module, device: torch.device, side: int = 256, repeats: int = 7) -> float:
     """Median wall time in ms of a forward pass of (1, C, side, side) after two warm-up passes."""
-    image = example_input(network, side, side, image_channels(network), device)
+    inputs = example_input(network, side, side, device)
     network = network.to(device).eval()
     times = []
     with torch.inference_mode():
         for _ in range(repeats + 2):
             start = time.perf_counter()
-            network(image)
+            network(*inputs)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             times.append(time.perf_counter() - start)
@@ -143,7 +132,7 @@ def network_cost(name: str, arguments: dict[str, Any]) -> dict[str, int]:
     """
     with torch.device("meta"):
         network = build_network(name, **arguments)
-    counted = count_operations(network, channels=image_channels(network))
+    counted = count_operations(network)
     return {
         "parameters": count_parameters(network),
         "macs": counted.total,
@@ -151,9 +140,3 @@ def network_cost(name: str, arguments: dict[str, Any]) -> dict[str, int]:
         "macs_linear": counted.linear,
         "macs_attention": counted.attention,
     }
-
-
-def image_channels(network: nn.Module) -> int:
-    """Channels of the first convolution's input: 3, but 1 or 6 for some published networks."""
-    first = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
-    return first.in_channels if first is not None else 3

@@ -2,18 +2,18 @@
 
 Source: Chen et al., "Simple Baselines for Image Restoration", ECCV 2022; local converter:
 Chu et al., "Improving Image Restoration by Revisiting Global Information Aggregation",
-ECCV 2022. Behaviour matched: MILab-PKU/dcpt `basicsr/archs/nafnet_arch.py` (goldens
+ECCV 2022. Behaviour matched: MILab-PKU/DCPT `basicsr/archs/nafnet_arch.py` (goldens
 `nafnet_w64_5d`, `nafnet_small`, `nafnet_tlc_small`).
 
 State-dict keys: intro, encoders.<stage>.<block>, downs.<stage>, middle_blks.<block>,
 ups.<stage>.0, decoders.<stage>.<block>, ending (saved models depend on them). Published
-files of dcpt write `decoder<stage>.`, those of megvii-research/NAFNet `decoders.<stage>.`;
+files of MILab-PKU write `decoder<stage>.`, those of megvii-research/NAFNet `decoders.<stage>.`;
 `published_key` accepts both, `published_state` writes either. DCPT 5D (width 64, encoder 1 1 1 28, middle 1, decoder
 1 1 1 1): 67,888,835 parameters.
 
 Differences from the published code: layer norm is the native one over the channels-last
 view (same function, faster, compiles); a size that is no multiple of 2^stages is padded by
-reflection and cropped back (dcpt leaves that to its runner, which reflects too; megvii pads
+reflection and cropped back (MILab-PKU leaves that to its runner, which reflects too; megvii pads
 with zeros: pad="zero"); local pooling uses box means instead of integral images (same within
 rounding).
 
@@ -21,13 +21,14 @@ Shapes: B batch, C channels, H and W pixels; images are RGB in [0, 1].
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from airpipe.models.contract import Network, Shapes
 from airpipe.models.features import Features, Output, hide, pad_visible
 from airpipe.models.padding import Pad, pad_to_multiple
 
@@ -111,7 +112,7 @@ class NAFBlock(nn.Module):
         return cast(Tensor, features + self.conv5(gate(self.conv4(self.norm2(features)))) * self.gamma)
 
 
-class NAFNet(nn.Module):
+class NAFNet(Network):
     """Predict the clean image as the input plus a learned correction.
 
     Args:
@@ -125,15 +126,11 @@ class NAFNet(nn.Module):
             small to be reflected), crop back; "zero": pad with zeros (megvii's forward);
             "none": an error.
 
-    Attributes:
-        size_multiple: 2 to the number of stages; multiples of it are not padded.
-        feature_channels: channels of `forward(image, features=True)`, shallow first.
-
     Raises:
         ValueError: encoder and decoder of different length, or sizes below one.
     """
 
-    PUBLISHED_LAYOUTS: ClassVar[tuple[str, ...]] = ("dcpt", "megvii")
+    PUBLISHED_LAYOUTS: ClassVar[tuple[str, ...]] = ("milab", "megvii")
 
     def __init__(
         self,
@@ -168,13 +165,8 @@ class NAFNet(nn.Module):
             self.ups.append(nn.Sequential(nn.Conv2d(channels, 2 * channels, 1, bias=False), nn.PixelShuffle(2)))
             channels //= 2
             self.decoders.append(_stage(channels, blocks))
-        self.size_multiple = 2 ** len(enc_blk_nums)
+        self.size_multiple, self.pads_itself = 2 ** len(enc_blk_nums), pad != "none"
         self.feature_channels = [width * 2**i for i in range(len(dec_blk_nums))]
-
-    @property
-    def pads_itself(self) -> bool:
-        """Whether images of any size are taken."""
-        return self.pad != "none"
 
     def forward(self, image: Tensor, features: Features = False, visible: Tensor | None = None) -> Output:
         """Restore (B, 3, H, W) of any size.
@@ -222,23 +214,21 @@ class NAFNet(nn.Module):
         """Name here of a published state-dict entry: `decoder0.` and `decoders.0.` are the same."""
         return re.sub(r"^decoders?\.?(\d+)\.", r"decoders.\1.", key)
 
-    def published_state(self, buffers: bool = False, layout: str = "dcpt") -> dict[str, Tensor]:
+    def published_state(self, buffers: bool = False, layout: str = "") -> dict[str, Tensor]:
         """Weights under their published names.
 
         Args:
             buffers: no published layout of this network has any; for the common interface.
-            layout: "dcpt" (`decoder0.0.conv1`) or "megvii" (`decoders.0.0.conv1`).
+            layout: "milab" (MILab-PKU, `decoder0.0.conv1`, the usual one) or "megvii" (`decoders.0.0.conv1`).
 
         Raises:
             ValueError: another layout.
         """
-        if layout not in self.PUBLISHED_LAYOUTS:
-            raise ValueError(f"layout is {layout!r}; expected one of {', '.join(self.PUBLISHED_LAYOUTS)}")
-        stage = r"decoder\1." if layout == "dcpt" else r"decoders.\1."
+        stage = r"decoder\1." if self.published_layout(layout) == "milab" else r"decoders.\1."
         return {re.sub(r"^decoders\.(\d+)\.", stage, key): value for key, value in self.state_dict().items()}
 
     @classmethod
-    def arguments_from(cls, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any] | None:
+    def arguments_from(cls, shapes: Shapes) -> dict[str, Any] | None:
         """Constructor arguments that a published state has, or None when it is no NAFNet.
 
         Args:
@@ -282,6 +272,8 @@ class NAFNetTLC(NAFNet):
     Args:
         train_size: (B, C, H, W) of the training crops; only H and W count.
     """
+
+    assumed: ClassVar[tuple[str, ...]] = ("train_size",)
 
     def __init__(
         self,

@@ -1,6 +1,6 @@
 """Images are filled up to the grid of a network at right and bottom; its result is cropped back.
 
-Source: reflection as in SwinIR (`check_image_size`) and the runner of MILab-PKU/dcpt, zeros as in
+Source: reflection as in SwinIR (`check_image_size`) and the runner of MILab-PKU/DCPT, zeros as in
 megvii-research/NAFNet.
 """
 

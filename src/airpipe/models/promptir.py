@@ -2,7 +2,7 @@
 
 Source: Potlapalli et al., "PromptIR: Prompting for All-in-One Blind Image Restoration",
 NeurIPS 2023 (arXiv 2306.13090). Behaviour matched: va1shn9v/PromptIR `net/model.py` and
-MILab-PKU/dcpt `basicsr/archs/promptir_arch.py`, which compute the same (goldens `promptir_*`).
+MILab-PKU/DCPT `basicsr/archs/promptir_arch.py`, which compute the same (goldens `promptir_*`).
 
 State-dict keys are the published ones: those of Restormer plus prompt<n>.{prompt_param,
 linear_layer, conv3x3}, noise_level<n>.<part of a block> and reduce_noise_level<n>. The original
@@ -27,8 +27,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from airpipe.models.contract import Shapes
 from airpipe.models.features import Features, Output, hide
-from airpipe.models.restormer import RestormerEncoder, Shapes, sizes_from, upsample
+from airpipe.models.restormer import RestormerEncoder, sizes_from, upsample
 
 PROMPTS = 5
 """Prompts that are mixed at each level, whatever the number of degradations."""

@@ -7,20 +7,20 @@ State-dict keys: front.{0,2,5,7}, body.<i>, head (A); stem, blocks.<i>.*, head (
 Shapes: B batch, K classes, D values of an embedding, H and W pixels; images are RGB in [0, 1] and are normalised here.
 """
 
-from collections.abc import Mapping
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from airpipe.errors import AirpipeError
+from airpipe.models.contract import Network
 from airpipe.models.vgg import VGGFront
 
 SMALLEST = 8
 """Least side in pixels: three halvings leave one."""
 
 
-class Recogniser(nn.Module):
+class Recogniser(Network):
     """What recognisers have in common.
 
     Args:
@@ -31,6 +31,7 @@ class Recogniser(nn.Module):
         ValueError: too few classes, or too small a size.
     """
 
+    PUBLISHED_LAYOUTS = ()
     no_restorer = "it tells classes of images apart (recognition: recognisers)"
 
     def __init__(self, num_classes: int, image_size: int | None) -> None:
@@ -39,17 +40,7 @@ class Recogniser(nn.Module):
             raise ValueError(f"num_classes is {num_classes}; expected at least 2")
         if image_size is not None and image_size < SMALLEST:
             raise ValueError(f"image_size is {image_size}; expected at least {SMALLEST}, or none for any size")
-        self.num_classes, self.image_size = num_classes, image_size
-
-    @staticmethod
-    def published_key(key: str) -> str:
-        """Name here of a published entry: the same."""
-        return key
-
-    @classmethod
-    def arguments_from(cls, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """No published file holds it."""
-        return
+        self.classes, self.image_size = num_classes, image_size
 
 
 class RecogniserVGG(Recogniser):

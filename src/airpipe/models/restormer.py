@@ -2,8 +2,8 @@
 
 Source: Zamir et al., "Restormer: Efficient Transformer for High-Resolution Image Restoration",
 CVPR 2022 (arXiv 2111.09881). Behaviour matched: lyh-18/DegAE_DegradationAutoencoder
-`Restormer_arch.py` and `Restormer_Backbone_arch.py` (goldens `restormer_*`, `degae_restormer_*`)
-and MILab-PKU/dcpt `basicsr/archs/restormer_arch.py` (goldens `restormer_dcpt_*`).
+`Restormer_arch.py` and `Restormer_Backbone_arch.py` (goldens `restormer_*`)
+and, for the fork, MILab-PKU/DCPT `basicsr/archs/restormer_arch.py`.
 
 State-dict keys are the published ones: patch_embed.proj, <stage>.<block>.{norm1.body, attn,
 norm2.body, ffn}, down1_2.body.0, up4_3.body.0, reduce_chan_level3, output, skip_conv. The fork
@@ -26,17 +26,16 @@ per head; images are RGB in [0, 1].
 import math
 import re
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, cast
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from airpipe.models.contract import Network, Shapes
 from airpipe.models.features import Features, Output, hide, pad_visible
 from airpipe.models.padding import pad_to_multiple
-
-Shapes = Mapping[str, tuple[int, ...]]
 
 STAGES = (
     *("encoder_level1", "encoder_level2", "encoder_level3", "latent"),
@@ -235,7 +234,7 @@ def sizes_from(shapes: Shapes) -> dict[str, Any] | None:
     }
 
 
-class RestormerEncoder(nn.Module):
+class RestormerEncoder(Network):
     """What Restormer and PromptIR share: patch embedding, levels 1 to 3 and latent.
 
     Args:
@@ -302,10 +301,6 @@ class RestormerEncoder(nn.Module):
         level3 = hide(self.encoder_level3(self.down2_3(level2)), visible)
         return embedded, level1, level2, level3, self.latent(self.down3_4(level3))
 
-    def published_state(self, buffers: bool = False) -> dict[str, Tensor]:
-        """The weights under their published names; there are no buffers."""
-        return dict(self.state_dict())
-
 
 class Restormer(RestormerEncoder):
     """Predict the clean image as the input plus a learned correction.
@@ -328,6 +323,8 @@ class Restormer(RestormerEncoder):
     Raises:
         ValueError: impossible sizes, or an image to be added to a result of other channels.
     """
+
+    assumed: ClassVar[tuple[str, ...]] = ("global_residual",)
 
     def __init__(
         self,
@@ -396,11 +393,6 @@ class Restormer(RestormerEncoder):
             restored = restored + hide(image, visible)
         return (restored, decoded) if features else cast(Tensor, restored)
 
-    @staticmethod
-    def published_key(key: str) -> str:
-        """Name here of a published state-dict entry: the same."""
-        return key
-
     @classmethod
     def arguments_from(cls, shapes: Shapes) -> dict[str, Any] | None:
         """Constructor arguments that a published state has, or None when it is no Restormer.
@@ -429,6 +421,7 @@ class RestormerDCPT(Restormer):
     """
 
     stages_in_body = True
+    assumed: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,

@@ -2,9 +2,9 @@
 
 Source: Liang et al., "SwinIR: Image Restoration Using Swin Transformer", arXiv 2108.10257.
 Behaviour matched: lyh-18/DegAE_DegradationAutoencoder `SwinIR_arch.py` and
-`SwinIR_Backbone_arch.py` (goldens `swinir_full`, `swinir_small`, `swinir_small_3conv` and
-the encoder in `degae_swinir_*`), MILab-PKU/dcpt SwinIR (goldens `swinir_dcpt_5d`,
-`swinir_dcpt_small`). Full size: 11,504,163 parameters; DCPT 11,455,563.
+`SwinIR_Backbone_arch.py` (goldens `swinir_full`, `swinir_small`, `swinir_small_3conv`, and the
+encoder of its whole network) and, for the fork, the SwinIR of MILab-PKU/DCPT.
+Full size: 11,504,163 parameters; DCPT 11,455,563.
 
 | option | DegAE (default) | DegAE encoder | original SwinIR | DCPT: `SwinIRDCPT` |
 |---|---|---|---|---|
@@ -30,13 +30,14 @@ channels; images are RGB in [0, 1].
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, cast
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from airpipe.models.contract import Network, Shapes
 from airpipe.models.features import Features, Output, hide, pad_visible
 from airpipe.models.padding import pad_to_multiple
 
@@ -227,7 +228,7 @@ def _connection(channels: int, kind: str) -> nn.Module:
     )
 
 
-class SwinIR(nn.Module):
+class SwinIR(Network):
     """Groups of Swin blocks at full resolution between two convolutions.
 
     Args:
@@ -258,6 +259,8 @@ class SwinIR(nn.Module):
             an option that is not implemented.
     """
 
+    assumed: ClassVar[tuple[str, ...]] = ("global_residual", "rgb_mean", "img_range", "output")
+
     def __init__(
         self,
         upscale: int = 1,
@@ -284,6 +287,8 @@ class SwinIR(nn.Module):
         if min(in_chans, window_size, hidden) < 1 or img_range <= 0:
             raise ValueError("in_chans, window_size, embed_dim * mlp_ratio must be at least 1, img_range above 0")
         self.window_size, self.img_range, self.drop_path_rate = window_size, img_range, drop_path_rate
+        self.size_multiple, self.pads_itself = window_size, pad != "none"
+        self.no_restorer = "it makes features of an image (output: features)" if output == "features" else ""
         self.global_residual, self.pad, self.output = global_residual, pad, output
         self.relative_bias, self.attn_mask, self.rgb_mean = relative_bias, attn_mask, rgb_mean
         self.blocks = sum(depths)
@@ -306,16 +311,6 @@ class SwinIR(nn.Module):
             self.conv_last.requires_grad_(False)
         self.feature_channels = [embed_dim] * (len(depths) - len(depths) // 2)
         """Channels of `forward(image, features=True)`."""
-
-    @property
-    def size_multiple(self) -> int:
-        """Images whose height and width are multiples of this need no padding."""
-        return self.window_size
-
-    @property
-    def pads_itself(self) -> bool:
-        """Whether images of any size are taken."""
-        return self.pad != "none"
 
     def forward(self, image: Tensor, features: Features = False, visible: Tensor | None = None) -> Output:
         """Restore (B, 3, H, W), any H and W.
@@ -393,13 +388,15 @@ class SwinIR(nn.Module):
         key = re.sub(r"^embed_norm\.", "patch_embed.norm.", key)
         return re.sub(r"^(layers\.\d+)\.blocks\.", r"\1.residual_group.blocks.", key)
 
-    def published_state(self, buffers: bool = False) -> dict[str, Tensor]:
+    def published_state(self, buffers: bool = False, layout: str = "") -> dict[str, Tensor]:
         """Weights under their published names.
 
         Args:
             buffers: also the index tables and masks that published files store (masks for 64 x 64 pixels,
                 the published `img_size`, rounded up to a multiple of the window).
+            layout: see `Network.published_state`.
         """
+        self.published_layout(layout)
         state = {self._published_name(key): value for key, value in self.state_dict().items()}
         if not buffers:
             return state
@@ -413,7 +410,7 @@ class SwinIR(nn.Module):
         return state
 
     @classmethod
-    def arguments_from(cls, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any] | None:
+    def arguments_from(cls, shapes: Shapes) -> dict[str, Any] | None:
         """Constructor arguments that a published state has, or None when it is no SwinIR of this kind.
 
         Shapes do not show what happens to the image outside the weights: mean and residual are
@@ -437,6 +434,8 @@ class SwinIRDCPT(SwinIR):
     Published names: `encode_layers.<0-2>` and `decode_layers<0-2>` for the groups. Arguments as
     for `SwinIR`.
     """
+
+    assumed: ClassVar[tuple[str, ...]] = ("num_heads", "window_size", "img_range")
 
     def __init__(
         self,
@@ -479,7 +478,7 @@ class SwinIRDCPT(SwinIR):
         return re.sub(r"^layers\.(\d)\.", lambda found: f"decode_layers{int(found[1]) - 3}.", key)
 
     @classmethod
-    def arguments_from(cls, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any] | None:
+    def arguments_from(cls, shapes: Shapes) -> dict[str, Any] | None:
         """Constructor arguments that a published state has, or None when it is another network.
 
         Without bias tables neither window nor heads show: 8, and 6 heads as published, or the
@@ -495,7 +494,7 @@ class SwinIRDCPT(SwinIR):
         return {**found, "window_size": 8, "num_heads": [heads] * 6}
 
 
-def _sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any] | None:
+def _sizes(shapes: Shapes) -> dict[str, Any] | None:
     """Arguments that every variant's shapes show, and the shape of each group's first bias table."""
     named = {name: shape for key, shape in shapes.items() if (name := SwinIR.published_key(key)) is not None}
     needed = ["conv_first.weight", "embed_norm.weight", "conv_last.weight"]

@@ -1,18 +1,18 @@
 """The first layers of VGG16, up to the second convolution of its second block: VRD-IR's encoder.
 
-Source: Simonyan and Zisserman, ICLR 2015; the cut is that of aaaasan111/vrdir `restore.py`: modules 0 to 7 of
-torchvision's `vgg16().features`, so that the last convolution has no ReLU and values may be negative (goldens
-`vrdir_full`, `vrdir_grads`). State-dict keys: 0, 2, 5, 7, as there without `features.`. 260,160 parameters.
+Source: Simonyan and Zisserman, ICLR 2015; the cut is that of VRD-IR's code (`restore.py`): modules 0 to 7 of
+torchvision's `vgg16().features`, so that the last convolution has no ReLU and values may be negative.
+State-dict keys: 0, 2, 5, 7, as there without `features.`. 260,160 parameters.
 
 Shapes: B batch, H and W pixels; what comes in is normalised by the caller.
 """
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
+
+from airpipe.models.contract import Network, Shapes
 
 CONVOLUTIONS = (0, 2, 5, 7)
 """Modules with weights."""
@@ -20,7 +20,7 @@ TORCHVISION = "features."
 """Before their numbers in torchvision's files."""
 
 
-class VGGFront(nn.Sequential):
+class VGGFront(Network, nn.Sequential):
     """Two convolutions at full size, two at half size.
 
     Args:
@@ -63,12 +63,13 @@ class VGGFront(nn.Sequential):
             return key
         return f"{found[1]}.{found[2]}" if int(found[1]) in CONVOLUTIONS else None
 
-    def published_state(self, buffers: bool = False) -> dict[str, Tensor]:
+    def published_state(self, buffers: bool = False, layout: str = "") -> dict[str, Tensor]:
         """The weights under torchvision's names; there are no buffers."""
+        self.published_layout(layout)
         return {f"{TORCHVISION}{key}": value for key, value in self.state_dict().items()}
 
     @classmethod
-    def arguments_from(cls, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any] | None:
+    def arguments_from(cls, shapes: Shapes) -> dict[str, Any] | None:
         """Widths of a file with torchvision's names (a whole VGG16 or its front) or ours, or None.
 
         Args:
@@ -85,7 +86,3 @@ class VGGFront(nn.Sequential):
         wanted = [(first, 3, 3, 3), (first, first, 3, 3), (second, first, 3, 3), (second, second, 3, 3)]
         fits = weights == wanted and biases == [(first,), (first,), (second,), (second,)]
         return {"widths": [first, second]} if fits else None
-
-    def example_input(self, height: int, width: int) -> Tensor:
-        """An empty image of this size."""
-        return torch.empty(1, 3, height, width, device="meta")

@@ -11,6 +11,7 @@ import pandas as pd
 
 from airpipe.errors import AirpipeError
 from airpipe.provenance import write_text
+from airpipe.registry import described, family
 from airpipe.reporting.pivots import latex_tabular, pipe_table, short_labels
 from airpipe.reporting.tables import PAPER_SCALE, Row
 
@@ -133,9 +134,9 @@ def network_name(result: Result) -> str:
 def compare(result: Result, published: Sequence[Row]) -> Row:
     """published, differs and source of a checkpoint; the first printed number of its network and training."""
     training = result["training"]
-    family = network_name(result).removesuffix("_dcpt")
+    backbone = family(network_name(result))
     for printed in published:
-        same = printed["network"] == family and printed["init"] == result["init"]
+        same = printed["network"] == backbone and printed["init"] == result["init"]
         if same and (result["init"] == "random" or _same_training(training, printed)):
             source = ", ".join(part for part in (printed["paper"], printed["table"], printed["note"]) if part)
             return {"published": printed["value"], "differs": "; ".join(differences(result)), "source": source}
@@ -145,7 +146,7 @@ def compare(result: Result, published: Sequence[Row]) -> Row:
 def _same_training(training: Mapping[str, Any], printed: Row) -> bool:
     tasks = str(training["setting"]).split("_")
     return (
-        training["method"] == "baseline"
+        described(str(training["method"])).control
         and printed["tasks"] in tasks
         and str(training["step"]) == str(printed["steps"])
     )

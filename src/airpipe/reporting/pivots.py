@@ -139,7 +139,7 @@ def short_labels(models: Iterable[str]) -> dict[str, str]:
 
     The method is left out only where all models have the same one.
 
-    >>> short_labels(["none", "dcpt/nafnet_5d/finetune", "baseline/nafnet_5d/train"])["none"]
+    >>> short_labels(["none", "one/nafnet_5d/finetune", "other/nafnet_5d/train"])["none"]
     'no restoration'
     """
     names = [str(model) for model in models]

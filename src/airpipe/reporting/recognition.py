@@ -1,9 +1,9 @@
 """Long tables of the recognition tests; `recognition_text` shows them to readers. This module needs no torch.
 
 A variant says what recognisers saw. `clean`: clean images; `degraded`: degraded ones; `restored`, `restored_clean`:
-what an enhancer makes of the two. VRD-IR's stages have names of their own: `decoder_only`, `decoder_clean` (encoder
-and decoder without branches) and `branch_<degradation>` (one branch, told which degradation it is), shown on tests of
-that degradation only.
+what an enhancer makes of the two. Stages that train a part of a network (`registry.Stage.part`) have names of their
+own: `<part>_only`, `<part>_clean`, and `<part>_<degradation>` of a part that is told which degradation it is, shown on
+tests of that degradation only.
 """
 
 import math
@@ -17,6 +17,7 @@ import pandas as pd
 
 from airpipe.errors import AirpipeError
 from airpipe.evaluation.detection import METRICS, average_precision, read_detections, read_truth
+from airpipe.registry import stage_at
 from airpipe.reporting.tables import NONE, Row, read_json, without_seed
 from airpipe.settings.studies import CLEAN
 
@@ -67,18 +68,33 @@ def read_recognition(paths: Iterable[Path]) -> list[dict[str, Any]]:
 def variant_of(model: str, degradation: str) -> str | None:
     """What recognisers saw; None where it is not shown.
 
-    >>> variant_of("vrdir/airpipe/dnc_haze", "haze")
-    'branch_haze'
+    Args:
+        model: id without its seed.
+        degradation: of the test.
+
+    >>> variant_of("imported/mine", "haze")
+    'restored'
     """
-    method, stage = model.partition("/")[0], model.rpartition("/")[2]
     clean = degradation == CLEAN
     if model == NONE:
         return "clean" if clean else "degraded"
-    if method == "vrdir" and stage == "sad":
-        return "decoder_clean" if clean else "decoder_only"
-    if method == "vrdir" and stage.startswith("dnc_"):
-        return f"branch_{degradation}" if stage == f"dnc_{degradation}" else None
-    return "restored_clean" if clean else "restored"
+    part, own = part_of(model)
+    if not part:
+        return "restored_clean" if clean else "restored"
+    if own:
+        return f"{part}_{degradation}" if degradation == own else None
+    return f"{part}_clean" if clean else f"{part}_only"
+
+
+def part_of(model: str) -> tuple[str, str]:
+    """Which part of its method's network a model is, and the degradation that it is told; empty: none.
+
+    Args:
+        model: id without its seed.
+    """
+    method, stage = model.partition("/")[0], model.rpartition("/")[2]
+    entry, wildcards = stage_at(method, stage) or (None, {})
+    return (entry.part, wildcards.get("degradation", "")) if entry is not None and entry.part else ("", "")
 
 
 # The long tables
@@ -170,7 +186,7 @@ def _shown(result: Result, story: Story) -> list[tuple[str, Mapping[str, Any], R
 
 def _recovery(row: Row, rows: Sequence[Row]) -> float:
     """Share of what the degradation cost that restoring brings back."""
-    if row["variant"] in ("clean", "degraded", "restored_clean", "decoder_clean"):
+    if row["variant"] in ("clean", "degraded") or row["degradation"] == CLEAN:
         return math.nan
     same = [r for r in rows if all(r[k] == row[k] for k in ("recogniser", "metric", "list"))]
     clean = [r["value"] for r in same if r["variant"] == "clean"]

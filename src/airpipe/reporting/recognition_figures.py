@@ -39,7 +39,7 @@ def draw_top1(table: pd.DataFrame, recogniser: str, target: Path) -> None:
     models = list(dict.fromkeys(own["model"]))
     rows: dict[str, dict[tuple[Any, ...], Mapping[Any, Any]]] = {}
     for row in degraded.to_dict("records"):
-        label = row_label(row["variant"], row["model"], models)
+        label = row_label(row["model"], models)
         rows.setdefault(label, {})[tuple(row[name] for name in PLACE)] = row
     lines = math.ceil((len(rows) + 2) / 3)
     width = max(6.5, 1.2 + len(places) * max(1.1, 0.3 * len(rows)))

@@ -19,6 +19,7 @@ from airpipe.reporting.recognition import (
     PLACE,
     Result,
     Story,
+    part_of,
     read_recognition,
     recognition_table,
     restoration_table,
@@ -39,31 +40,29 @@ class Table:
     body: list[list[str]]
 
 
-def row_label(variant: str, model: str, models: Iterable[str]) -> str:
-    """What a row of a table for readers is called: setting, and which part of VRD-IR.
+def row_label(model: str, models: Iterable[str]) -> str:
+    """What a row of a table for readers is called: setting, and which part of its network the model is.
 
-    >>> row_label("branch_haze", "vrdir/airpipe/dnc_haze", [])
-    'vrdir/airpipe, own branch'
+    Args:
+        model: id without its seed; empty: no restoration.
+        models: all of the table.
+
+    >>> row_label("method/nafnet_5d/train", [])
+    'method/nafnet_5d'
     """
     if not model:
         return "no restoration"
     parts = model.split("/")
     setting = "/".join(parts[:2])
-    if variant.startswith("decoder"):
-        return f"{setting}, decoder only"
-    if variant.startswith("branch"):
-        return f"{setting}, own branch"
+    part, told = part_of(model)
+    if part:
+        return f"{setting}, own {part}" if told else f"{setting}, {part} only"
     rivals = {
         other
         for other in models
-        if other != model and other.split("/")[:2] == parts[:2] and not _is_part(other) and len(other.split("/")) > 2
+        if other != model and other.split("/")[:2] == parts[:2] and not part_of(other)[0] and len(other.split("/")) > 2
     }
     return model if rivals else setting
-
-
-def _is_part(model: str) -> bool:
-    method, _, stage = model.split("/")
-    return method == "vrdir" and (stage == "sad" or stage.startswith("dnc_"))
 
 
 def column_names(places: Sequence[tuple[str, str, str]]) -> list[str]:
@@ -96,7 +95,7 @@ def _pivot(part: pd.DataFrame, show: Any) -> tuple[list[str], list[list[str]]]:
     models = list(dict.fromkeys(part["model"]))
     lines: dict[str, dict[tuple[str, str, str], Row]] = {}
     for row in part.to_dict("records"):
-        label = row_label(row["variant"], row["model"], models)
+        label = row_label(row["model"], models)
         lines.setdefault(label, {})[tuple(row[name] for name in PLACE)] = {str(k): v for k, v in row.items()}
     none = lines.get("no restoration", {})
     body = [
@@ -136,8 +135,8 @@ def recognition_notes(table: pd.DataFrame, results: Sequence[Result], story: Sto
     )
     lines.append(f"{HURTS}: below the same images without restoration.")
     lines += _about_seeds(table, results)
-    if table["variant"].str.startswith("branch_").any():
-        lines.append("own branch: the single branch of the test's degradation, which it is told (an oracle).")
+    for part in sorted({part for part, told in map(part_of, set(table["model"])) if told}):
+        lines.append(f"own {part}: the single {part} of the test's degradation, which it is told (an oracle).")
     lines += _about_sharing(results, story)
     return lines + [f"{model}: {about}." for model, about in story.abouts.items() if about]
 

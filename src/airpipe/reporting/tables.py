@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from airpipe.errors import AirpipeError
+from airpipe.registry import described
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +62,6 @@ IMAGES = {
 """Pictures in a complete test set (CDD-11: of one degradation); fewer are not comparable with published numbers."""
 TASKS = {"single_denoise": "denoise", "allinone3": "3d", "allinone5": "5d", "allinone10": "10d", "cdd11": "cdd11"}
 """Setting of a published row: the tasks of our setting (`<backbone>_<tasks>`)."""
-FORKS = {("dcpt", "restormer"): "restormer_dcpt", ("dcpt", "swinir"): "swinir_dcpt"}
-"""Network of a method's printed numbers that is not the one of its backbone's paper (MILab-PKU/dcpt)."""
 TRAINING_DATA = {
     "single_denoise": {"bsd400", "wed"},
     "allinone3": {"bsd400", "wed", "rain100l", "reside_ots"},
@@ -161,7 +160,7 @@ def read_published(paths: Sequence[Path]) -> pd.DataFrame:
 
 
 def without_seed(model_id: str) -> str:
-    """'baseline/nafnet_5d/seed0/train' to 'baseline/nafnet_5d/train'; other ids stay."""
+    """'method/nafnet_5d/seed0/train' to 'method/nafnet_5d/train'; other ids stay."""
     return "/".join(part for part in model_id.split("/") if not re.fullmatch(r"seed\d+", part))
 
 
@@ -362,13 +361,13 @@ def _matching(row: Row, published: pd.DataFrame) -> Row | None:
 
 
 def _same_model(row: Row, reference: Mapping[Any, Any]) -> bool:
-    """Published 'NAFNet' is our baseline/nafnet_5d, 'DCPT-NAFNet' our dcpt/nafnet_5d, in both network and tasks.
+    """Whether a published row is of our method, network and tasks, as the method says how it is called in print.
 
     Variants (`nafnet_5d_masked`, `nafnet_5d_short`) are other experiments and have no printed number.
     """
-    method, family = str(row["method"]).lower(), str(reference["backbone"])
-    ours = {family} if method == "baseline" else {method, f"{method}-{family}"}
-    network = FORKS.get((method, family), family)
+    method, family = described(str(row["method"])), str(reference["backbone"])
+    ours = {form.format(title=method.title, backbone=family).lower() for form in method.printed}
+    network = method.forks.get(family, family)
     settings = {f"{name}_{TASKS.get(reference['setting'])}" for name in (family, f"{family}_std")}
     same_method = str(reference["method"]).lower() in ours
     return same_method and bool(family) and row["backbone"] == network and row["setting"] in settings

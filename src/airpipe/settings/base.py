@@ -5,18 +5,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeVar, cast
+from typing import Annotated, Any, TypeVar, cast
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    ValidationError,
-    model_serializer,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from airpipe.errors import AirpipeError
 
@@ -31,22 +23,15 @@ class Settings(BaseModel):
     """Base of all settings: frozen, and strict about keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    added: ClassVar[frozenset[str]] = frozenset()
-    """Settings that came later: written down only where they differ from the default, so that nothing is redone."""
-
-    @model_serializer(mode="wrap")
-    def _without_unused_additions(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        values: dict[str, Any] = written(self)
-        unused = {name for name in self.added if getattr(self, name) == type(self).model_fields[name].default}
-        return {name: value for name, value in values.items() if name not in unused}
 
     @model_validator(mode="before")
     @classmethod
     def _name_unknown_keys(cls, values: Any) -> Any:
         if isinstance(values, Mapping):
+            fields = cls.model_fields
             for key in values:
-                if key not in cls.model_fields:
-                    raise ValueError(unknown_name(str(key), cls.model_fields, "setting"))
+                if key not in fields:
+                    raise ValueError(unknown_name(str(key), fields, "setting"))
         return values
 
 

@@ -5,7 +5,6 @@ This module imports no torch: Snakemake reads it at every start.
 
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -29,11 +28,11 @@ Crop = Literal["none", "centre", "top_left"]
 Classes = Literal["folder", "cub", "market"]
 ADDRESSES = ("url", "gdrive", "gdrive_folder", "huggingface", "by_hand")
 SHORTHAND = ("clean", "degraded", "rule", "crop")
-"""Keys of a layout that a split with one layout may hold itself."""
+"""Keys of a layout that a split may hold itself, where it has one layout."""
 
 
 def _below_root(path: str) -> str:
-    if path.startswith("/") or ".." in PurePosixPath(path).parts or "**" in path or "\\" in path:
+    if path.startswith("/") or ".." in path.split("/") or "**" in path or "\\" in path:
         raise ValueError("expected a glob below root such as 'clean/*.png', without a leading /, '..' or '**'")
     return path
 
@@ -54,7 +53,7 @@ class HubFile(Settings):
 
     repo: str = Field(pattern=r"^[\w.-]+/[\w.-]+$", description="owner/name of the data set.")
     file: str = Field(description="Path inside the repository.")
-    revision: str = "main"
+    revision: str = Field("main", description="Branch, tag or commit.")
 
 
 class RemoteFile(Settings):
@@ -68,7 +67,7 @@ class RemoteFile(Settings):
     name: str = Field(
         pattern=r"^[\w][\w. ()+-]*$", description="The file is kept under this name; its suffix is its format."
     )
-    bytes: PositiveInt | None = None
+    bytes: PositiveInt | None = Field(None, description="Size of the file.")
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     into: Annotated[str, AfterValidator(_below_root)] = Field("", description="Unpacked below this subfolder of root.")
 
@@ -83,7 +82,7 @@ class RemoteFile(Settings):
 
 
 class Source(Settings):
-    """One way to get a whole data set; sources are tried in order."""
+    """One way to get a whole data set. Sources are tried in order."""
 
     read_in: str = Field(min_length=1, description="Where the addresses were read.")
     verified: bool = Field(False, description="Whether we have fetched from these addresses.")
@@ -128,12 +127,12 @@ class NameList(Settings):
     """A published list that chooses the files of a split."""
 
     file: str = Field(description="Path; ~ and ${VARIABLES} are expanded.")
-    format: Literal["names", "vrdir", "dsrir"] = Field(
+    format: Literal["names", "bar", "comma"] = Field(
         "names",
-        description="names: one file name or path a line (AirNet, PromptIR, DyNet); vrdir: degraded|clean; "
-        "dsrir: target,degraded without a header",
+        description="names: one file name or path a line (AirNet, PromptIR, DyNet); bar: degraded|clean (VRD-IR); "
+        "comma: clean,degraded without a header (DSRIR)",
     )
-    lose_first_row: bool = Field(False, description="dsrir: drop the first row, as the published reader does.")
+    lose_first_row: bool = Field(False, description="comma: drop the first row, as the published reader does.")
     remove_prefix: str = Field("", description="Removed from the front of every listed path.")
 
 
@@ -144,9 +143,9 @@ class ClassShare(Settings):
     file on one side of `start` or `stop`, the nearest one goes there.
     """
 
-    start: float = Field(0.0, ge=0, lt=1)
-    stop: float = Field(1.0, gt=0, le=1)
-    seed: NonNegativeInt = 0
+    start: float = Field(0.0, ge=0, lt=1, description="Place of the first file, inclusive.")
+    stop: float = Field(1.0, gt=0, le=1, description="Place after the last file.")
+    seed: NonNegativeInt = Field(0, description="Seed of the hash.")
 
     @model_validator(mode="after")
     def _forwards(self) -> "ClassShare":
@@ -158,15 +157,16 @@ class ClassShare(Settings):
 class SplitSettings(Settings):
     """Which files of a folder make a split. `clean`, `degraded`, `rule`, `crop` may stand here: a single layout."""
 
-    added = frozenset({"classes", "part", "share_of_class"})
     layouts: tuple[Layout, ...] = Field(min_length=1, description="The one that matches most files is taken.")
-    degradation: Name | None = None
-    level: str = ""
+    degradation: Name | None = Field(None, description="What the degraded files show; none: clean images.")
+    level: str = Field("", description="Its strength, as tables show it.")
     names: tuple[str, ...] | None = Field(
         None, max_length=1000, description="File stems of the split; a missing one is an error. Longer: name_list."
     )
     name_list: NameList | None = None
-    leave_out: tuple[Glob, ...] = Field((), description="Files that are left out; recorded in the pair list's JSON.")
+    leave_out: tuple[Glob, ...] = Field(
+        (), description="Globs of files to leave out; recorded in the pair list's JSON."
+    )
     expected: PositiveInt | None = Field(
         None, description="Number of pairs (or clean images); another number is reported, with `strict` an error."
     )
@@ -221,8 +221,8 @@ class MadeShapes(Settings):
     """Labelled pictures of eight shapes, drawn here (`airpipe.data.shapes`)."""
 
     kind: Literal["shapes"]
-    seed: NonNegativeInt = Field(0, description="Of all pictures; splits differ all the same.")
-    side: int = Field(32, ge=16, le=256, description="Of the square pictures, in pixels.")
+    seed: NonNegativeInt = Field(0, description="Seed of all pictures; splits differ all the same.")
+    side: int = Field(32, ge=16, le=256, description="Side of the square pictures, in pixels.")
     counts: dict[Name, Annotated[int, Field(ge=1, le=1_000_000)]] = Field(
         min_length=1, description="Split: number of pictures."
     )
@@ -259,13 +259,11 @@ def _made_split(name: str) -> dict[str, Any]:
 class DatasetSettings(Settings):
     """A data set: files of installed packages, a folder that is fetched or that the user has, or one made here."""
 
-    added = frozenset({"made"})
-
     title: str
     home: str = ""
     licence: str = ""
     citation: str = ""
-    about: str = Field("", description="Traps, versions, contradictions.")
+    about: str = Field("", description="What one has to know: traps, versions, contradictions.")
     used_by: tuple[str, ...] = Field((), description="Which systems train (+) or test on it, in words.")
     root: str | None = Field(
         None, description="Folder; ~ and ${VARIABLES} are expanded; default resources/datasets/<id>, fetched on demand."
@@ -285,6 +283,11 @@ class DatasetSettings(Settings):
         """Whether its images are drawn here: they show no photograph, so that there are no leaks to search for."""
         return isinstance(self.made, MadeShapes)
 
+    @property
+    def split_names(self) -> list[str]:
+        """Names of its splits, sorted."""
+        return sorted({file.split for file in self.packages} or self.splits)
+
     @model_validator(mode="after")
     def _packages_or_splits(self) -> "DatasetSettings":
         if [bool(self.packages), bool(self.splits), self.made is not None].count(True) != 1:
@@ -293,21 +296,25 @@ class DatasetSettings(Settings):
             )
         if self.made is not None and (self.root or self.sources):
             raise ValueError("made data sets have neither root nor sources: they lie below results/generated")
-        if self.made is not None:  # settings are frozen for everybody else
-            splits = {name: SplitSettings.model_validate(split) for name, split in self.made.splits().items()}
-            object.__setattr__(self, "splits", splits)
         places: dict[str, str] = {}
         for file in self.packages:
             if places.setdefault(file.group, file.split) != file.split:
                 raise ValueError(f"scene {file.group!r} is in {places[file.group]} and in {file.split}; keep it in one")
         return self
 
+    @model_validator(mode="after")
+    def _splits_of_made_ones(self) -> "DatasetSettings":
+        if self.made is None:
+            return self
+        splits = {name: SplitSettings.model_validate(split) for name, split in self.made.splits().items()}
+        return self.model_copy(update={"splits": splits})
+
 
 # Data sets that belong to a seed: `{seed}` in a pair list stands for the run's seed
 
 
 def fitting(dataset: str, datasets: Iterable[str]) -> list[str]:
-    """Data sets whose name fits one with {seed}, sorted.
+    """Names of data sets that a name with {seed} stands for, sorted.
 
     >>> fitting("shapes{seed}", ["shapes1", "shapes0", "shapes_a", "photos"])
     ['shapes0', 'shapes1']
@@ -317,12 +324,12 @@ def fitting(dataset: str, datasets: Iterable[str]) -> list[str]:
 
 
 def of_seed(pairs: str, seed: int, datasets: Mapping[str, DatasetSettings], where: str) -> str:
-    """A pair list with the run's seed in the place of {seed}.
+    """Id of a pair list with the run's seed in the place of {seed}.
 
     Args:
         pairs: data set dot split, as the configuration has it.
-        seed: of the run.
-        datasets: all there are.
+        seed: seed of the run.
+        datasets: all entries of the registry by name.
         where: what asks, for the message.
 
     Raises:

@@ -1,13 +1,22 @@
-"""How mappings of config/ are merged, and how an entry follows another one (`like`).
+"""How mappings of config/ are merged, how an entry follows another one (`like`), and what null means.
 
-This module imports no torch: Snakemake reads it at every start.
+Null has one meaning: it takes a key away. In an overlay that is a key of what the overlay is laid over (Snakemake
+merges overlays and leaves the nulls in), in an entry with `like` an inherited key. After `settled` there are no nulls:
+a key that is absent has its default.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
-from airpipe.settings.base import Json, unknown_name
+from airpipe.settings.base import Json, Settings, unknown_name
+from airpipe.settings.datasets import SHORTHAND
+
+
+def plain(value: Any) -> Any:
+    """A new copy with ordered or frozen mappings as plain dicts, and sequences as lists."""
+    return json.loads(json.dumps(value))
 
 
 def deep_merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -19,8 +28,19 @@ def deep_merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, An
     return merged
 
 
+def without_nulls(values: Any) -> Any:
+    """The same dicts and lists without the keys whose value is null, at any depth; an item of a list may be null."""
+    if isinstance(values, dict):
+        return {
+            key: without_nulls(value) if isinstance(value, dict | list) else value  # fewer calls: it is a large tree
+            for key, value in values.items()
+            if value is not None
+        }
+    return [without_nulls(value) for value in values] if isinstance(values, list) else values
+
+
 def merge_patch(base: Mapping[str, Any], over: Mapping[str, Any], where: str = "") -> dict[str, Any]:
-    """`deep_merge` in which null takes an inherited key away (the rule of JSON merge patch, RFC 7396).
+    """Merge like `deep_merge`, where null takes an inherited key away (as in JSON merge patch, RFC 7396).
 
     Args:
         base: what is inherited.
@@ -28,17 +48,19 @@ def merge_patch(base: Mapping[str, Any], over: Mapping[str, Any], where: str = "
         where: path of `over` for messages, ending with a dot.
 
     Raises:
-        ValueError: null for a key that is not inherited.
+        ValueError: null for a key that is not inherited; says which inherited key is nearest.
     """
     merged = dict(base)
     for key, value in over.items():
+        inherited_value = base.get(key)
         if value is None:
             if key not in base:
                 found = unknown_name(key, base, "inherited key")
                 raise ValueError(f"{where}{key} is null, which takes an inherited key away; {found}")
             del merged[key]
-        elif isinstance(value, Mapping) and isinstance(base.get(key), Mapping):
-            merged[key] = merge_patch(base[key], value, f"{where}{key}.")
+        elif isinstance(value, dict):
+            known = inherited_value if isinstance(inherited_value, dict) else {}
+            merged[key] = merge_patch(known, value, f"{where}{key}.")
         else:
             merged[key] = value
     return merged
@@ -55,20 +77,20 @@ class Inheritance:
     has: str
     """What an entry holds, for messages."""
     merge: Callable[[Mapping[str, Any], Mapping[str, Any], str], dict[str, Any]]
-    """Of what is inherited, what is said instead, and the path of the latter for messages, ending with a dot."""
+    """Takes what is inherited, what is said instead, and the path of the latter for messages, ending with a dot."""
     own: tuple[str, ...] = ()
     """Keys that are never inherited."""
 
 
 def follow_setting(base: Mapping[str, Any], over: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """`merge_patch` for settings: `scales` in `over` says which scales are inherited; all, where it is left out.
+    """Merge a setting over the one it follows; `scales` in `over` names the inherited scales (left out: all).
 
     Raises:
         ValueError: `scales` names one that is not there; a stage names another network than inherited scales do;
             or null for what is not inherited.
     """
     own = {key: value for key, value in over.items() if key != "scales"}
-    if "scales" in over:
+    if over.get("scales") is not None:
         base = _only_scales(base, over["scales"], where)
     merged = merge_patch(base, own, where)
     for name, stage in _mapping(own, "stages").items():
@@ -119,34 +141,102 @@ def _check_network(own: Mapping[str, Any], merged: Mapping[str, Any], where: str
         )
 
 
-DATASETS = Inheritance(
-    "data set", "datasets", "title and splits", lambda base, over, _: deep_merge(base, over), ("root",)
-)
-"""Another copy of a known data set; null stays what it means in an entry."""
+DATASETS = Inheritance("data set", "datasets", "title and splits", merge_patch, ("root",))
+"""Another copy of a known data set."""
 SETTINGS = Inheritance("setting", "settings", "stages", follow_setting, ("about",))
-"""A setting that differs in a few values: `scales` names inherited scales, null takes inherited keys away."""
+"""A setting that differs from another one of its method in a few values."""
 
 
-def inherited(entries: Mapping[str, Mapping[str, Json]], how: Inheritance = DATASETS) -> dict[str, dict[str, Json]]:
-    """Entries with `like: <id>` filled in from the entry that they name, mappings key by key, lists as a whole.
+def inherited(
+    entries: Mapping[str, Mapping[str, Json]], how: Inheritance = DATASETS, above: str = ""
+) -> dict[str, dict[str, Json]]:
+    """Entries without nulls, those with `like: <id>` filled in from the entry that they name.
+
+    Mappings are filled in key by key, lists are taken as a whole.
+
+    Args:
+        entries: data sets or settings by name; one that is null is not there.
+        how: rules of this kind of entry.
+        above: path above `entries` for messages, ending with a dot.
 
     Raises:
-        ValueError: `like` names no entry, entries name each other, an entry is no mapping, or (settings)
-            null takes away what is not there.
+        ValueError: `like` names no entry, entries name each other, an entry is no mapping, or null takes away what
+            is not inherited.
     """
+    entries = {name: entry for name, entry in entries.items() if entry is not None}
+    place = f"{above}{how.where}"
+
+    done: dict[str, dict[str, Json]] = {}
 
     def resolve(name: str, seen: tuple[str, ...]) -> dict[str, Json]:
+        if name not in done:
+            done[name] = follow(name, seen)
+        return done[name]
+
+    def follow(name: str, seen: tuple[str, ...]) -> dict[str, Json]:
         if not isinstance(entries[name], Mapping):
-            raise ValueError(f"{how.where}.{name}: expected a mapping with {how.has}, found {entries[name]!r}")
+            raise ValueError(f"{place}.{name}: expected a mapping with {how.has}, found {entries[name]!r}")
         entry = dict(entries[name])
         model = entry.pop("like", None)
         if model is None:
-            return entry
+            return cast(dict[str, Json], without_nulls(entry))
         if not isinstance(model, str) or model not in entries:
-            raise ValueError(f"{how.where}.{name}.like: " + unknown_name(str(model), entries, how.kind))
+            raise ValueError(f"{place}.{name}.like: " + unknown_name(str(model), entries, how.kind))
         if model in seen:
-            raise ValueError(f"{how.where}.{name}.like: {' -> '.join((*seen, model))} goes round in a circle")
+            raise ValueError(f"{place}.{name}.like: {' -> '.join((*seen, model))} goes round in a circle")
         source = {key: value for key, value in resolve(model, (*seen, model)).items() if key not in how.own}
-        return how.merge(source, entry, f"{how.where}.{name}.")
+        return how.merge(source, entry, f"{place}.{name}.")
 
     return {name: resolve(name, (name,)) for name in entries}
+
+
+def settled(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A merged configuration in which every `like` is followed and every null has taken its key away.
+
+    Raises:
+        ValueError: see `inherited`.
+    """
+    found: dict[str, Any] = {}
+    for key, values in config.items():
+        if key == "datasets" and isinstance(values, Mapping):
+            found[key] = inherited(values, DATASETS)
+        elif key == "methods" and isinstance(values, Mapping):
+            found[key] = {name: _settled_method(name, method) for name, method in values.items() if method is not None}
+        elif values is not None:
+            found[key] = without_nulls(values)
+    return found
+
+
+def _settled_method(name: str, method: Any) -> Any:
+    if not isinstance(method, Mapping) or not isinstance(method.get("settings"), Mapping):
+        return without_nulls(method)
+    others = {key: without_nulls(values) for key, values in method.items() if values is not None and key != "settings"}
+    return {**others, "settings": inherited(method["settings"], SETTINGS, f"methods.{name}.")}
+
+
+READ_BEFORE = frozenset({"like", "scales", *SHORTHAND})
+"""Keys that are no fields of the settings classes, because they are rewritten before these are filled."""
+
+
+def check_nulls(settings: Any, values: Mapping[str, Any], where: str = "") -> None:
+    """Check that nulls in a configuration stand at keys that settings have.
+
+    What a null takes away nobody else sees; a mistyped one would be lost. Names in mappings (of tests, tables, ...)
+    may be absent: Snakemake's merged configuration does not tell what the null took away.
+
+    Args:
+        settings: what was made of `values`; a mapping where names are given by the user.
+        values: as merged, nulls included.
+        where: path of `values` for the message, ending with a dot.
+
+    Raises:
+        ValueError: says which key is nearest.
+    """
+    fields = type(settings).model_fields if isinstance(settings, Settings) else None
+    for key, value in values.items():
+        if value is None and fields is not None and key not in fields and key not in READ_BEFORE:
+            raise ValueError(f"{where}{key} is null, which takes a key away; {unknown_name(key, fields, 'setting')}")
+        if isinstance(value, dict):
+            inner = settings.get(key) if fields is None else getattr(settings, key, None)
+            if isinstance(inner, Settings | dict):
+                check_nulls(inner, value, f"{where}{key}.")

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 SEED = "{seed}"
 """Stands for the run's seed in pair lists of data parts; `frozen_stage` replaces it."""
@@ -34,6 +34,11 @@ SeededPairListId = Annotated[
 # Models
 
 
+def variant_of(text: str) -> str:
+    """The variant that a model id or name asks for; empty: none."""
+    return text.partition("@")[2]
+
+
 IMPORTED = "imported"
 """Models from published files are called imported/<name>; they have no seed and no stage."""
 NONE = "none"
@@ -48,7 +53,7 @@ NAME_FORMS = "method/setting, method/setting/stage or imported/name, each with @
 class ModelId:
     """One trained or imported network: the folder that holds it below results/, and which of its variants is meant.
 
-    >>> ModelId.parse("dcpt/nafnet_5d/seed0/finetune").stage
+    >>> ModelId.parse("method/nafnet_5d/seed0/finetune").stage
     'finetune'
     >>> ModelId.parse("imported/nafnet@s").folder
     'imported/nafnet'
@@ -105,8 +110,8 @@ class ModelId:
 class ModelName:
     """How a configuration names models: without seed, and without stage where the evaluated one is meant.
 
-    >>> str(ModelName.parse("vrdir/airpipe/ise").of_seed(3))
-    'vrdir/airpipe/seed3/ise'
+    >>> str(ModelName.parse("method/nafnet_5d/finetune").of_seed(3))
+    'method/nafnet_5d/seed3/finetune'
     """
 
     method: str
@@ -156,3 +161,30 @@ class ModelName:
     def __str__(self) -> str:
         path = "/".join(part for part in (self.method, self.setting, self.stage) if part)
         return f"{path}@{self.variant}" if self.variant else path
+
+
+def _of_a_setting(text: str) -> str:
+    if ModelName.parse(text).stage:
+        raise ValueError(
+            f"{text!r} names a stage; expected method/setting or imported/name: the evaluated stage is shown"
+        )
+    return text
+
+
+def _of_a_setting_or_stage(text: str) -> str:
+    return str(ModelName.parse(text))
+
+
+def _of_a_stage(text: str) -> str:
+    name = ModelName.parse(text)
+    if not name.imported and not name.stage:
+        raise ValueError(f"{text!r} is not method/setting/stage or imported/name; name the stage")
+    return text
+
+
+SettingModel = Annotated[str, AfterValidator(_of_a_setting)]
+"""Text of a `ModelName` without stage: the evaluated stage of a setting, or an imported model."""
+AnyModel = Annotated[str, AfterValidator(_of_a_setting_or_stage)]
+"""Text of any `ModelName`."""
+StageModel = Annotated[str, AfterValidator(_of_a_stage)]
+"""Text of a `ModelName` that says its stage, or of an imported model."""

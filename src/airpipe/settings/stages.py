@@ -18,17 +18,25 @@ from pydantic import (
 )
 
 from airpipe.settings.base import Json, Name, Settings
-from airpipe.settings.degrading import Operation
-from airpipe.settings.names import PairListId
+from airpipe.settings.degrading import Recipe
+from airpipe.settings.names import ModelId, PairListId
 
 
 class DataPart(Settings):
     """One part of a training mix."""
 
-    added = frozenset({"jitter", "noise_seed", "small_images", "augment", "resize"})
     pairs: PairListId
     recipe: Name | None = Field(None, description="Degrades the clean image; none: the list has degraded files.")
-    operations: tuple[Operation, ...] = Field((), description="The recipe, written out when frozen.")
+    operations: Recipe = Field(Recipe(), description="The recipe, written out when frozen.")
+    target_recipe: Name | None = Field(
+        None, description="Degrades the clean side as well, for tasks whose target is a degraded image."
+    )
+    target_operations: Recipe = Field(Recipe(), description="The target's recipe, written out when frozen.")
+    companion: bool = Field(
+        False,
+        description="Each sample has a second image, drawn at random from the same list: recipe and target recipe "
+        "apply the same operations and parameters to it, with other noise.",
+    )
     share: PositiveFloat | None = Field(1.0, description="Relative share of samples; none where `repeat` is given.")
     repeat: PositiveFloat | None = Field(
         None, description="Share as in the papers' lists: this many times the number of images, kept exactly."
@@ -81,11 +89,15 @@ class DataPart(Settings):
 
     @model_validator(mode="after")
     def _field_needs_noise(self) -> "DataPart":
+        if self.noise_seed != "image":
+            return self
         online = self.recipe is not None or self.operations
-        noisy = not self.operations or any(step.operation == "gaussian_noise" for step in self.operations)
-        if self.noise_seed == "image" and not (online and noisy):
+        steps = self.operations.operations
+        if not online or (steps and all(step.operation != "gaussian_noise" for step in steps)):
             made = f"recipe {self.recipe!r} has no gaussian_noise" if online else "a part without recipe adds no noise"
             raise ValueError(f"noise_seed is 'image', but {made}; leave noise_seed out")
+        if self.companion or self.target_recipe is not None or self.target_operations:
+            raise ValueError("noise_seed is 'image', but a companion or a target needs noise of its own; leave it out")
         return self
 
     @field_validator("rescale")
@@ -225,6 +237,9 @@ class StageSettings(Settings):
     scale: Name
     seed: NonNegativeInt = Field(description="Seeds weights, samples, augmentation and degradations.")
     network: NetworkSettings
+    variants: dict[Name, dict[str, Json]] = Field(
+        {}, description="Networks that the same weights serve: name, and the arguments of `network` that differ."
+    )
     parents: dict[Name, str] = Field({}, description="Role: model id of an earlier stage.")
     data: tuple[DataPart, ...] = Field(min_length=1)
     validation: ValidationSettings = ValidationSettings()
@@ -266,8 +281,8 @@ class StageSettings(Settings):
 
     @property
     def model_id(self) -> str:
-        """Path of the stage folder below results/."""
-        return f"{self.method}/{self.setting}/seed{self.seed}/{self.stage}"
+        """Text of the `ModelId`: the stage's folder below results/."""
+        return str(ModelId(self.method, self.setting, self.seed, self.stage))
 
     @model_validator(mode="after")
     def _shares_or_repeats(self) -> "StageSettings":
@@ -275,6 +290,14 @@ class StageSettings(Settings):
         if len(given) == 2:
             plain = next(part.pairs for part in self.data if part.repeat is None)
             raise ValueError(f"data: {plain} has no repeat, other parts have one; give repeat to all parts or to none")
+        return self
+
+    @model_validator(mode="after")
+    def _companions_for_all(self) -> "StageSettings":
+        for where, parts in (("data", self.data), ("validation.data", self.validation.data)):
+            if len({part.companion for part in parts}) > 1:
+                alone = next(part.pairs for part in parts if not part.companion)
+                raise ValueError(f"{where}: {alone} has no companion, other parts have one; give it to all or to none")
         return self
 
     @model_validator(mode="after")

@@ -1,16 +1,17 @@
 """Settings of the studies beside the tables: features, and recognition."""
 
-import re
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from airpipe.errors import AirpipeError
 from airpipe.settings.base import Json, Name, Settings, unknown_name
 from airpipe.settings.datasets import fitting
-from airpipe.settings.degrading import Operation
-from airpipe.settings.names import SEED, PairListId, SeededPairListId
+from airpipe.settings.degrading import Recipe
+from airpipe.settings.names import SEED, AnyModel, ModelName, PairListId, SeededPairListId, StageModel
 from airpipe.settings.scoring import TestSettings
+from airpipe.settings.stages import StageSettings
 
 
 class FeatureClass(Settings):
@@ -20,9 +21,9 @@ class FeatureClass(Settings):
     recipe: Name | None = Field(None, description="Degrades the clean crop; none: the list has degraded files.")
     fixed: dict[Name, Json] = Field({}, description="Parameters that replace the recipe's draws.")
     label: NonNegativeInt | None = Field(
-        None, description="As the trained classifiers number it; none: the position among the classes."
+        None, description="Number that the trained classifiers give it; none: the position among the classes."
     )
-    operations: tuple[Operation, ...] = Field((), description="The recipe, written out.")
+    operations: Recipe = Field(Recipe(), description="The recipe, written out.")
 
     @model_validator(mode="after")
     def _fixed_needs_a_recipe(self) -> "FeatureClass":
@@ -34,36 +35,38 @@ class FeatureClass(Settings):
 class FeatureSettings(Settings):
     """kNN, t-SNE and confusion matrices on the features of checkpoints.
 
-    Sources: "code" is MILab-PKU/dcpt `knn_gen.py`, `knn.py`, `t_sne.py`; "text" is MaskDCPT (arXiv 2510.13282),
+    Sources: "code" is DCPT's (MILab-PKU) `knn_gen.py`, `knn.py`, `t_sne.py`; "text" is MaskDCPT (arXiv 2510.13282),
     which restates the protocol.
     """
 
-    models: tuple[str, ...] = Field(
+    models: tuple[AnyModel, ...] = Field(
         (), description="method/setting, method/setting/stage or imported/name; none: no analysis."
     )
     scales: tuple[Name, ...] | None = Field(
         None,
         description="Scales at which there is an analysis; none: all.",
     )
-    classes: dict[Name, FeatureClass] = Field({}, description="Name: images. `name: null` in an overlay leaves it out.")
+    classes: dict[Name, FeatureClass] = Field({}, description="Images of each class, by its name.")
     images_per_class: PositiveInt = Field(
-        100, description="At most; evenly spaced over the list (ours; code: the first of a directory). Source: code."
+        100,
+        description="Images at most, evenly spaced over the list (ours; code: the first of a directory). Source: code.",
     )
     crops_per_image: PositiveInt = Field(
-        1, description="1: the centre crop (source: code); more: evenly placed, each degraded by itself (ours)."
+        1,
+        description="1: the centre crop (source: code); more: evenly placed, each degraded by itself (ours).",
     )
     patch_size: PositiveInt = Field(128, description="Side of the crops in pixels. Source: code.")
     seed: NonNegativeInt = Field(
-        100000, description="Of degradations, random weights and projection. Ours: unlike any training seed."
+        100000, description="Seed of degradations, random weights and projection. Ours: unlike any training seed."
     )
-    neighbours: PositiveInt = Field(5, description="k, Euclidean distance. Source: code.")
-    test_share: float = Field(0.33, gt=0, lt=1, description="Of each split. Source: code.")
+    neighbours: PositiveInt = Field(5, description="k of kNN, with Euclidean distance. Source: code.")
+    test_share: float = Field(0.33, gt=0, lt=1, description="Share of each split that is tested. Source: code.")
     split: Literal["scene", "random"] = Field(
         "scene",
         description="scene: all crops of one photograph on one side (ours); random: single crops (source: code).",
     )
     seeds: tuple[NonNegativeInt, ...] = Field(
-        (0, 223, 929, 1234, 10086), min_length=1, description="One split each. Source: code."
+        (0, 223, 929, 1234, 10086), min_length=1, description="Seeds of the splits, one each. Source: code."
     )
     feature: Literal["last", "all"] = Field(
         "last", description="Levels of the decoder: the last stage, level 0 (source: code), or all of them (ours)."
@@ -79,16 +82,9 @@ class FeatureSettings(Settings):
         description="Untrained weights: Kaiming-uniform with a = 2 and zero biases in convolutions and linear layers "
         "(source: code), or as the network initialises itself (ours).",
     )
-    perplexity: PositiveFloat = Field(30, description="Of t-SNE. Source: code (scikit-learn's default).")
-    iterations: int = Field(2000, ge=250, description="Of t-SNE. Source: code.")
-    tsne_seed: NonNegativeInt = Field(0, description="Of t-SNE. Ours: the code draws it.")
-
-    @field_validator("classes", mode="before")
-    @classmethod
-    def _left_out(cls, classes: Any) -> Any:
-        if isinstance(classes, Mapping):
-            return {name: entry for name, entry in classes.items() if entry is not None}
-        return classes
+    perplexity: PositiveFloat = Field(30, description="Perplexity of t-SNE. Source: code (scikit-learn's default).")
+    iterations: int = Field(2000, ge=250, description="Iterations of t-SNE. Source: code.")
+    tsne_seed: NonNegativeInt = Field(0, description="Seed of t-SNE. Ours: the code draws it.")
 
     @model_validator(mode="after")
     def _classes_differ(self) -> "FeatureSettings":
@@ -102,28 +98,53 @@ class FeatureSettings(Settings):
         return self
 
     def labels(self) -> dict[str, int]:
-        """Label of each class: given, or its position."""
+        """Label of each class by its name: the given one, or its position."""
         return {n: i if c.label is None else c.label for i, (n, c) in enumerate(self.classes.items())}
+
+
+def check_labels(features: FeatureSettings, settings: StageSettings) -> None:
+    """Check that the feature analysis numbers degradations as a stage's classifier does; others have no say.
+
+    A class and a part of the training mix are the same degradation where they share a recipe, or the data set
+    where there is none.
+
+    Raises:
+        AirpipeError: names the class and both labels.
+    """
+    if not hasattr(settings, "head"):
+        return
+    trained: dict[str, set[int]] = {}
+    for part in settings.data:
+        trained.setdefault(part.recipe or part.pairs.split(".")[0], set()).add(part.label)
+    for name, label in features.labels().items():
+        entry = features.classes[name]
+        known = trained.get(entry.recipe or entry.pairs.split(".")[0], {label})
+        if label not in known:
+            raise AirpipeError(
+                f"features, class {name} has label {label}; {settings.model_id} was trained with label "
+                f"{', '.join(map(str, sorted(known)))} for it. Put the classes in that order, or set "
+                f"features.classes.{name}.label"
+            )
 
 
 # Recognition
 
 
 CLEAN = "clean"
-"""Degradation of tests whose images stay as they are."""
+"""Name of the degradation of tests whose images stay as they are."""
 
 
 class RecognitionTest(Settings):
     """Labelled images, how they are degraded, and what is asked of recognisers."""
 
-    pairs: SeededPairListId = Field(description="Labelled list; {seed} in it stands for the run's seed.")
-    dataset: str = Field("", description="Its name in tables; none: that of the list, without {seed}.")
-    degradation: Name = Field(description="clean: the images as they are.")
-    level: str = ""
+    pairs: SeededPairListId = Field(description="Labelled pair list; {seed} in it stands for the run's seed.")
+    dataset: str = Field("", description="Name of the data set in tables; none: that of the list, without {seed}.")
+    degradation: Name = Field(description="What the images show, as tables call it; clean: they stay as they are.")
+    level: str = Field("", description="Its strength, as tables show it.")
     recipe: Name | None = Field(None, description="Degrades the clean image; none: the list has degraded files.")
     fixed: dict[Name, Json] = Field({}, description="Parameters that replace the recipe's draws.")
-    operations: tuple[Operation, ...] = Field((), description="The recipe, written out.")
-    seed: NonNegativeInt = Field(100000, description="Unlike any training seed.")
+    operations: Recipe = Field(Recipe(), description="The recipe, written out.")
+    seed: NonNegativeInt = Field(100000, description="Seed of the degradation; unlike any training seed.")
     gallery: SeededPairListId | None = Field(
         None, description="Clean images in which retrieval looks for the class of each restored one; none: the list."
     )
@@ -142,11 +163,11 @@ class RecognitionTest(Settings):
         return self
 
     def lists(self) -> tuple[str, ...]:
-        """Pair lists that it reads."""
+        """Ids of the pair lists that the test reads, each once."""
         return tuple(dict.fromkeys([self.pairs, self.gallery or self.pairs]))
 
     def for_seed(self, seed: int) -> "RecognitionTest":
-        """The same with the run's seed in its lists, and the name of its data set.
+        """The same test with the run's seed in its lists, and the name of its data set filled in.
 
         Images of each seed's own list are degraded with a seed of their own: their names repeat.
         """
@@ -157,7 +178,7 @@ class RecognitionTest(Settings):
         return self.model_copy(update={"pairs": pairs, "gallery": gallery, "dataset": dataset, "seed": drawn})
 
     def as_test(self) -> TestSettings:
-        """What degrades the images, as other tests have it; not before `for_seed`."""
+        """The degradation of the images as settings of an ordinary test; call `for_seed` first."""
         shared = {
             name: getattr(self, name) for name in ("pairs", "degradation", "level", "recipe", "operations", "seed")
         }
@@ -165,48 +186,41 @@ class RecognitionTest(Settings):
 
 
 class DetectionSettings(Settings):
-    """Detections that an external detector made on the images of one test, in COCO's files."""
+    """Detections of an external detector on the images of one test, as COCO's files."""
 
     annotations: str = Field(description="True objects; ~ and ${VARIABLES} are expanded.")
     detections: dict[Name, str] = Field(
         min_length=1, description="Variant (clean, degraded, restored, ...): file of detections."
     )
     recogniser: str = Field("", description="Name of the detector in tables; none: detector.")
-    degradation: str = ""
-    level: str = ""
+    degradation: str = Field("", description="What the images show, as tables call it.")
+    level: str = Field("", description="Its strength, as tables show it.")
 
 
 class RecognitionSettings(Settings):
     """Frozen recognisers on clean, degraded and restored images."""
 
-    models: tuple[str, ...] = Field(
+    models: tuple[AnyModel, ...] = Field(
         (), description="Enhancers: method/setting, method/setting/stage or imported/name; none: no recognition tests."
     )
     scales: tuple[Name, ...] | None = Field(None, description="Scales at which there are these tests; none: all.")
-    recognisers: dict[Name, str] = Field(
-        {}, description="Name: method/setting/stage or imported/name. `name: null` in an overlay leaves it out."
-    )
+    recognisers: dict[Name, StageModel] = Field({}, description="By name: method/setting/stage or imported/name.")
     headline: Name | None = Field(
         None, description="Recogniser that figures show and tables begin with; none: the first."
     )
     retrieval: tuple[Name, ...] | None = Field(
         None, description="Recognisers whose embeddings retrieval compares; none: all."
     )
-    tests: dict[Name, RecognitionTest] = Field({}, description="`name: null` in an overlay leaves a test out.")
+    tests: dict[Name, RecognitionTest] = Field({}, description="Tests by name.")
     fresh_seeds: tuple[NonNegativeInt, ...] = Field(
-        (1, 2, 3), min_length=1, description="Of the target vrdir_seeds: nothing was chosen while looking at them."
+        (1, 2, 3),
+        min_length=1,
+        description="Seeds that repeat the tests on demand: nothing was chosen while looking at them.",
     )
     pictures: NonNegativeInt = Field(1, description="Images of each test that are kept for the figures.")
     detections: dict[Name, DetectionSettings] = Field(
-        {}, description="Data set: files to score beside the recognisers. `name: null` in an overlay leaves them out."
+        {}, description="Files of detections to score beside the recognisers, by data set."
     )
-
-    @field_validator("recognisers", "tests", "detections", mode="before")
-    @classmethod
-    def _left_out(cls, entries: Any) -> Any:
-        if isinstance(entries, Mapping):
-            return {name: entry for name, entry in entries.items() if entry is not None}
-        return entries
 
     @model_validator(mode="after")
     def _complete(self) -> "RecognitionSettings":
@@ -222,7 +236,7 @@ class RecognitionSettings(Settings):
         return self
 
     def _headline_answers(self) -> None:
-        """Figures show the headline on every test, and a test must have somebody to ask."""
+        """Check that every test asks the headline, which figures show, and has somebody to ask."""
         first = self.in_order()[0]
         for name, test in self.tests.items():
             if "retrieval" in test.tasks and self.retrieval == ():
@@ -257,34 +271,19 @@ class RecognitionSettings(Settings):
 
 
 class RecognitionJob(Settings):
-    """What one job does with its enhancer; a change redoes it."""
+    """What one job tests an enhancer with. A change redoes the job."""
 
     tests: dict[Name, RecognitionTest]
-    recognisers: dict[Name, str] = Field(description="Name: model id, with the seed of the run.")
+    recognisers: dict[Name, str] = Field(description="Model id of each recogniser by name, with the seed of the run.")
     pictures: NonNegativeInt
     retrieval: tuple[Name, ...] | None = None
-
-
-def seeded(model: str, seed: int) -> str:
-    """Model id of method/setting/stage; imported models have no seed.
-
-    >>> seeded("vrdir/airpipe/ise", 3)
-    'vrdir/airpipe/seed3/ise'
-    """
-    if model.startswith("imported/"):
-        return model
-    method, setting, stage = model.split("/")
-    return f"{method}/{setting}/seed{seed}/{stage}"
 
 
 # Checks of the recognition tests
 
 
-MODEL = r"[a-z0-9_]+/[a-z0-9_]+|(?!imported/)[a-z0-9_]+(/[a-z0-9_]+){2}"
-RECOGNISER = r"imported/[a-z0-9_]+|(?!imported/)[a-z0-9_]+(/[a-z0-9_]+){2}"
-RECOGNISING = ("vrdir.recogniser",)
-"""Stages that train recognisers; all others train something else."""
 TABLES = ("recognition", "restoration", "recognition_seeds", "restoration_seeds")
+"""Tables that the recognition tests make; others are called otherwise."""
 
 
 def check_names(
@@ -305,7 +304,7 @@ def check_names(
         recipes: names of recipes.
         datasets: names of their splits, by data set.
         tables: names of the other tables.
-        task: of method/setting[/stage], given with what names it; raises ValueError where it does not exist.
+        task: called with method/setting[/stage] and what names it; raises ValueError where there is no such stage.
 
     Raises:
         ValueError: says what is nearest, or what to name instead.
@@ -314,7 +313,12 @@ def check_names(
         return
     if taken := sorted(set(TABLES) & set(tables)):
         raise ValueError(f"tables: the name {taken[0]!r} belongs to the recognition tests; call the table otherwise")
-    _check_models(settings, task)
+    for model in settings.models:
+        if not ModelName.parse(model).imported:
+            task(model, "recognition")
+    for name, model in settings.recognisers.items():
+        if not ModelName.parse(model).imported:
+            task(model, f"recognition, recogniser {name}")
     for name, test in settings.tests.items():
         where = f"recognition, test {name}"
         if test.recipe is not None and test.recipe not in recipes:
@@ -332,28 +336,3 @@ def _check_list(pairs: str, seeds: Collection[int], datasets: Mapping[str, Colle
     for name in found:
         if split not in datasets[name]:
             raise ValueError(unknown_name(split, datasets[name], f"split of {name} in {where}"))
-
-
-def _check_models(settings: RecognitionSettings, task: Callable[[str, str], str]) -> None:
-    for model in settings.models:
-        expected = "method/setting, method/setting/stage or imported/name"
-        if _task(model, MODEL, "recognition", expected, task) in RECOGNISING:
-            raise ValueError(
-                f"recognition, models: {model} tells classes apart and restores nothing; name it in "
-                "recognition.recognisers, or another stage here"
-            )
-    for name, model in settings.recognisers.items():
-        where = f"recognition, recogniser {name}"
-        found = _task(model, RECOGNISER, where, "method/setting/stage or imported/name", task)
-        if found not in (*RECOGNISING, None):
-            raise ValueError(
-                f"{where}: {model} ({found}) tells no classes apart; name a stage of {' or '.join(RECOGNISING)}, "
-                "or imported/name"
-            )
-
-
-def _task(model: str, form: str, where: str, expected: str, task: Callable[[str, str], str]) -> str | None:
-    """Task of a model; None of an imported one."""
-    if not re.fullmatch(form, model):
-        raise ValueError(f"{where}: {model!r} is not {expected}")
-    return None if model.startswith("imported/") else task(model, where)

@@ -25,6 +25,7 @@ from airpipe.data.samples import TrainingSamples, ValidationSamples
 from airpipe.data.sampling import MicroBatches, SamplePlan, part_counts
 from airpipe.data.sources import Source
 from airpipe.errors import AirpipeError
+from airpipe.models.contract import size_multiple
 from airpipe.models.cost import network_cost
 from airpipe.provenance import atomic_path, git_state, library_versions, sha256_file, write_text
 from airpipe.registry import task_class
@@ -34,7 +35,7 @@ from airpipe.training.loop import StepLoop
 from airpipe.training.parents import describe_loading
 from airpipe.training.state import StateFolder
 from airpipe.training.task import Task
-from airpipe.weights.checkpoints import CARD, load_model, read_card, save_model
+from airpipe.weights.checkpoints import CARD, check_variants, load_model, read_card, save_model
 
 
 @dataclass(frozen=True)
@@ -197,6 +198,8 @@ def _assemble(
     fabric: Fabric, settings: StageSettings, samples: TrainingSamples, state: StateFolder, options: RunOptions
 ) -> tuple[StepLoop, SamplePlan]:
     parents: dict[str, nn.Module] = {role: load_model(path).network for role, path in options.parents.items()}
+    exported = settings.exported_network
+    check_variants(exported.name, exported.arguments, settings.variants)
     task: Task = task_class(settings.task)(settings, parents)
     task.accept(samples.classes)
     lengths = [len(source) for source in samples.sources]
@@ -253,7 +256,7 @@ def _validation(
 ) -> DataLoader[Any] | None:
     if not validation.pairs:
         return None
-    multiple = getattr(loop.exported(), "size_multiple", 1)
+    multiple = size_multiple(loop.exported())
     size = settings.validation.patch_size
     samples = ValidationSamples(settings.validation.data, validation.pairs, settings.seed, size, multiple, classes)
     return DataLoader(samples, batch_size=1, collate_fn=collate)
@@ -279,6 +282,7 @@ def _export(
         "scale": settings.scale,
         "seed": settings.seed,
         "network": {"name": network.name, "arguments": network.arguments},
+        "variants": settings.variants,
         "settings_hash": settings_hash(settings),
         "revision": settings.revision,
         "parents": _parents(loop.task, options),

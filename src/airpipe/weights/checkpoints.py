@@ -1,4 +1,8 @@
-"""Model files: ours (safetensors and a card); published ones are read by `published`."""
+"""Model files: ours (safetensors and a card); published ones are read by `published`.
+
+One file may serve several networks, its variants: they have the same weights and differ in constructor arguments,
+which the card lists under `variants`. A path with @ and a name behind it means one of them.
+"""
 
 import json
 import logging
@@ -7,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -31,6 +36,8 @@ class LoadedModel:
     card: dict[str, Any]
     """The card beside the file; for published files only `network`, `assumed`, `source`, `sha256`."""
     path: Path
+    variant: str = ""
+    """Which of the file's networks it is; the card then has the arguments of this one. Empty: that of the card."""
 
 
 def save_model(folder: Path, network: nn.Module, card: Mapping[str, Any]) -> None:
@@ -48,24 +55,33 @@ def save_model(folder: Path, network: nn.Module, card: Mapping[str, Any]) -> Non
             raise OSError(str(error)) from None
 
 
-def load_model(path: Path) -> LoadedModel:
+def load_model(path: Path, variant: str = "") -> LoadedModel:
     """Load a stage folder, one of our `.safetensors`, or a published file.
 
     A published file needs no card: network and sizes are read off its keys and shapes; what these
     do not tell is taken as usual, logged as a warning and named in the card under `assumed`.
 
+    Args:
+        path: with or without @ and a variant behind it.
+        variant: one that the card lists; empty: that of the path, or the network as the card has it.
+
     Raises:
-        AirpipeError: missing, truncated, foreign or unsafe file, or a card that does not fit.
+        AirpipeError: missing, truncated, foreign or unsafe file, a card that does not fit, or no such variant.
     """
-    path = Path(path)
+    path, named = split_variant(Path(path))
+    variant = variant or named
     file = path / WEIGHTS if path.is_dir() else path
     if not file.is_file():
         raise AirpipeError(f"{file}: no such model. `airpipe models` lists what is there")
     card_file = file.with_name(CARD)
     if file.name == WEIGHTS and card_file.is_file():
-        card = read_card(card_file)
+        card = card_of_variant(read_card(card_file), variant, str(path))
         network = build_network(card["network"]["name"], **card["network"]["arguments"])
         load_strictly(network, read_own(file), str(file))
+    elif variant:
+        raise AirpipeError(
+            f"{file}: no variant {variant!r}: a published file has none. Import it first, or leave @ out"
+        )
     else:
         found = read_published(file)
         network = found.network
@@ -78,7 +94,60 @@ def load_model(path: Path) -> LoadedModel:
             "source": file.name,
             "sha256": sha256_file(file),
         }
-    return LoadedModel(network.float().eval().requires_grad_(False), card, file)
+    return LoadedModel(network.float().eval().requires_grad_(False), card, file, variant)
+
+
+def split_variant(path: Path) -> tuple[Path, str]:
+    """A model's path, and the variant named behind its last @; a path that exists as it is has none."""
+    place, at, variant = path.name.rpartition("@")
+    return (path.with_name(place), variant) if at and place and not path.exists() else (path, "")
+
+
+def card_of_variant(card: Mapping[str, Any], variant: str, what: str) -> dict[str, Any]:
+    """The card of one of a file's networks: the arguments are those of the variant, and the id names it.
+
+    Args:
+        card: of the file.
+        variant: its name; empty: the card as it is.
+        what: the model, for the message.
+
+    Raises:
+        AirpipeError: no such variant; names those that there are.
+    """
+    if not variant:
+        return dict(card)
+    variants = card.get("variants") or {}
+    if variant not in variants:
+        there = f"It has {', '.join(variants)}" if variants else "It has none: leave @ out"
+        raise AirpipeError(f"{what}: no variant {variant!r}. {there}")
+    network = {**card["network"], "arguments": {**card["network"]["arguments"], **variants[variant]}}
+    return {**card, "network": network, "model": f"{card.get('model', what)}@{variant}"}
+
+
+def check_variants(name: str, arguments: Mapping[str, Any], variants: Mapping[str, Mapping[str, Any]]) -> None:
+    """Check that one file of weights fits a network and all its variants; takes no memory for weights.
+
+    Args:
+        name: of a registered network.
+        arguments: of its constructor.
+        variants: name to the arguments that differ.
+
+    Raises:
+        AirpipeError: an argument that the network does not have or refuses, or weights of other names or shapes.
+    """
+    with torch.device("meta"):
+        wanted = {key: value.shape for key, value in build_network(name, **arguments).state_dict().items()}
+        for variant, changed in variants.items():
+            try:
+                state = build_network(name, **{**arguments, **changed}).state_dict()
+            except AirpipeError as error:
+                raise AirpipeError(f"variants.{variant}: {error}") from None
+            odd = [key for key in {**wanted, **state} if key not in state or wanted.get(key) != state[key].shape]
+            if odd:
+                raise AirpipeError(
+                    f"variants.{variant}: {', '.join(changed)} would need other weights: {len(odd)} entries differ "
+                    f"(first {odd[0]}). Variants share one file: change only what leaves the weights as they are"
+                )
 
 
 def load_strictly(network: nn.Module, state: Mapping[str, Tensor], what: str) -> None:

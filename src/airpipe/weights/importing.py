@@ -5,20 +5,20 @@ import math
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import yaml
-from torch import Tensor
 
 from airpipe import __version__
 from airpipe.errors import AirpipeError
+from airpipe.models.contract import Network
 from airpipe.models.cost import network_cost
 from airpipe.provenance import atomic_path, git_state, library_versions, sha256_file, write_failed
-from airpipe.weights.assembling import with_head, with_parts
+from airpipe.registry import assemblies, assembling_function
 from airpipe.weights.checkpoints import load_model, save_model
 from airpipe.weights.published import Published, read_published
 
@@ -35,13 +35,11 @@ class ImportOptions:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     partial: bool = False
     method: str = IMPORTED
-    """The method whose printed numbers belong to these weights, for tables: "dcpt", "baseline"."""
+    """The registered method whose printed numbers belong to these weights, for tables."""
     setting: str | None = None
     """Its setting, for tables: "nafnet_5d"; None: the name of the import."""
-    head: Path | None = None
-    """The second file of a DCPT pretraining (net_dc); the import then is backbone and head in one."""
     parts: Mapping[str, Path] = field(default_factory=dict)
-    """The other files of VRD-IR, `sad` and `encoder`, beside that of ISE; the import then is the whole network."""
+    """Other files that belong to it by their roles (`part_options`); the import then is one network of them all."""
 
 
 def import_name(file: Path, name: str | None) -> str:
@@ -99,7 +97,7 @@ def import_published(file: Path, folder: Path, options: ImportOptions, overwrite
 
     Raises:
         AirpipeError: as `read_published`; the folder exists or cannot be written. Nothing is
-            then left half-written. A `head` or `parts` that do not fit.
+            then left half-written. `parts` that do not fit.
     """
     if folder.exists() and not overwrite:
         raise AirpipeError(f"{folder}: exists already. Add --overwrite to replace it, or choose another --name")
@@ -123,21 +121,37 @@ def import_published(file: Path, folder: Path, options: ImportOptions, overwrite
     return found
 
 
+def part_options() -> dict[str, str]:
+    """Roles that other files can have beside the first one, with their help texts, of all methods."""
+    return {role: text for assembly in assemblies().values() for role, text in assembly.roles.items()}
+
+
 def read_all(file: Path, options: ImportOptions) -> Published:
     """Read a published file and the others that belong to it, as one network.
 
+    A method whose network comes in several files says which (`registry.Assembly`). Its function is called with the
+    first file, the others by their roles (some may be missing) and the options, and returns a `Published` that has
+    `first` and `parts`.
+
     Raises:
-        AirpipeError: as `read_published`, `with_head` and `with_parts`; a `head` or `partial` beside `parts`.
+        AirpipeError: as `read_published` and the method's function; roles of several methods, or of none.
     """
-    if options.parts and options.head is not None:
-        raise AirpipeError("--head goes with DCPT's backbone, --sad and --encoder with VRD-IR's ISE. Leave one out")
-    if options.parts and options.partial:
-        raise AirpipeError("--partial: found --sad or --encoder, too, and VRD-IR is made of whole files. Leave it out")
-    arguments = {} if options.parts else options.arguments
-    found = read_published(file, options.network, options.key, arguments, options.partial)
-    if options.parts:
-        return with_parts(found, options.parts, options.arguments)
-    return found if options.head is None else with_head(found, options.head, options.partial)
+    if not options.parts:
+        return read_published(file, options.network, options.key, options.arguments, options.partial)
+    wanted = {
+        name: [role for role in assembly.roles if role in options.parts] for name, assembly in assemblies().items()
+    }
+    wanted = {name: roles for name, roles in wanted.items() if roles}
+    if len(wanted) != 1 or len(*wanted.values()) < len(options.parts):
+        told = ", ".join(f"{_flags(one.roles)} with {one.first}" for one in assemblies().values())
+        raise AirpipeError(f"{_flags(options.parts)} are no files of one network: found {told}. Leave one out")
+    [name] = wanted
+    found: Published = assembling_function(name)(file, options.parts, options)
+    return found
+
+
+def _flags(roles: Iterable[str]) -> str:
+    return " and ".join(f"--{role}" for role in roles)
 
 
 def _replace(folder: Path, new: Path, old: Path) -> None:
@@ -191,8 +205,7 @@ def _card(found: Published, name: str, options: ImportOptions) -> dict[str, Any]
             "dtypes": found.dtypes,
             "also": list(found.also),
             "partial": options.partial,
-            "assumed": found.assumed,
-            "head": None if found.head is None else _file_facts(found.head),
+            "assumed": (found.first.assumed if found.first else {}) | found.assumed,
             **({"parts": {role: _file_facts(part) for role, part in found.parts.items()}} if found.parts else {}),
             "keys": found.report.facts(),
         },
@@ -212,13 +225,16 @@ def _file_facts(part: Published) -> dict[str, Any]:
 
 
 def describe(found: Published) -> list[str]:
-    """What was read, what was left out and why, line by line."""
+    """What was read, what was left out and why, line by line, file by file."""
+    lines = []
+    if found.first is not None:
+        lines = [f"{len(found.files())} files make one network: {_called(found)}", *_assumed(found)]
+    return [*lines, *(line for file in found.files() for line in _of_file(file))]
+
+
+def _of_file(found: Published) -> list[str]:
     weights, report = found.weights, found.report
-    name, options = (found.name, found.arguments)
-    if found.head is not None:
-        name, options = (options["backbone"][what] for what in ("name", "arguments"))
-    arguments = ", ".join(f"{option}={value}" for option, value in options.items())
-    lines = [f"{weights.file}: {name}({arguments})"]
+    lines = [f"{weights.file}: {_called(found)}"]
     source = "the outermost level" if weights.container == "." else weights.container
     lines.append(f"weights from {source}" + (f"; not taken: {', '.join(weights.others)}" if weights.others else ""))
     if weights.prefix:
@@ -238,22 +254,28 @@ def describe(found: Published) -> list[str]:
         lines.append(f"{len(report.unexpected)} unexpected, not used: {', '.join(report.unexpected)}")
     if found.also:
         lines.append(f"note: the same names and shapes fit {', '.join(found.also)}, too; choose with --as")
-    lines += [
-        f"note: no shape tells {name}; {value} is used (--argument {name}=...)" for name, value in found.assumed.items()
-    ]
-    outputs = options.get("out_channels", 3)
+    lines += _assumed(found)
+    outputs = found.arguments.get("out_channels", 3)
     if outputs != 3:
-        lines.append(f"note: {outputs} output channels: an encoder (DegAE's form), which makes features, no picture")
-    return [*lines, *(line for other in _others(found) for line in describe(other))]
+        lines.append(f"note: {outputs} output channels: an encoder, which makes features, no picture")
+    return lines
 
 
-def _others(found: Published) -> list[Published]:
-    """The other files that a network was put together from."""
-    return [*found.parts.values(), *([found.head] if found.head is not None else [])]
+def _called(found: Published) -> str:
+    return f"{found.name}({', '.join(f'{option}={value}' for option, value in found.arguments.items())})"
+
+
+def _assumed(found: Published) -> list[str]:
+    told = found.assumed.items()
+    return [f"note: no shape tells {name}; {value} is used (--argument {name}=...)" for name, value in told]
 
 
 def table(found: Published) -> list[str]:
-    """One line per entry of the file: published name, own name, shape, type; then those of its other files."""
+    """One line per entry of each of its files: published name, own name, shape, type."""
+    return [line for file in found.files() for line in _entries(file)]
+
+
+def _entries(found: Published) -> list[str]:
     report = found.report
     states = {**report.matched, **dict.fromkeys(report.dropped, "dropped"), **dict.fromkeys(report.unexpected, "?")}
     entries = found.weights.tensors
@@ -263,8 +285,7 @@ def table(found: Published) -> list[str]:
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     padded = ["  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[3]]) for row in rows]
-    missing = [f"{name}  missing" for name in report.missing]
-    return [*padded, *missing, *(line for other in _others(found) for line in table(other))]
+    return [*padded, *(f"{name}  missing" for name in report.missing)]
 
 
 def _named(names: tuple[str, ...]) -> str:
@@ -291,7 +312,7 @@ def export_published(
         layout: which published layout, for networks that have several; None: the usual one.
         overwrite: replace the file.
         buffers: also the computed buffers that published files store, which strict loading there needs.
-        bare: save the state dict itself, without container, as DegAE does.
+        bare: save the state dict itself, without container, as some published code does.
 
     Returns:
         Number of entries, buffers included.
@@ -304,14 +325,13 @@ def export_published(
         raise AirpipeError(f"{target}: exists already. Add --overwrite to replace it")
     loaded = load_model(model)
     network, name = loaded.network, loaded.card["network"]["name"]
-    if not hasattr(network, "published_state"):
+    if not isinstance(network, Network) or not network.PUBLISHED_LAYOUTS:
         raise AirpipeError(f"{model}: {name} has no published layout; use its model.safetensors as it is")
-    layouts = getattr(network, "PUBLISHED_LAYOUTS", ())
+    layouts = network.PUBLISHED_LAYOUTS
     if layout is not None and layout not in layouts:
-        has = f"has {', '.join(layouts)}" if layouts else "has one layout only: leave --layout out"
+        has = f"has {', '.join(layouts)}" if len(layouts) > 1 else "has one layout only: leave --layout out"
         raise AirpipeError(f"{model}: no layout {layout!r}: {name} {has}")
-    write = cast(Callable[..., dict[str, Tensor]], network.published_state)
-    state = write(buffers=buffers) if layout is None else write(buffers=buffers, layout=layout)
+    state = network.published_state(buffers, layout or "")
     plain = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
     with atomic_path(target) as temporary, temporary.open("wb") as stream:
         torch.save(plain if bare else {"params": plain}, stream)

@@ -7,36 +7,26 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, cast, get_type_hints
 
 import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from airpipe.errors import AirpipeError
+from airpipe.models.contract import Network, Shapes
 from airpipe.registry import build_network, network_class, networks, resolve
 from airpipe.settings.base import unknown_name
 from airpipe.weights.foreign import PREFIXES, Weights, parts, read_weights
 
 log = logging.getLogger(__name__)
 
-Shapes = Mapping[str, tuple[int, ...]]
-
 PARTS = (
-    (r"DDR_extractor\.", "a DegAE degradation representor (*_DDG_Encoder.pth)"),
-    (r"basic_block\d+\.modulation_layer\.cond_scale\.", "a DegAE decoder with GFM modulation (*_PretrainDecoder.pth)"),
-    (r"basic_block\d+\.modulation_layer\.", "a DegAE decoder (*_PretrainDecoder.pth)"),
+    (r"DDR_extractor\.", "a degradation representor (*_DDG_Encoder.pth)"),
+    (r"basic_block\d+\.modulation_layer\.cond_scale\.", "a decoder with GFM modulation (*_PretrainDecoder.pth)"),
+    (r"basic_block\d+\.modulation_layer\.", "a decoder (*_PretrainDecoder.pth)"),
 )
-"""Networks of published systems that are no restorer of their own: a pattern of names, what it is."""
-ASSUMED = {
-    "dcpt_head": ("downsample",),
-    "nafnet_tlc": ("train_size",),
-    "restormer": ("global_residual",),
-    "swinir": ("global_residual", "rgb_mean", "img_range", "output"),
-    "vrdir": ("normalise",),
-    "swinir_dcpt": ("num_heads", "window_size", "img_range"),
-}
-"""Arguments that change the result and that no shape tells."""
+"""Networks of published systems that no registered network reads yet: a pattern of names, what it is."""
 FINETUNE_HEAD = {"conv_last.weight", "conv_last.bias", "HRconv.weight", "HRconv.bias"}
 PATCHGAN = {"0.weight", "2.weight", "3.running_mean", "5.weight", "8.weight", "11.weight"}
 
@@ -78,10 +68,14 @@ class Published:
     """Other networks that the same names and shapes fit."""
     assumed: dict[str, Any]
     """Arguments that no shape tells, as they were taken."""
-    head: "Published | None" = None
-    """The second file of a DCPT pretraining, where both became one network."""
+    first: "Published | None" = None
+    """What its file holds by itself, where other files made it part of a larger network."""
     parts: Mapping[str, "Published"] = field(default_factory=dict)
-    """The other files of VRD-IR by role, where all became one network."""
+    """The other files by their roles, where all became one network."""
+
+    def files(self) -> "list[Published]":
+        """What each of its files holds; itself, where there is one file only."""
+        return [self.first or self, *self.parts.values()]
 
 
 def read_published(
@@ -146,8 +140,9 @@ def check_arguments(name: str, arguments: Mapping[str, Any]) -> None:
 
 def assumed_arguments(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The values used for the arguments that no shape tells: those given, else the constructor's defaults."""
-    known = inspect.signature(network_class(name)).parameters
-    return {argument: arguments.get(argument, known[argument].default) for argument in ASSUMED.get(name, ())}
+    network = cast(type[Network], network_class(name))
+    known = inspect.signature(network).parameters
+    return {argument: arguments.get(argument, known[argument].default) for argument in network.assumed}
 
 
 def identify(
@@ -184,9 +179,8 @@ def candidates(shapes: Shapes) -> dict[str, dict[str, Any]]:
     """Constructor arguments of every registered network that has these names and shapes."""
     found = {}
     for name, target in networks().items():
-        reader = getattr(resolve(target), "arguments_from", lambda shapes: None)
         try:
-            arguments = reader(shapes)
+            arguments = cast(type[Network], resolve(target)).arguments_from(shapes)
         except (LookupError, ValueError, TypeError, ArithmeticError):  # arrays of other rank: another network
             arguments = None
         if arguments is not None:
@@ -198,7 +192,7 @@ def what_part(names: Iterable[str]) -> str | None:
     """Which part of a published system these names belong to, where it is no network of its own."""
     names = {name.removeprefix("model.") for name in names}
     if names == FINETUNE_HEAD:
-        return "the output head of a fine-tuned DegAE model (*_De1.pth)"
+        return "the output head of a fine-tuned autoencoder (*_De1.pth)"
     if names >= PATCHGAN:
         return "a PatchGAN discriminator (*_D.pth)"
     for pattern, what in PARTS:
@@ -286,7 +280,7 @@ def fitting(network: nn.Module, state: Mapping[str, Tensor], what: str, partial:
 
 
 def _compared(network: nn.Module, own: Mapping[str, Tensor], state: Mapping[str, Tensor], what: str) -> KeyReport:
-    rename = getattr(network, "published_key", str)
+    rename = network.published_key if isinstance(network, Network) else str
     matched: dict[str, str] = {}
     seen: dict[str, str] = {}
     dropped, unexpected = [], []

@@ -2,4 +2,9 @@
 
 from airpipe.registry import Method, Stage
 
-METHOD = Method(title="Baseline", stages={"train": Stage(task="BaselineTask")})
+METHOD = Method(
+    title="Baseline",
+    stages={"train": Stage(task="BaselineTask")},
+    printed=("{backbone}",),
+    control=True,
+)

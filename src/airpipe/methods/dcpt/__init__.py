@@ -1,6 +1,6 @@
 """DCPT: a backbone learns to tell degradations apart, then to remove them (Hu et al., ICLR 2025)."""
 
-from airpipe.registry import Method, Stage
+from airpipe.registry import Assembly, Method, Stage
 
 METHOD = Method(
     title="DCPT",
@@ -18,4 +18,10 @@ METHOD = Method(
         "finetune": Stage(task="FinetuneTask", settings="FinetuneSettings"),
         "transfer": Stage(task="TransferTask", settings="TransferSettings"),
     },
+    assembly=Assembly(
+        first="the backbone of a DCPT pretraining",
+        roles={"head": "second file of a DCPT pretraining (net_dc), to import both as one"},
+        function="with_head",
+    ),
+    forks={"restormer": "restormer_dcpt", "swinir": "swinir_dcpt"},
 )

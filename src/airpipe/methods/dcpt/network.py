@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from airpipe.errors import AirpipeError
+from airpipe.models.contract import Network, Shapes, feature_channels
 from airpipe.models.features import Features, Output
 from airpipe.models.nafnet import ChannelNorm
 from airpipe.registry import build_network
@@ -57,7 +58,7 @@ class ResidualBlock(nn.Module):
         return cast(Tensor, (self.conv3(inner) + features).relu())
 
 
-class DegradationHead(nn.Module):
+class DegradationHead(Network):
     """Tell degradations apart by the features of a restoration network's decoder.
 
     Args:
@@ -69,6 +70,9 @@ class DegradationHead(nn.Module):
     Raises:
         ValueError: numbers below one, or no level.
     """
+
+    assumed: ClassVar[tuple[str, ...]] = ("downsample",)
+    no_restorer = "it tells degradations apart by the features of a backbone"
 
     def __init__(
         self, feature_dims: Sequence[int], num_classes: int, num_res_blocks: int = 2, downsample: bool = False
@@ -83,7 +87,7 @@ class DegradationHead(nn.Module):
         def blocks(channels: int) -> nn.Sequential:
             return nn.Sequential(*(ResidualBlock(channels) for _ in range(num_res_blocks)))
 
-        self.feature_dims, self.downsample = list(feature_dims), downsample
+        self.feature_dims, self.downsample, self.classes = list(feature_dims), downsample, num_classes
         self.mixing_weights = nn.Parameter(torch.ones(len(feature_dims)))
         self.bottleneck_layers = nn.ModuleList(blocks(channels) for channels in feature_dims)
         self.downsample_layers = nn.ModuleList(
@@ -145,17 +149,8 @@ class DegradationHead(nn.Module):
         sizes = [(c, height >> shift, width >> shift) for c, shift in zip(self.feature_dims, shifts, strict=True)]
         return [torch.empty(1, *size, device="meta") for size in sizes]
 
-    @staticmethod
-    def published_key(key: str) -> str:
-        """Name here of a published state-dict entry: the same."""
-        return key
-
-    def published_state(self, buffers: bool = False) -> dict[str, Tensor]:
-        """The weights under their published names; there are no buffers."""
-        return dict(self.state_dict())
-
     @classmethod
-    def arguments_from(cls, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any] | None:
+    def arguments_from(cls, shapes: Shapes) -> dict[str, Any] | None:
         """Constructor arguments that a published state has, or None when it is no head.
 
         `downsample` is not in the shapes: it is taken to be true where all of several levels have the
@@ -197,7 +192,7 @@ def _shrunk(features: Tensor, factor: int) -> Tensor:
     return features[..., :height:factor, :width:factor]
 
 
-class DCPT(nn.Module):
+class DCPT(Network):
     """A backbone and its degradation head: what DCPT pretrains and model.safetensors holds.
 
     As a restorer it is its backbone.
@@ -225,18 +220,13 @@ class DCPT(nn.Module):
         if features not in ("all", "last"):
             raise ValueError(f"features is {features!r}; expected 'all' or 'last'")
         self.backbone = build_network(backbone["name"], **backbone.get("arguments", {}))
-        channels = getattr(self.backbone, "feature_channels", None)
-        if not channels:
+        self.feature_channels = feature_channels(self.backbone)
+        if not self.feature_channels:
             raise ValueError(f"{backbone['name']} gives no features to classify")
-        self.feature_channels = cast(list[int], channels)
-        self.size_multiple = cast(int, getattr(self.backbone, "size_multiple", 1))
+        self.takes_images_as(self.backbone)
+        self.classes = num_classes
         used = self.feature_channels if features == "all" else self.feature_channels[:1]
         self.head = DegradationHead(used, num_classes, num_res_blocks, downsample)
-
-    @property
-    def pads_itself(self) -> bool:
-        """As the backbone does."""
-        return bool(getattr(self.backbone, "pads_itself", False))
 
     def forward(
         self,
@@ -277,25 +267,18 @@ class DCPT(nn.Module):
             self.backbone.eval()
         return self
 
-    def published_state(self, buffers: bool = False, layout: str = "net_g") -> dict[str, Tensor]:
+    def published_state(self, buffers: bool = False, layout: str = "") -> dict[str, Tensor]:
         """One of the two files of a published pretraining.
 
         Args:
             buffers: as the backbone has it.
-            layout: "net_g" (backbone) or "net_dc" (head).
+            layout: "net_g" (backbone, the usual one) or "net_dc" (head).
 
         Raises:
             ValueError: another layout.
         """
-        if layout not in self.PUBLISHED_LAYOUTS:
-            raise ValueError(f"layout is {layout!r}; expected one of {', '.join(self.PUBLISHED_LAYOUTS)}")
-        part: Any = self.backbone if layout == "net_g" else self.head
+        part: Any = self.backbone if self.published_layout(layout) == "net_g" else self.head
         return cast(dict[str, Tensor], part.published_state(buffers=buffers))
-
-    @classmethod
-    def arguments_from(cls, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """No published file holds both networks."""
-        return
 
 
 def classify_features(head: nn.Module, features: Sequence[Tensor]) -> Tensor:

@@ -29,7 +29,6 @@ class HeadSettings(Settings):
 class _FromParents(StageSettings):
     """Stages whose network may start from the parent `init`."""
 
-    added = frozenset({"partial"})
     partial: bool = Field(
         False,
         description="Start what `init` lacks from random weights (code: for SwinIR); ours: false.",

@@ -28,6 +28,7 @@ from airpipe.methods.dcpt.settings import (
     ProbeSettings,
     TransferSettings,
 )
+from airpipe.models.contract import feature_channels
 from airpipe.registry import build_network
 from airpipe.training.losses import PIXEL_LOSSES, cross_entropy, focal_loss
 from airpipe.training.parents import fill_backbone, freeze_without_gradient
@@ -92,7 +93,7 @@ class MaskedPretrainTask(ClassifierTask):
     """MaskDCPT: from an image of which patches are hidden, its class and the whole clean image.
 
     Source: Hu et al., "Universal Image Restoration Pre-training via Masked Degradation Classification"
-    (arXiv 2510.13282), DCPT's successor; what its text leaves open stands in docs/methods.md.
+    (arXiv 2510.13282), DCPT's successor; what its text leaves open stands in docs/methods/dcpt.md.
     """
 
     losses = ("pixel", "class")
@@ -232,7 +233,7 @@ def _check_guide(guide: nn.Module, head: DegradationHead, net: nn.Module, settin
             f"parent guide was pretrained on a {type(guide.backbone).__name__}, {settings.network.name} here is another"
             " network or has other arguments; pretrain the guide with the same backbone"
         )
-    channels = list(getattr(net, "feature_channels", ()))
+    channels = feature_channels(net)
     if channels[: len(head.feature_dims)] != head.feature_dims:
         raise AirpipeError(
             f"parent guide takes features of {head.feature_dims} channels, {settings.network.name} gives {channels}; "

@@ -1,6 +1,6 @@
 """VRD-IR: restoration driven by recognition, in three stages (Yang et al., CVPR 2023)."""
 
-from airpipe.registry import Method, Stage
+from airpipe.registry import Assembly, Method, Stage
 
 METHOD = Method(
     title="VRD-IR",
@@ -19,10 +19,22 @@ METHOD = Method(
             title="recogniser {which}",
             recognises=True,
         ),
-        "sad": Stage(task="SadTask", settings="SadSettings", title="SAD, the decoder"),
+        "sad": Stage(task="SadTask", settings="SadSettings", title="SAD, the decoder", part="decoder"),
         "dnc": Stage(
-            task="DncTask", settings="DncSettings", folder="dnc_{degradation}", title="branch for {degradation}"
+            task="DncTask",
+            settings="DncSettings",
+            folder="dnc_{degradation}",
+            title="branch for {degradation}",
+            part="branch",
         ),
         "ise": Stage(task="IseTask", settings="IseSettings", title="ISE, the fusion"),
     },
+    assembly=Assembly(
+        first="ISE's file of VRD-IR",
+        roles={
+            "sad": "beside a file of VRD-IR's ISE: its decoder, to import all as one",
+            "encoder": "likewise: VGG16 as torchvision has it (vgg16-397923af.pth)",
+        },
+        function="with_parts",
+    ),
 )

@@ -17,19 +17,18 @@ Shapes: B batch, C feature channels, N branches, h and w of the features (half t
 """
 
 import re
-from collections.abc import Mapping
 from contextlib import nullcontext
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from airpipe.errors import AirpipeError
+from airpipe.models.contract import Network, Shapes
 from airpipe.models.features import Features, Output
 from airpipe.models.padding import pad_to_multiple
 from airpipe.models.vgg import VGGFront
 
-Shapes = Mapping[str, tuple[int, ...]]
 Normalise = Literal["none", "half", "imagenet"]
 STATISTICS = {
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
@@ -41,19 +40,10 @@ MAX_PIXELS = 2**24
 0.8 kB a pixel."""
 
 
-class _Part(nn.Module):
+class _Part(Network):
     """A part of VRD-IR: its published keys are its own."""
 
     no_restorer = "it is a part of VRD-IR that works on features; a whole one is made by the stage vrdir.ise"
-
-    @staticmethod
-    def published_key(key: str) -> str:
-        """Name here of a published state-dict entry: the same."""
-        return key
-
-    def published_state(self, buffers: bool = False) -> dict[str, Tensor]:
-        """The weights under their published names; there are no buffers."""
-        return dict(self.state_dict())
 
 
 class SAD(_Part):
@@ -176,6 +166,8 @@ class FGM(_Part):
         ValueError: a number below 1.
     """
 
+    PUBLISHED_LAYOUTS = ()
+
     def __init__(self, in_channels: int = 128, num_branches: int = 3) -> None:
         super().__init__()
         _positive(in_channels=in_channels, num_branches=num_branches)
@@ -200,11 +192,6 @@ class FGM(_Part):
         batch, _, height, width = branches.shape
         apart = branches.float().reshape(batch, self.num_branches, -1, height, width)  # (B, N, C, h, w)
         return (weights[:, :, None] * apart).sum(1)
-
-    @classmethod
-    def arguments_from(cls, shapes: Shapes) -> None:
-        """No published file holds it alone."""
-        return
 
 
 class ISE(_Part):
@@ -251,7 +238,7 @@ class ISE(_Part):
         return {**branch, "num_branches": count} if set(shapes) == names | fusion else None
 
 
-class VRDIR(nn.Module):
+class VRDIR(Network):
     """The whole network; with fewer branches its parts that restore by themselves.
 
     Statistics and Fourier transform are of the whole image, so that tiles would change the result: it is never tiled.
@@ -274,6 +261,7 @@ class VRDIR(nn.Module):
     size_multiple = 2
     pads_itself = True
     whole_image = True
+    assumed: ClassVar[tuple[str, ...]] = ("normalise",)
     mean: Tensor
     spread: Tensor
 
@@ -295,7 +283,7 @@ class VRDIR(nn.Module):
             raise ValueError(f"num_branches is {num_branches}; expected 0 or more")
         _positive(max_pixels=max_pixels)
         self.num_branches, self.normalise, self.max_pixels = num_branches, normalise, max_pixels
-        self.feature_channels = [in_channels]
+        self.feature_channels, self.branches = [in_channels], num_branches if fusion else 0
         for name, values in zip(("mean", "spread"), STATISTICS.get(normalise, ((0.0,) * 3, (1.0,) * 3)), strict=True):
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
         self.ext = VGGFront((front_channels, in_channels))
@@ -357,15 +345,6 @@ class VRDIR(nn.Module):
                 "Take one with at least two: the stage ise"
             )
         return self.ise.fgm.guidance(self.encode(image))
-
-    @staticmethod
-    def published_key(key: str) -> str:
-        """Name here of a state-dict entry: the same."""
-        return key
-
-    def published_state(self, buffers: bool = False) -> dict[str, Tensor]:
-        """The weights: published names below ext, ise and sad."""
-        return dict(self.state_dict())
 
     @classmethod
     def arguments_from(cls, shapes: Shapes) -> dict[str, Any] | None:
