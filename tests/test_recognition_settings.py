@@ -4,8 +4,8 @@ import pytest
 from helpers import shipped
 
 from airpipe.errors import AirpipeError
-from airpipe.registry import stages
-from airpipe.settings.project import check_recognisers, load_project
+from airpipe.settings.degrading import Recipe
+from airpipe.settings.project import load_project
 from airpipe.settings.studies import RecognitionSettings, RecognitionTest
 
 RECOGNITION = {
@@ -34,8 +34,8 @@ def test_a_job_has_the_seed_in_its_lists_and_models_and_its_recipes_written_out(
     assert found.recognisers == {"b": "vrdir/airpipe/seed3/recogniser_b", "a": "imported/mine"}
     assert (found.tests["own"].pairs, found.tests["own"].dataset) == ("photos3.test", "photos")
     assert found.tests["own"].lists() == ("photos3.test", "photos.val")
-    assert found.tests["noise25"].operations[0].parameters["sigma"].constant == 25
-    assert found.tests["clean"].operations == ()
+    assert found.tests["noise25"].operations.operations[0].parameters["sigma"].constant == 25
+    assert found.tests["clean"].operations == Recipe()
 
 
 def test_the_headline_is_the_first_recogniser_or_the_named_one():
@@ -104,27 +104,6 @@ def one(**changes):
 def test_names_that_do_not_exist_are_told_with_the_nearest(changes, message):
     with pytest.raises(AirpipeError, match=message):
         project(**changes)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (
-            {"models": ["vrdir/airpipe/recogniser_a"]},
-            "vrdir/airpipe/recogniser_a tells classes apart and restores nothing; name it in recognition.recognisers",
-        ),
-        (
-            {"recognisers": {"b": "vrdir/airpipe/sad"}},
-            r"recogniser b: vrdir/airpipe/sad \(vrdir.sad\) tells no classes apart; name a stage of vrdir.recogniser",
-        ),
-    ],
-)
-def test_recognisers_recognise_and_enhancers_restore(changes, message):
-    recognising = [name for name, stage in stages().items() if stage.recognises]
-    check_recognisers(project(), recognising)
-    check_recognisers(project(scales=[], **changes), recognising)
-    with pytest.raises(AirpipeError, match=message):
-        check_recognisers(project(**changes), recognising)
 
 
 def test_an_overlay_leaves_tests_and_recognisers_out_by_null():

@@ -447,9 +447,13 @@ def test_a_bare_value_is_a_constant_and_zero_is_one_too():
     assert Draw.model_validate({"uniform": [0, 1]}).uniform == (0, 1)
 
 
-def test_a_batch_that_accumulation_cannot_split_is_refused():
-    with pytest.raises(AirpipeError, match="batch_size 4 is not a multiple of accumulate 3"):
-        check_settings(StageSettings, {**json.loads(canonical_json(stage())), "accumulate": 3}, "x")
+def test_a_batch_with_fewer_samples_than_micro_batches_is_refused():
+    values = json.loads(canonical_json(stage()))
+    assert check_settings(StageSettings, {**values, "accumulate": 2}, "x").accumulate == 2
+    with pytest.raises(AirpipeError, match="batch_size 2 has not a sample for each of accumulate 3 micro-batches;"):
+        check_settings(StageSettings, {**values, "accumulate": 3}, "x")
+    values["phases"][1]["accumulate"] = 1
+    assert check_settings(StageSettings, {**values, "accumulate": 3}, "x").phases[1].accumulate == 1
 
 
 def test_settings_and_registry_stay_light():

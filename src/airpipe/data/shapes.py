@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from airpipe.data.crops import Rgb8
 from airpipe.errors import AirpipeError
+from airpipe.pixels import Rgb8
 from airpipe.progress import track
 from airpipe.settings.datasets import MadeShapes
 

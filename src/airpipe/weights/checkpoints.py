@@ -199,12 +199,6 @@ def load_matching(network: nn.Module, state: Mapping[str, Tensor], what: str) ->
     }
 
 
-def describe_loading(role: str, report: Mapping[str, list[str]]) -> str:
-    """One line for the log: what a parent filled, and what fitted nothing."""
-    rest = [f"{len(names)} {what} (first {names[0]})" for what, names in report.items() if what != "matched" and names]
-    return "; ".join([f"parent {role}: {len(report['matched'])} entries loaded", *rest])
-
-
 def read_card(path: Path) -> dict[str, Any]:
     """A model's card.
 
