@@ -3,6 +3,7 @@
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from airpipe.errors import AirpipeError
 from airpipe.registry import settings_class
 from airpipe.settings.base import canonical_json, check_settings
 from airpipe.settings.stages import OptimizerSettings, StageSettings
+from airpipe.training.loop import StepLoop
 from airpipe.training.task import Turn, make_optimizer
 from airpipe.weights.importing import export_published
 
@@ -109,6 +111,15 @@ def test_a_drawn_depth_is_shared_by_all_micro_batches_and_logged_under_its_name(
     found = steps_of(made)
     for depth in (1, 2):
         assert found[f"loss/pixel_{depth}"] == [step for step, d in enumerate(drawn[::2], 1) if d == depth] != []
+
+
+def test_micro_batches_that_draw_apart_are_told(tmp_path, monkeypatch):
+    def apart(self, batch, at):
+        return {f"pixel_{1 + batch.slot[0] // 2 % 2}": self.networks["net"](batch.degraded).mean()}
+
+    monkeypatch.setattr(toys.DepthTask, "step", apart)
+    with pytest.raises(AirpipeError, match="turn 'train': micro-batches drew other losses; draw from `at.generator`"):
+        train(tmp_path, toy("depths"))
 
 
 def test_the_card_tells_about_the_exported_network_only(parent, tmp_path, monkeypatch):
@@ -217,3 +228,12 @@ def test_fourteen_samples_on_four_processes_weigh_the_same_each():
         MicroBatches(plan, 0, 0, 5, 1)
     with pytest.raises(AirpipeError, match="each of 16 processes x 1 .*; choose 14 processes or less, or a"):
         MicroBatches(plan, 0, 0, 16, 1)
+
+
+def test_a_network_of_which_a_turn_trains_a_part_is_refused_on_several_processes():
+    turns = {Turn("restore", ("net", "head"), ("x",)), Turn("judge", ("head",), ("y",))}
+    for world, trains in ((1, {"net": {"net", "head"}}), (2, {"net": {"net"}, "top": {"head"}})):
+        StepLoop._check_networks(SimpleNamespace(fabric=SimpleNamespace(world_size=world), _trains=trains), turns)
+    shared = SimpleNamespace(fabric=SimpleNamespace(world_size=2), _trains={"net": {"net", "head"}})
+    with pytest.raises(AirpipeError, match=r"network 'net' is trained by the optimizers \['head', 'net'\], turn"):
+        StepLoop._check_networks(shared, turns)

@@ -128,8 +128,9 @@ class StepLoop:
         self.shares = Shares()
         self._first_bad = torch.full((), -1, dtype=torch.int64, device=fabric.device)
         self._stop = False
-        check_turns(task, plan.steps)
+        turns = check_turns(task, plan.steps)
         self._wrap()
+        self._check_networks(turns)
 
     def _wrap(self) -> None:
         task, decay = self.task, self.settings.ema_decay
@@ -144,6 +145,17 @@ class StepLoop:
             name: cast(Optimizer, self.fabric.setup_optimizers(o)) for name, o in task.optimizers.items()
         }
         self._trains = {name: self._optimizers_of(network) for name, network in task.networks.items()}
+
+    def _check_networks(self, turns: set[Turn]) -> None:
+        """Refuse turns that train a part of what a network learns: other processes would wait for the rest."""
+        for turn in turns if self.fabric.world_size > 1 else ():
+            for name, all_of_them in self._trains.items():
+                some = all_of_them & set(turn.optimizers)
+                if some and some != all_of_them:
+                    raise AirpipeError(
+                        f"network {name!r} is trained by the optimizers {sorted(all_of_them)}, turn {turn.name!r} has "
+                        f"only {sorted(some)}; several processes need a network of its own for each part"
+                    )
 
     def _optimizers_of(self, network: nn.Module) -> set[str]:
         """Names of the optimizers that move a part of a network."""
@@ -249,6 +261,8 @@ class StepLoop:
             with self._synced(turn, last=number == len(micro) - 1):
                 losses = self.task.step(batch, at)
                 turn.check(losses)
+                if number and not set(losses) < set(sums):
+                    raise AirpipeError(f"turn {turn.name!r}: micro-batches drew other losses; draw from `at.generator`")
                 weights = self.settings.loss_weights
                 total = torch.stack([weights.get(n, 1.0) * loss for n, loss in losses.items()]).sum()
                 self.fabric.backward(total / divisor)

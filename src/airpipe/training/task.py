@@ -128,12 +128,15 @@ class Task(ABC):
         return {"psnr": -10 * torch.log10(error.clamp_min(1e-10))}
 
 
-def check_turns(task: Task, steps: int) -> None:
+def check_turns(task: Task, steps: int) -> set[Turn]:
     """Refuse turns that do not fit the task, and weights of losses that it has not, before the first step.
 
     Args:
         task: set up.
         steps: of the stage.
+
+    Returns:
+        All turns of all steps.
 
     Raises:
         AirpipeError: optimizers that differ from the settings' ones, a step without turns or with one twice, an unknown
@@ -164,6 +167,7 @@ def check_turns(task: Task, steps: int) -> None:
         if name not in where and name not in task.other_losses:
             valid = {*where, *task.other_losses}
             raise AirpipeError(f"{settings.model_id}, loss_weights: " + unknown_name(name, valid, "loss"))
+    return known
 
 
 def _check_turn(turn: Turn, task: Task, where: dict[str, str]) -> None:
