@@ -11,7 +11,7 @@ from airpipe.degradations.recipes import check_operations
 from airpipe.errors import AirpipeError
 from airpipe.registry import networks, resolve, settings_class, stage_entry, stages, task_class
 from airpipe.settings.base import canonical_json, check_settings, settings_hash
-from airpipe.settings.degrading import Draw
+from airpipe.settings.degrading import Draw, Recipe
 from airpipe.settings.freezing import frozen_stage
 from airpipe.settings.merging import deep_merge
 from airpipe.settings.project import SettingPlan, check_compute, load_project
@@ -35,6 +35,27 @@ def test_every_shipped_config_is_valid_and_freezes_all_its_stages(overlay):
         written = project.test(test).operations
         check_operations(written, test)
         assert bool(written) == (settings.recipe is not None)
+
+
+def test_recipes_of_both_sides_are_written_out_whole_and_unknown_ones_are_told():
+    values = shipped()
+    both = {"operations": values["recipes"]["haze_rain"], "shuffle": 0.5, "composition": "last"}
+    values["recipes"] |= {"both": both}
+    part = {"pairs": "photos.train", "recipe": "both", "target_recipe": "noise", "companion": True}
+    stages = values["methods"]["baseline"]["settings"]["nafnet_5d"]["stages"]
+    stages["train"]["scales"]["demo"]["data"] = [part]
+
+    def freeze():
+        entry = stage_entry("baseline.train")
+        project = load_project(values)
+        return frozen_stage(project, "baseline/nafnet_5d", 0, "train", settings_class("baseline.train"), entry.revision)
+
+    found = freeze().data[0]
+    assert found.operations == Recipe.model_validate(both)
+    assert found.target_operations == Recipe.model_validate(values["recipes"]["noise"])
+    part["target_recipe"] = "nois"
+    with pytest.raises(AirpipeError, match="unknown recipe 'nois'; did you mean 'noise'"):
+        freeze()
 
 
 def test_the_json_schema_is_in_step():

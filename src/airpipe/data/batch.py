@@ -1,6 +1,6 @@
 """A batch: what a training step gets, stacked from samples."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
@@ -9,13 +9,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from airpipe.degradations.recipes import Drawn, full_names
+from airpipe.data.drawn import DrawnRow
 from airpipe.pixels import as_floats, channels_first, in_floats
-from airpipe.settings.degrading import Recipe
 
 T = TypeVar("T", bound="Tensors")
 
 
+@dataclass(frozen=True)
 class Tensors:
     """A dataclass whose tensors move together, those of dataclasses in it as well."""
 
@@ -29,13 +29,13 @@ class Tensors:
 
     def _each(self: T, change: Callable[[Tensor], Tensor]) -> T:
         changed: dict[str, Any] = {}
-        for entry in fields(self):  # type: ignore[arg-type]  # subclasses are dataclasses
+        for entry in fields(self):
             value = getattr(self, entry.name)
             if isinstance(value, Tensor):
                 changed[entry.name] = change(value)
             elif isinstance(value, Tensors):
                 changed[entry.name] = value._each(change)
-        return replace(self, **changed)  # type: ignore[type-var]
+        return replace(self, **changed)
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,11 @@ class DrawnNumbers(Tensors):
     """What was drawn from the recipes of a batch, as numbers. The columns are the same in every batch of a stage."""
 
     operations: tuple[str, ...] = ()
-    """Columns of `applied`: the operations of all recipes of the stage, as `Recipe.names` calls them."""
+    """Columns of `applied`, see `DrawnColumns`."""
     parameters: tuple[str, ...] = ()
-    """Columns of `values`: `operation.parameter`, see `full_names`."""
+    """Columns of `values`, see `DrawnColumns`."""
     applied: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.bool))
-    """(B, operations) bool: which operations changed the image. None where the list has degraded files."""
+    """(B, operations) bool: which operations changed the image; none of them where the list has degraded files."""
     values: Tensor = field(default_factory=lambda: torch.zeros(0, 0))
     """(B, parameters) float32, in the parameter's unit; NaN where it was not drawn."""
 
@@ -58,29 +58,6 @@ class DrawnNumbers(Tensors):
     def value(self, parameter: str) -> Tensor:
         """A parameter of each image, (B,) float32, NaN where it was not drawn."""
         return self.values[:, self.parameters.index(parameter)]
-
-    @classmethod
-    def columns(cls, recipes: Iterable[Recipe]) -> "DrawnNumbers":
-        """The columns that these recipes have together, in the order in which they are written; no rows."""
-        written = list(recipes)
-        operations = tuple(dict.fromkeys(name for recipe in written for name in recipe.names))
-        names = (name for recipe in written for own in full_names(recipe) for name in own.values())
-        parameters = tuple(dict.fromkeys(names))
-        return cls(
-            operations, parameters, torch.zeros(0, len(operations), dtype=torch.bool), torch.zeros(0, len(parameters))
-        )
-
-    def filled(self, rows: Sequence[Drawn]) -> "DrawnNumbers":
-        """The same columns with a row for each draw."""
-        applied = torch.zeros(len(rows), len(self.operations), dtype=torch.bool)
-        values = torch.full((len(rows), len(self.parameters)), torch.nan)
-        for row, drawn in enumerate(rows):
-            names = full_names(drawn.recipe)
-            for step in drawn.effective:
-                applied[row, self.operations.index(drawn.recipe.names[step.place])] = True
-                for name, value in step.parameters.items():
-                    values[row, self.parameters.index(names[step.place][name])] = float(value)
-        return replace(self, applied=applied, values=values)
 
 
 @dataclass(frozen=True)
@@ -134,8 +111,8 @@ def collate(samples: Sequence[dict[str, Any]]) -> Batch:
         level=[s["level"] for s in samples],
         slot=tuple(s["slot"] for s in samples if "slot" in s),
         category=torch.tensor([s.get("category", -1) for s in samples], dtype=torch.int64),
-        drawn=_joined([s["drawn"] for s in samples if "drawn" in s]),
-        target_drawn=_joined([s["target_drawn"] for s in samples if "target_drawn" in s]),
+        drawn=_numbers([s["drawn"] for s in samples if "drawn" in s]),
+        target_drawn=_numbers([s["target_drawn"] for s in samples if "target_drawn" in s]),
         companion=_companions(others) if others else None,
     )
 
@@ -148,11 +125,14 @@ def _companions(samples: Sequence[dict[str, Any]]) -> Companion:
     )
 
 
-def _joined(rows: Sequence[DrawnNumbers]) -> DrawnNumbers:
+def _numbers(rows: Sequence[DrawnRow]) -> DrawnNumbers:
     """The rows of all samples; they have the same columns."""
     if not rows:
         return DrawnNumbers()
-    return replace(rows[0], applied=torch.cat([r.applied for r in rows]), values=torch.cat([r.values for r in rows]))
+    columns, count = rows[0].columns, len(rows)
+    applied = torch.tensor([row.applied for row in rows], dtype=torch.bool)
+    values = torch.tensor([row.values for row in rows], dtype=torch.float32)
+    return DrawnNumbers(columns.operations, columns.parameters, applied.view(count, -1), values.view(count, -1))
 
 
 def _stack(images: Sequence[npt.NDArray[Any]]) -> Tensor:

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Dataset
 
-from airpipe.data.batch import DrawnNumbers
 from airpipe.data.crops import jittered, mirrored, resized, shrunk, turned, window_side
 from airpipe.data.degrading import degraded_image
+from airpipe.data.drawn import DrawnColumns
 from airpipe.data.pairs import Pair
 from airpipe.data.sampling import SampleKey
 from airpipe.data.sources import CACHE_BYTES, ImageCache, PairFiles, Source, pair_layers
@@ -77,8 +77,14 @@ class TrainingSamples(Dataset[dict[str, Any]]):
         if part.companion:
             image = int(generator.integers(len(self.sources[key.part])))
             other = self._patch(key.part, image, key.patch_size, generator)
-        sample = _sample(part, patch, other, generator, self._columns)
-        return {**sample, "slot": key.slot, "category": self._category[key.part].get(patch.name, -1)}
+        sample, drawn, target = _sample(part, patch, other, generator)
+        return {
+            **sample,
+            "slot": key.slot,
+            "category": self._category[key.part].get(patch.name, -1),
+            "drawn": self._columns[0].row(key.part, drawn),
+            "target_drawn": self._columns[1].row(key.part, target),
+        }
 
     def _patch(self, number: int, image: int, side: int, generator: np.random.Generator) -> _Patch:
         """Random patch of an image of part `number`; draws window, turns, flip, colours, each where the part asks."""
@@ -110,11 +116,11 @@ class TrainingSamples(Dataset[dict[str, Any]]):
         return _Patch(layers, paired, image, name, source.level(image))
 
 
-def _columns(parts: Sequence[DataPart]) -> tuple[DrawnNumbers, DrawnNumbers]:
+def _columns(parts: Sequence[DataPart]) -> tuple[DrawnColumns, DrawnColumns]:
     """Columns of what is drawn for the degraded side of a mix, and for its clean side."""
     return (
-        DrawnNumbers.columns(part.operations for part in parts),
-        DrawnNumbers.columns(part.target_operations for part in parts),
+        DrawnColumns([part.operations for part in parts]),
+        DrawnColumns([part.target_operations for part in parts]),
     )
 
 
@@ -128,28 +134,25 @@ def _sample(
     patch: _Patch,
     other: _Patch | None,
     generator: np.random.Generator,
-    columns: tuple[DrawnNumbers, DrawnNumbers],
-) -> dict[str, Any]:
-    """Sample of a patch, and of its companion where there is one."""
+) -> tuple[dict[str, Any], Drawn, Drawn]:
+    """Sample of a patch, and of its companion where there is one; what was drawn for degraded and clean side."""
     # Order of draws, a contract: without companion and target as `degrade` has it; else first what recipe and target
     # recipe draw, then the noise of degraded and clean image, then that of the companion's.
     shared = other is not None or bool(part.target_operations)
     how = draw(part.operations, generator) if shared else part.operations
     target = draw(part.target_operations, generator)
     (degraded, drawn), clean = _sides(part, patch, how, target, generator)
-    sample = {
+    sample: dict[str, Any] = {
         "degraded": degraded,
         "clean": clean,
         "label": part.label,
         "name": patch.name,
         "level": patch.level if patch.paired else _level(drawn),
-        "drawn": columns[0].filled([drawn]),
-        "target_drawn": columns[1].filled([target]),
     }
     if other is not None:
         (degraded, _), clean = _sides(part, other, how, target, generator)
         sample["companion"] = {"degraded": degraded, "clean": clean, "name": other.name}
-    return sample
+    return sample, drawn, target
 
 
 def _sides(
@@ -219,8 +222,13 @@ class ValidationSamples(Dataset[dict[str, Any]]):
         if part.companion:
             listed = [entry for entry in self.rows if entry[0] == number]
             other = self._patch(part, *listed[int(generator.integers(len(listed)))][1:])
-        sample = _sample(part, patch, other, generator, self._columns)
-        return {**sample, "category": self._numbers.get(pair.category, -1)}
+        sample, drawn, target = _sample(part, patch, other, generator)
+        return {
+            **sample,
+            "category": self._numbers.get(pair.category, -1),
+            "drawn": self._columns[0].row(number, drawn),
+            "target_drawn": self._columns[1].row(number, target),
+        }
 
     def _patch(self, part: DataPart, index: int, pair: Pair) -> _Patch:
         """Centre crop of an image."""
