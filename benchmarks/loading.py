@@ -31,7 +31,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from airpipe.data.crops import Rgb8
 from airpipe.data.pack_contents import Contents
 from airpipe.data.packing import pack_pairs, write_header, write_index
 from airpipe.data.packs import IMAGE, INDEX, NO_IMAGE, PAIR, Pack
@@ -40,6 +39,7 @@ from airpipe.data.samples import TrainingSamples
 from airpipe.data.sampling import SampleKey
 from airpipe.errors import AirpipeError, run_main
 from airpipe.images import read_rgb8
+from airpipe.pixels import Rgb8
 from airpipe.progress import track
 from airpipe.provenance import sha256_file
 from airpipe.settings.stages import DataPart

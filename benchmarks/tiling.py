@@ -31,8 +31,9 @@ from airpipe.errors import AirpipeError, run_main
 from airpipe.evaluation.grid import plan_tiles
 from airpipe.evaluation.memory import peak_bytes
 from airpipe.evaluation.tiling import restore_pixels, restore_tiled
-from airpipe.images import read_rgb8, to_tensor
+from airpipe.images import read_rgb8
 from airpipe.models.nafnet import NAFBlock
+from airpipe.pixels import to_tensor
 from airpipe.progress import track
 from airpipe.registry import build_network, networks
 

@@ -35,7 +35,7 @@ from airpipe.models.cost import multiply_accumulates
 from airpipe.progress import track
 from airpipe.registry import build_network
 from airpipe.settings.stages import OptimizerSettings
-from airpipe.training.task import make_adamw
+from airpipe.training.task import make_optimizer
 from benchmarks.published_forms import published_form
 
 ROOF = 790e12
@@ -116,7 +116,7 @@ class Trainer:
         own = own.to(memory_format=layout)  # type: ignore[call-overload]
         self.degraded, self.clean = (image.contiguous(memory_format=layout) for image in images)
         self.parameters = list(own.parameters())
-        self.optimizer = make_adamw(self.parameters, OptimizerSettings(learning_rate=1e-4))
+        self.optimizer = make_optimizer(self.parameters, OptimizerSettings(learning_rate=1e-4))
         self.forward = cast(Callable[[Tensor], Tensor], torch.compile(own) if mode.compiled else own)
 
     def gradients(self) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ hypothesis.settings.load_profile("airpipe")
 LONGEST = (
     *("test_slurm", "test_training", "test_data_workflow", "test_dvc", "test_reruns", "test_samples"),
     *("test_recognition_workflow", "test_vrdir_workflow", "test_dcpt_workflow", "test_contributing"),
-    *("test_imported_workflow", "test_dcpt", "test_features"),
+    *("test_imported_workflow", "test_stages", "test_features"),
 )
 """Files of a minute or more, longest first (2026-11-20, CPU time with all that they start)."""
 

@@ -13,10 +13,12 @@ import cv2
 import numpy as np
 import yaml
 
+from airpipe.data.pairs import read_pairs
 from airpipe.registry import METHODS
 from airpipe.settings.base import canonical_json
 from airpipe.settings.merging import deep_merge
 from airpipe.settings.stages import StageSettings
+from airpipe.training.run import PairLists, RunOptions, train_stage
 
 ROOT = Path(__file__).parents[1]
 NOISE = {"operation": "gaussian_noise", "parameters": {"sigma": {"choice": [15, 25, 50]}}}
@@ -162,3 +164,56 @@ def shipped(*overlays: str) -> dict:
 def one_thread() -> dict[str, str]:
     """An environment in which training has one thread and no GPU, whatever the machine has."""
     return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def train(folder: Path, settings: StageSettings, seconds: float = 1e6, classes: bool = True, **parents: Path) -> Stage:
+    """Run a stage in this process.
+
+    Args:
+        folder: of the images, the list and the stage.
+        settings: of the stage, all of whose parts are toy.train.
+        seconds: between two checkpoints.
+        classes: whether the images show two things, "even" and "odd".
+        parents: model file of each role.
+    """
+    made = on_disk(folder, settings, classes)
+    pairs = read_pairs(made.list, folder / "images")
+    mixes = (settings.data, settings.validation.data)
+    lists = [PairLists([made.list] * len(parts), [pairs] * len(parts)) for parts in mixes]
+    options = RunOptions(workdir=made.workdir, checkpoint_seconds=seconds, parents=parents)
+    train_stage(settings, *lists, options)
+    return made
+
+
+def on_disk(folder: Path, settings: StageSettings, classes: bool = True) -> Stage:
+    """A stage that can be run; `classes`: whether its images show two things."""
+    folder.mkdir(exist_ok=True, parents=True)
+    made = Stage(folder, settings)
+    known = {"classes": {f"img{i}": ("even", "odd")[i % 2] for i in range(5)}} if classes else {}
+    made.list.with_suffix(".json").write_text(json.dumps(known))
+    return made
+
+
+def model_of(made: Stage) -> Path:
+    """The model file of a stage that was trained."""
+    return made.workdir / "model.safetensors"
+
+
+def card(made: Stage) -> dict:
+    """The card of a stage that was trained."""
+    return json.loads((made.workdir / "card.json").read_text())
+
+
+def curve(made: Stage, name: str) -> list[float]:
+    """The values of a curve, without their steps."""
+    return [float(row["value"]) for row in csv.DictReader(made.curves().splitlines()) if row["name"] == name]
+
+
+def run_on_processes(count: int, commands: list[list[str]], folder: Path) -> None:
+    """Run these commands of stages on several processes, one after the other with one start."""
+    calls = folder / "calls"
+    calls.write_text("\n".join(json.dumps([*words[1:], "--processes", str(count)]) for words in commands))
+    launch = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc-per-node", str(count)]
+    command = [*launch, str(ROOT / "tests" / "launched.py"), str(calls)]
+    done = subprocess.run(command, env=one_thread(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr

@@ -59,7 +59,7 @@ def test_help_names_the_commands_without_importing_torch():
 import sys
 import airpipe.cli.main
 try:
-    airpipe.cli.main(["--help"])
+    airpipe.cli.main.main(["--help"])
 finally:
     assert not {"torch", "numpy"} & set(sys.modules)
 """
@@ -255,7 +255,7 @@ def test_doctor_finds_the_data(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("datasets: {mine: }", "datasets.mine: expected a mapping with title and splits, found None"),
+        ("datasets: {mine: 3}", "datasets.mine: expected a mapping with title and splits, found 3"),
         ("datasets: [a]", "datasets: expected a mapping of entries, found ['a']"),
         ("datasets: {mine: {like: [b]}}", "datasets.mine.like: unknown data set"),
         ("datasets: {a: {like: b}, b: {like: a}}", "a -> b -> a goes round in a circle"),

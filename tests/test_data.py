@@ -15,7 +15,6 @@ from torch.utils.data import DataLoader
 
 from airpipe.data.batch import collate
 from airpipe.data.crops import align, jittered, mirrored
-from airpipe.data.degrading import quantised
 from airpipe.data.packages import locate
 from airpipe.data.pairs import Pair, package_pairs, pair_up, read_pairs, write_pairs
 from airpipe.data.samples import TrainingSamples
@@ -24,11 +23,11 @@ from airpipe.data.sources import ImageCache, read_depth
 from airpipe.degradations.blur import line_kernel, motion_blur
 from airpipe.degradations.lowlight import low_light
 from airpipe.degradations.noise import gaussian_noise
-from airpipe.degradations.recipes import OPERATIONS, check_operations, degrade, draw
+from airpipe.degradations.recipes import OPERATIONS, check_operations, degrade, draw_parameter
 from airpipe.degradations.weather import haze, procedural_depth, rain_streaks
 from airpipe.errors import AirpipeError
 from airpipe.settings.datasets import PackageFile, SplitSettings
-from airpipe.settings.degrading import Draw, Operation
+from airpipe.settings.degrading import Draw, Recipe
 from airpipe.settings.stages import Phase
 
 GREY = np.full((64, 72, 3), 0.5, np.float32)
@@ -112,7 +111,7 @@ def test_worker_count_and_start_do_not_change_a_sample(tmp_path, workers):
 def test_a_sample_is_cut_turned_and_degraded_as_its_generator_says(tmp_path):
     path = toy_images(tmp_path, 1)[0]
     pair = Pair(path, None, "", "", "none", "img0", "img0")
-    part = stage().data[0].model_copy(update={"operations": ()})
+    part = stage().data[0].model_copy(update={"operations": Recipe()})
     samples = TrainingSamples([part], [[pair]], 0)
     plan = SamplePlan([1], [1.0], [Phase(steps=40, patch_size=16, batch_size=1)], 0)
     clean = cv2.imread(str(path))[..., ::-1]
@@ -307,13 +306,14 @@ def test_impossible_parameters_are_refused(name, bad, message):
 
 
 def test_recipes_draw_within_their_ranges_and_write_down_what_they_drew():
-    operations = [Operation.model_validate(NOISE), Operation.model_validate(RAIN)]
-    degraded, drawn = degrade(GREY, operations, rng(4))
-    again, _ = degrade(GREY, operations, rng(4))
+    recipe = Recipe.model_validate([NOISE, RAIN])
+    degraded, draws = degrade(GREY, recipe, rng(4))
+    again, _ = degrade(GREY, recipe, rng(4))
     np.testing.assert_array_equal(degraded, again)
+    drawn = draws.named()
     assert drawn["sigma"] in (15, 25, 50)
     assert -20 <= drawn["angle"] <= 20
-    assert {draw(Draw(integers=(1, 3)), rng(i)) for i in range(50)} == {1, 2, 3}
+    assert {draw_parameter(Draw(integers=(1, 3)), rng(i)) for i in range(50)} == {1, 2, 3}
 
 
 @pytest.mark.parametrize(
@@ -326,7 +326,7 @@ def test_recipes_draw_within_their_ranges_and_write_down_what_they_drew():
 )
 def test_recipes_are_checked_against_the_functions(operation, message):
     with pytest.raises(AirpipeError, match=message):
-        check_operations([Operation.model_validate(operation)], "recipes.x")
+        check_operations(Recipe.model_validate([operation]), "recipes.x")
 
 
 def test_real_depth_is_used_and_grows_with_distance():
@@ -354,11 +354,6 @@ def test_crop_rules_line_up_pairs_and_refuse_the_rest():
     np.testing.assert_array_equal(degraded, cut)
     with pytest.raises(AirpipeError, match=r"x: degraded is \(10, 9\), clean \(12, 14\)"):
         align(clean[:10, :9], clean, "none", "x")
-
-
-def test_quantising_rounds_half_to_even_and_clips():
-    values = np.array([-1, 0, 0.5 / 255, 1.5 / 255, 0.5, 1, 2], np.float32)
-    assert quantised(values).tolist() == [0, 0, 0, 2, 128, 255, 255]
 
 
 def test_depth_files_travel_in_the_json_of_an_embedded_list(tmp_path):

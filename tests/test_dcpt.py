@@ -1,53 +1,46 @@
 """DCPT's head, losses and stages compute what the published code does, and resume, share and hand on their models."""
 
-import csv
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import ROOT, Stage, one_thread, stage
+from helpers import Stage, card, curve, model_of, stage, train
 from lightning_fabric import Fabric
 from parity import Golden, load_golden, make_input
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
+from toys.dcpt import HEAD, NAFNET, RATE
 
 from airpipe import build_network, load_published
 from airpipe.data.batch import Batch
-from airpipe.data.pairs import read_pairs
 from airpipe.errors import AirpipeError
 from airpipe.methods.dcpt.network import DCPT, DegradationHead
 from airpipe.methods.dcpt.training import PretrainTask, TransferTask
-from airpipe.registry import runs_as, settings_class, task_class
+from airpipe.registry import runs_as, settings_class
 from airpipe.settings.base import canonical_json, check_settings
 from airpipe.settings.stages import OptimizerSettings, StageSettings
 from airpipe.training.losses import IGNORED, cross_entropy, focal_loss
-from airpipe.training.run import PairLists, RunOptions, train_stage
-from airpipe.training.task import learning_rate_at
+from airpipe.training.schedules import learning_rate_at
+from airpipe.training.task import Moment
 from airpipe.weights.checkpoints import load_model
 from airpipe.weights.importing import export_published
 from airpipe.weights.published import candidates, read_published
 
 GOLDENS = Path(__file__).parent / "goldens"
-NAFNET = {"img_channel": 3, "width": 8, "middle_blk_num": 1, "enc_blk_nums": [1, 1], "dec_blk_nums": [1, 1]}
 BACKBONES = {
     "nafnet": NAFNET,
     "restormer_dcpt": {"dim": 8, "num_blocks": [1, 1, 1, 1], "num_refinement_blocks": 1, "heads": [1, 1, 2, 4]},
     "promptir": {"dim": 8, "num_blocks": [1, 1, 1, 1], "num_refinement_blocks": 1, "heads": [1, 1, 2, 4]},
     "swinir_dcpt": {"depths": [1] * 6, "embed_dim": 12, "num_heads": [2] * 6, "mlp_ratio": 2},
 }
-RATE = {"learning_rate": 2e-3, "betas": [0.9, 0.9]}
 PRETRAIN = {
     "task": "dcpt.pretrain",
     "method": "dcpt",
     "stage": "pretrain",
-    "network": {"name": "nafnet", "arguments": NAFNET},
-    "head": {"num_classes": 3},
-    "optimizers": {"net": RATE, "head": {**RATE, "weight_decay": 1e-4}},
+    **HEAD,
     "phases": [{"steps": 14, "patch_size": 16, "batch_size": 4}],
     "validation": {"every": 7, "patch_size": 32, "data": []},
 }
@@ -65,27 +58,9 @@ def dcpt_stage(**changes) -> StageSettings:
     return check_settings(settings_class(values["task"]), values, "toy")
 
 
-def train(folder: Path, settings: StageSettings, seconds: float = 1e6, **parents: Path) -> Stage:
-    """Run a stage in this process; `seconds` between checkpoints."""
-    folder.mkdir(exist_ok=True)
-    made = Stage(folder, settings)
-    lists = PairLists([made.list] * 2, [read_pairs(made.list, folder / "images")] * 2)
-    options = RunOptions(workdir=made.workdir, checkpoint_seconds=seconds, parents=parents)
-    train_stage(settings, lists, PairLists([], []), options)
-    return made
-
-
 def of_part(golden: Golden, prefix: str) -> dict[str, torch.Tensor]:
     """Published state of one network of a golden."""
     return {k.removeprefix(prefix): v for k, v in golden.reference_state().items() if k.startswith(prefix)}
-
-
-def card(made: Stage) -> dict:
-    return json.loads((made.workdir / "card.json").read_text())
-
-
-def curve(made: Stage, name: str) -> list[float]:
-    return [float(row["value"]) for row in csv.DictReader(made.curves().splitlines()) if row["name"] == name]
 
 
 def last_state(made: Stage) -> dict:
@@ -96,10 +71,6 @@ def last_state(made: Stage) -> dict:
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory) -> Stage:
     return train(tmp_path_factory.mktemp("pretrained"), dcpt_stage())
-
-
-def model_of(made: Stage) -> Path:
-    return made.workdir / "model.safetensors"
 
 
 # Head
@@ -230,7 +201,7 @@ def test_a_pretraining_step_equals_the_golden_in_losses_and_gradients():
     load_published(net.backbone, of_part(golden, "net_g."))
     load_published(net.head, of_part(golden, "net_dc."))
     labels = torch.tensor(golden.config["targets"])
-    losses = task.step(Batch(golden.input(1), golden.input(0), labels, ["a"] * 3, [""] * 3), "train")
+    losses = task.step(Batch(golden.input(1), golden.input(0), labels, ["a"] * 3, [""] * 3), Moment())
     torch.stack(list(losses.values())).sum().backward()
     logits, restored = net(golden.input(1), classify=True, generate=golden.input(0))
     each = torch.stack([focal_loss(logits[i : i + 1], labels[i : i + 1]) for i in range(3)])
@@ -303,7 +274,7 @@ def test_clean_images_make_the_pixel_loss_and_degraded_ones_the_class_loss():
         task = PretrainTask(dcpt_stage(generation_input=how), {})
         net = task.networks["net"]
         nn.init.normal_(net.backbone.ending.weight, generator=torch.Generator().manual_seed(1))
-        losses[how] = task.step(batch, "train")
+        losses[how] = task.step(batch, Moment())
         shown = batch.clean if how == "clean" else batch.degraded
         if how != "none":
             assert losses[how]["pixel"].item() == F.l1_loss(net(shown), batch.clean).item()
@@ -321,7 +292,7 @@ def test_without_generation_exactly_the_parameters_behind_the_features_rest(name
     task = PretrainTask(dcpt_stage(network=network, head=head, generation_input="none"), {})
     net = task.networks["net"]
     image = make_input((2, 3, 16, 16))
-    task.step(Batch(image, image, torch.tensor([0, 1]), [], []), "train")["class"].backward()
+    task.step(Batch(image, image, torch.tensor([0, 1]), [], []), Moment())["class"].backward()
     resting = {key for key, parameter in net.named_parameters() if not parameter.requires_grad}
     assert resting == {key for key, parameter in net.named_parameters() if parameter.grad is None}
     last = {"nafnet": "ending.weight", "swinir_dcpt": "conv_last.weight"}.get(name, "output.weight")
@@ -354,65 +325,6 @@ def test_pretraining_learns_to_tell_noise_from_rain_and_to_keep_clean_images(tmp
     pixels = curve(made, "loss/pixel")
     assert sum(pixels[-10:]) < 0.3 * sum(pixels[:10])
     assert [curve(made, f"learning_rate/{name}")[4] for name in ("net", "head")] == [2e-3, 1e-3]
-
-
-def test_a_killed_pretraining_ends_with_the_same_bits(pretrained, tmp_path, monkeypatch):
-    step, calls = PretrainTask.step, []
-
-    def killed(self, batch, turn):
-        calls.append(turn)
-        if len(calls) == 9:
-            raise KeyboardInterrupt
-        return step(self, batch, turn)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(PretrainTask, "step", killed)
-        with pytest.raises(KeyboardInterrupt):
-            train(tmp_path / "resumed", dcpt_stage(), seconds=1e-6)
-    resumed = train(tmp_path / "resumed", dcpt_stage())
-    assert json.loads((resumed.workdir / "state" / "attempts.json").read_text()) == [8]
-    assert resumed.weights() == pretrained.weights()
-    assert resumed.curves() == pretrained.curves()
-    whole, again = last_state(pretrained), last_state(resumed)
-    for key in ("network.net", "average.net"):
-        assert all(torch.equal(value, again[key][name]) for name, value in whole[key].items())
-    for key in ("optimizer.net", "optimizer.head"):
-        assert len(whole[key]["state"]) > 10
-        for number, moments in whole[key]["state"].items():
-            assert all(torch.equal(value, again[key]["state"][number][name]) for name, value in moments.items())
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {**FINETUNE, "ema_decay": 0.9},
-        TRANSFER,
-        PROBE,
-        {"task": "dcpt.masked_pretrain", "mask_patch": 8},
-    ],
-    ids=["finetune", "transfer", "probe", "masked"],
-)
-def test_every_other_stage_killed_and_resumed_ends_with_the_same_bits(pretrained, tmp_path, monkeypatch, changes):
-    settings = dcpt_stage(**changes)
-    parents = dict.fromkeys(settings.parents, model_of(pretrained))
-    whole = train(tmp_path / "whole", settings, **parents)
-    build = task_class(settings.task)
-    step, calls = build.step, []
-
-    def killed(self, batch, turn):
-        calls.append(turn)
-        if len(calls) == 5:
-            raise KeyboardInterrupt
-        return step(self, batch, turn)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(build, "step", killed)
-        with pytest.raises(KeyboardInterrupt):
-            train(tmp_path / "resumed", settings, seconds=1e-6, **parents)
-    resumed = train(tmp_path / "resumed", settings, **parents)
-    assert json.loads((resumed.workdir / "state" / "attempts.json").read_text())[0] > 0
-    assert resumed.weights() == whole.weights()
-    assert resumed.curves() == whole.curves()
 
 
 def test_finetuning_starts_from_the_backbone_and_reports_the_unused_head(pretrained, tmp_path, capsys):
@@ -501,7 +413,7 @@ def test_transfer_is_guided_by_a_frozen_head_on_its_own_features(pretrained, tmp
     before = {key: value.clone() for key, value in parents["guide"].head.state_dict().items()}
     task = TransferTask(settings, parents)
     batch = Batch(make_input((2, 3, 16, 16), 1), make_input((2, 3, 16, 16), 2), torch.tensor([0, 2]), [], [])
-    losses = task.step(batch, "train")
+    losses = task.step(batch, Moment())
     expected = F.cross_entropy(parents["guide"](batch.degraded, classify=True), batch.label)
     assert losses["class"].item() == pytest.approx(expected.item(), rel=1e-5)
     losses["class"].backward()
@@ -528,47 +440,6 @@ def test_a_published_head_guides_and_an_unfit_one_is_refused(pretrained, tmp_pat
     torch.save(DegradationHead([8, 16], 1).state_dict(), tmp_path / "one_class.pth")
     with pytest.raises(AirpipeError, match=r"data has labels \[0, 1\], parent guide knows 0 to 0"):
         train(tmp_path / "c", dcpt_stage(**TRANSFER), init=model_of(pretrained), guide=tmp_path / "one_class.pth")
-
-
-TWO_PROCESSES = """
-import json, runpy, sys
-main = runpy.run_path(sys.argv[1])["main"]
-for line in open(sys.argv[2]):
-    sys.argv = json.loads(line)
-    main()
-"""
-
-
-def test_two_processes_compute_what_one_does_in_every_stage(pretrained, tmp_path):
-    init, guide = (f"{role}={model_of(pretrained)}" for role in ("init", "guide"))
-    short = {"phases": [{"steps": 6, "patch_size": 16, "batch_size": 4}]}
-    stages = {
-        "pretrain": (short, ()),
-        "accumulated": (short | {"accumulate": 2}, ()),
-        "direct": (short | {"task": "dcpt.direct"}, ()),
-        "none": (short | {"generation_input": "none"}, ()),
-        "masked": (short | {"task": "dcpt.masked_pretrain", "mask_patch": 4}, ()),
-        "probe": (PROBE | short, ("--parent", init)),
-        "transfer": (TRANSFER | short, ("--parent", init, "--parent", guide)),
-    }
-    calls, pairs = [], {}
-    for name, (changes, parents) in stages.items():
-        settings = dcpt_stage(**changes)
-        paths = {parent.split("=")[0]: model_of(pretrained) for parent in parents if "=" in parent}
-        (tmp_path / f"{name}_two").mkdir()
-        two = Stage(tmp_path / f"{name}_two", settings)
-        calls.append(json.dumps(two.command(*parents, "--processes", "2")[1:]))
-        pairs[name] = (train(tmp_path / name, settings, **paths), two)
-    (tmp_path / "calls").write_text("\n".join(calls))
-    (tmp_path / "driver.py").write_text(TWO_PROCESSES)
-    launch = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc-per-node", "2"]
-    what = [str(tmp_path / "driver.py"), str(ROOT / "scripts" / "train.py"), str(tmp_path / "calls")]
-    done = subprocess.run([*launch, *what], env=one_thread(), capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    for name, (one, two) in pairs.items():
-        assert card(two)["world_size"] == 2
-        for loss in ("loss/class", "loss/total"):
-            assert curve(two, loss) == pytest.approx(curve(one, loss), abs=1e-5), (name, loss)
 
 
 def test_variants_of_the_pretraining_run_by_its_rule():
@@ -612,7 +483,7 @@ def test_wrong_settings_are_told(changes, message):
         ({"loss_weights": {"total": 2, "class": 1}}, "unknown loss 'total'; Valid: class, pixel$"),
     ],
 )
-def test_a_weight_of_a_loss_that_no_turn_has_stops_the_first_step(changes, message, tmp_path):
+def test_a_weight_of_a_loss_that_no_turn_has_is_refused(changes, message, tmp_path):
     with pytest.raises(AirpipeError, match="^dcpt/nafnet_toy/seed3/pretrain, loss_weights: " + message):
         train(tmp_path / "made", dcpt_stage(**changes), seconds=1e-6)
     assert not list((tmp_path / "made").rglob("*.ckpt"))

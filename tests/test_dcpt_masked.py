@@ -3,14 +3,17 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import card, curve, model_of, train
 from parity import make_input
-from test_dcpt import BACKBONES, RATE, card, curve, dcpt_stage, model_of, train
+from test_dcpt import BACKBONES, dcpt_stage
+from toys.dcpt import RATE
 
 from airpipe.data.batch import Batch
 from airpipe.errors import AirpipeError
 from airpipe.methods.dcpt.network import DCPT
 from airpipe.methods.dcpt.training import MaskedPretrainTask, PretrainTask, random_patches
 from airpipe.training.losses import focal_loss
+from airpipe.training.task import Moment
 from airpipe.weights.checkpoints import load_model
 
 MASKED = {"task": "dcpt.masked_pretrain", "stage": "masked_pretrain", "mask_patch": 4}
@@ -105,13 +108,13 @@ def test_a_masked_step_restores_the_clean_image_and_classifies_from_what_is_visi
     batch = Batch(make_input((2, 3, 16, 16), 1), make_input((2, 3, 16, 16), 2), torch.tensor([0, 2]), [], [], (7, 8))
     task = MaskedPretrainTask(dcpt_stage(**MASKED), {})
     net = task.networks["net"]
-    losses = task.step(batch, "train")
+    losses = task.step(batch, Moment())
     visible = random_patches(batch.degraded, 4, 0.5, task.settings.seed, (7, 8))
     restored = net.backbone(batch.degraded * visible, visible=visible)
     assert losses["pixel"].item() == pytest.approx(F.l1_loss(restored, batch.clean).item(), rel=1e-6)
     logits = net(batch.degraded, visible=visible, classify=True)
     assert losses["class"].item() == pytest.approx(focal_loss(logits, batch.label).item(), rel=1e-6)
-    assert losses["class"].item() != PretrainTask(dcpt_stage(), {}).step(batch, "train")["class"].item()
+    assert losses["class"].item() != PretrainTask(dcpt_stage(), {}).step(batch, Moment())["class"].item()
 
 
 def test_masked_pretraining_trains_validates_and_hands_its_backbone_on(tmp_path):

@@ -15,7 +15,7 @@ from airpipe.registry import build_network, settings_class, stage_entry
 from airpipe.settings.freezing import frozen_stage
 from airpipe.settings.project import ProjectSettings, load_project
 from airpipe.settings.stages import OptimizerSettings, StageSettings
-from airpipe.training.task import learning_rate_at
+from airpipe.training.schedules import learning_rate_at
 
 OWN = "small", "paper", "released"
 """Scales of this file's tests; the demo has its own."""
@@ -465,11 +465,12 @@ def test_the_overlay_tests_light_and_heavy_levels_of_the_ten_degradations():
         "cbsd68_noise25", "cbsd68_noise50", "cbsd68_jpeg20", "cbsd68_jpeg10", "live1_jpeg10", "rain100l", "rain100h",
     }  # fmt: skip
     sigma = {
-        name: project().test(name).operations[0].parameters["sigma"].constant for name in tables["allinone10"].tests[:2]
+        name: project().test(name).operations.operations[0].parameters["sigma"].constant
+        for name in tables["allinone10"].tests[:2]
     }
     assert sigma == {"cbsd68_noise25": 25, "cbsd68_noise50": 50}
     for name, quality in (("cbsd68_jpeg20", 20), ("cbsd68_jpeg10", 10), ("live1_jpeg10", 10)):
-        assert project().test(name).operations[0].parameters["quality"].constant == quality
+        assert project().test(name).operations.operations[0].parameters["quality"].constant == quality
     assert {project().tests[name].degradation for name in tables["allinone10"].tests} == set(TASKS_10D)
     assert [project().tests[name].pairs for name in tables["mixed"].tests] == [f"cdd_11.test_{kind}" for kind in CDD11]
     assert set(tables) >= {

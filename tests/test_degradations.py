@@ -18,17 +18,18 @@ from airpipe.degradations.colour import colour_shift
 from airpipe.degradations.compression import LARGEST_JPEG_SIDE, jpeg
 from airpipe.degradations.inpainting import stroke_mask, strokes
 from airpipe.degradations.mosaic import bayer_pattern, mosaic
-from airpipe.degradations.noise import gaussian_noise, legacy_noise_field, quantised
+from airpipe.degradations.noise import gaussian_noise, legacy_noise_field
 from airpipe.degradations.recipes import OPERATIONS, check_operations, degrade, drawn_names
 from airpipe.degradations.weather import SNOW_LAYERS, flake_kernel, snow, snow_mask
 from airpipe.errors import AirpipeError
 from airpipe.images import read_rgb8
-from airpipe.settings.degrading import Operation
+from airpipe.pixels import as_floats, quantised
+from airpipe.settings.degrading import Recipe
 
 RANDOM = ["gaussian_noise", "haze", "low_light", "rain_streaks", "snow", "strokes"]
 RECIPES = {
-    name: [Operation.model_validate(operation) for operation in operations]
-    for name, operations in yaml.safe_load((ROOT / "config" / "recipes.yaml").read_text())["recipes"].items()
+    name: Recipe.model_validate(written)
+    for name, written in yaml.safe_load((ROOT / "config" / "recipes.yaml").read_text())["recipes"].items()
 }
 
 
@@ -37,7 +38,7 @@ def rng(seed=0):
 
 
 def photograph(name="astronaut"):
-    return (read_rgb8(locate(f"skimage:data/{name}.png")) / np.float32(255)).astype(np.float32)
+    return as_floats(read_rgb8(locate(f"skimage:data/{name}.png")))
 
 
 def psnr(image, clean):
@@ -87,14 +88,15 @@ def test_every_recipe_of_the_project_is_valid_draws_and_degrades(recipe):
         np.testing.assert_array_equal(degraded, again)
         assert degraded.shape == image.shape
         assert 5 < psnr(np.clip(degraded, 0, 1), image) < 50
-        assert set(drawn) == {name for operation in RECIPES[recipe] for name in operation.parameters}
-        assert all(math.isfinite(value) for value in drawn.values())  # samples write them down as numbers
+        assert [step.place for step in drawn.steps] == list(range(len(RECIPES[recipe].operations)))
+        assert set(drawn.named()) == {name for names in drawn_names(RECIPES[recipe]) for name in names.values()}
+        assert all(math.isfinite(value) for value in drawn.named().values())  # samples write them down as numbers
 
 
 def test_the_ten_task_recipes_draw_what_dcpt_says():
     def drawn(recipe, name):
         image = np.full((16, 16, 3), 0.5, np.float32)
-        return [degrade(image, RECIPES[recipe], rng(seed))[1][name] for seed in range(200)]
+        return [degrade(image, RECIPES[recipe], rng(seed))[1].named()[name] for seed in range(200)]
 
     sigmas = drawn("noise_1_50", "sigma")
     assert 1 <= min(sigmas) < 3
@@ -135,7 +137,7 @@ def test_the_ten_task_recipes_draw_what_dcpt_says():
 def test_recipes_with_impossible_values_are_refused_before_anything_runs(operation, change, message):
     recipe = {"operation": operation, "parameters": {**PARAMETERS[operation], **change}}
     with pytest.raises(AirpipeError, match=message) as caught:
-        check_operations([Operation.model_validate(recipe)], "recipes.x")
+        check_operations(Recipe.model_validate([recipe]), "recipes.x")
     assert str(caught.value).startswith(f"recipes.x, {operation}: ")
 
 
@@ -170,9 +172,9 @@ def test_a_noise_field_of_another_size_is_refused():
 
 def test_parameters_of_equal_names_are_written_down_with_their_operation():
     names = ("low_light", "rain_streaks", "motion_blur", "motion_blur")
-    recipe = [Operation.model_validate({"operation": name, "parameters": PARAMETERS[name]}) for name in names]
+    recipe = Recipe.model_validate([{"operation": name, "parameters": PARAMETERS[name]} for name in names])
     _, drawn = degrade(photograph()[:64, :64], recipe, rng())
-    assert drawn == {
+    assert drawn.named() == {
         **PARAMETERS["low_light"],
         "density": 0.01,
         "rain_streaks.length": 12,
@@ -184,7 +186,7 @@ def test_parameters_of_equal_names_are_written_down_with_their_operation():
         "motion_blur.length.2": 9,
         "motion_blur.angle.2": 30,
     }
-    assert drawn_names(recipe[:1]) == [{name: name for name in PARAMETERS["low_light"]}]
+    assert drawn_names(Recipe(operations=recipe.operations[:1])) == [{name: name for name in PARAMETERS["low_light"]}]
 
 
 @pytest.mark.parametrize(
@@ -192,12 +194,12 @@ def test_parameters_of_equal_names_are_written_down_with_their_operation():
 )
 def test_a_compound_recipe_applies_the_single_ones_in_the_order_of_cdd11(recipe):
     order = [name for name in ("low", "rain", "snow", "haze") if name in recipe.split("_")]
-    singles = [RECIPES["low_light" if name == "low" else name][0] for name in order]
-    assert RECIPES[recipe] == singles
+    singles = [RECIPES["low_light" if name == "low" else name].operations[0] for name in order]
+    assert RECIPES[recipe] == Recipe(operations=tuple(singles))
     image = photograph()[:64, :64]
     generator, expected = rng(5), image
     for single in singles:
-        expected, _ = degrade(expected, [single], generator)
+        expected, _ = degrade(expected, Recipe(operations=(single,)), generator)
     np.testing.assert_array_equal(degrade(image, RECIPES[recipe], rng(5))[0], expected)
 
 

@@ -336,7 +336,7 @@ def test_a_recipe_for_degraded_files_is_told(pairs):
     first, second = pairs["toy.test"][:2]
     with pytest.raises(
         AirpipeError,
-        match="class rain: recipe rain is for clean images, but toy.test has a degraded file of img0. "
+        match="class rain, toy.test: recipe rain is for clean images, but img0 has a degraded file. "
         "Leave the recipe out to take the file, or name a list",
     ):
         class_crops(settings(), {"toy.test": [replace(first, degraded=second.clean)]})
@@ -534,7 +534,7 @@ def test_the_shipped_analysis_writes_out_recipes_and_labels_and_survives_sorted_
 def test_a_fixed_parameter_replaces_the_draw_and_null_leaves_a_class_out():
     noise = {"pairs": "photos.test", "recipe": "noise", "fixed": {"sigma": 25}}
     ready = project(classes=SHIPPED["features"]["classes"] | {"noise": noise, "haze": None}).feature_analysis()
-    assert ready.classes["noise"].operations[0].parameters["sigma"].constant == 25
+    assert ready.classes["noise"].operations.operations[0].parameters["sigma"].constant == 25
     assert ready.labels() == dict(rain=0, noise=1, low_light=2, motion_blur=3)
 
 

@@ -17,11 +17,10 @@ from airpipe.images import (
     centre_crop,
     read_picture,
     read_rgb8,
-    to_pixels,
-    to_tensor,
     why_not,
     write_picture,
 )
+from airpipe.pixels import to_pixels, to_tensor
 
 ORIENTATIONS = {
     1: lambda a: a,

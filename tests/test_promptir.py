@@ -22,8 +22,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from airpipe import build_network, load_published
 from airpipe.errors import AirpipeError
+from airpipe.methods.dcpt.backbones import RestormerDCPT
 from airpipe.models.promptir import PromptGenerator, PromptIR
-from airpipe.models.restormer import Restormer, RestormerDCPT
+from airpipe.models.restormer import Restormer
 
 SMALL = {"dim": 8, "num_blocks": [1, 1, 1, 1], "num_refinement_blocks": 1, "heads": [1, 1, 2, 4]}
 NAMES = ["promptir_full", "promptir_small"]

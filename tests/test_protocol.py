@@ -14,7 +14,7 @@ from airpipe.data.pairs import Pair
 from airpipe.errors import AirpipeError
 from airpipe.evaluation.protocol import NoiseStream, distinct_inputs, evaluate, natural_key, write_scores
 from airpipe.images import centre_crop
-from airpipe.settings.degrading import Operation
+from airpipe.settings.degrading import Recipe
 from airpipe.settings.scoring import ProtocolSettings, TestSettings
 
 SHIPPED = {
@@ -25,12 +25,12 @@ GREY = np.full((320, 480, 3), 128, np.uint8)
 
 
 def noise_test(sigma: float, protocols=("airpipe", "promptir", "dcpt"), **more) -> TestSettings:
-    operation = Operation.model_validate({"operation": "gaussian_noise", "parameters": {"sigma": sigma}})
+    recipe = Recipe.model_validate([{"operation": "gaussian_noise", "parameters": {"sigma": sigma}}])
     return TestSettings(
         pairs="toy.test",
         degradation="noise",
         level=str(sigma),
-        operations=(operation,),
+        operations=recipe,
         protocols=protocols,
         **more,
     )
@@ -112,8 +112,8 @@ def test_kept_pictures_are_the_first_in_natural_order_under_the_first_protocol(p
 
 
 def test_a_noise_test_without_a_fixed_level_is_refused(pairs):
-    operation = Operation.model_validate({"operation": "gaussian_noise", "parameters": {"sigma": {"choice": [1, 2]}}})
-    test = TestSettings(pairs="toy.test", degradation="noise", operations=(operation,))
+    noise = [{"operation": "gaussian_noise", "parameters": {"sigma": {"choice": [1, 2]}}}]
+    test = TestSettings(pairs="toy.test", degradation="noise", operations=Recipe.model_validate(noise))
     with pytest.raises(AirpipeError, match="needs one level"):
         evaluate(test, SHIPPED, pairs, None)
 
@@ -122,7 +122,7 @@ def test_a_recipe_for_a_list_of_degraded_files_is_refused(pairs):
     paired = [replace(one, degraded=one.clean) for one in pairs]
     with pytest.raises(AirpipeError, match="test of toy.test: recipe given as operations is for clean images, but"):
         evaluate(noise_test(25), SHIPPED, paired, None)
-    assert evaluate(noise_test(25).model_copy(update={"operations": ()}), SHIPPED, paired, None)
+    assert evaluate(noise_test(25).model_copy(update={"operations": Recipe()}), SHIPPED, paired, None)
 
 
 def test_scores_are_written_long_and_infinite_values_stay_infinite(tmp_path):

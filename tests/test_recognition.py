@@ -9,7 +9,6 @@ import torch
 from helpers import NOISE
 from torch import nn
 
-from airpipe.data.degrading import quantised
 from airpipe.data.pairs import Pair
 from airpipe.errors import AirpipeError
 from airpipe.evaluation import recognisers as recogniser_module
@@ -19,6 +18,7 @@ from airpipe.evaluation.recognisers import fitted, shared_values, top1
 from airpipe.evaluation.recognition import enhance, recognise
 from airpipe.images import read_rgb8
 from airpipe.models.nafnet import NAFNet
+from airpipe.pixels import quantised
 from airpipe.settings.base import check_settings
 from airpipe.settings.studies import RecognitionJob
 from airpipe.weights.checkpoints import LoadedModel

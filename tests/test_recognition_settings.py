@@ -5,6 +5,7 @@ from helpers import shipped
 
 from airpipe.errors import AirpipeError
 from airpipe.registry import stages
+from airpipe.settings.degrading import Recipe
 from airpipe.settings.project import check_recognisers, load_project
 from airpipe.settings.studies import RecognitionSettings, RecognitionTest
 
@@ -34,8 +35,8 @@ def test_a_job_has_the_seed_in_its_lists_and_models_and_its_recipes_written_out(
     assert found.recognisers == {"b": "vrdir/airpipe/seed3/recogniser_b", "a": "imported/mine"}
     assert (found.tests["own"].pairs, found.tests["own"].dataset) == ("photos3.test", "photos")
     assert found.tests["own"].lists() == ("photos3.test", "photos.val")
-    assert found.tests["noise25"].operations[0].parameters["sigma"].constant == 25
-    assert found.tests["clean"].operations == ()
+    assert found.tests["noise25"].operations.operations[0].parameters["sigma"].constant == 25
+    assert found.tests["clean"].operations == Recipe()
 
 
 def test_the_headline_is_the_first_recogniser_or_the_named_one():

@@ -11,7 +11,8 @@ from torch import nn
 import airpipe
 from airpipe.errors import AirpipeError
 from airpipe.evaluation.restore import choose_device, restore, restore_file
-from airpipe.images import Picture, read_picture, to_pixels, to_tensor, write_picture
+from airpipe.images import Picture, read_picture, write_picture
+from airpipe.pixels import to_pixels, to_tensor
 from airpipe.weights.checkpoints import LoadedModel, load_model, save_model
 
 SIZES = {"width": 8, "middle_blk_num": 1, "enc_blk_nums": [1, 1], "dec_blk_nums": [1, 1]}

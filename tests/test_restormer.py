@@ -15,8 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from airpipe import build_network, load_published
 from airpipe.errors import AirpipeError
+from airpipe.methods.dcpt.backbones import RestormerDCPT
 from airpipe.models.promptir import PromptIR
-from airpipe.models.restormer import ChannelAttention, ChannelNorm, Restormer, RestormerDCPT, channel_variance
+from airpipe.models.restormer import ChannelAttention, ChannelNorm, Restormer, channel_variance
 
 GOLDENS = Path(__file__).parent / "goldens"
 CLASSES = {"restormer": Restormer, "restormer_dcpt": RestormerDCPT, "promptir": PromptIR}

@@ -20,7 +20,7 @@ from airpipe.data.files import split_is_there
 from airpipe.data.pairs import Pair, pair_up, read_rows
 from airpipe.evaluation.protocol import evaluate
 from airpipe.settings.base import read_yaml
-from airpipe.settings.degrading import Draw, Operation
+from airpipe.settings.degrading import Recipe
 from airpipe.settings.scoring import ProtocolSettings, TestSettings
 from workflow import copy_project, planned, snakemake
 
@@ -99,9 +99,9 @@ def protocol_inputs(name, sigma):
     folder = SAMPLES / name
     paths = sorted(folder.iterdir())
     pairs = [Pair(path, None, "noise", str(sigma), "none", path.stem, path.stem) for path in paths]
-    noise = Operation(operation="gaussian_noise", parameters={"sigma": Draw(constant=sigma)})
+    noise = Recipe.model_validate([{"operation": "gaussian_noise", "parameters": {"sigma": sigma}}])
     test = TestSettings(
-        pairs="x.test", degradation="noise", operations=(noise,), protocols=("promptir", "dcpt"), keep_images=0
+        pairs="x.test", degradation="noise", operations=noise, protocols=("promptir", "dcpt"), keep_images=0
     )
     shipped = read_yaml(ROOT / "config/protocols.yaml")["protocols"]
     protocols = {key: ProtocolSettings(**shipped[key]) for key in test.protocols}

@@ -11,7 +11,7 @@ from airpipe.degradations.recipes import check_operations
 from airpipe.errors import AirpipeError
 from airpipe.registry import networks, resolve, settings_class, stage_entry, stages, task_class
 from airpipe.settings.base import canonical_json, check_settings, settings_hash
-from airpipe.settings.degrading import Draw
+from airpipe.settings.degrading import Draw, Recipe
 from airpipe.settings.freezing import frozen_stage
 from airpipe.settings.merging import deep_merge
 from airpipe.settings.project import SettingPlan, check_compute, load_project
@@ -35,6 +35,27 @@ def test_every_shipped_config_is_valid_and_freezes_all_its_stages(overlay):
         written = project.test(test).operations
         check_operations(written, test)
         assert bool(written) == (settings.recipe is not None)
+
+
+def test_recipes_of_both_sides_are_written_out_whole_and_unknown_ones_are_told():
+    values = shipped()
+    both = {"operations": values["recipes"]["haze_rain"], "shuffle": 0.5, "composition": "last"}
+    values["recipes"] |= {"both": both}
+    part = {"pairs": "photos.train", "recipe": "both", "target_recipe": "noise", "companion": True}
+    stages = values["methods"]["baseline"]["settings"]["nafnet_5d"]["stages"]
+    stages["train"]["scales"]["demo"]["data"] = [part]
+
+    def freeze():
+        entry = stage_entry("baseline.train")
+        project = load_project(values)
+        return frozen_stage(project, "baseline/nafnet_5d", 0, "train", settings_class("baseline.train"), entry.revision)
+
+    found = freeze().data[0]
+    assert found.operations == Recipe.model_validate(both)
+    assert found.target_operations == Recipe.model_validate(values["recipes"]["noise"])
+    part["target_recipe"] = "nois"
+    with pytest.raises(AirpipeError, match="unknown recipe 'nois'; did you mean 'noise'"):
+        freeze()
 
 
 def test_the_json_schema_is_in_step():
@@ -447,9 +468,13 @@ def test_a_bare_value_is_a_constant_and_zero_is_one_too():
     assert Draw.model_validate({"uniform": [0, 1]}).uniform == (0, 1)
 
 
-def test_a_batch_that_accumulation_cannot_split_is_refused():
-    with pytest.raises(AirpipeError, match="batch_size 4 is not a multiple of accumulate 3"):
-        check_settings(StageSettings, {**json.loads(canonical_json(stage())), "accumulate": 3}, "x")
+def test_a_batch_with_fewer_samples_than_micro_batches_is_refused():
+    values = json.loads(canonical_json(stage()))
+    assert check_settings(StageSettings, {**values, "accumulate": 2}, "x").accumulate == 2
+    with pytest.raises(AirpipeError, match="batch_size 2 has not a sample for each of accumulate 3 micro-batches;"):
+        check_settings(StageSettings, {**values, "accumulate": 3}, "x")
+    values["phases"][1]["accumulate"] = 1
+    assert check_settings(StageSettings, {**values, "accumulate": 3}, "x").phases[1].accumulate == 1
 
 
 def test_settings_and_registry_stay_light():

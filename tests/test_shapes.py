@@ -15,7 +15,7 @@ from airpipe.errors import AirpipeError
 from airpipe.images import read_rgb8
 from airpipe.settings.base import check_settings
 from airpipe.settings.datasets import DatasetSettings, MadeCrops, MadeShapes
-from airpipe.settings.degrading import Operation
+from airpipe.settings.degrading import Recipe
 
 
 def some(count=200, split="test"):
@@ -71,11 +71,11 @@ def test_shapes_have_the_area_that_geometry_says_at_any_angle(name, area):
 
 @pytest.mark.parametrize(("recipe", "expected"), [("shapes_haze", 9.6), ("shapes_rain", 19.3), ("noise25", 20.45)])
 def test_recipes_degrade_shapes_as_much_as_they_say(recipe, expected):
-    operations = [Operation.model_validate(one) for one in read_config("recipes.yaml")["recipes"][recipe]]
+    written = Recipe.model_validate(read_config("recipes.yaml")["recipes"][recipe])
     values = []
     for number, picture in enumerate(some(300)):
         clean = picture.astype(np.float32) / 255
-        degraded, _ = degrade(clean, operations, np.random.default_rng([7, number]))
+        degraded, _ = degrade(clean, written, np.random.default_rng([7, number]))
         values.append(-10 * np.log10(np.mean((np.clip(degraded, 0, 1) - clean) ** 2)))
     assert np.mean(values) == pytest.approx(expected, abs=0.35)
 

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from airpipe import build_network, load_published
 from airpipe.errors import AirpipeError
+from airpipe.methods.dcpt.backbones import SwinIRDCPT
 from airpipe.models import swinir
 from airpipe.models.cost import count_parameters, multiply_accumulates
-from airpipe.models.swinir import MASKED, SwinIR, SwinIRDCPT, relative_index, shift_mask
+from airpipe.models.swinir import MASKED, SwinIR, relative_index, shift_mask
 
 GOLDENS = Path(__file__).parent / "goldens"
 PLAIN = ["swinir_small", "swinir_small_3conv", "swinir_full"]

@@ -1,8 +1,6 @@
 """Training resumes to the same bits, runs in parallel to the same losses, and fails clearly."""
 
 import csv
-import json
-import math
 import os
 import pickle
 import random
@@ -10,7 +8,6 @@ import resource
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -20,9 +17,7 @@ from helpers import Stage, one_thread, stage
 from torch import nn
 
 from airpipe.errors import AirpipeError
-from airpipe.settings.stages import OptimizerSettings
 from airpipe.training.state import StateFolder
-from airpipe.training.task import learning_rate_at
 from airpipe.weights.checkpoints import load_matching, load_model
 
 LONG = {
@@ -139,29 +134,6 @@ def test_other_settings_set_the_old_state_aside(trained):
     assert (kept[0] / "step_00000060.ckpt").is_file()
 
 
-def losses(trained: Stage, name: str = "loss/pixel") -> dict[int, float]:
-    rows = csv.DictReader(trained.curves().splitlines())
-    return {int(row["step"]): float(row["value"]) for row in rows if row["name"] == name}
-
-
-def test_two_processes_and_micro_batches_compute_what_one_process_does(finished, tmp_path):
-    two, micro = (Stage(tmp_path / name) for name in make(tmp_path, "two", "micro"))
-    micro.freeze(stage(accumulate=2))
-    micro.run()
-    torchrun = (str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc-per-node", "2")
-    two.run("--processes", "2", launch=torchrun)
-    assert json.loads((two.workdir / "card.json").read_text())["world_size"] == 2
-    for other in (two, micro):
-        for step in range(1, 11):
-            assert losses(other)[step] == pytest.approx(losses(finished)[step], abs=1e-5)
-
-
-def make(folder: Path, *names: str) -> tuple[str, ...]:
-    for name in names:
-        (folder / name).mkdir()
-    return names
-
-
 def test_a_world_that_was_not_launched_is_refused(tmp_path):
     failed = Stage(tmp_path).run("--processes", "2", check=False)
     assert failed.returncode == 2
@@ -172,13 +144,6 @@ def test_a_gpu_that_is_not_there_is_refused(tmp_path):
     failed = Stage(tmp_path).run("--gpus", "1", check=False)
     assert failed.returncode == 2
     assert "1 GPU(s) asked for (compute: gpu), torch sees 0" in failed.stderr
-
-
-def test_a_batch_that_cannot_be_shared_is_refused(tmp_path):
-    phases = [{"steps": 2, "patch_size": 16, "batch_size": 3}]
-    torchrun = (str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc-per-node", "2")
-    failed = Stage(tmp_path, stage(phases=phases)).run("--processes", "2", check=False, launch=torchrun)
-    assert "batch_size 3 cannot be shared by 2 processes x 1 micro-batches" in failed.stderr
 
 
 def test_a_non_finite_loss_stops_names_the_batch_and_exports_nothing(tmp_path):
@@ -335,29 +300,6 @@ def test_an_image_smaller_than_the_patch_is_named(tmp_path):
     phases = [{"steps": 2, "patch_size": 64, "batch_size": 2}]
     failed = Stage(tmp_path, stage(phases=phases)).run(check=False)
     assert "is smaller than patch_size 64" in failed.stderr
-
-
-def test_learning_rate_warms_up_and_follows_half_a_cosine():
-    settings = OptimizerSettings(learning_rate=1.0, minimum_rate=0.1, warmup_steps=4)
-    rates = [learning_rate_at(step, 104, settings) for step in (0, 3, 4, 54, 104)]
-    assert rates == pytest.approx([0.25, 1.0, 1.0, 0.55, 0.1])
-
-
-def test_a_held_learning_rate_stays_at_its_peak_and_no_hold_changes_no_bit():
-    restormer = OptimizerSettings(learning_rate=3e-4, minimum_rate=1e-6, hold_steps=92_000)
-    assert {learning_rate_at(step, 300_000, restormer) for step in (0, 1, 50_000, 91_999, 92_000)} == {3e-4}
-    later = [learning_rate_at(step, 300_000, restormer) for step in (92_001, 196_000, 299_999)]
-    cosine = [1e-6 + (3e-4 - 1e-6) * (1 + math.cos(math.pi * t / 208_000)) / 2 for t in (1, 104_000, 207_999)]
-    assert later == pytest.approx(cosine, rel=1e-12)
-    both = OptimizerSettings(learning_rate=1.0, warmup_steps=4, hold_steps=6)
-    assert [learning_rate_at(step, 30, both) for step in (0, 3, 4, 9, 10)] == [0.25, 1, 1, 1, 1]
-    assert learning_rate_at(20, 30, both) == pytest.approx(0.5)
-    plain = OptimizerSettings(learning_rate=1e-3, minimum_rate=1e-6, warmup_steps=50)
-    for step in (0, 49, 50, 51, 1234, 2799):
-        ramp = plain.learning_rate * (step + 1) / 50
-        progress = (step - 50) / 2750
-        decay = 1e-6 + (1e-3 - 1e-6) * 0.5 * (1 + math.cos(math.pi * progress))
-        assert learning_rate_at(step, 2800, plain) == (ramp if step < 50 else decay)
 
 
 def test_partial_loading_reports_and_refuses_a_foreign_parent():

@@ -4,76 +4,53 @@ import csv
 import json
 import math
 import re
-import subprocess
-import sys
 import textwrap
-from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from helpers import NOISE, ROOT, Stage, one_thread, shipped, stage
+from helpers import NOISE, ROOT, Stage, card, curve, model_of, shipped, stage, train
 from parity import make_input
 from torch import nn
+from toys import vrdir as toys
+from toys.vrdir import ENHANCER, RATE
 
 from airpipe.data.batch import Batch
-from airpipe.data.pairs import read_pairs
 from airpipe.errors import AirpipeError
 from airpipe.evaluation.restore import restore
 from airpipe.methods.vrdir.network import DNC, SAD
 from airpipe.methods.vrdir.training import DncTask, IseTask, RecogniserTask, SadTask
 from airpipe.models.recognisers import RecogniserResidual
 from airpipe.models.vgg import VGGFront
-from airpipe.registry import settings_class, task_class
+from airpipe.registry import settings_class
 from airpipe.settings.base import canonical_json, check_settings
 from airpipe.settings.freezing import frozen_stage
 from airpipe.settings.merging import deep_merge
 from airpipe.settings.project import load_project
 from airpipe.settings.stages import StageSettings
-from airpipe.training.run import PairLists, RunOptions, train_stage
+from airpipe.training.task import Moment
 from airpipe.weights.checkpoints import load_model
 
-RATE = {"learning_rate": 2e-3}
-ENHANCER = {"name": "vrdir", "arguments": {"in_channels": 8, "front_channels": 4, "hidden": 6, "normalise": "half"}}
 VRDIR_STAGE = {
     "method": "vrdir",
     "setting": "toy",
-    "network": ENHANCER,
-    "optimizers": {"net": RATE},
+    **toys.SHARED,
     "phases": [{"steps": 6, "patch_size": 16, "batch_size": 4}],
     "validation": {"every": 3, "patch_size": 32, "data": []},
-    "ema_decay": None,
-    "clip_norm": None,
 }
 FOLDER = "vrdir/toy/seed3"
-A = {
-    "task": "vrdir.recogniser",
-    "stage": "recogniser_a",
-    "network": {"name": "recogniser_vgg", "arguments": {"num_classes": 2, "widths": [4, 8], "body": [8, 8]}},
-    "rebuild": True,
-    "decoder_hidden": 6,
-    "loss_weights": {"class": 1, "rebuild": 5},
-    "optimizers": {"net": RATE, "decoder": RATE},
-}
-B = {
-    "task": "vrdir.recogniser",
-    "stage": "recogniser_b",
-    "network": {"name": "recogniser_residual", "arguments": {"num_classes": 2, "stem": 4, "widths": [4, 8]}},
-}
-SAD_STAGE = {
-    "task": "vrdir.sad",
-    "stage": "sad",
-    "parents": {"encoder": f"{FOLDER}/recogniser_a"},
-    "loss_weights": {"degraded": 0.1, "similarity": 0.1},
-}
-DNC_STAGE = {"task": "vrdir.dnc", "stage": "dnc_noise", "parents": {"sad": f"{FOLDER}/sad"}}
+
+
+def in_folder(stage: str) -> dict:
+    """Settings of a toy, with the stage's name and the ids of its parents."""
+    toy = toys.TOYS[stage]
+    parents = {role: f"{FOLDER}/{parent}" for role, parent in toy.get("parents", {}).items()}
+    return {**toy, "stage": stage, "parents": parents}
+
+
+A, B = in_folder("recogniser_a"), in_folder("recogniser_b")
+SAD_STAGE, DNC_STAGE, ISE_STAGE = in_folder("sad"), in_folder("dnc_noise"), in_folder("ise")
 BRANCHES = {f"dnc_{name}": f"{FOLDER}/dnc_{name}" for name in ("noise", "rain")}
-ISE_STAGE = {
-    "task": "vrdir.ise",
-    "stage": "ise",
-    "branches": ["noise", "rain"],
-    "parents": {"sad": f"{FOLDER}/sad", **BRANCHES},
-}
 SHORT = {"phases": [{"steps": 4, "patch_size": 16, "batch_size": 4}]}
 
 
@@ -82,34 +59,6 @@ def vrdir_stage(changes: dict, **more) -> StageSettings:
     values = json.loads(canonical_json(stage())) | VRDIR_STAGE | changes | more
     values = {key: value for key, value in values.items() if value is not None}
     return check_settings(settings_class(values["task"]), values, "toy")
-
-
-def toy_stage(folder: Path, settings: StageSettings, classes: bool = True) -> Stage:
-    """A stage on disk whose images show two things."""
-    folder.mkdir(exist_ok=True, parents=True)
-    made = Stage(folder, settings)
-    known = {"classes": {f"img{i}": ("even", "odd")[i % 2] for i in range(5)}} if classes else {}
-    made.list.with_suffix(".json").write_text(json.dumps(known))
-    return made
-
-
-def train(folder: Path, settings: StageSettings, seconds: float = 1e6, classes: bool = True, **parents: Path) -> Stage:
-    """Run a stage in this process; `seconds` between checkpoints."""
-    made = toy_stage(folder, settings, classes)
-    pairs = read_pairs(made.list, folder / "images")
-    lists = PairLists([made.list] * 2, [pairs] * 2)
-    validation = PairLists([made.list], [pairs]) if settings.validation.data else PairLists([], [])
-    options = RunOptions(workdir=made.workdir, checkpoint_seconds=seconds, parents=parents)
-    train_stage(settings, lists, validation, options)
-    return made
-
-
-def card(made: Stage) -> dict:
-    return json.loads((made.workdir / "card.json").read_text())
-
-
-def curve(made: Stage, name: str) -> list[float]:
-    return [float(row["value"]) for row in csv.DictReader(made.curves().splitlines()) if row["name"] == name]
 
 
 def losses(made: Stage) -> set[str]:
@@ -141,13 +90,9 @@ def run(tmp_path_factory) -> dict[str, Stage]:
     made: dict[str, Stage] = {}
     for changes in (A, B, SAD_STAGE, DNC_STAGE, {**DNC_STAGE, "stage": "dnc_rain"}, ISE_STAGE):
         settings = vrdir_stage(changes)
-        parents = {role: model(made[name.split("/")[-1]]) for role, name in settings.parents.items()}
+        parents = {role: model_of(made[name.split("/")[-1]]) for role, name in settings.parents.items()}
         made[settings.stage] = train(folder / settings.stage, settings, **parents)
     return made
-
-
-def model(made: Stage) -> Path:
-    return made.workdir / "model.safetensors"
 
 
 # What stages train and hand on
@@ -185,7 +130,7 @@ def test_frozen_parts_stay_and_trained_ones_move(run):
 
 
 def test_branches_that_are_not_frozen_move(run, tmp_path):
-    parents = {role: model(run[role]) for role in ("sad", "dnc_noise", "dnc_rain")}
+    parents = {role: model_of(run[role]) for role in ("sad", "dnc_noise", "dnc_rain")}
     made = train(tmp_path, vrdir_stage(ISE_STAGE, freeze_branches=False, **SHORT), **parents)
     for number, name in enumerate(("dnc_noise", "dnc_rain")):
         before, after = part(network(run[name]), "ise.dncs.0."), part(network(made), f"ise.dncs.{number}.")
@@ -218,7 +163,7 @@ def test_cards_tell_what_came_from_which_parent(run):
 def test_validation_tells_psnr_and_top1(run, tmp_path):
     noisy = {"pairs": "toy.train", "recipe": "noise", "operations": [NOISE]}
     watched = {"validation": {"every": 2, "patch_size": 32, "data": [noisy]}}
-    sad = train(tmp_path / "sad", vrdir_stage(SAD_STAGE, **SHORT, **watched), encoder=model(run["recogniser_a"]))
+    sad = train(tmp_path / "sad", vrdir_stage(SAD_STAGE, **SHORT, **watched), encoder=model_of(run["recogniser_a"]))
     assert len(curve(sad, "validation/psnr")) == len(curve(sad, "validation/psnr_clean")) == 2
     one = train(tmp_path / "b", vrdir_stage(B, **SHORT, **watched))
     assert {value % 20 for value in curve(one, "validation/top1")} == {0}  # of five images
@@ -253,7 +198,7 @@ def test_legacy_targets_are_the_images_between_minus_one_and_one(run):
     one = batch()
     parents = {"encoder": network(run["recogniser_a"])}
     found = {
-        legacy: SadTask(vrdir_stage(SAD_STAGE, legacy_targets=legacy, sr_margin=1.0), parents).step(one, "train")
+        legacy: SadTask(vrdir_stage(SAD_STAGE, legacy_targets=legacy, sr_margin=1.0), parents).step(one, Moment())
         for legacy in (False, True)
     }
     net = SadTask(vrdir_stage(SAD_STAGE), parents).net
@@ -263,14 +208,14 @@ def test_legacy_targets_are_the_images_between_minus_one_and_one(run):
     assert found[True]["similarity"].item() != pytest.approx(found[False]["similarity"].item(), abs=1e-3)
     restoring = DncTask(vrdir_stage(DNC_STAGE, legacy_targets=True), {"sad": network(run["sad"])})
     pixel = (restoring.net(one.degraded) - 2 * one.clean + 1).abs().mean()
-    assert restoring.step(one, "train")["pixel"].item() == pytest.approx(pixel.item(), rel=1e-5)
+    assert restoring.step(one, Moment())["pixel"].item() == pytest.approx(pixel.item(), rel=1e-5)
 
 
 def test_the_ranking_vanishes_where_the_margin_is_met(run):
     parents = {"encoder": network(run["recogniser_a"])}
     one = batch()
     found = [
-        SadTask(vrdir_stage(SAD_STAGE, sr_margin=margin), parents).step(one, "train")["similarity"].item()
+        SadTask(vrdir_stage(SAD_STAGE, sr_margin=margin), parents).step(one, Moment())["similarity"].item()
         for margin in (1.0, 0.5)
     ]
     assert found[0] - found[1] == pytest.approx(0.5, abs=1e-6)
@@ -281,14 +226,14 @@ def test_a_recogniser_learns_from_classes_and_rebuilds_its_own_input():
     one = batch()
     wanted = torch.tensor([0, 1, -1, 1])
     labelled = Batch(one.degraded, one.clean, one.label, one.name, one.level, category=wanted)
-    found = task.step(labelled, "train")
+    found = task.step(labelled, Moment())
     logits, front = task.networks["net"](one.degraded, front=True)
     known = [0, 1, 3]
     expected = torch.nn.functional.cross_entropy(logits[known], wanted[known])
     assert found["class"].item() == pytest.approx(expected.item(), rel=1e-5)
     rebuilt = task.networks["decoder"](front)
     assert found["rebuild"].item() == pytest.approx((rebuilt - one.degraded).abs().mean().item(), rel=1e-5)
-    assert [turn.optimizers for turn in task.turns] == [("net", "decoder")]
+    assert [turn.optimizers for turn in task.turns(0)] == [("net", "decoder")]
 
 
 def test_images_of_unknown_class_are_not_measured():
@@ -301,71 +246,6 @@ def test_images_of_unknown_class_are_not_measured():
         found = task.measure(net, Batch(one.degraded, one.clean, one.label, one.name, one.level, category=category))
         assert (found["top1"].mean().item() if found else None) == expected
         assert not found or len(found["top1"]) == len(classes)
-
-
-# Resuming, several processes
-
-
-@pytest.mark.parametrize("name", ["recogniser_a", "recogniser_b", "sad", "dnc_noise", "ise"])
-def test_every_stage_killed_and_resumed_ends_with_the_same_bits(run, tmp_path, monkeypatch, name):
-    changes = {"recogniser_a": A, "recogniser_b": B, "sad": SAD_STAGE, "dnc_noise": DNC_STAGE, "ise": ISE_STAGE}[name]
-    settings = vrdir_stage(changes)
-    parents = {role: model(run[parent.split("/")[-1]]) for role, parent in settings.parents.items()}
-    build = task_class(settings.task)
-    step, calls = build.step, []
-
-    def killed(self, batch, turn):
-        calls.append(turn)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return step(self, batch, turn)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(build, "step", killed)
-        with pytest.raises(KeyboardInterrupt):
-            train(tmp_path, settings, seconds=1e-6, **parents)
-    resumed = train(tmp_path, settings, **parents)
-    assert json.loads((resumed.workdir / "state" / "attempts.json").read_text()) == [3]
-    assert resumed.weights() == run[name].weights()
-    assert resumed.curves() == run[name].curves()
-
-
-def test_mixed_precision_trains_about_the_same(run, tmp_path):
-    for name, changes in (("recogniser_a", A), ("sad", SAD_STAGE), ("dnc_noise", DNC_STAGE), ("ise", ISE_STAGE)):
-        settings = vrdir_stage(changes, precision="bf16-mixed")
-        parents = {role: model(run[parent.split("/")[-1]]) for role, parent in settings.parents.items()}
-        made = train(tmp_path / name, settings, **parents)
-        found, expected = curve(made, "loss/total"), curve(run[name], "loss/total")
-        assert found != expected and found == pytest.approx(expected, rel=0.02), name
-
-
-TWO_PROCESSES = """
-import json, runpy, sys
-main = runpy.run_path(sys.argv[1])["main"]
-for line in open(sys.argv[2]):
-    sys.argv = json.loads(line)
-    main()
-"""
-
-
-def test_two_processes_compute_what_one_does(run, tmp_path):
-    stages = {"recogniser_a": A, "sad": SAD_STAGE, "dnc_noise": DNC_STAGE, "ise": ISE_STAGE}
-    calls, made = [], {}
-    for name, changes in stages.items():
-        settings = vrdir_stage(changes)
-        roles = {role: model(run[parent.split("/")[-1]]) for role, parent in settings.parents.items()}
-        made[name] = toy_stage(tmp_path / name, settings)
-        words = [word for role, path in roles.items() for word in ("--parent", f"{role}={path}")]
-        calls.append(json.dumps(made[name].command(*words, "--processes", "2")[1:]))
-    (tmp_path / "calls").write_text("\n".join(calls))
-    (tmp_path / "driver.py").write_text(TWO_PROCESSES)
-    launch = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc-per-node", "2"]
-    what = [str(tmp_path / "driver.py"), str(ROOT / "scripts" / "train.py"), str(tmp_path / "calls")]
-    done = subprocess.run([*launch, *what], env=one_thread(), capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    for name in stages:
-        assert card(made[name])["world_size"] == 2
-        assert curve(made[name], "loss/total") == pytest.approx(curve(run[name], "loss/total"), abs=1e-5), name
 
 
 # Errors
@@ -472,7 +352,7 @@ def test_a_second_encoder_beside_that_of_sad_is_told(run):
 def test_one_pixel_of_features_stops_the_first_step_with_a_clear_message(run, tmp_path):
     tiny = {"phases": [{"steps": 1, "patch_size": 2, "batch_size": 4}]}
     with pytest.raises(AirpipeError, match=r"a feature map of 1x1 has no standard deviation; .*patch_size"):
-        train(tmp_path, vrdir_stage(DNC_STAGE, **tiny), sad=model(run["sad"]))
+        train(tmp_path, vrdir_stage(DNC_STAGE, **tiny), sad=model_of(run["sad"]))
 
 
 # Shipped settings

@@ -1,14 +1,13 @@
-"""The one place where image files become arrays and tensors, and back.
+"""The one place where image files become arrays, and back.
 
-Files hold 8 or 16 bit. Inside, a picture is uint8 or uint16 `(H, W, 3)` RGB; tensors are
-float32 `(B, 3, H, W)` in [0, 1].
+Files hold 8 or 16 bit. Inside, a picture is uint8 or uint16 `(H, W, 3)` RGB; `airpipe.pixels` makes tensors of it.
 """
 
 import struct
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,12 +16,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from airpipe import exif
 from airpipe.errors import AirpipeError
+from airpipe.pixels import Pixels
 from airpipe.provenance import atomic_path
 
-if TYPE_CHECKING:  # torch takes a second to import, and most that read images need none
-    from torch import Tensor
-
-Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 MAX_PIXELS = 400_000_000
 """Larger pictures are refused: a lying header could otherwise claim all memory."""
@@ -318,22 +314,6 @@ def _write_deep_tiff(path: Path, picture: Picture) -> None:
     )
     if picture.exif:
         exif.append_to_tiff(path, picture.exif)
-
-
-def to_tensor(pixels: Pixels) -> "Tensor":
-    """uint8 or uint16 (H, W, 3) to float32 (3, H, W) in [0, 1]."""
-    import torch
-
-    scale = 65535.0 if pixels.dtype == np.uint16 else 255.0
-    array = np.ascontiguousarray(pixels.transpose(2, 0, 1)).astype(np.float32)
-    return torch.from_numpy(array).div_(scale)
-
-
-def to_pixels(image: "Tensor", bits: int = 8) -> Pixels:
-    """Float (3, H, W) to (H, W, 3) of 8 or 16 bit: clipped to [0, 1], rounded half to even."""
-    top, kind = (255.0, np.uint8) if bits == 8 else (65535.0, np.uint16)
-    array = image.detach().float().clamp(0, 1).mul_(top).round_().permute(1, 2, 0).cpu().numpy()
-    return np.ascontiguousarray(array.astype(kind))
 
 
 def centre_crop(pixels: Pixels, multiple: int) -> Pixels:

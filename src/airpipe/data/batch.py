@@ -1,23 +1,84 @@
 """A batch: what a training step gets, stacked from samples."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from airpipe.data.drawn import DrawnRow
+from airpipe.pixels import as_floats, channels_first, in_floats
+
+T = TypeVar("T", bound="Tensors")
+
 
 @dataclass(frozen=True)
-class Batch:
+class Tensors:
+    """A dataclass whose tensors move together, those of dataclasses in it as well."""
+
+    def to(self: T, device: torch.device) -> T:
+        """Copy to a device and make 8-bit images float32 in [0, 1]."""
+        return self._each(lambda tensor: in_floats(tensor.to(device, non_blocking=True)))
+
+    def pin_memory(self: T) -> T:
+        """Copy to memory from which a GPU reads by itself; the loader calls this."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self: T, change: Callable[[Tensor], Tensor]) -> T:
+        changed: dict[str, Any] = {}
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if isinstance(value, Tensor):
+                changed[entry.name] = change(value)
+            elif isinstance(value, Tensors):
+                changed[entry.name] = value._each(change)
+        return replace(self, **changed)
+
+
+@dataclass(frozen=True)
+class DrawnNumbers(Tensors):
+    """What was drawn from the recipes of a batch, as numbers. The columns are the same in every batch of a stage."""
+
+    operations: tuple[str, ...] = ()
+    """Columns of `applied`, see `DrawnColumns`."""
+    parameters: tuple[str, ...] = ()
+    """Columns of `values`, see `DrawnColumns`."""
+    applied: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.bool))
+    """(B, operations) bool: which operations changed the image; none of them where the list has degraded files."""
+    values: Tensor = field(default_factory=lambda: torch.zeros(0, 0))
+    """(B, parameters) float32, in the parameter's unit; NaN where it was not drawn."""
+
+    def was_applied(self, operation: str) -> Tensor:
+        """Whether an operation changed each image, (B,) bool."""
+        return self.applied[:, self.operations.index(operation)]
+
+    def value(self, parameter: str) -> Tensor:
+        """A parameter of each image, (B,) float32, NaN where it was not drawn."""
+        return self.values[:, self.parameters.index(parameter)]
+
+
+@dataclass(frozen=True)
+class Companion(Tensors):
+    """Second images, one for each sample: other contents, the same draws, other noise."""
+
+    degraded: Tensor
+    """(B, 3, H, W), as in the batch."""
+    clean: Tensor
+    """(B, 3, H, W), as in the batch."""
+    name: list[str]
+
+
+@dataclass(frozen=True)
+class Batch(Tensors):
     """What a training step gets."""
 
     degraded: Tensor
     """(B, 3, H, W), RGB in [0, 1] once on the device; uint8 before where the part is quantised."""
     clean: Tensor
-    """(B, 3, H, W), likewise."""
+    """(B, 3, H, W), likewise: what is to come out. It is degraded itself where the part has a `target_recipe`."""
     label: Tensor
     """(B,) int64, degradation class."""
     name: list[str]
@@ -27,38 +88,21 @@ class Batch:
     """Numbers of the samples in the whole training, for random draws that do not depend on the processes."""
     category: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     """(B,) int64, class of what the image shows: its place in `TrainingSamples.classes`, -1 where it is unknown."""
+    drawn: DrawnNumbers = field(default_factory=DrawnNumbers)
+    """What degraded `degraded`."""
+    target_drawn: DrawnNumbers = field(default_factory=DrawnNumbers)
+    """What degraded `clean`."""
+    companion: Companion | None = None
+    """Second images with the same draws, where parts ask for them (`companion: true`)."""
 
     def __post_init__(self) -> None:
         if not len(self.category):
             object.__setattr__(self, "category", torch.full_like(self.label, -1))
 
-    def to(self, device: torch.device) -> "Batch":
-        """Copy to a device and make images float32 in [0, 1]."""
-        return replace(
-            self,
-            degraded=_floats(self.degraded.to(device, non_blocking=True)),
-            clean=_floats(self.clean.to(device, non_blocking=True)),
-            label=self.label.to(device, non_blocking=True),
-            category=self.category.to(device, non_blocking=True),
-        )
-
-    def pin_memory(self) -> "Batch":
-        """Called by the loader when the device is a GPU."""
-        return replace(
-            self,
-            degraded=self.degraded.pin_memory(),
-            clean=self.clean.pin_memory(),
-            label=self.label.pin_memory(),
-            category=self.category.pin_memory(),
-        )
-
-
-def _floats(images: Tensor) -> Tensor:
-    return images.float().div_(255) if images.dtype == torch.uint8 else images
-
 
 def collate(samples: Sequence[dict[str, Any]]) -> Batch:
-    """Stack samples; one float image makes the whole batch float."""
+    """Stack samples; one float image makes all images of its field float."""
+    others = [s["companion"] for s in samples if s.get("companion") is not None]
     return Batch(
         degraded=_stack([s["degraded"] for s in samples]),
         clean=_stack([s["clean"] for s in samples]),
@@ -67,10 +111,31 @@ def collate(samples: Sequence[dict[str, Any]]) -> Batch:
         level=[s["level"] for s in samples],
         slot=tuple(s["slot"] for s in samples if "slot" in s),
         category=torch.tensor([s.get("category", -1) for s in samples], dtype=torch.int64),
+        drawn=_numbers([s["drawn"] for s in samples if "drawn" in s]),
+        target_drawn=_numbers([s["target_drawn"] for s in samples if "target_drawn" in s]),
+        companion=_companions(others) if others else None,
     )
+
+
+def _companions(samples: Sequence[dict[str, Any]]) -> Companion:
+    return Companion(
+        degraded=_stack([s["degraded"] for s in samples]),
+        clean=_stack([s["clean"] for s in samples]),
+        name=[s["name"] for s in samples],
+    )
+
+
+def _numbers(rows: Sequence[DrawnRow]) -> DrawnNumbers:
+    """The rows of all samples; they have the same columns."""
+    if not rows:
+        return DrawnNumbers()
+    columns, count = rows[0].columns, len(rows)
+    applied = torch.tensor([row.applied for row in rows], dtype=torch.bool)
+    values = torch.tensor([row.values for row in rows], dtype=torch.float32)
+    return DrawnNumbers(columns.operations, columns.parameters, applied.view(count, -1), values.view(count, -1))
 
 
 def _stack(images: Sequence[npt.NDArray[Any]]) -> Tensor:
     if any(image.dtype != np.uint8 for image in images):
-        images = [i.astype(np.float32) / 255 if i.dtype == np.uint8 else i for i in images]
-    return torch.from_numpy(np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2)))
+        images = [as_floats(image) for image in images]
+    return channels_first(np.stack(images))

@@ -7,9 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from airpipe.errors import AirpipeError
-
-Rgb8 = npt.NDArray[np.uint8]
-"""(H, W, 3)."""
+from airpipe.pixels import Rgb8
 
 
 def align(degraded: Rgb8, clean: Rgb8, crop: str, name: str) -> tuple[Rgb8, Rgb8]:

@@ -1,27 +1,57 @@
-"""Degrading a listed image."""
+"""Degrading a listed image: the one way for samples, tests, recognition and features."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from airpipe.data.crops import Rgb8
-from airpipe.degradations.noise import FloatImage
-from airpipe.degradations.recipes import degrade
-from airpipe.settings.degrading import Operation
-
-
-def quantised(image: FloatImage) -> Rgb8:
-    """Clip to [0, 1] and round to 8 bit, half to even."""
-    return np.asarray(np.rint(np.clip(image, 0, 1) * np.float32(255)), np.uint8)
+from airpipe.degradations.recipes import Drawn, apply, degrade
+from airpipe.errors import AirpipeError
+from airpipe.pixels import FloatImage, as_floats, quantised
+from airpipe.settings.degrading import Recipe
 
 
-def degrade_clean(
-    clean: Rgb8,
-    operations: Sequence[Operation],
+def degraded_image(
+    layers: Sequence[npt.NDArray[Any]],
+    paired: bool,
+    how: Recipe | Drawn,
     generator: np.random.Generator,
-    depth: FloatImage | None,
+    *,
+    where: str,
+    name: str,
     field: FloatImage | None = None,
-) -> tuple[FloatImage, dict[str, Any]]:
-    """Apply a recipe to an 8-bit image: float32 (H, W, 3), neither clipped nor rounded, and what was drawn."""
-    return degrade(np.asarray(clean, np.float32) / np.float32(255), operations, generator, depth, field)
+    quantise: bool = True,
+) -> tuple[npt.NDArray[Any], Drawn]:
+    """Take the degraded file of a listed image, or degrade its clean one.
+
+    Args:
+        layers: [clean], [clean, degraded] or [clean, depth], equally large (see `pair_layers`).
+        paired: whether there is a degraded file.
+        how: a recipe to draw from, or what was drawn from one; an empty one leaves the image as it is.
+        generator: fixes everything that is drawn here.
+        where: for messages: what asks, and its recipe.
+        name: of the image, for messages.
+        field: standard normal noise (H, W, 3) for operations that take it instead of drawing their own.
+        quantise: clip and round what a recipe gives to 8 bit, as a file would be.
+
+    Returns:
+        (H, W, 3) uint8, or float32 (neither clipped nor rounded) where a recipe is not quantised; and what was drawn.
+
+    Raises:
+        AirpipeError: a recipe for an image that has a degraded file.
+    """
+    recipe = how.recipe if isinstance(how, Drawn) else how
+    if paired and recipe:
+        raise AirpipeError(
+            f"{where} is for clean images, but {name} has a degraded file. Leave the recipe out to take the file, or "
+            "name a list of clean images"
+        )
+    if paired:
+        return layers[1], Drawn(Recipe(), ())
+    clean, depth = as_floats(layers[0]), layers[1] if layers[1:] else None
+    if isinstance(how, Drawn):
+        image, drawn = apply(clean, how, generator, depth, field), how
+    else:
+        image, drawn = degrade(clean, how, generator, depth, field)
+    return quantised(image) if quantise else image, drawn

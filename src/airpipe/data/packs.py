@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from airpipe.data.crops import Rgb8, align
+from airpipe.data.crops import align
 from airpipe.errors import AirpipeError
+from airpipe.pixels import Rgb8
 from airpipe.progress import track
 from airpipe.provenance import sha256_file
 

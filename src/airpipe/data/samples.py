@@ -1,20 +1,38 @@
 """Training and validation samples: decode, crop, augment in uint8; then degrade."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Dataset
 
-from airpipe.data.crops import Rgb8, jittered, mirrored, resized, shrunk, turned, window_side
-from airpipe.data.degrading import degrade_clean, quantised
+from airpipe.data.crops import jittered, mirrored, resized, shrunk, turned, window_side
+from airpipe.data.degrading import degraded_image
+from airpipe.data.drawn import DrawnColumns
 from airpipe.data.pairs import Pair
 from airpipe.data.sampling import SampleKey
 from airpipe.data.sources import CACHE_BYTES, ImageCache, PairFiles, Source, pair_layers
 from airpipe.degradations.noise import legacy_noise_field
+from airpipe.degradations.recipes import Drawn, draw
 from airpipe.errors import AirpipeError
+from airpipe.settings.degrading import Recipe
 from airpipe.settings.stages import DataPart
+
+
+@dataclass(frozen=True)
+class _Patch:
+    """An aligned patch of one listed image."""
+
+    layers: list[npt.NDArray[Any]]
+    """See `pair_layers`."""
+    paired: bool
+    index: int
+    """Of the image in its part."""
+    name: str
+    level: str
+    """As the list says it."""
 
 
 class TrainingSamples(Dataset[dict[str, Any]]):
@@ -44,6 +62,7 @@ class TrainingSamples(Dataset[dict[str, Any]]):
         """Sorted class names of the images of all parts; a sample's category is a place in it."""
         numbers = {name: number for number, name in enumerate(self.classes)}
         self._category = [{image: numbers[name] for image, name in part.items()} for part in known]
+        self._columns = _columns(self.parts)
 
     def name(self, key: SampleKey) -> str:
         """Name of the image of a sample."""
@@ -51,39 +70,58 @@ class TrainingSamples(Dataset[dict[str, Any]]):
 
     def __getitem__(self, key: SampleKey) -> dict[str, Any]:
         """Random crop (of the resized or shrunk image), the part's flips and turns, then its degradation."""
-        part, source = self.parts[key.part], self.sources[key.part]
-        generator = np.random.default_rng([self.seed, key.slot])
-        layers = source.layers(key.image)
-        paired = source.paired(key.image)
+        # The order of draws is a contract, because another one gives other samples for the same seed: the patch, then
+        # the companion and its patch, then what degrades them (see `_sample`).
+        part, generator = self.parts[key.part], np.random.default_rng([self.seed, key.slot])
+        patch, other = self._patch(key.part, key.image, key.patch_size, generator), None
+        if part.companion:
+            image = int(generator.integers(len(self.sources[key.part])))
+            other = self._patch(key.part, image, key.patch_size, generator)
+        sample, drawn, target = _sample(part, patch, other, generator)
+        return {
+            **sample,
+            "slot": key.slot,
+            "category": self._category[key.part].get(patch.name, -1),
+            "drawn": self._columns[0].row(key.part, drawn),
+            "target_drawn": self._columns[1].row(key.part, target),
+        }
+
+    def _patch(self, number: int, image: int, side: int, generator: np.random.Generator) -> _Patch:
+        """Random patch of an image of part `number`; draws window, turns, flip, colours, each where the part asks."""
+        part, source = self.parts[number], self.sources[number]
+        layers, paired, name = source.layers(image), source.paired(image), source.name(image)
         if part.resize is not None:
             layers = [resized(layer, part.resize) for layer in layers]
         if part.small_images == "reflect":
-            layers = [mirrored(layer, key.patch_size) for layer in layers]
+            layers = [mirrored(layer, side) for layer in layers]
         height, width = layers[0].shape[:2]
-        if min(height, width) < key.patch_size:
+        if min(height, width) < side:
             raise AirpipeError(
-                f"{part.pairs}, image {source.name(key.image)}: {width}x{height} pixels is smaller than "
-                f"patch_size {key.patch_size}; choose a smaller patch, leave the image out, or mirror it "
-                "(small_images: reflect)"
+                f"{part.pairs}, image {name}: {width}x{height} pixels is smaller than patch_size {side}; choose a "
+                "smaller patch, leave the image out, or mirror it (small_images: reflect)"
             )
         if paired and (part.rescale != (1.0, 1.0) or part.jitter):
             raise AirpipeError(
-                f"{source.name(key.image)}: rescale and jitter are for images that are degraded online; "
-                f"{part.pairs} has pairs"
+                f"{name}: rescale and jitter are for images that are degraded online; {part.pairs} has pairs"
             )
-        side = window_side(part.rescale, min(height, width), key.patch_size, generator)
-        top = int(generator.integers(height - side, endpoint=True))
-        left = int(generator.integers(width - side, endpoint=True))
+        window = window_side(part.rescale, min(height, width), side, generator)
+        top = int(generator.integers(height - window, endpoint=True))
+        left = int(generator.integers(width - window, endpoint=True))
         turns = int(generator.integers(4)) if part.augment == "turns" else 0
         flip = bool(generator.integers(2)) if part.augment != "none" else False
-        window = (slice(top, top + side), slice(left, left + side))
-        layers = [turned(shrunk(layer[window], key.patch_size), turns, flip) for layer in layers]
+        cut = (slice(top, top + window), slice(left, left + window))
+        layers = [turned(shrunk(layer[cut], side), turns, flip) for layer in layers]
         if part.jitter:
             layers[0] = jittered(layers[0], part.jitter, generator)
-        names = (source.name(key.image), source.level(key.image))
-        category = self._category[key.part].get(names[0], -1)
-        sample = _sample(part, layers, paired, key.image, names, generator)
-        return {**sample, "slot": key.slot, "category": category}
+        return _Patch(layers, paired, image, name, source.level(image))
+
+
+def _columns(parts: Sequence[DataPart]) -> tuple[DrawnColumns, DrawnColumns]:
+    """Columns of what is drawn for the degraded side of a mix, and for its clean side."""
+    return (
+        DrawnColumns([part.operations for part in parts]),
+        DrawnColumns([part.target_operations for part in parts]),
+    )
 
 
 def _categories(source: Sequence[Pair] | Source) -> dict[str, str]:
@@ -93,29 +131,57 @@ def _categories(source: Sequence[Pair] | Source) -> dict[str, str]:
 
 def _sample(
     part: DataPart,
-    layers: list[npt.NDArray[Any]],
-    paired: bool,
-    index: int,
-    names: tuple[str, str],
+    patch: _Patch,
+    other: _Patch | None,
     generator: np.random.Generator,
-) -> dict[str, Any]:
-    """Sample of an aligned patch; `index` is the image's in its part, `names` are its name and level."""
-    clean: Rgb8 = layers[0]
-    name, level = names
-    if paired and part.operations:
-        raise AirpipeError(
-            f"data part {part.pairs}: recipe {part.recipe or 'given as operations'} is for clean images, but {name} "
-            "has a degraded file. Leave the recipe out to take the file, or name a list of clean images"
-        )
-    if paired:
-        degraded: npt.NDArray[Any] = layers[1]
-    else:
-        depth = layers[1] if layers[1:] else None
-        field = legacy_noise_field(clean.shape, index) if part.noise_seed == "image" else None
-        degraded, drawn = degrade_clean(clean, part.operations, generator, depth, field)
-        level = " ".join(f"{parameter}={value:.4g}" for parameter, value in drawn.items())
-        degraded = quantised(degraded) if part.quantise else degraded
-    return {"degraded": degraded, "clean": clean, "label": part.label, "name": name, "level": level}
+) -> tuple[dict[str, Any], Drawn, Drawn]:
+    """Sample of a patch, and of its companion where there is one; what was drawn for degraded and clean side."""
+    # Order of draws, a contract: without companion and target as `degrade` has it; else first what recipe and target
+    # recipe draw, then the noise of degraded and clean image, then that of the companion's.
+    shared = other is not None or bool(part.target_operations)
+    how = draw(part.operations, generator) if shared else part.operations
+    target = draw(part.target_operations, generator)
+    (degraded, drawn), clean = _sides(part, patch, how, target, generator)
+    sample: dict[str, Any] = {
+        "degraded": degraded,
+        "clean": clean,
+        "label": part.label,
+        "name": patch.name,
+        "level": patch.level if patch.paired else _level(drawn),
+    }
+    if other is not None:
+        (degraded, _), clean = _sides(part, other, how, target, generator)
+        sample["companion"] = {"degraded": degraded, "clean": clean, "name": other.name}
+    return sample, drawn, target
+
+
+def _sides(
+    part: DataPart, patch: _Patch, how: Recipe | Drawn, target: Drawn, generator: np.random.Generator
+) -> tuple[tuple[npt.NDArray[Any], Drawn], npt.NDArray[Any]]:
+    """The degraded image with what was drawn for it, and the clean one, degraded as well where there is a target."""
+    clean = patch.layers[0]
+    field = legacy_noise_field(clean.shape, patch.index) if part.noise_seed == "image" else None
+    degraded = degraded_image(
+        patch.layers,
+        patch.paired,
+        how,
+        generator,
+        where=f"data part {part.pairs}: recipe {part.recipe or 'given as operations'}",
+        name=patch.name,
+        field=field,
+        quantise=part.quantise,
+    )
+    if not part.target_operations:
+        return degraded, clean
+    layers = patch.layers[:1] if patch.paired else patch.layers
+    where = f"data part {part.pairs}: target recipe {part.target_recipe or 'given as operations'}"
+    clean, _ = degraded_image(layers, False, target, generator, where=where, name=patch.name, quantise=part.quantise)
+    return degraded, clean
+
+
+def _level(drawn: Drawn) -> str:
+    """Drawn parameters as text."""
+    return " ".join(f"{parameter}={value:.4g}" for parameter, value in drawn.named().items())
 
 
 class ValidationSamples(Dataset[dict[str, Any]]):
@@ -142,16 +208,33 @@ class ValidationSamples(Dataset[dict[str, Any]]):
         self.seed, self.patch_size, self.multiple = seed, patch_size, multiple
         self.cache = ImageCache()
         self._numbers = {name: number for number, name in enumerate(classes)}
+        self._columns = _columns(parts)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
         """Sample of one (part, image)."""
-        part, index, pair = self.rows[row]
-        layers, side = pair_layers(pair, self.cache), self.parts[part].resize
-        if side is not None:
-            layers = [resized(layer, side) for layer in layers]
+        number, index, pair = self.rows[row]
+        # 2**32 sets these streams apart from those of training slots
+        part, generator = self.parts[number], np.random.default_rng([self.seed, 2**32, number, index])
+        patch, other = self._patch(part, index, pair), None
+        if part.companion:
+            listed = [entry for entry in self.rows if entry[0] == number]
+            other = self._patch(part, *listed[int(generator.integers(len(listed)))][1:])
+        sample, drawn, target = _sample(part, patch, other, generator)
+        return {
+            **sample,
+            "category": self._numbers.get(pair.category, -1),
+            "drawn": self._columns[0].row(number, drawn),
+            "target_drawn": self._columns[1].row(number, target),
+        }
+
+    def _patch(self, part: DataPart, index: int, pair: Pair) -> _Patch:
+        """Centre crop of an image."""
+        layers = pair_layers(pair, self.cache)
+        if part.resize is not None:
+            layers = [resized(layer, part.resize) for layer in layers]
         if min(layers[0].shape[:2]) < self.multiple:
             raise AirpipeError(f"{pair.clean}: smaller than the {self.multiple} pixels that the network needs")
         height, width = (
@@ -160,8 +243,4 @@ class ValidationSamples(Dataset[dict[str, Any]]):
         )
         top, left = (layers[0].shape[0] - height) // 2, (layers[0].shape[1] - width) // 2
         layers = [np.ascontiguousarray(layer[top : top + height, left : left + width]) for layer in layers]
-        # 2**32 sets these streams apart from those of training slots
-        generator = np.random.default_rng([self.seed, 2**32, part, index])
-        names = (pair.name, pair.level)
-        sample = _sample(self.parts[part], layers, pair.degraded is not None, index, names, generator)
-        return {**sample, "category": self._numbers.get(pair.category, -1)}
+        return _Patch(layers, pair.degraded is not None, index, pair.name, pair.level)

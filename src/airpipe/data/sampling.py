@@ -152,32 +152,47 @@ class SamplePlan:
 class MicroBatches(Sampler[list[SampleKey]]):
     """One rank's micro-batches from a step on: what the loader's batch_sampler yields.
 
+    A process takes every world_size-th slot; where a batch cannot be shared evenly, some have one sample more.
+
     Args:
         plan: of the stage.
         first_step: where the run starts or resumes.
-        rank, world_size: this process among all; it takes every world_size-th slot.
-        accumulate: micro-batches per step.
+        rank, world_size: this process among all.
+        accumulate: micro-batches per step, of each process, in phases that say no other number.
 
     Raises:
-        AirpipeError: a batch size that the processes and micro-batches cannot share evenly.
+        AirpipeError: a batch without a sample for every micro-batch of every process.
     """
 
     def __init__(self, plan: SamplePlan, first_step: int, rank: int, world_size: int, accumulate: int) -> None:
-        for phase in plan.phases:
-            if phase.batch_size % (world_size * accumulate):
-                raise AirpipeError(
-                    f"batch_size {phase.batch_size} cannot be shared by {world_size} processes x {accumulate} "
-                    f"micro-batches; choose a multiple of {world_size * accumulate}"
-                )
         self.plan, self.first_step, self.rank = plan, first_step, rank
         self.world_size, self.accumulate = world_size, accumulate
+        for phase in plan.phases:
+            count = self._count(phase)
+            if phase.batch_size < world_size * count:
+                most = phase.batch_size // world_size
+                choice = f"accumulate {most}, or" if most else f"{phase.batch_size} processes or less, or"
+                raise AirpipeError(
+                    f"batch_size {phase.batch_size} has not a sample for each of {world_size} processes x {count} "
+                    f"micro-batches; choose {choice} a batch_size of at least {world_size * count}"
+                )
+
+    def _count(self, phase: Phase) -> int:
+        return phase.accumulate or self.accumulate
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         for step in range(self.first_step, self.plan.steps):
             mine = self.plan.batch(step)[self.rank :: self.world_size]
-            size = len(mine) // self.accumulate
-            for start in range(0, len(mine), size):
-                yield mine[start : start + size]
+            size, more = divmod(len(mine), self._count(self.plan.phase(step)[1]))
+            start = 0
+            while start < len(mine):
+                end = start + size + (more > 0)
+                yield mine[start:end]
+                start, more = end, more - 1
 
     def __len__(self) -> int:
-        return (self.plan.steps - self.first_step) * self.accumulate
+        left, ahead = 0, self.first_step
+        for phase in self.plan.phases:
+            left += max(0, phase.steps - ahead) * self._count(phase)
+            ahead = max(0, ahead - phase.steps)
+        return left

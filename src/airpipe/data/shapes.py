@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from airpipe.data.crops import Rgb8
 from airpipe.errors import AirpipeError
+from airpipe.pixels import Rgb8, as_floats, quantised
 from airpipe.progress import track
 from airpipe.settings.datasets import MadeShapes
 
@@ -111,11 +111,11 @@ def draw_picture(seed: int, split: str, number: int, side: int) -> Rgb8:
     radius = generator.uniform(0.22, 0.36) * FINER * side
     centre = (0.5 + generator.uniform(-0.12, 0.12, 2)) * FINER * side - 0.5
     SHAPES[class_of(seed, split, number)](mask, centre, radius, generator.uniform(0, 2 * np.pi))
-    cover = cv2.resize(mask, (side, side), interpolation=cv2.INTER_AREA)[..., None] / np.float32(255)
+    cover = as_floats(cv2.resize(mask, (side, side), interpolation=cv2.INTER_AREA))[..., None]
     spots = generator.uniform(0.925, 1.075, (12, 12)).astype(np.float32)
     texture = cv2.resize(spots, (side, side), interpolation=cv2.INTER_LINEAR)[..., None]
     picture = (background * (1 - cover) + colour * cover) * texture
-    return np.asarray(np.rint(np.clip(picture, 0, 1) * 255), np.uint8)
+    return quantised(np.asarray(picture, np.float32))
 
 
 def make_shapes(made: MadeShapes, folder: Path) -> dict[str, int]:

@@ -8,11 +8,11 @@ from typing import Any, Protocol, cast
 import numpy as np
 import numpy.typing as npt
 
-from airpipe.data.crops import Rgb8, align
+from airpipe.data.crops import align
 from airpipe.data.pairs import Pair
-from airpipe.degradations.noise import FloatImage
 from airpipe.errors import AirpipeError
 from airpipe.images import read_rgb8
+from airpipe.pixels import FloatImage, Rgb8
 
 CACHE_BYTES = 512 * 2**20
 """Decoded images that one loader process keeps."""

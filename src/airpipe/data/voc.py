@@ -12,9 +12,9 @@ from pathlib import Path
 
 import cv2
 
-from airpipe.data.crops import Rgb8
 from airpipe.errors import AirpipeError
 from airpipe.images import read_rgb8
+from airpipe.pixels import Rgb8
 from airpipe.progress import track
 from airpipe.settings.datasets import MadeCrops
 

@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from airpipe.degradations.noise import FloatImage
+from airpipe.pixels import FloatImage
 
 
 def line_kernel(length: float, angle: float, width: float = 1.0) -> FloatImage:

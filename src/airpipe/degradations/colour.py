@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from airpipe.degradations.noise import FloatImage
+from airpipe.pixels import FloatImage
 
 
 def colour_shift(

@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from airpipe.degradations.noise import FloatImage, quantised
+from airpipe.pixels import FloatImage, as_floats, quantised
 
 LARGEST_JPEG_SIDE = 65_500
 """Pixels; a limit of the encoder."""
@@ -34,5 +34,5 @@ def jpeg(image: FloatImage, generator: np.random.Generator, *, quality: int) -> 
         )
     blue_first = cv2.cvtColor(quantised(image), cv2.COLOR_RGB2BGR)
     _, data = cv2.imencode(".jpg", blue_first, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    decoded = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.float32)[..., ::-1]
-    return np.ascontiguousarray(decoded) / np.float32(255)
+    decoded = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))[..., ::-1]
+    return as_floats(np.ascontiguousarray(decoded))

@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from airpipe.degradations.noise import FloatImage
+from airpipe.pixels import FloatImage
 
 THICKEST = 32_767
 """Pixels; a limit of OpenCV's lines."""

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from airpipe.degradations.noise import FloatImage, gaussian_noise
+from airpipe.degradations.noise import gaussian_noise
+from airpipe.pixels import FloatImage
 
 
 def low_light(

@@ -4,13 +4,13 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from airpipe.degradations.noise import FloatImage, quantised
+from airpipe.pixels import FloatImage, Rgb8, as_floats, quantised
 
 SMALLEST_SIDE = 3
 """Pixels; OpenCV's edge-aware routine returns black for smaller images, without an error."""
 
 
-def bayer_pattern(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+def bayer_pattern(pixels: Rgb8) -> npt.NDArray[np.uint8]:
     """What a sensor with the filter RGGB sees: (H, W, 3) RGB to (H, W), red at (0, 0), blue at (1, 1)."""
     sensor = pixels[..., 1].copy()
     sensor[0::2, 0::2] = pixels[0::2, 0::2, 0]
@@ -41,4 +41,4 @@ def mosaic(image: FloatImage, generator: np.random.Generator, *, compat_swap_rb:
         )
     order = cv2.COLOR_BayerRGGB2BGR_EA if compat_swap_rb else cv2.COLOR_BayerRGGB2RGB_EA
     interpolated = cv2.cvtColor(bayer_pattern(quantised(image)), order)
-    return np.asarray(interpolated, np.float32) / np.float32(255)
+    return as_floats(np.asarray(interpolated))

@@ -1,14 +1,8 @@
 """Noise. Images are float32 (H, W, 3), RGB, nominally in [0, 1]."""
 
 import numpy as np
-import numpy.typing as npt
 
-FloatImage = npt.NDArray[np.float32]
-
-
-def quantised(image: FloatImage) -> npt.NDArray[np.uint8]:
-    """Clip to [0, 1] and round to 8 bit, half to even."""
-    return np.asarray(np.rint(np.clip(image, 0, 1) * np.float32(255)), np.uint8)
+from airpipe.pixels import FloatImage
 
 
 def legacy_noise_field(shape: tuple[int, ...], seed: int) -> FloatImage:

@@ -1,13 +1,15 @@
 """Recipes: which degradations in which order, and how their parameters are drawn.
 
-A recipe is data (`recipes:` in config/recipes.yaml), so that every system extends the
-list of operations below and writes down its own distributions.
+A recipe is data (`recipes:` in config/recipes.yaml), so that every system extends the list of operations below and
+writes down its own distributions. What is drawn and how it is applied are apart: two images can share a draw, and each
+has its own noise (`draw`, then `apply` twice).
 """
 
 import inspect
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,11 +20,12 @@ from airpipe.degradations.compression import jpeg
 from airpipe.degradations.inpainting import strokes
 from airpipe.degradations.lowlight import low_light
 from airpipe.degradations.mosaic import mosaic
-from airpipe.degradations.noise import FloatImage, gaussian_noise
+from airpipe.degradations.noise import gaussian_noise
 from airpipe.degradations.weather import haze, rain_streaks, snow
 from airpipe.errors import AirpipeError
+from airpipe.pixels import FloatImage
 from airpipe.settings.base import unknown_name
-from airpipe.settings.degrading import Draw, Operation
+from airpipe.settings.degrading import Draw, Operation, Recipe
 
 OPERATIONS: dict[str, Callable[..., FloatImage]] = {
     "colour_shift": colour_shift,
@@ -43,8 +46,36 @@ SUPPLIED = ("depth", "field")
 """Keyword arguments of operations that come with the sample, not from the recipe."""
 
 
-def check_operations(operations: Iterable[Operation], where: str) -> None:
-    """Check that operations exist, get exactly the parameters that they take, and can take all that may be drawn.
+@dataclass(frozen=True)
+class Step:
+    """One operation that is applied, with its drawn parameters."""
+
+    place: int
+    """Of the operation in `Recipe.operations`."""
+    parameters: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What was drawn from a recipe: it can be applied to any number of images."""
+
+    recipe: Recipe
+    steps: tuple[Step, ...]
+    """In the order of their application."""
+
+    @property
+    def effective(self) -> tuple[Step, ...]:
+        """The steps that change the result: all of a chain, one of composition `last`."""
+        return self.steps[-1:] if self.recipe.composition == "last" else self.steps
+
+    def named(self) -> dict[str, Any]:
+        """Parameters of the effective steps by name (see `drawn_names`), in the order of application."""
+        names = drawn_names(self.recipe)
+        return {names[s.place][name]: value for s in self.effective for name, value in s.parameters.items()}
+
+
+def check_operations(recipe: Recipe, where: str) -> None:
+    """Check a recipe: its operations exist, get the parameters that they take, and can take all that may be drawn.
 
     Every end and choice is tried on a small grey image, so that a training run does not meet the first
     impossible value after hours.
@@ -53,7 +84,7 @@ def check_operations(operations: Iterable[Operation], where: str) -> None:
         AirpipeError: unknown operation or parameter, a missing parameter, a value of the wrong type or
             one that the operation refuses.
     """
-    for operation in operations:
+    for operation in recipe.operations:
         if operation.operation not in OPERATIONS:
             raise AirpipeError(f"{where}: " + unknown_name(operation.operation, OPERATIONS, "operation"))
         signature = inspect.signature(OPERATIONS[operation.operation]).parameters.values()
@@ -85,7 +116,7 @@ def _check_values(operation: Operation, drawn: Mapping[str, inspect.Parameter], 
 
 
 def _ends(how: Draw) -> Sequence[Any]:
-    return how.choice or how.uniform or how.integers or (how.constant,)
+    return how.choice or how.uniform or how.log_uniform or how.integers or (how.constant,)
 
 
 def _fits(value: Any, kind: type) -> bool:
@@ -94,63 +125,145 @@ def _fits(value: Any, kind: type) -> bool:
     return isinstance(value, int) or (kind is float and isinstance(value, float) and math.isfinite(value))
 
 
-def draw(how: Draw, generator: np.random.Generator) -> Any:
-    """Draw one parameter."""
+def draw_parameter(how: Draw, generator: np.random.Generator) -> Any:
+    """Draw one parameter; a constant draws nothing from the generator."""
     if how.choice is not None:
         return how.choice[int(generator.integers(len(how.choice)))]
     if how.uniform is not None:
         return float(generator.uniform(*how.uniform))
+    if how.log_uniform is not None:
+        return float(10 ** generator.uniform(*np.log10(how.log_uniform)))
     if how.integers is not None:
         return int(generator.integers(how.integers[0], how.integers[1], endpoint=True))
     return how.constant
 
 
-def degrade(
+def draw(recipe: Recipe, generator: np.random.Generator) -> Drawn:
+    """Draw operations, their order and their parameters, without an image.
+
+    Args:
+        recipe: what is drawn from.
+        generator: fixes the draw; what operations draw by themselves (noise, places of drops) comes in `apply`.
+    """
+    return Drawn(recipe, tuple(_steps(recipe, generator)))
+
+
+def apply(
     image: FloatImage,
-    operations: Iterable[Operation],
+    drawn: Drawn,
     generator: np.random.Generator,
     depth: FloatImage | None = None,
     field: FloatImage | None = None,
-) -> tuple[FloatImage, dict[str, Any]]:
-    """Apply a recipe: each operation draws its parameters, then its randomness, from one generator.
+) -> FloatImage:
+    """Degrade an image with what was drawn.
 
     Args:
         image: clean image, (H, W, 3) float32 in [0, 1].
-        operations: in order.
-        generator: fixes everything that is drawn.
+        drawn: from `draw`.
+        generator: fixes what the operations draw by themselves.
         depth: relative depth (H, W) in [0, 1] for operations that take one.
         field: standard normal noise (H, W, 3) for operations that take it instead of drawing their own.
 
     Returns:
-        The degraded image (neither clipped nor rounded) and the drawn parameters by name (see `drawn_names`).
+        The degraded image, neither clipped nor rounded.
     """
-    operations = list(operations)
-    drawn: dict[str, Any] = {}
-    supplied = {name: value for name, value in (("depth", depth), ("field", field)) if value is not None}
-    for operation, names in zip(operations, drawn_names(operations), strict=True):
-        function = OPERATIONS[operation.operation]
-        parameters = {name: draw(how, generator) for name, how in operation.parameters.items()}
-        drawn |= {names[name]: value for name, value in parameters.items()}
-        taken = {name: value for name, value in supplied.items() if name in inspect.signature(function).parameters}
-        image = function(image, generator, **parameters, **taken)
-    return image, drawn
+    supplied = {"depth": depth, "field": field}
+    for step in drawn.effective:
+        image = _applied(image, drawn.recipe.operations[step.place].operation, step, generator, supplied)
+    return image
 
 
-def drawn_names(operations: Sequence[Operation]) -> list[dict[str, str]]:
+def degrade(
+    image: FloatImage,
+    recipe: Recipe,
+    generator: np.random.Generator,
+    depth: FloatImage | None = None,
+    field: FloatImage | None = None,
+) -> tuple[FloatImage, Drawn]:
+    """Draw from a recipe and degrade one image, all from one generator.
+
+    Args:
+        image, depth, field: see `apply`.
+        recipe: what is drawn from.
+        generator: fixes everything that is drawn.
+
+    Returns:
+        The degraded image (neither clipped nor rounded), and what was drawn.
+    """
+    # The order of draws is a contract: another one gives other pixels for the same seed. Of a chain, every operation
+    # draws its parameters and then its randomness, before the next one draws anything: the steps come one by one here.
+    # Of composition `last` everything is drawn first, because the last step is not known before.
+    if recipe.composition == "last":
+        drawn = draw(recipe, generator)
+        return apply(image, drawn, generator, depth, field), drawn
+    supplied, steps = {"depth": depth, "field": field}, list[Step]()
+    for step in _steps(recipe, generator):
+        image = _applied(image, recipe.operations[step.place].operation, step, generator, supplied)
+        steps.append(step)
+    return image, Drawn(recipe, tuple(steps))
+
+
+def _steps(recipe: Recipe, generator: np.random.Generator) -> Iterator[Step]:
+    """Steps in the order of their application; each is drawn when it is asked for.
+
+    Draws, in this order (a contract, see `degrade`): whether there is nothing, whether all is shuffled, the
+    permutation of all or one per group, then for each operation its chance and, if it is applied, its parameters as
+    written. What is certain is not drawn.
+    """
+    if recipe.nothing and generator.random() < recipe.nothing:
+        return
+    for place in _order(recipe, generator):
+        operation = recipe.operations[place]
+        if operation.chance == 1 or generator.random() < operation.chance:
+            yield Step(place, {name: draw_parameter(how, generator) for name, how in operation.parameters.items()})
+
+
+def _order(recipe: Recipe, generator: np.random.Generator) -> list[int]:
+    """Places of the operations in the order of this draw."""
+    if recipe.shuffle and generator.random() < recipe.shuffle:
+        return [int(place) for place in generator.permutation(len(recipe.operations))]
+    order = list(range(len(recipe.operations)))
+    for group in recipe.groups:
+        places = sorted(recipe.names.index(name) for name in group)
+        for place, other in zip(places, generator.permutation(places), strict=True):
+            order[place] = int(other)
+    return order
+
+
+def _applied(
+    image: FloatImage,
+    name: str,
+    step: Step,
+    generator: np.random.Generator,
+    supplied: Mapping[str, FloatImage | None],
+) -> FloatImage:
+    function = OPERATIONS[name]
+    takes = inspect.signature(function).parameters
+    given = {key: value for key, value in supplied.items() if value is not None and key in takes}
+    return function(image, generator, **step.parameters, **given)
+
+
+def full_names(recipe: Recipe) -> list[dict[str, str]]:
+    """For each operation, the full name of each of its parameters.
+
+    `operation.parameter`, or `operation.parameter.2` and so on for an operation that comes again.
+    """
+    named = []
+    for name, operation in zip(recipe.names, recipe.operations, strict=True):
+        again = name.removeprefix(operation.operation)
+        named.append({key: f"{operation.operation}.{key}{again}" for key in operation.parameters})
+    return named
+
+
+def drawn_names(recipe: Recipe) -> list[dict[str, str]]:
     """For each operation, under which name each of its parameters is written down.
 
-    The parameter's own name, or `operation.parameter` where several operations of the recipe have it, or
-    `operation.parameter.2` and so on for an operation that comes again.
+    The parameter's own name, or its full one where several operations of the recipe have it.
 
     Example:
         A recipe of rain_streaks and motion_blur has `density` and `rain_streaks.length`, `motion_blur.length`.
     """
-    uses = Counter(name for operation in operations for name in operation.parameters)
-    seen: Counter[str] = Counter()
-    named = []
-    for operation in operations:
-        seen[operation.operation] += 1
-        again = f".{seen[operation.operation]}" if seen[operation.operation] > 1 else ""
-        full = {name: f"{operation.operation}.{name}{again}" for name in operation.parameters}
-        named.append({name: full[name] if uses[name] > 1 else name for name in operation.parameters})
-    return named
+    uses = Counter(name for operation in recipe.operations for name in operation.parameters)
+    return [
+        {key: name if uses[key] > 1 else key for key, name in parameters.items()} for parameters in full_names(recipe)
+    ]

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 
 from airpipe.degradations.blur import disc_kernel, line_kernel
-from airpipe.degradations.noise import FloatImage
+from airpipe.pixels import FloatImage
 
 SNOW_LAYERS = ((0.25, 0.75), (0.5, 0.2), (1.0, 0.05))
 """Far, middle and near flakes: diameter against the nearest, and share of the number."""

@@ -4,16 +4,16 @@ import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from airpipe.data.crops import Rgb8
-from airpipe.data.degrading import degrade_clean, quantised
+from airpipe.data.degrading import degraded_image
 from airpipe.data.pairs import Pair
 from airpipe.data.sources import ImageCache, pair_layers
 from airpipe.errors import AirpipeError
+from airpipe.pixels import Rgb8
 from airpipe.progress import track
 from airpipe.settings.studies import FeatureClass, FeatureSettings
 
@@ -93,23 +93,14 @@ def _crops(
         raise AirpipeError(
             f"features, class {name}: {entry.pairs} has no degraded file of {pair.name}; give the class a recipe"
         )
-    if pair.degraded is not None and entry.operations:
-        raise AirpipeError(
-            f"features, class {name}: recipe {entry.recipe} is for clean images, but {entry.pairs} has a degraded file "
-            f"of {pair.name}. Leave the recipe out to take the file, or name a list of clean images"
-        )
-    crops = []
+    crops, paired = [], pair.degraded is not None
+    where = f"features, class {name}, {entry.pairs}: recipe {entry.recipe or 'given as operations'}"
     scene = f"{entry.pairs.split('.')[0]}/{pair.group}"
     for number, (top, left) in enumerate(crop_places(height, width, side, settings.crops_per_image)):
         cut = [np.ascontiguousarray(layer[top : top + side, left : left + side]) for layer in layers]
         key = [settings.seed, zlib.crc32(name.encode()), zlib.crc32(pair.name.encode()), number]
-        pixels = _degraded(cut, pair, entry, np.random.default_rng(key))
+        pixels, _ = degraded_image(
+            cut, paired, entry.operations, np.random.default_rng(key), where=where, name=pair.name
+        )
         crops.append(Crop(pixels, settings.labels()[name], pair.name, scene))
     return crops
-
-
-def _degraded(layers: list[npt.NDArray[Any]], pair: Pair, entry: FeatureClass, generator: np.random.Generator) -> Rgb8:
-    if pair.degraded is not None:
-        return cast(Rgb8, layers[1])
-    degraded, _ = degrade_clean(layers[0], entry.operations, generator, layers[1] if layers[1:] else None)
-    return quantised(degraded)

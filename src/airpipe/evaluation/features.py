@@ -16,13 +16,13 @@ from sklearn.metrics import confusion_matrix
 from sklearn.random_projection import SparseRandomProjection
 from torch import Tensor, nn
 
-from airpipe.data.crops import Rgb8
 from airpipe.data.pairs import Pair
 from airpipe.errors import AirpipeError
 from airpipe.evaluation.feature_crops import Crop, class_crops, in_order
 from airpipe.evaluation.gram import FeatureRows, Vector, check_perplexity, distances, feature_rows, tsne
 from airpipe.evaluation.neighbours import Rows, Samples, classify, splits
 from airpipe.models.contract import classes, feature_channels, image_channels
+from airpipe.pixels import Rgb8, in_floats
 from airpipe.progress import track
 from airpipe.registry import build_network, networks
 from airpipe.settings.studies import FeatureSettings
@@ -193,7 +193,7 @@ def extract(
 
 def as_batch(pixels: Rgb8, device: torch.device) -> Tensor:
     """(P, P, 3) in 8 bit as (1, 3, P, P) float32 in [0, 1]."""
-    return torch.from_numpy(pixels).to(device).permute(2, 0, 1)[None].float() / 255
+    return in_floats(torch.from_numpy(pixels).to(device).permute(2, 0, 1)[None])
 
 
 def feature_vector(levels: Sequence[Tensor], settings: FeatureSettings) -> Vector:

@@ -12,11 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from airpipe.data.crops import Rgb8
-from airpipe.data.degrading import degrade_clean, quantised
+from airpipe.data.degrading import degraded_image
 from airpipe.data.pairs import Pair
 from airpipe.data.sources import ImageCache, pair_layers
-from airpipe.degradations.noise import FloatImage
 from airpipe.errors import AirpipeError
 from airpipe.evaluation.metrics import score
 from airpipe.evaluation.reference import Guided, Sample
@@ -24,6 +22,7 @@ from airpipe.evaluation.restore import choose_device
 from airpipe.evaluation.tiling import restore_tiled
 from airpipe.images import Picture, centre_crop, write_picture
 from airpipe.models.contract import takes_reference
+from airpipe.pixels import FloatImage, Rgb8, as_floats, quantised
 from airpipe.progress import track
 from airpipe.provenance import atomic_path
 from airpipe.settings.base import canonical_json
@@ -93,9 +92,12 @@ def distinct_inputs(test: TestSettings, protocols: dict[str, ProtocolSettings]) 
 
 def noise_sigma(test: TestSettings) -> float | None:
     """Sigma when the test is pure Gaussian noise of one level, so that the protocol's noise rule applies."""
-    if len(test.operations) != 1 or test.operations[0].operation != "gaussian_noise":
+    recipe = test.operations
+    if len(recipe.operations) != 1 or recipe.operations[0].operation != "gaussian_noise":
         return None
-    sigma = test.operations[0].parameters["sigma"].constant
+    if recipe.nothing or recipe.operations[0].chance < 1:
+        return None
+    sigma = recipe.operations[0].parameters["sigma"].constant
     if sigma is None:
         raise AirpipeError("a noise test needs one level: set fixed: {sigma: ...}")
     return float(sigma)
@@ -154,29 +156,35 @@ def evaluate(
 def degraded_input(
     test: TestSettings, pair: Pair, layers: list[npt.NDArray[Any]], noise: NoiseStream | None
 ) -> FloatImage:
-    """What a model gets to restore, (H, W, 3): the degraded file, or the clean image degraded with its own seed.
+    """What a model gets to restore, (H, W, 3) in float32: `degraded_file`, or what a protocol's noise rule gives.
+
+    Args:
+        test, pair, layers: see `degraded_file`.
+        noise: of a protocol with a noise rule of its own.
+
+    Raises:
+        AirpipeError: a recipe for an image that has a degraded file.
+    """
+    if noise is not None and pair.degraded is None:
+        return noise.noisy(layers[0], pair.name)
+    return as_floats(degraded_file(test, pair, layers))
+
+
+def degraded_file(test: TestSettings, pair: Pair, layers: list[npt.NDArray[Any]]) -> Rgb8:
+    """The degraded image of a test as a file of 8 bit holds it: there is one, or the test's seed and recipe make it.
 
     Args:
         test: with its recipe written out.
         pair: of one image; its name fixes what is drawn.
         layers: see `pair_layers`.
-        noise: of a protocol with a noise rule of its own; without, the result is that of an 8-bit file.
 
     Raises:
         AirpipeError: a recipe for an image that has a degraded file.
     """
-    if pair.degraded is not None and test.operations:
-        raise AirpipeError(
-            f"test of {test.pairs}: recipe {test.recipe or 'given as operations'} is for clean images, but {pair.name} "
-            "has a degraded file. Leave the recipe out to take the file, or name a list of clean images"
-        )
-    if pair.degraded is not None:
-        return (layers[1] / np.float32(255)).astype(np.float32)
-    if noise is not None:
-        return noise.noisy(layers[0], pair.name)
     generator = np.random.default_rng([test.seed, zlib.crc32(pair.name.encode())])
-    degraded, _ = degrade_clean(layers[0], test.operations, generator, layers[1] if layers[1:] else None)
-    return (quantised(degraded) / np.float32(255)).astype(np.float32)
+    where = f"test of {test.pairs}: recipe {test.recipe or 'given as operations'}"
+    paired = pair.degraded is not None
+    return degraded_image(layers, paired, test.operations, generator, where=where, name=pair.name)[0]
 
 
 def _rows(

@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from airpipe.data.crops import Rgb8
 from airpipe.data.pairs import Pair
 from airpipe.errors import AirpipeError
 from airpipe.evaluation.protocol import natural_key
 from airpipe.evaluation.retrieval import JUNK, Entries, retrieve
 from airpipe.images import read_rgb8
+from airpipe.pixels import Rgb8, channels_first, in_floats
 from airpipe.settings.studies import RecognitionTest
 from airpipe.weights.checkpoints import LoadedModel
 
@@ -59,11 +59,6 @@ def _stacked(
 def in_order(places: Sequence[Sequence[int]], parts: Sequence[Rows]) -> Rows:
     """Rows of all batches in the order of their places."""
     return np.asarray(np.concatenate(parts)[np.argsort(np.concatenate(places))])
-
-
-def as_floats(images: npt.NDArray[np.uint8]) -> Tensor:
-    """(B, H, W, 3) in 8 bit as (B, 3, H, W) float32 in [0, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).float() / 255
 
 
 class Recogniser:
@@ -146,7 +141,7 @@ class Recogniser:
         return self._checked(self.network(self._fitted(images), features=True))
 
     def _fitted(self, images: npt.NDArray[np.uint8]) -> Tensor:
-        return fitted(as_floats(images).to(self.device), getattr(self.network, "image_size", None))
+        return fitted(in_floats(channels_first(images)).to(self.device), getattr(self.network, "image_size", None))
 
     def _checked(self, result: object) -> Rows:
         if not isinstance(result, Tensor) or result.ndim != 2:

@@ -13,17 +13,16 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from airpipe.data.crops import Rgb8
-from airpipe.data.degrading import quantised
 from airpipe.data.pairs import Pair
 from airpipe.data.sources import ImageCache, pair_layers
 from airpipe.errors import AirpipeError
 from airpipe.evaluation.feature_crops import evenly
 from airpipe.evaluation.metrics import score_batch
-from airpipe.evaluation.protocol import degraded_input, natural_key
-from airpipe.evaluation.recognisers import Lists, Recogniser, Rows, as_floats, grouped, in_order
+from airpipe.evaluation.protocol import degraded_file, natural_key
+from airpipe.evaluation.recognisers import Lists, Recogniser, Rows, grouped, in_order
 from airpipe.evaluation.tiling import restore_batch
 from airpipe.models.contract import branches
+from airpipe.pixels import Rgb8, as_floats, channels_first, in_floats, quantised
 from airpipe.progress import track
 from airpipe.settings.studies import CLEAN, RecognitionJob, RecognitionTest
 from airpipe.weights.checkpoints import LoadedModel
@@ -145,8 +144,8 @@ def _scores(
 ) -> tuple[npt.NDArray[np.float64], ...]:
     """PSNR and SSIM of the input, and of the result, by image."""
     try:
-        before = score_batch(bucket.degraded / np.float32(255), bucket.clean)
-        after = before if images is bucket.degraded else score_batch(images / np.float32(255), bucket.clean)
+        before = score_batch(as_floats(bucket.degraded), bucket.clean)
+        after = before if images is bucket.degraded else score_batch(as_floats(images), bucket.clean)
     except ValueError as error:
         raise AirpipeError(f"recognition, test {name}: {error}. Leave the image out of {test.pairs}") from None
     return (*before, *after)
@@ -173,14 +172,14 @@ def _images(name: str, test: RecognitionTest, pairs: Sequence[Pair]) -> Iterator
             )
         layers = pair_layers(pair, cache)
         clean: Rgb8 = layers[0]
-        yield clean if test.degradation == CLEAN else quantised(degraded_input(settings, pair, layers, None)), clean
+        yield clean if test.degradation == CLEAN else degraded_file(settings, pair, layers), clean
 
 
 def enhance(network: nn.Module | None, images: npt.NDArray[np.uint8], device: torch.device) -> npt.NDArray[np.uint8]:
     """Restore (B, H, W, 3), clipped and rounded to 8 bit; without a network the images themselves."""
     if network is None:
         return images
-    restored = restore_batch(network, as_floats(images), device=device)
+    restored = restore_batch(network, in_floats(channels_first(images)), device=device)
     return quantised(restored.permute(0, 2, 3, 1).numpy())
 
 
@@ -190,7 +189,8 @@ def _guidance(network: nn.Module | None, degraded: Rgb8, device: torch.device) -
     if network is None or branches(network) < 2:
         return {}
     guide = cast(Any, network).guidance
-    return {"guidance": guide(as_floats(degraded[None]).to(device))[0].float().cpu().numpy().astype(np.float16)}
+    image = in_floats(channels_first(degraded[None])).to(device)
+    return {"guidance": guide(image)[0].float().cpu().numpy().astype(np.float16)}
 
 
 def _mean(values: Sequence[npt.NDArray[np.float64]]) -> float | None:

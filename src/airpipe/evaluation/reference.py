@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from airpipe.degradations.noise import FloatImage
 from airpipe.models.contract import Network
+from airpipe.pixels import FloatImage
 
 
 @dataclass(frozen=True)

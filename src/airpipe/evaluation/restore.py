@@ -22,7 +22,8 @@ from airpipe.evaluation.ensemble import SelfEnsemble
 from airpipe.evaluation.grid import Tile, fitting_tile, lay_tiles
 from airpipe.evaluation.origin import Origin, is_made_from, note, origin
 from airpipe.evaluation.tiling import Progress, restore_pixels, restore_tiled
-from airpipe.images import Picture, Pixels, read_picture, why_not, write_picture
+from airpipe.images import Picture, read_picture, why_not, write_picture
+from airpipe.pixels import Pixels
 from airpipe.weights.checkpoints import LoadedModel, load_model
 
 PathLike: TypeAlias = str | os.PathLike[str]

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from airpipe.errors import AirpipeError
 from airpipe.evaluation.grid import Tile, blend_weights, lay_tiles
-from airpipe.images import Pixels, to_pixels, to_tensor
 from airpipe.models.contract import size_multiple
 from airpipe.models.padding import pad_to_multiple
+from airpipe.pixels import Pixels, in_floats, to_pixels, to_tensor
 
 T = TypeVar("T")
 Progress = Callable[[int, int], None]
@@ -227,9 +227,7 @@ def _forward(network: nn.Module, inputs: Tensor, device: torch.device | str) -> 
     """One pass on the device; the result on the host, float32, checked."""
     size = f"{inputs.shape[-1]}x{inputs.shape[-2]}"
     try:
-        images = inputs.to(device)
-        if images.dtype == torch.uint8:  # a quarter of the bytes on the way, floats on the device
-            images = images.float().div_(255.0)
+        images = in_floats(inputs.to(device))
         first = next(network.parameters(), None)
         if first is not None and first.is_floating_point():
             images = images.to(first.dtype)

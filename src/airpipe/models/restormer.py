@@ -1,13 +1,12 @@
-"""Restormer, a U-Net of transformer blocks whose attention runs across channels, and its DCPT fork.
+"""Restormer, a U-Net of transformer blocks whose attention runs across channels.
 
 Source: Zamir et al., "Restormer: Efficient Transformer for High-Resolution Image Restoration",
 CVPR 2022 (arXiv 2111.09881). Behaviour matched: lyh-18/DegAE_DegradationAutoencoder
-`Restormer_arch.py` and `Restormer_Backbone_arch.py` (goldens `restormer_*`)
-and, for the fork, MILab-PKU/DCPT `basicsr/archs/restormer_arch.py`.
+`Restormer_arch.py` and `Restormer_Backbone_arch.py` (goldens `restormer_*`).
 
 State-dict keys are the published ones: patch_embed.proj, <stage>.<block>.{norm1.body, attn,
-norm2.body, ffn}, down1_2.body.0, up4_3.body.0, reduce_chan_level3, output, skip_conv. The fork
-writes <stage>.body.<block>; so does `RestormerDCPT`, hence no file of one loads into the other.
+norm2.body, ffn}, down1_2.body.0, up4_3.body.0, reduce_chan_level3, output, skip_conv; with `stages_in_body`
+<stage>.body.<block>, as a fork of it writes them.
 Parameters of the default: 26,126,644; multiply-accumulates at 256x256: convolutions 140.99 G
 (the number usually printed), attention products 13.89 G.
 
@@ -24,7 +23,6 @@ per head; images are RGB in [0, 1].
 """
 
 import math
-import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, cast
@@ -317,7 +315,7 @@ class Restormer(RestormerEncoder):
         LayerNorm_type: "WithBias" or "BiasFree", see `ChannelNorm`.
         global_residual: add the input image to the output.
         dual_pixel_task: add a 1x1 convolution of the patch embedding before `output`; no image is added.
-        attention: "softmax", or "relu" (not normalised) as in DCPT's fork.
+        attention: "softmax", or "relu" (not normalised), as a fork of it has.
         norm_eps: of the layer norms.
 
     Raises:
@@ -408,47 +406,3 @@ class Restormer(RestormerEncoder):
         dual = "skip_conv.weight" in shapes
         residual = dual or sizes["inp_channels"] == sizes["out_channels"]
         return {**sizes, "global_residual": residual, "dual_pixel_task": dual}
-
-
-class RestormerDCPT(Restormer):
-    """The Restormer of DCPT: ReLU in place of the softmax, layer norm without bias and with eps 1e-6.
-
-    Stages are keyed <stage>.body.<block>, convolutions inside blocks never have a bias, and
-    convolutions start from a truncated normal of standard deviation 0.02. Same features.
-
-    Args:
-        inp_channels: as in `Restormer`, and so for all others; must equal `out_channels`.
-    """
-
-    stages_in_body = True
-    assumed: ClassVar[tuple[str, ...]] = ()
-
-    def __init__(
-        self,
-        inp_channels: int = 3,
-        out_channels: int = 3,
-        dim: int = 48,
-        num_blocks: Sequence[int] = (4, 6, 6, 8),
-        num_refinement_blocks: int = 4,
-        heads: Sequence[int] = (1, 2, 4, 8),
-        ffn_expansion_factor: float = 2.66,
-        bias: bool = False,
-        LayerNorm_type: Literal["WithBias", "BiasFree"] = "BiasFree",
-    ) -> None:
-        sizes = (inp_channels, out_channels, dim, num_blocks, num_refinement_blocks, heads, ffn_expansion_factor)
-        super().__init__(*sizes, bias, LayerNorm_type, attention="relu", norm_eps=1e-6)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-
-    @classmethod
-    def arguments_from(cls, shapes: Shapes) -> dict[str, Any] | None:
-        """Constructor arguments that a state of DCPT's fork has, or None when it is another network.
-
-        Args:
-            shapes: published key to shape.
-        """
-        if "latent.body.0.attn.temperature" not in shapes:
-            return None
-        inside = rf"^({'|'.join(STAGES)})\.body\."
-        return sizes_from({re.sub(inside, r"\1.", key): shape for key, shape in shapes.items()})

@@ -1,27 +1,25 @@
-"""SwinIR for restoration (no upscaling), the encoder of DegAE, and the fork of DCPT.
+"""SwinIR for restoration (no upscaling), and the encoder of DegAE.
 
 Source: Liang et al., "SwinIR: Image Restoration Using Swin Transformer", arXiv 2108.10257.
 Behaviour matched: lyh-18/DegAE_DegradationAutoencoder `SwinIR_arch.py` and
 `SwinIR_Backbone_arch.py` (goldens `swinir_full`, `swinir_small`, `swinir_small_3conv`, and the
-encoder of its whole network) and, for the fork, the SwinIR of MILab-PKU/DCPT.
-Full size: 11,504,163 parameters; DCPT 11,455,563.
+encoder of its whole network). Full size: 11,504,163 parameters.
 
-| option | DegAE (default) | DegAE encoder | original SwinIR | DCPT: `SwinIRDCPT` |
-|---|---|---|---|---|
-| rgb_mean | no | no | yes | yes |
-| output | image | features | image | image |
-| relative_bias, attn_mask | yes | yes | yes | no: windows wrap around |
-| drop_path_rate | 0.1 | 0.1 | 0.1 | 0 |
+| option | DegAE (default) | DegAE encoder | original SwinIR |
+|---|---|---|---|
+| rgb_mean | no | no | yes |
+| output | image | features | image |
+
+A fork without `relative_bias` and `attn_mask`, whose windows wrap around, is DCPT's.
 
 State-dict keys: conv_first, embed_norm, layers.<group>.blocks.<block>, layers.<group>.conv,
-norm, conv_after_body, conv_last. `published_key` reads the names of all four.
+norm, conv_after_body, conv_last. `published_key` reads the names of all.
 
 Differences from the published code: shift masks and index tables are computed, not stored,
 and each bias enters the attention once, with the mask; maps stay channels-last between
 attention and convolution; padding replicates the edge where an image is too small to
 reflect; a single window is shifted and masked like any other (published code goes by the
-configured `img_size`); DCPT leaves padding to its runner; no absolute position embedding,
-no super-resolution head.
+configured `img_size`); no absolute position embedding, no super-resolution head.
 
 Shapes: B batch, C channels, H and W pixels, N = window^2 tokens, M windows, h heads of d
 channels; images are RGB in [0, 1].
@@ -419,7 +417,7 @@ class SwinIR(Network):
         Args:
             shapes: key to shape, published names or those here.
         """
-        found = _sizes(shapes)
+        found = sizes_from(shapes)
         if found is None or not found["tables"]:
             return None
         tables = found.pop("tables")
@@ -428,73 +426,7 @@ class SwinIR(Network):
         return {**found, "window_size": window, "num_heads": heads, "global_residual": True, "rgb_mean": True}
 
 
-class SwinIRDCPT(SwinIR):
-    """The fork of DCPT: no relative bias, no shift mask, the mean subtracted, six groups.
-
-    Published names: `encode_layers.<0-2>` and `decode_layers<0-2>` for the groups. Arguments as
-    for `SwinIR`.
-    """
-
-    assumed: ClassVar[tuple[str, ...]] = ("num_heads", "window_size", "img_range")
-
-    def __init__(
-        self,
-        embed_dim: int = 180,
-        depths: Sequence[int] = (6, 6, 6, 6, 6, 6),
-        num_heads: Sequence[int] = (6, 6, 6, 6, 6, 6),
-        mlp_ratio: float = 2.0,
-        window_size: int = 8,
-        upscale: int = 1,
-        upsampler: str = "",
-        in_chans: int = 3,
-        img_range: float = 1.0,
-        resi_connection: str = "1conv",
-        drop_path_rate: float = 0.0,
-        pad: Literal["reflect", "none"] = "reflect",
-    ) -> None:
-        if len(depths) != 6:
-            raise ValueError(f"depths {list(depths)} has {len(depths)} groups; the DCPT fork has 6")
-        super().__init__(
-            upscale=upscale,
-            upsampler=upsampler,
-            in_chans=in_chans,
-            img_range=img_range,
-            window_size=window_size,
-            depths=depths,
-            embed_dim=embed_dim,
-            num_heads=num_heads,
-            mlp_ratio=mlp_ratio,
-            resi_connection=resi_connection,
-            drop_path_rate=drop_path_rate,
-            relative_bias=False,
-            attn_mask=False,
-            rgb_mean=True,
-            pad=pad,
-        )
-
-    @staticmethod
-    def _published_name(key: str) -> str:
-        key = re.sub(r"^layers\.([0-2])\.", r"encode_layers.\1.", SwinIR._published_name(key))
-        return re.sub(r"^layers\.(\d)\.", lambda found: f"decode_layers{int(found[1]) - 3}.", key)
-
-    @classmethod
-    def arguments_from(cls, shapes: Shapes) -> dict[str, Any] | None:
-        """Constructor arguments that a published state has, or None when it is another network.
-
-        Without bias tables neither window nor heads show: 8, and 6 heads as published, or the
-        largest smaller number that divides `embed_dim`.
-
-        Args:
-            shapes: key to shape, published names or those here.
-        """
-        found = _sizes(shapes)
-        if found is None or found.pop("tables") or len(found["depths"]) != 6:
-            return None
-        heads = next(heads for heads in range(6, 0, -1) if found["embed_dim"] % heads == 0)
-        return {**found, "window_size": 8, "num_heads": [heads] * 6}
-
-
-def _sizes(shapes: Shapes) -> dict[str, Any] | None:
+def sizes_from(shapes: Shapes) -> dict[str, Any] | None:
     """Arguments that every variant's shapes show, and the shape of each group's first bias table."""
     named = {name: shape for key, shape in shapes.items() if (name := SwinIR.published_key(key)) is not None}
     needed = ["conv_first.weight", "embed_norm.weight", "conv_last.weight"]

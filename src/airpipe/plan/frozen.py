@@ -11,7 +11,7 @@ from airpipe.plan.lists import Lists
 from airpipe.plan.models import Machine
 from airpipe.registry import runs_as, stages
 from airpipe.settings.base import Settings, canonical_json, settings_hash
-from airpipe.settings.degrading import Operation
+from airpipe.settings.degrading import Recipe
 from airpipe.settings.project import check_compute, check_recognisers, load_project
 
 DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
@@ -21,7 +21,7 @@ DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 class Plan(Lists):
     """What a project asks for."""
 
-    def operations(self) -> dict[str, tuple[Operation, ...]]:
+    def operations(self) -> dict[str, Recipe]:
         """All degradations by the key that names them, to be checked."""
         recognition = self.recognition_job(0).tests
         return {

@@ -28,7 +28,7 @@ Crop = Literal["none", "centre", "top_left"]
 Classes = Literal["folder", "cub", "market"]
 ADDRESSES = ("url", "gdrive", "gdrive_folder", "huggingface", "by_hand")
 SHORTHAND = ("clean", "degraded", "rule", "crop")
-"""Keys of a layout that a split with one layout may hold itself."""
+"""Keys of a layout that a split may hold itself, where it has one layout."""
 
 
 def _below_root(path: str) -> str:
@@ -53,7 +53,7 @@ class HubFile(Settings):
 
     repo: str = Field(pattern=r"^[\w.-]+/[\w.-]+$", description="owner/name of the data set.")
     file: str = Field(description="Path inside the repository.")
-    revision: str = "main"
+    revision: str = Field("main", description="Branch, tag or commit.")
 
 
 class RemoteFile(Settings):
@@ -67,7 +67,7 @@ class RemoteFile(Settings):
     name: str = Field(
         pattern=r"^[\w][\w. ()+-]*$", description="The file is kept under this name; its suffix is its format."
     )
-    bytes: PositiveInt | None = None
+    bytes: PositiveInt | None = Field(None, description="Size of the file.")
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     into: Annotated[str, AfterValidator(_below_root)] = Field("", description="Unpacked below this subfolder of root.")
 
@@ -82,7 +82,7 @@ class RemoteFile(Settings):
 
 
 class Source(Settings):
-    """One way to get a whole data set; sources are tried in order."""
+    """One way to get a whole data set. Sources are tried in order."""
 
     read_in: str = Field(min_length=1, description="Where the addresses were read.")
     verified: bool = Field(False, description="Whether we have fetched from these addresses.")
@@ -143,9 +143,9 @@ class ClassShare(Settings):
     file on one side of `start` or `stop`, the nearest one goes there.
     """
 
-    start: float = Field(0.0, ge=0, lt=1)
-    stop: float = Field(1.0, gt=0, le=1)
-    seed: NonNegativeInt = 0
+    start: float = Field(0.0, ge=0, lt=1, description="Place of the first file, inclusive.")
+    stop: float = Field(1.0, gt=0, le=1, description="Place after the last file.")
+    seed: NonNegativeInt = Field(0, description="Seed of the hash.")
 
     @model_validator(mode="after")
     def _forwards(self) -> "ClassShare":
@@ -158,13 +158,15 @@ class SplitSettings(Settings):
     """Which files of a folder make a split. `clean`, `degraded`, `rule`, `crop` may stand here: a single layout."""
 
     layouts: tuple[Layout, ...] = Field(min_length=1, description="The one that matches most files is taken.")
-    degradation: Name | None = None
-    level: str = ""
+    degradation: Name | None = Field(None, description="What the degraded files show; none: clean images.")
+    level: str = Field("", description="Its strength, as tables show it.")
     names: tuple[str, ...] | None = Field(
         None, max_length=1000, description="File stems of the split; a missing one is an error. Longer: name_list."
     )
     name_list: NameList | None = None
-    leave_out: tuple[Glob, ...] = Field((), description="Files that are left out; recorded in the pair list's JSON.")
+    leave_out: tuple[Glob, ...] = Field(
+        (), description="Globs of files to leave out; recorded in the pair list's JSON."
+    )
     expected: PositiveInt | None = Field(
         None, description="Number of pairs (or clean images); another number is reported, with `strict` an error."
     )
@@ -219,8 +221,8 @@ class MadeShapes(Settings):
     """Labelled pictures of eight shapes, drawn here (`airpipe.data.shapes`)."""
 
     kind: Literal["shapes"]
-    seed: NonNegativeInt = Field(0, description="Of all pictures; splits differ all the same.")
-    side: int = Field(32, ge=16, le=256, description="Of the square pictures, in pixels.")
+    seed: NonNegativeInt = Field(0, description="Seed of all pictures; splits differ all the same.")
+    side: int = Field(32, ge=16, le=256, description="Side of the square pictures, in pixels.")
     counts: dict[Name, Annotated[int, Field(ge=1, le=1_000_000)]] = Field(
         min_length=1, description="Split: number of pictures."
     )
@@ -261,7 +263,7 @@ class DatasetSettings(Settings):
     home: str = ""
     licence: str = ""
     citation: str = ""
-    about: str = Field("", description="Traps, versions, contradictions.")
+    about: str = Field("", description="What one has to know: traps, versions, contradictions.")
     used_by: tuple[str, ...] = Field((), description="Which systems train (+) or test on it, in words.")
     root: str | None = Field(
         None, description="Folder; ~ and ${VARIABLES} are expanded; default resources/datasets/<id>, fetched on demand."
@@ -312,7 +314,7 @@ class DatasetSettings(Settings):
 
 
 def fitting(dataset: str, datasets: Iterable[str]) -> list[str]:
-    """Data sets whose name fits one with {seed}, sorted.
+    """Names of data sets that a name with {seed} stands for, sorted.
 
     >>> fitting("shapes{seed}", ["shapes1", "shapes0", "shapes_a", "photos"])
     ['shapes0', 'shapes1']
@@ -322,12 +324,12 @@ def fitting(dataset: str, datasets: Iterable[str]) -> list[str]:
 
 
 def of_seed(pairs: str, seed: int, datasets: Mapping[str, DatasetSettings], where: str) -> str:
-    """A pair list with the run's seed in the place of {seed}.
+    """Id of a pair list with the run's seed in the place of {seed}.
 
     Args:
         pairs: data set dot split, as the configuration has it.
-        seed: of the run.
-        datasets: all there are.
+        seed: seed of the run.
+        datasets: all entries of the registry by name.
         where: what asks, for the message.
 
     Raises:

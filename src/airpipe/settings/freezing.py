@@ -110,10 +110,12 @@ def _stage_plan(project: ProjectSettings, model: str, stage: str) -> StagePlan:
 
 
 def _write_out(project: ProjectSettings, part: dict[str, Any], seed: int, where: str) -> None:
-    """Fill in the seed of a data part's pair list and the operations of its recipe."""
+    """Fill in the seed of a data part's pair list and what its recipes say."""
     part["pairs"] = of_seed(str(part.get("pairs", "")), seed, project.datasets, where)
-    recipe = part.get("recipe")
-    if recipe is not None:
+    for key, written in (("recipe", "operations"), ("target_recipe", "target_operations")):
+        recipe = part.get(key)
+        if recipe is None:
+            continue
         if recipe not in project.recipes:
             raise AirpipeError(f"{where}: " + unknown_name(recipe, project.recipes, "recipe"))
-        part["operations"] = [op.model_dump(mode="json") for op in project.recipes[recipe]]
+        part[written] = project.recipes[recipe].model_dump(mode="json", exclude_none=True)

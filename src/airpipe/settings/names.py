@@ -53,7 +53,7 @@ NAME_FORMS = "method/setting, method/setting/stage or imported/name, each with @
 class ModelId:
     """One trained or imported network: the folder that holds it below results/, and which of its variants is meant.
 
-    >>> ModelId.parse("mine/nafnet_5d/seed0/finetune").stage
+    >>> ModelId.parse("method/nafnet_5d/seed0/finetune").stage
     'finetune'
     >>> ModelId.parse("imported/nafnet@s").folder
     'imported/nafnet'
@@ -110,8 +110,8 @@ class ModelId:
 class ModelName:
     """How a configuration names models: without seed, and without stage where the evaluated one is meant.
 
-    >>> str(ModelName.parse("mine/nafnet_5d/finetune").of_seed(3))
-    'mine/nafnet_5d/seed3/finetune'
+    >>> str(ModelName.parse("method/nafnet_5d/finetune").of_seed(3))
+    'method/nafnet_5d/seed3/finetune'
     """
 
     method: str

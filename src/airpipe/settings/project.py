@@ -1,4 +1,6 @@
-"""All of config/, merged and checked: which models, tests and tables, and the settings of every stage.
+"""All of config/, merged and checked: models, tests, tables, studies, and what methods say of their stages.
+
+How one stage's settings are frozen: `airpipe.settings.freezing`.
 
 This module imports no torch: Snakemake reads it at every start.
 """
@@ -11,7 +13,7 @@ from pydantic import Field, NonNegativeInt, model_validator
 from airpipe.errors import AirpipeError
 from airpipe.settings.base import Json, Name, Settings, check_settings, unknown_name
 from airpipe.settings.datasets import DatasetSettings, of_seed
-from airpipe.settings.degrading import Draw, Operation
+from airpipe.settings.degrading import Recipe
 from airpipe.settings.merging import check_nulls, deep_merge, plain, settled
 from airpipe.settings.names import ModelName, SettingModel
 from airpipe.settings.places import place
@@ -30,13 +32,15 @@ from airpipe.settings.studies import (
 class StagePlan(Settings):
     """A stage in config/methods/<name>.yaml: common values, and what each scale overrides."""
 
-    task: str
-    common: dict[str, Json] = {}
-    scales: dict[Name, dict[str, Json]] = Field(min_length=1)
+    task: str = Field(description="Entry of the registry: method.stage.")
+    common: dict[str, Json] = Field({}, description="Settings at all scales.")
+    scales: dict[Name, dict[str, Json]] = Field(
+        min_length=1, description="What each scale says beside them, mappings key by key."
+    )
 
     def parents(self, scale: str) -> set[str]:
-        """Its parents at a scale as the configuration names them."""
-        named = deep_merge(self.common, self.scales.get(scale, {})).get("parents") or {}
+        """Parents of the stage at a scale, as the configuration names them."""
+        named = deep_merge(self.common, self.scales.get(scale, {})).get("parents", {})
         return {str(parent) for parent in named.values()} if isinstance(named, Mapping) else set()
 
 
@@ -47,7 +51,7 @@ class SettingPlan(Settings):
     is said by their parents.
     """
 
-    about: str = ""
+    about: str = Field("", description="What it is for, in words; tables show it.")
     stages: dict[Name, StagePlan] = Field(min_length=1)
     evaluated: Name | None = Field(
         None, description="Stage that tests and tables show; none: the one from which no other stage of it starts."
@@ -60,7 +64,7 @@ class SettingPlan(Settings):
         return self
 
     def before(self, stage: str, scale: str) -> set[str]:
-        """Stages of this setting that a stage starts from, directly or not; itself, where they go round in a circle."""
+        """Stages of this setting that a stage starts from, directly or not; with itself where they form a circle."""
         found: set[str] = set()
         waiting = [stage]
         while waiting:
@@ -70,7 +74,7 @@ class SettingPlan(Settings):
         return found
 
     def last(self, scale: str) -> str:
-        """The stage that is evaluated.
+        """Name of the stage that is evaluated.
 
         Raises:
             ValueError: there is no such stage, or several.
@@ -88,25 +92,25 @@ class SettingPlan(Settings):
 
 
 class MethodSettings(Settings):
-    """config/methods/<name>.yaml."""
+    """All settings of a method, as in config/methods/<name>.yaml."""
 
     title: str
-    source: str = ""
+    source: str = Field("", description="Paper and code that the values come from.")
     settings: dict[Name, SettingPlan] = Field(min_length=1)
 
 
 class ProjectSettings(Settings):
-    """All of config/, merged."""
+    """All of config/, merged. Tables and studies of other scales than the chosen one are left out."""
 
-    scale: Name = "demo"
-    seeds: tuple[NonNegativeInt, ...] = Field((0,), min_length=1)
+    scale: Name = Field("demo", description="Size of all runs; stages say which ones they have.")
+    seeds: tuple[NonNegativeInt, ...] = Field((0,), min_length=1, description="Seeds of the runs of every model.")
     models: tuple[SettingModel, ...] = Field(
         description="What is trained and evaluated: method/setting or imported/name, each with @variant where it has "
         "variants."
     )
     methods: dict[Name, MethodSettings]
     datasets: dict[Name, DatasetSettings]
-    recipes: dict[Name, tuple[Operation, ...]]
+    recipes: dict[Name, Recipe]
     protocols: dict[Name, ProtocolSettings]
     tests: dict[Name, TestSettings]
     tables: dict[Name, TableSettings]
@@ -207,7 +211,7 @@ class ProjectSettings(Settings):
             raise ValueError(f"{where}: {model}: {error}") from None
 
     def test(self, name: str) -> TestSettings:
-        """A test with its recipe written out and its fixed parameters set."""
+        """Settings of a test with its recipe written out and its fixed parameters set."""
         test = self.tests[name]
         return test.model_copy(update={"operations": self._operations(test, f"tests.{name}")})
 
@@ -255,22 +259,14 @@ class ProjectSettings(Settings):
         ]
         return sorted(set(found))
 
-    def _operations(self, degraded: TestSettings | FeatureClass | RecognitionTest, where: str) -> tuple[Operation, ...]:
-        """The recipe of a test or class with its fixed parameters set."""
+    def _operations(self, degraded: TestSettings | FeatureClass | RecognitionTest, where: str) -> Recipe:
+        """Recipe of a test or class with its fixed parameters set."""
         if degraded.recipe is None:
             return degraded.operations
-        fixed = {key: Draw(constant=value) for key, value in degraded.fixed.items()}
-        operations = tuple(
-            op.model_copy(
-                update={"parameters": {**op.parameters, **{k: v for k, v in fixed.items() if k in op.parameters}}}
-            )
-            for op in self.recipes[degraded.recipe]
-        )
-        known = {key for op in operations for key in op.parameters}
-        for key in fixed:
-            if key not in known:
-                raise AirpipeError(f"{where}.fixed: " + unknown_name(key, known, "parameter"))
-        return operations
+        try:
+            return self.recipes[degraded.recipe].with_fixed(degraded.fixed)
+        except ValueError as error:
+            raise AirpipeError(f"{where}.fixed: {error}") from None
 
     def compute_for(self, task: str) -> ComputeSettings:
         """What a stage asks of the machine at this scale."""
@@ -278,7 +274,7 @@ class ProjectSettings(Settings):
         return ComputeSettings.model_validate({**block.get("default", {}), **block.get(task, {})})
 
     def root(self, dataset: str) -> str:
-        """Folder of a data set on this machine, variables expanded; '' for embedded files.
+        """Folder of a data set on this machine with its variables replaced; '' for embedded files.
 
         Raises:
             AirpipeError: a variable in it is not set.
@@ -291,7 +287,7 @@ class ProjectSettings(Settings):
         return place(entry.root or f"resources/datasets/{dataset}", f"datasets.{dataset}.root")
 
     def list_file(self, dataset: str, split: str) -> str | None:
-        """File of a split's name list on this machine, variables expanded; None where it has none.
+        """File of a split's name list on this machine with its variables replaced; None where it has none.
 
         Raises:
             AirpipeError: a variable in it is not set.
@@ -349,7 +345,7 @@ def check_recognisers(project: ProjectSettings, recognising: Collection[str]) ->
 
 
 def load_project(config: Mapping[str, Any]) -> ProjectSettings:
-    """Validate the merged configuration that Snakemake read.
+    """Validate the merged configuration that Snakemake read; `like` is followed and null takes keys away.
 
     Raises:
         AirpipeError: one line per problem.

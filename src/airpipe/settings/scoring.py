@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from airpipe.settings.base import Json, Name, Settings
-from airpipe.settings.degrading import Operation
+from airpipe.settings.degrading import Recipe
 from airpipe.settings.names import PairListId, SettingModel
 
 
@@ -16,17 +16,19 @@ class NoiseRule(Settings):
         description="per_image: own stream from (seed, sigma, name); once: one legacy NumPy stream over the sorted "
         "files; restart: the legacy stream is seeded again for every image."
     )
-    seed: NonNegativeInt = 0
-    clip: bool = True
-    quantise: Literal["none", "round", "truncate"] = Field("round", description="To 8 bit.")
+    seed: NonNegativeInt = Field(0, description="Seed of that stream.")
+    clip: bool = Field(True, description="Clip the noisy image to the range of 8 bit.")
+    quantise: Literal["none", "round", "truncate"] = Field(
+        "round", description="How the noisy image becomes 8 bit, if so."
+    )
 
 
 class ProtocolSettings(Settings):
     """A published (or our) convention of measuring, including its known mistakes."""
 
     title: str
-    source: str
-    colour: Literal["rgb", "y"] = "rgb"
+    source: str = Field(description="Paper or code whose convention it is.")
+    colour: Literal["rgb", "y"] = Field("rgb", description="Channels that are compared; y: luma of BT.601.")
     border: NonNegativeInt = Field(0, description="Pixels cut from each side before scoring.")
     round_output: bool = Field(True, description="Round the restored image to 8 bit before scoring.")
     ssim: Literal["gaussian11", "uniform7"] = "gaussian11"
@@ -40,13 +42,13 @@ class TestSettings(Settings):
     __test__ = False  # not a pytest class
 
     pairs: PairListId
-    degradation: Name
-    level: str = ""
+    degradation: Name = Field(description="What the degraded images show, as tables call it.")
+    level: str = Field("", description="Its strength, as tables show it.")
     recipe: Name | None = Field(None, description="Degrades the clean image; none: the list has degraded files.")
     fixed: dict[Name, Json] = Field({}, description="Parameters that replace the recipe's draws.")
-    operations: tuple[Operation, ...] = ()
-    seed: NonNegativeInt = Field(100000, description="Unlike any training seed.")
-    protocols: tuple[Name, ...] = Field(("airpipe",), min_length=1)
+    operations: Recipe = Field(Recipe(), description="The recipe, written out.")
+    seed: NonNegativeInt = Field(100000, description="Seed of the degradation; unlike any training seed.")
+    protocols: tuple[Name, ...] = Field(("airpipe",), min_length=1, description="Protocols under which it is scored.")
     tile: NonNegativeInt = Field(0, description="Side of the tiles that the network sees; 0: whole images.")
     keep_images: NonNegativeInt = Field(8, description="Restored images written to disk, in list order.")
 
@@ -78,17 +80,19 @@ class TableSettings(Settings):
 
 
 class ReportSettings(Settings):
-    """What figures and page show; changing it redoes the report only."""
+    """What figures and page show. A change redoes the report only."""
 
     title: str = "airpipe"
     zoom: PositiveInt = Field(96, description="Side in pixels of the zoomed crop in the qualitative grid.")
-    images_per_test: PositiveInt = 2
-    protocol: Name = "airpipe"
-    jpeg_quality: int = Field(90, ge=50, le=100)
+    images_per_test: PositiveInt = Field(2, description="Images of each test in the qualitative grid.")
+    protocol: Name = Field("airpipe", description="Protocol whose values the bars show.")
+    jpeg_quality: int = Field(90, ge=50, le=100, description="JPEG quality of the pictures on the page.")
 
 
 class LeakageSettings(Settings):
-    """What happens to training images that test images show, too."""
+    """Whether images that tests show, too, are kept out of training."""
 
     remove: bool = Field(False, description="Train without them; false: the published splits stay.")
-    against: tuple[PairListId, ...] | None = Field(None, description="Test lists; none: those of all `tests`.")
+    against: tuple[PairListId, ...] | None = Field(
+        None, description="Test lists that are searched; none: those of all `tests`."
+    )

@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from airpipe.settings.base import Json, Name, Settings
-from airpipe.settings.degrading import Operation
+from airpipe.settings.degrading import Recipe
 from airpipe.settings.names import ModelId, PairListId
 
 
@@ -27,7 +27,16 @@ class DataPart(Settings):
 
     pairs: PairListId
     recipe: Name | None = Field(None, description="Degrades the clean image; none: the list has degraded files.")
-    operations: tuple[Operation, ...] = Field((), description="The recipe, written out when frozen.")
+    operations: Recipe = Field(Recipe(), description="The recipe, written out when frozen.")
+    target_recipe: Name | None = Field(
+        None, description="Degrades the clean side as well, for tasks whose target is a degraded image."
+    )
+    target_operations: Recipe = Field(Recipe(), description="The target's recipe, written out when frozen.")
+    companion: bool = Field(
+        False,
+        description="Each sample has a second image, drawn at random from the same list: recipe and target recipe "
+        "apply the same operations and parameters to it, with other noise.",
+    )
     share: PositiveFloat | None = Field(1.0, description="Relative share of samples; none where `repeat` is given.")
     repeat: PositiveFloat | None = Field(
         None, description="Share as in the papers' lists: this many times the number of images, kept exactly."
@@ -80,11 +89,15 @@ class DataPart(Settings):
 
     @model_validator(mode="after")
     def _field_needs_noise(self) -> "DataPart":
+        if self.noise_seed != "image":
+            return self
         online = self.recipe is not None or self.operations
-        noisy = not self.operations or any(step.operation == "gaussian_noise" for step in self.operations)
-        if self.noise_seed == "image" and not (online and noisy):
+        steps = self.operations.operations
+        if not online or (steps and all(step.operation != "gaussian_noise" for step in steps)):
             made = f"recipe {self.recipe!r} has no gaussian_noise" if online else "a part without recipe adds no noise"
             raise ValueError(f"noise_seed is 'image', but {made}; leave noise_seed out")
+        if self.companion or self.target_recipe is not None or self.target_operations:
+            raise ValueError("noise_seed is 'image', but a companion or a target needs noise of its own; leave it out")
         return self
 
     @field_validator("rescale")
@@ -101,6 +114,17 @@ class Phase(Settings):
     steps: PositiveInt
     patch_size: PositiveInt = Field(description="Crop side in pixels.")
     batch_size: PositiveInt = Field(description="Samples per optimizer step, over all devices.")
+    accumulate: PositiveInt | None = Field(
+        None, description="Micro-batches per optimizer step in this phase; none: the stage's `accumulate`."
+    )
+    epoch_steps: PositiveInt | None = Field(
+        None, description="Steps of one pass over the data, for schedules that count epochs (`per: epoch`)."
+    )
+
+    @property
+    def epochs(self) -> int:
+        """Passes over the data, of which the last one may be cut short; 0 where `epoch_steps` is not given."""
+        return -(-self.steps // self.epoch_steps) if self.epoch_steps else 0
 
 
 class NetworkSettings(Settings):
@@ -110,15 +134,77 @@ class NetworkSettings(Settings):
     arguments: dict[str, Json] = {}
 
 
-class OptimizerSettings(Settings):
-    """AdamW and its schedule: linear warm-up, a hold at the peak, then cosine to the minimum."""
+class Restart(Settings):
+    """A place where a schedule begins anew."""
 
+    step: PositiveInt = Field(description="Where, counted from the start of the schedule.")
+    weight: PositiveFloat = Field(1.0, description="Factor of the peak rate from there on.")
+
+
+class OptimizerSettings(Settings):
+    """Adam or AdamW and its schedule (`airpipe.training.schedules`).
+
+    Lengths and places of a schedule count optimizer steps, or epochs with `per: epoch`.
+    """
+
+    kind: Literal["adamw", "adam"] = Field(
+        "adamw", description="Weight decay shrinks the weights (adamw) or is a gradient (adam)."
+    )
     learning_rate: PositiveFloat = Field(description="Peak rate, after warm-up.")
-    minimum_rate: NonNegativeFloat = Field(0.0, description="Rate at the last step.")
-    warmup_steps: NonNegativeInt = 0
-    hold_steps: NonNegativeInt = Field(0, description="Steps at the peak rate, between warm-up and cosine.")
+    schedule: Literal["cosine", "constant", "steps"] = Field(
+        "cosine",
+        description="After a linear warm-up: hold and half a cosine to `minimum_rate`; the peak rate; or the peak rate "
+        "times `factor` at each of `milestones`.",
+    )
+    per: Literal["step", "epoch"] = Field(
+        "step", description="What the schedule counts; with epoch the rate is constant within one (`epoch_steps`)."
+    )
+    minimum_rate: NonNegativeFloat = Field(0.0, description="cosine: rate at the last step.")
+    delay_steps: NonNegativeInt = Field(0, description="Steps at rate 0 before the schedule starts.")
+    warmup_steps: NonNegativeInt = Field(
+        0, description="Step i of the warm-up, from 1, has i / warmup_steps of the peak."
+    )
+    hold_steps: NonNegativeInt = Field(0, description="cosine: steps at the peak rate, between warm-up and cosine.")
+    cosine_steps: PositiveInt | None = Field(
+        None, description="cosine: steps from the peak to the minimum, which then stays; none: to the end of the run."
+    )
+    milestones: tuple[PositiveInt, ...] = Field((), description="steps: where the rate falls, warm-up included.")
+    factor: PositiveFloat = Field(0.5, description="steps: what the rate is multiplied with at a milestone.")
+    restarts: tuple[Restart, ...] = Field(
+        (), description="cosine, steps: where the schedule begins anew, without warm-up and hold."
+    )
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: NonNegativeFloat = 0.0
+
+    @model_validator(mode="after")
+    def _belongs_to_schedule(self) -> "OptimizerSettings":
+        for name, schedules in SCHEDULE_KEYS.items():
+            if self.schedule not in schedules and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"{name} belongs to schedule {' or '.join(schedules)}, found schedule {self.schedule}; "
+                    f"leave {name} out ({name}: null in an overlay)"
+                )
+        if self.schedule == "steps" and not self.milestones:
+            raise ValueError("schedule steps needs milestones; for one rate all the time set schedule: constant")
+        if self.restarts and self.cosine_steps is not None:
+            raise ValueError("found cosine_steps and restarts, which say the cosine's length both; give one of them")
+        return self
+
+    @property
+    def places(self) -> dict[str, tuple[int, ...]]:
+        """Where something happens to the rate, by the setting that says it."""
+        return {"milestones": self.milestones, "restarts": tuple(restart.step for restart in self.restarts)}
+
+
+SCHEDULE_KEYS = {
+    "minimum_rate": ("cosine",),
+    "hold_steps": ("cosine",),
+    "cosine_steps": ("cosine",),
+    "milestones": ("steps",),
+    "factor": ("steps",),
+    "restarts": ("cosine", "steps"),
+}
+"""Schedules that a setting of an optimizer belongs to."""
 
 
 class ValidationSettings(Settings):
@@ -130,11 +216,19 @@ class ValidationSettings(Settings):
 
 
 class StageSettings(Settings):
-    """One training stage, as frozen in its config.yaml."""
+    """One training stage, as frozen in its config.yaml.
 
+    A stage with parents has a class of its own, which declares their roles.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    """Roles that `parents` has to name."""
+    takes: ClassVar[frozenset[str]] = frozenset()
+    """Roles that `parents` may name, too."""
     optional: ClassVar[frozenset[str]] = frozenset()
     """Roles whose model may be absent, although it is named: the task decides what that means."""
-
+    uncounted: ClassVar[frozenset[str]] = frozenset()
+    """Roles of models that do not count in the budget, such as a frozen network for a perceptual loss."""
     task: str = Field(pattern=r"^[a-z0-9_]+\.[a-z0-9_]+$", description="Entry of the registry.")
     revision: PositiveInt = Field(description="From the registry: raised when equal settings would give other numbers.")
     method: Name
@@ -155,7 +249,9 @@ class StageSettings(Settings):
     pixel_loss: Literal["l1", "charbonnier", "mse"] = "l1"
     ema_decay: float = Field(0.0, ge=0.0, lt=1.0, description="0 switches the moving average off.")
     clip_norm: NonNegativeFloat = Field(0.0, description="Largest gradient norm; 0 switches clipping off.")
-    accumulate: PositiveInt = Field(1, description="Micro-batches per optimizer step; numbers stay those of the batch.")
+    accumulate: PositiveInt = Field(
+        1, description="Micro-batches per optimizer step where a phase says no other; numbers stay those of the batch."
+    )
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     deterministic: bool = Field(False, description="Deterministic CUDA kernels (CPU runs always are).")
 
@@ -165,9 +261,18 @@ class StageSettings(Settings):
         return sum(phase.steps for phase in self.phases)
 
     @property
+    def needed_roles(self) -> frozenset[str]:
+        """Roles that `parents` has to name, those that follow from other settings included."""
+        return self.needs
+
+    @property
     def optional_roles(self) -> frozenset[str]:
         """Roles named by `parents` whose model may be absent."""
         return self.optional & set(self.parents)
+
+    def micro_batches(self, phase: Phase) -> int:
+        """Micro-batches per optimizer step in a phase."""
+        return phase.accumulate or self.accumulate
 
     @property
     def exported_network(self) -> NetworkSettings:
@@ -188,42 +293,67 @@ class StageSettings(Settings):
         return self
 
     @model_validator(mode="after")
+    def _companions_for_all(self) -> "StageSettings":
+        for where, parts in (("data", self.data), ("validation.data", self.validation.data)):
+            if len({part.companion for part in parts}) > 1:
+                alone = next(part.pairs for part in parts if not part.companion)
+                raise ValueError(f"{where}: {alone} has no companion, other parts have one; give it to all or to none")
+        return self
+
+    @model_validator(mode="after")
     def _schedules_fit(self) -> "StageSettings":
         for name, optimizer in self.optimizers.items():
-            before = optimizer.warmup_steps + optimizer.hold_steps
-            if optimizer.hold_steps and before >= self.steps:
-                raise ValueError(
-                    f"optimizers.{name}: warmup_steps + hold_steps is {before}, the stage has {self.steps} steps; "
-                    "leave steps for the cosine, or set minimum_rate to learning_rate for a constant rate"
-                )
+            _check_schedule(optimizer, self.phases, f"optimizers.{name}")
         return self
 
     @model_validator(mode="after")
     def _batches_divide(self) -> "StageSettings":
         for phase in self.phases:
-            if phase.batch_size % self.accumulate:
-                raise ValueError(f"batch_size {phase.batch_size} is not a multiple of accumulate {self.accumulate}")
+            if phase.batch_size < self.micro_batches(phase):
+                raise ValueError(
+                    f"batch_size {phase.batch_size} has not a sample for each of accumulate "
+                    f"{self.micro_batches(phase)} micro-batches; set accumulate to {phase.batch_size} or less"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _roles_are_declared(self) -> "StageSettings":
+        found = set(self.parents)
+        if not self.needed_roles <= found <= self.needed_roles | self.takes:
+            needed, more = ", ".join(sorted(self.needed_roles)) or "none", ", ".join(sorted(self.takes))
+            also = f", and may have {more}" if more else ""
+            raise ValueError(f"parents: found {sorted(found) or 'none'}; {self.task} needs {needed}{also}")
         return self
 
 
-def check_roles(
-    settings: StageSettings, needs: frozenset[str] = frozenset(), takes: frozenset[str] = frozenset()
-) -> None:
-    """Check the roles of a stage's parents.
-
-    Args:
-        settings: of the stage.
-        needs: roles that have to be there.
-        takes: roles that may be there, too.
+def _check_schedule(optimizer: OptimizerSettings, phases: tuple[Phase, ...], where: str) -> None:
+    """Refuse a schedule that does not fit the run.
 
     Raises:
-        ValueError: roles are missing, or others there.
+        ValueError: epochs of unknown length, no step left for the cosine, or places outside the run or out of order.
     """
-    found = set(settings.parents)
-    if not needs <= found <= needs | takes:
-        needed, more = ", ".join(sorted(needs)) or "none", ", ".join(sorted(takes))
-        also = f", and may have {more}" if more else ""
-        raise ValueError(f"parents: found {sorted(found) or 'none'}; {settings.task} needs {needed}{also}")
+    if optimizer.per == "epoch" and not all(phase.epoch_steps for phase in phases):
+        raise ValueError(f"{where}: per is epoch, but a phase does not say its epoch_steps; add them to every phase")
+    steps, unit = sum(phase.steps for phase in phases), "steps"
+    if optimizer.per == "epoch":
+        steps, unit = sum(phase.epochs for phase in phases), "epochs"
+    before = optimizer.warmup_steps + optimizer.hold_steps
+    if optimizer.hold_steps and before >= steps - optimizer.delay_steps:
+        raise ValueError(
+            f"{where}: warmup_steps + hold_steps is {before}, the stage has {steps} {unit}; "
+            "leave steps for the cosine, or set schedule: constant"
+        )
+    for name, places in optimizer.places.items():
+        if list(places) != sorted(set(places)):
+            raise ValueError(f"{where}: {name} are {list(places)}; expected each once, in rising order")
+        if places and places[-1] >= steps - optimizer.delay_steps:
+            raise ValueError(
+                f"{where}: {name} has {places[-1]}, but the stage has {steps} {unit}"
+                f"{f', the first {optimizer.delay_steps} without a rate' if optimizer.delay_steps else ''}; "
+                "choose places inside the run, or leave out those that it does not reach"
+            )
+        if name == "restarts" and places and optimizer.schedule == "cosine" and places[0] <= before:
+            raise ValueError(f"{where}: the first restart is at {places[0]}, warm-up and hold end at {before}")
 
 
 class ComputeSettings(Settings):

@@ -8,7 +8,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 from airpipe.errors import AirpipeError
 from airpipe.settings.base import Json, Name, Settings, unknown_name
 from airpipe.settings.datasets import fitting
-from airpipe.settings.degrading import Operation
+from airpipe.settings.degrading import Recipe
 from airpipe.settings.names import SEED, AnyModel, ModelName, PairListId, SeededPairListId, StageModel
 from airpipe.settings.scoring import TestSettings
 from airpipe.settings.stages import StageSettings
@@ -21,9 +21,9 @@ class FeatureClass(Settings):
     recipe: Name | None = Field(None, description="Degrades the clean crop; none: the list has degraded files.")
     fixed: dict[Name, Json] = Field({}, description="Parameters that replace the recipe's draws.")
     label: NonNegativeInt | None = Field(
-        None, description="As the trained classifiers number it; none: the position among the classes."
+        None, description="Number that the trained classifiers give it; none: the position among the classes."
     )
-    operations: tuple[Operation, ...] = Field((), description="The recipe, written out.")
+    operations: Recipe = Field(Recipe(), description="The recipe, written out.")
 
     @model_validator(mode="after")
     def _fixed_needs_a_recipe(self) -> "FeatureClass":
@@ -46,25 +46,27 @@ class FeatureSettings(Settings):
         None,
         description="Scales at which there is an analysis; none: all.",
     )
-    classes: dict[Name, FeatureClass] = Field({}, description="Name: images.")
+    classes: dict[Name, FeatureClass] = Field({}, description="Images of each class, by its name.")
     images_per_class: PositiveInt = Field(
-        100, description="At most; evenly spaced over the list (ours; code: the first of a directory). Source: code."
+        100,
+        description="Images at most, evenly spaced over the list (ours; code: the first of a directory). Source: code.",
     )
     crops_per_image: PositiveInt = Field(
-        1, description="1: the centre crop (source: code); more: evenly placed, each degraded by itself (ours)."
+        1,
+        description="1: the centre crop (source: code); more: evenly placed, each degraded by itself (ours).",
     )
     patch_size: PositiveInt = Field(128, description="Side of the crops in pixels. Source: code.")
     seed: NonNegativeInt = Field(
-        100000, description="Of degradations, random weights and projection. Ours: unlike any training seed."
+        100000, description="Seed of degradations, random weights and projection. Ours: unlike any training seed."
     )
-    neighbours: PositiveInt = Field(5, description="k, Euclidean distance. Source: code.")
-    test_share: float = Field(0.33, gt=0, lt=1, description="Of each split. Source: code.")
+    neighbours: PositiveInt = Field(5, description="k of kNN, with Euclidean distance. Source: code.")
+    test_share: float = Field(0.33, gt=0, lt=1, description="Share of each split that is tested. Source: code.")
     split: Literal["scene", "random"] = Field(
         "scene",
         description="scene: all crops of one photograph on one side (ours); random: single crops (source: code).",
     )
     seeds: tuple[NonNegativeInt, ...] = Field(
-        (0, 223, 929, 1234, 10086), min_length=1, description="One split each. Source: code."
+        (0, 223, 929, 1234, 10086), min_length=1, description="Seeds of the splits, one each. Source: code."
     )
     feature: Literal["last", "all"] = Field(
         "last", description="Levels of the decoder: the last stage, level 0 (source: code), or all of them (ours)."
@@ -80,9 +82,9 @@ class FeatureSettings(Settings):
         description="Untrained weights: Kaiming-uniform with a = 2 and zero biases in convolutions and linear layers "
         "(source: code), or as the network initialises itself (ours).",
     )
-    perplexity: PositiveFloat = Field(30, description="Of t-SNE. Source: code (scikit-learn's default).")
-    iterations: int = Field(2000, ge=250, description="Of t-SNE. Source: code.")
-    tsne_seed: NonNegativeInt = Field(0, description="Of t-SNE. Ours: the code draws it.")
+    perplexity: PositiveFloat = Field(30, description="Perplexity of t-SNE. Source: code (scikit-learn's default).")
+    iterations: int = Field(2000, ge=250, description="Iterations of t-SNE. Source: code.")
+    tsne_seed: NonNegativeInt = Field(0, description="Seed of t-SNE. Ours: the code draws it.")
 
     @model_validator(mode="after")
     def _classes_differ(self) -> "FeatureSettings":
@@ -96,7 +98,7 @@ class FeatureSettings(Settings):
         return self
 
     def labels(self) -> dict[str, int]:
-        """Label of each class: given, or its position."""
+        """Label of each class by its name: the given one, or its position."""
         return {n: i if c.label is None else c.label for i, (n, c) in enumerate(self.classes.items())}
 
 
@@ -129,20 +131,20 @@ def check_labels(features: FeatureSettings, settings: StageSettings) -> None:
 
 
 CLEAN = "clean"
-"""Degradation of tests whose images stay as they are."""
+"""Name of the degradation of tests whose images stay as they are."""
 
 
 class RecognitionTest(Settings):
     """Labelled images, how they are degraded, and what is asked of recognisers."""
 
-    pairs: SeededPairListId = Field(description="Labelled list; {seed} in it stands for the run's seed.")
-    dataset: str = Field("", description="Its name in tables; none: that of the list, without {seed}.")
-    degradation: Name = Field(description="clean: the images as they are.")
-    level: str = ""
+    pairs: SeededPairListId = Field(description="Labelled pair list; {seed} in it stands for the run's seed.")
+    dataset: str = Field("", description="Name of the data set in tables; none: that of the list, without {seed}.")
+    degradation: Name = Field(description="What the images show, as tables call it; clean: they stay as they are.")
+    level: str = Field("", description="Its strength, as tables show it.")
     recipe: Name | None = Field(None, description="Degrades the clean image; none: the list has degraded files.")
     fixed: dict[Name, Json] = Field({}, description="Parameters that replace the recipe's draws.")
-    operations: tuple[Operation, ...] = Field((), description="The recipe, written out.")
-    seed: NonNegativeInt = Field(100000, description="Unlike any training seed.")
+    operations: Recipe = Field(Recipe(), description="The recipe, written out.")
+    seed: NonNegativeInt = Field(100000, description="Seed of the degradation; unlike any training seed.")
     gallery: SeededPairListId | None = Field(
         None, description="Clean images in which retrieval looks for the class of each restored one; none: the list."
     )
@@ -161,11 +163,11 @@ class RecognitionTest(Settings):
         return self
 
     def lists(self) -> tuple[str, ...]:
-        """Pair lists that it reads."""
+        """Ids of the pair lists that the test reads, each once."""
         return tuple(dict.fromkeys([self.pairs, self.gallery or self.pairs]))
 
     def for_seed(self, seed: int) -> "RecognitionTest":
-        """The same with the run's seed in its lists, and the name of its data set.
+        """The same test with the run's seed in its lists, and the name of its data set filled in.
 
         Images of each seed's own list are degraded with a seed of their own: their names repeat.
         """
@@ -176,7 +178,7 @@ class RecognitionTest(Settings):
         return self.model_copy(update={"pairs": pairs, "gallery": gallery, "dataset": dataset, "seed": drawn})
 
     def as_test(self) -> TestSettings:
-        """What degrades the images, as other tests have it; not before `for_seed`."""
+        """The degradation of the images as settings of an ordinary test; call `for_seed` first."""
         shared = {
             name: getattr(self, name) for name in ("pairs", "degradation", "level", "recipe", "operations", "seed")
         }
@@ -184,15 +186,15 @@ class RecognitionTest(Settings):
 
 
 class DetectionSettings(Settings):
-    """Detections that an external detector made on the images of one test, in COCO's files."""
+    """Detections of an external detector on the images of one test, as COCO's files."""
 
     annotations: str = Field(description="True objects; ~ and ${VARIABLES} are expanded.")
     detections: dict[Name, str] = Field(
         min_length=1, description="Variant (clean, degraded, restored, ...): file of detections."
     )
     recogniser: str = Field("", description="Name of the detector in tables; none: detector.")
-    degradation: str = ""
-    level: str = ""
+    degradation: str = Field("", description="What the images show, as tables call it.")
+    level: str = Field("", description="Its strength, as tables show it.")
 
 
 class RecognitionSettings(Settings):
@@ -202,14 +204,14 @@ class RecognitionSettings(Settings):
         (), description="Enhancers: method/setting, method/setting/stage or imported/name; none: no recognition tests."
     )
     scales: tuple[Name, ...] | None = Field(None, description="Scales at which there are these tests; none: all.")
-    recognisers: dict[Name, StageModel] = Field({}, description="Name: method/setting/stage or imported/name.")
+    recognisers: dict[Name, StageModel] = Field({}, description="By name: method/setting/stage or imported/name.")
     headline: Name | None = Field(
         None, description="Recogniser that figures show and tables begin with; none: the first."
     )
     retrieval: tuple[Name, ...] | None = Field(
         None, description="Recognisers whose embeddings retrieval compares; none: all."
     )
-    tests: dict[Name, RecognitionTest] = Field({}, description="Test by name.")
+    tests: dict[Name, RecognitionTest] = Field({}, description="Tests by name.")
     fresh_seeds: tuple[NonNegativeInt, ...] = Field(
         (1, 2, 3),
         min_length=1,
@@ -217,7 +219,7 @@ class RecognitionSettings(Settings):
     )
     pictures: NonNegativeInt = Field(1, description="Images of each test that are kept for the figures.")
     detections: dict[Name, DetectionSettings] = Field(
-        {}, description="Data set: files to score beside the recognisers."
+        {}, description="Files of detections to score beside the recognisers, by data set."
     )
 
     @model_validator(mode="after")
@@ -234,7 +236,7 @@ class RecognitionSettings(Settings):
         return self
 
     def _headline_answers(self) -> None:
-        """Figures show the headline on every test, and a test must have somebody to ask."""
+        """Check that every test asks the headline, which figures show, and has somebody to ask."""
         first = self.in_order()[0]
         for name, test in self.tests.items():
             if "retrieval" in test.tasks and self.retrieval == ():
@@ -269,10 +271,10 @@ class RecognitionSettings(Settings):
 
 
 class RecognitionJob(Settings):
-    """What one job does with its enhancer; a change redoes it."""
+    """What one job tests an enhancer with. A change redoes the job."""
 
     tests: dict[Name, RecognitionTest]
-    recognisers: dict[Name, str] = Field(description="Name: model id, with the seed of the run.")
+    recognisers: dict[Name, str] = Field(description="Model id of each recogniser by name, with the seed of the run.")
     pictures: NonNegativeInt
     retrieval: tuple[Name, ...] | None = None
 

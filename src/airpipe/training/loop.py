@@ -8,7 +8,7 @@ optimizers. A run that was killed and resumed ends with the same bits on the CPU
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
@@ -25,10 +25,19 @@ from torch.utils.data import DataLoader
 from airpipe.data.batch import Batch
 from airpipe.data.sampling import SamplePlan
 from airpipe.errors import AirpipeError
-from airpipe.settings.base import unknown_name
 from airpipe.training.progress import StepDisplay
+from airpipe.training.schedules import learning_rate_at, schedule_time
 from airpipe.training.state import StateFolder
-from airpipe.training.task import Task, Turn, learning_rate_at, parameters_of, set_learning_rate, step_seed
+from airpipe.training.task import (
+    Moment,
+    Task,
+    Turn,
+    check_turns,
+    parameters_of,
+    set_learning_rate,
+    step_generator,
+    step_seed,
+)
 
 AGREE_EVERY = 10
 """Steps between two agreements of all processes on saving and stopping."""
@@ -81,6 +90,13 @@ def _ended(batches: Iterator[Batch]) -> Iterator[None]:
             shut_down()
 
 
+def _check_detached(handed: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that would keep one turn's graph alive in the next: it is used up, and holds memory."""
+    for name, value in handed.items():
+        if value.requires_grad:
+            raise AirpipeError(f"{name!r} is handed to the next turn with its graph; hand on {name}.detach()")
+
+
 class StepLoop:
     """Runs a task from where its state folder stands to the last step.
 
@@ -91,6 +107,9 @@ class StepLoop:
         state: claimed state folder.
         checkpoint_seconds: wall time between two checkpoints.
         batch_names: names of the images of a step's global batch, for messages.
+
+    Raises:
+        AirpipeError: turns that do not fit the task, or a weight of a loss that it has not (see `check_turns`).
     """
 
     def __init__(
@@ -109,7 +128,9 @@ class StepLoop:
         self.shares = Shares()
         self._first_bad = torch.full((), -1, dtype=torch.int64, device=fabric.device)
         self._stop = False
+        turns = check_turns(task, plan.steps)
         self._wrap()
+        self._check_networks(turns)
 
     def _wrap(self) -> None:
         task, decay = self.task, self.settings.ema_decay
@@ -120,14 +141,27 @@ class StepLoop:
             task.networks[name] = self.fabric.setup(network)
         for name, network in task.frozen.items():
             task.frozen[name] = self.fabric.to_device(network).eval().requires_grad_(False)
-        if set(task.optimizers) != set(self.settings.optimizers):
-            raise AirpipeError(
-                f"task {self.settings.task} has optimizers {sorted(task.optimizers)}, "
-                f"its settings {sorted(self.settings.optimizers)}"
-            )
         task.optimizers = {
             name: cast(Optimizer, self.fabric.setup_optimizers(o)) for name, o in task.optimizers.items()
         }
+        self._trains = {name: self._optimizers_of(network) for name, network in task.networks.items()}
+
+    def _check_networks(self, turns: set[Turn]) -> None:
+        """Refuse turns that train a part of what a network learns: other processes would wait for the rest."""
+        for turn in turns if self.fabric.world_size > 1 else ():
+            for name, all_of_them in self._trains.items():
+                some = all_of_them & set(turn.optimizers)
+                if some and some != all_of_them:
+                    raise AirpipeError(
+                        f"network {name!r} is trained by the optimizers {sorted(all_of_them)}, turn {turn.name!r} has "
+                        f"only {sorted(some)}; several processes need a network of its own for each part"
+                    )
+
+    def _optimizers_of(self, network: nn.Module) -> set[str]:
+        """Names of the optimizers that move a part of a network."""
+        own = {id(parameter) for parameter in network.parameters()}
+        moved = {name: parameters_of(optimizer) for name, optimizer in self.task.optimizers.items()}
+        return {name for name, parameters in moved.items() if any(id(one) in own for one in parameters)}
 
     def stored(self) -> dict[str, Any]:
         """Everything a checkpoint holds, beside step and settings hash."""
@@ -136,10 +170,15 @@ class StepLoop:
         content |= {f"optimizer.{name}": o for name, o in self.task.optimizers.items()}
         return content | {"seconds": self.shares.seconds}
 
+    @property
+    def exports_average(self) -> bool:
+        """Whether the saved network is a moving average."""
+        return self.task.exported in self.averages
+
     def exported(self) -> nn.Module:
         """The network that is saved for users: its moving average where there is one."""
         name = self.task.exported
-        if name in self.averages:
+        if self.exports_average:
             return self.averages[name].module
         wrapped = self.task.networks[name]
         inner: nn.Module = getattr(wrapped, "module", wrapped)
@@ -149,8 +188,8 @@ class StepLoop:
         """Train from `first_step` to the end.
 
         Raises:
-            AirpipeError: non-finite loss or gradient, a weight of a loss that the task has not, or a checkpoint
-                that cannot be written.
+            AirpipeError: non-finite loss or gradient, other losses than declared, or a checkpoint that cannot be
+                written.
             Interrupted: SIGTERM; the state is saved first.
         """
         steps = self.plan.steps
@@ -159,12 +198,10 @@ class StepLoop:
         display = StepDisplay(first_step, steps, self.fabric.is_global_zero)
         with display, self._sigterm(), _ended(batches):
             for step in range(first_step, steps):
-                losses = self._step(step, batches)
-                if step == first_step:
-                    self._check_loss_weights(losses)
+                found = self._step(step, batches)
                 done = step + 1
                 if done % log_every == 0 or done == steps:
-                    self._log(done, losses, display)
+                    self._log(done, found, display)
                 if validation is not None and (done % self.settings.validation.every == 0 or done == steps):
                     self._validate(done, validation)
                 due = time.monotonic() - saved >= self.checkpoint_seconds
@@ -178,49 +215,71 @@ class StepLoop:
                     )
 
     def _step(self, step: int, batches: Iterator[Batch]) -> dict[str, Tensor]:
+        """Run the turns of a step; returns values by the names of their curves."""
+        batch_size, count = self._shape(step)
         with self.shares.spent("data"):
-            micro = [_next_batch(batches).to(self.fabric.device) for _ in range(self.settings.accumulate)]
+            micro = [_next_batch(batches).to(self.fabric.device) for _ in range(count)]
         with self.shares.spent("step"):
             torch.manual_seed(step_seed(self.settings.seed, step, self.fabric.global_rank))
-            losses: dict[str, Tensor] = {}
-            for turn in self.task.turns:
-                losses |= self._turn(step, turn, micro)
-            losses["total"] = torch.stack([v for k, v in losses.items() if k.startswith("total_")]).sum()
-            for name, average in self.averages.items():
-                wrapped = self.task.networks[name]
-                average.update_parameters(getattr(wrapped, "module", wrapped))
+            handed: list[dict[str, Tensor]] = [{} for _ in micro]
+            values: dict[str, Tensor] = {}
+            totals = []
+            turns = self.task.turns(step)
+            for turn in turns:
+                values |= (found := self._turn(step, turn, list(zip(micro, handed, strict=True)), batch_size))
+                totals.append(found[f"loss/total_{turn.name}"])
+            values["loss/total"] = torch.stack(totals).sum()
+            self._average({name for turn in turns for name in turn.optimizers})
             if self.fabric.device.type == "cpu" or (step + 1) % CHECK_EVERY == 0:
                 self._raise_if_bad()
-        return losses
+        return values
 
-    def _check_loss_weights(self, found: Iterable[str]) -> None:
-        """Refuse weights of losses that no turn of a step has: they would be ignored."""
-        totals = {"total", *(f"total_{turn.name}" for turn in self.task.turns)}
-        norms = {f"grad_norm_{name}" for name in self.task.optimizers}
-        known = {*found, *self.task.other_losses} - totals - norms
-        for name in self.settings.loss_weights:
-            if name not in known:
-                raise AirpipeError(f"{self.settings.model_id}, loss_weights: " + unknown_name(name, known, "loss"))
+    def _shape(self, step: int) -> tuple[int, int]:
+        """Samples of a step's global batch, and micro-batches of each process."""
+        _, phase = self.plan.phase(step)
+        return phase.batch_size, self.settings.micro_batches(phase)
 
-    def _turn(self, step: int, turn: Turn, micro: list[Batch]) -> dict[str, Tensor]:
-        """One backward pass over all micro-batches, then its optimizers; returns mean losses."""
+    def _average(self, moved: set[str]) -> None:
+        """Update the moving averages of networks that one of these optimizers has moved."""
+        for name, average in self.averages.items():
+            if self._trains[name] & moved:
+                wrapped = self.task.networks[name]
+                average.update_parameters(getattr(wrapped, "module", wrapped))
+
+    def _turn(
+        self, step: int, turn: Turn, micro: list[tuple[Batch, dict[str, Tensor]]], batch_size: int
+    ) -> dict[str, Tensor]:
+        """One backward pass over all micro-batches, then its optimizers; returns mean losses and gradient norms."""
         for name, optimizer in self.task.optimizers.items():
             for parameter in parameters_of(optimizer):
                 parameter.requires_grad_(name in turn.optimizers)
         sums: dict[str, Tensor] = {}
-        for number, batch in enumerate(micro):
-            with ExitStack() as unsynced:
-                for network in self.task.networks.values():
-                    later = number < len(micro) - 1
-                    unsynced.enter_context(self.fabric.no_backward_sync(cast(_FabricModule, network), enabled=later))
-                losses = self.task.step(batch, turn.name)
+        for number, (batch, handed) in enumerate(micro):
+            # processes are averaged: with this divisor each sample of the global batch weighs the same
+            divisor = batch_size / (len(batch.name) * self.fabric.world_size)
+            at = Moment(turn.name, step, self.plan.steps, step_generator(self.settings.seed, step), handed)
+            with self._synced(turn, last=number == len(micro) - 1):
+                losses = self.task.step(batch, at)
+                turn.check(losses)
+                if number and not set(losses) < set(sums):
+                    raise AirpipeError(f"turn {turn.name!r}: micro-batches drew other losses; draw from `at.generator`")
                 weights = self.settings.loss_weights
                 total = torch.stack([weights.get(n, 1.0) * loss for n, loss in losses.items()]).sum()
-                self.fabric.backward(total / len(micro))
+                self.fabric.backward(total / divisor)
+            _check_detached(handed)
             for name, loss in {**losses, f"total_{turn.name}": total}.items():
-                sums[name] = sums.get(name, torch.zeros_like(loss.detach())) + loss.detach() / len(micro)
+                sums[name] = sums.get(name, torch.zeros_like(loss.detach())) + loss.detach() / divisor
         norms = self._update(step, turn, sums)
-        return sums | norms
+        return {f"loss/{name}": value for name, value in sums.items()} | norms
+
+    @contextmanager
+    def _synced(self, turn: Turn, last: bool) -> Iterator[None]:
+        """Let processes agree on gradients in the last micro-batch, of the networks that the turn trains."""
+        with ExitStack() as unsynced:
+            for name, network in self.task.networks.items():
+                resting = not last or not self._trains[name] & set(turn.optimizers)
+                unsynced.enter_context(self.fabric.no_backward_sync(cast(_FabricModule, network), enabled=resting))
+            yield
 
     def _update(self, step: int, turn: Turn, sums: dict[str, Tensor]) -> dict[str, Tensor]:
         limit = self.settings.clip_norm or float("inf")
@@ -228,7 +287,9 @@ class StepLoop:
         for name in turn.optimizers:
             optimizer = self.task.optimizers[name]
             norms[f"grad_norm_{name}"] = nn.utils.clip_grad_norm_(parameters_of(optimizer), limit)
-            set_learning_rate(optimizer, learning_rate_at(step, self.plan.steps, self.settings.optimizers[name]))
+            schedule = self.settings.optimizers[name]
+            time, length = schedule_time(step, self.settings.phases, schedule.per)
+            set_learning_rate(optimizer, learning_rate_at(time, length, schedule))
         finite = torch.stack([torch.isfinite(v).all() for v in (*sums.values(), *norms.values())]).all()
         fresh = ~finite & (self._first_bad < 0)
         self._first_bad = torch.where(fresh, torch.full_like(self._first_bad, step), self._first_bad)
@@ -267,13 +328,14 @@ class StepLoop:
             self._raise_if_bad()
             self.state.save(self.fabric, done, self.stored())
 
-    def _log(self, done: int, losses: dict[str, Tensor], display: StepDisplay) -> None:
-        named = {k if k.startswith("grad_norm") else f"loss/{k}": v for k, v in losses.items()}
+    def _log(self, done: int, found: Mapping[str, Tensor], display: StepDisplay) -> None:
         if self.fabric.world_size > 1:
-            named = {k: self.fabric.all_reduce(v.float(), reduce_op="mean") for k, v in named.items()}  # type: ignore[misc]
-        values = {name: float(value) for name, value in named.items()}
+            found = {k: self.fabric.all_reduce(v.float(), reduce_op="mean") for k, v in found.items()}  # type: ignore[misc]
+        values = {name: float(value) for name, value in found.items()}
+        moved = {name for turn in self.task.turns(done - 1) for name in turn.optimizers}
         for name, optimizer in self.task.optimizers.items():
-            values[f"learning_rate/{name}"] = float(optimizer.param_groups[0]["lr"])
+            if name in moved:
+                values[f"learning_rate/{name}"] = float(optimizer.param_groups[0]["lr"])
         if self.fabric.is_global_zero:
             self.state.add_curves(done, values)
             display.show(done, values)

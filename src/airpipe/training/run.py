@@ -32,9 +32,10 @@ from airpipe.registry import task_class
 from airpipe.settings.base import settings_hash
 from airpipe.settings.stages import StageSettings
 from airpipe.training.loop import StepLoop
+from airpipe.training.parents import describe_loading
 from airpipe.training.state import StateFolder
 from airpipe.training.task import Task
-from airpipe.weights.checkpoints import CARD, check_variants, describe_loading, load_model, read_card, save_model
+from airpipe.weights.checkpoints import CARD, check_variants, load_model, read_card, save_model
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class RunOptions:
     attempt: int = 1
     resume: Path | None = None
     parents: Mapping[str, Path] = field(default_factory=dict)
+    """Model file of each role; an optional one may be missing."""
 
 
 @dataclass(frozen=True)
@@ -112,12 +114,15 @@ def _train(
     train, validation = lists
     started = dt.datetime.now(dt.UTC)
     samples = TrainingSamples(settings.data, train.sources(), settings.seed, categories=train.categories())
+    absent = absent_parents(settings, options.parents)
     loop, plan = _assemble(fabric, settings, samples, state, options)
     spent = budget(settings, options.parents)
     first = state.load(fabric, loop.stored(), options.resume)
     if fabric.is_global_zero:
         state.note_attempt(options.attempt, first)
         state.drop_curves_after(first)
+        for role, model in absent.items():
+            print(f"WARNING: parent {role} ({model}) is absent: training without it", flush=True)
         for role, report in loop.task.parent_reports.items():
             print(describe_loading(role, report), flush=True)
         print(
@@ -130,6 +135,7 @@ def _train(
         fabric.print(loop.shares.summary())
     if fabric.is_global_zero:
         known: dict[str, Any] = {"budget": spent, "started": started.isoformat(timespec="seconds")}
+        known |= {"absent_parents": absent} if absent else {}
         known |= {"classes": list(samples.classes)} if samples.classes else {}
         _export(fabric, loop, settings, lists, options, known)
     fabric.barrier()
@@ -192,10 +198,6 @@ def _assemble(
     fabric: Fabric, settings: StageSettings, samples: TrainingSamples, state: StateFolder, options: RunOptions
 ) -> tuple[StepLoop, SamplePlan]:
     parents: dict[str, nn.Module] = {role: load_model(path).network for role, path in options.parents.items()}
-    if set(parents) != set(settings.parents):
-        raise AirpipeError(
-            f"stage has parents {sorted(settings.parents)}, given {sorted(parents)} (--parent role=path)"
-        )
     exported = settings.exported_network
     check_variants(exported.name, exported.arguments, settings.variants)
     task: Task = task_class(settings.task)(settings, parents)
@@ -208,6 +210,21 @@ def _assemble(
         return [samples.name(key) for key in plan.batch(step)]
 
     return StepLoop(fabric, task, plan, state, options.checkpoint_seconds, batch_names), plan
+
+
+def absent_parents(settings: StageSettings, given: Mapping[str, Path]) -> dict[str, str]:
+    """Model id of each optional parent that is not there, by role.
+
+    Raises:
+        AirpipeError: another parent is missing, or one is given that the stage does not name.
+    """
+    absent = {role: model for role, model in settings.parents.items() if role not in given}
+    if not set(absent) <= settings.optional_roles or not set(given) <= set(settings.parents):
+        also = f", of which {sorted(settings.optional_roles)} may be absent" if settings.optional_roles else ""
+        raise AirpipeError(
+            f"stage has parents {sorted(settings.parents)}{also}, given {sorted(given)} (--parent role=path)"
+        )
+    return absent
 
 
 def _loader(
@@ -269,7 +286,7 @@ def _export(
         "settings_hash": settings_hash(settings),
         "revision": settings.revision,
         "parents": _parents(loop.task, options),
-        "weights": "ema" if loop.averages else "raw",
+        "weights": "ema" if loop.exports_average else "raw",
         "step": loop.plan.steps,
         "pairs": [
             {"id": f.stem, "sha256": sha256_file(f), "use": use}
@@ -298,14 +315,15 @@ def _export(
 def budget(settings: StageSettings, parents: Mapping[str, Path]) -> dict[str, Any] | None:
     """Optimizer steps and samples that a model costs, those of its parents included; None if a parent's are unknown.
 
-    A sample is one crop in one step, whatever its size and the number of passes.
+    A sample is one crop in one step, whatever its size and the number of passes. Parents of `uncounted` roles count
+    nothing.
 
     Returns:
         {"steps", "samples", "stages": {model id: [steps, samples]}}: a parent of two parents counts once.
     """
     samples = sum(phase.steps * phase.batch_size for phase in settings.phases)
     stages: dict[str, list[int]] = {}
-    for path in parents.values():
+    for path in (path for role, path in parents.items() if role not in settings.uncounted):
         known = read_card(path.with_name(CARD)).get("budget") if path.with_name(CARD).is_file() else None
         if known is None:
             return None

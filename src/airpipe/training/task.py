@@ -1,15 +1,17 @@
 """What a method brings to the step loop: networks, optimizers, and named losses of one step."""
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import Adam, AdamW, Optimizer
 
 from airpipe.data.batch import Batch
+from airpipe.errors import AirpipeError
+from airpipe.settings.base import unknown_name
 from airpipe.settings.stages import OptimizerSettings, StageSettings
 
 
@@ -23,6 +25,42 @@ class Turn:
 
     name: str
     optimizers: tuple[str, ...]
+    losses: tuple[str, ...] = ()
+    """Losses that `Task.step` returns in this turn, all of them."""
+    drawn_losses: tuple[str, ...] = ()
+    """Losses of which it returns some or none, as it draws: those of the variant that is trained in a step."""
+
+    def check(self, found: Iterable[str]) -> None:
+        """Refuse other losses than the declared ones.
+
+        Raises:
+            AirpipeError: names the turn, what it returned and what it declares.
+        """
+        names = set(found)
+        if not names or not set(self.losses) <= names <= {*self.losses, *self.drawn_losses}:
+            more = f", and may have some of {sorted(self.drawn_losses)}" if self.drawn_losses else ""
+            raise AirpipeError(
+                f"turn {self.name!r} returned the losses {sorted(names)}, it declares {sorted(self.losses)}{more}. "
+                "Declare in `losses` or `turns` what `step` returns"
+            )
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When and for which turn the losses of a micro-batch are asked for."""
+
+    turn: str = "train"
+    """Name of the turn."""
+    step: int = 0
+    """Place in the stage, from 0."""
+    steps: int = 1
+    """Steps of the whole stage."""
+    generator: np.random.Generator = field(default_factory=lambda: step_generator(0, 0))
+    """For what all samples of a step share, such as a depth: it draws the same on all processes, in all micro-batches
+    and in all turns of a step. What differs between samples comes from `Batch.slot`."""
+    handed: dict[str, Tensor] = field(default_factory=dict)
+    """What earlier turns of this step computed for this micro-batch, and what this one hands on: detached tensors.
+    Empty where this turn is the first one; forgotten after the step."""
 
 
 class Task(ABC):
@@ -30,8 +68,11 @@ class Task(ABC):
 
     Args:
         settings: of the stage.
-        parents: role to loaded network of each named parent.
+        parents: role to loaded network of each named parent; optional ones may be missing.
     """
+
+    losses: tuple[str, ...] = ()
+    """Names of what `step` returns, for tasks with one turn."""
 
     def __init__(self, settings: StageSettings, parents: Mapping[str, nn.Module]) -> None:
         self.settings, self.parents = settings, parents
@@ -48,12 +89,18 @@ class Task(ABC):
         self.other_losses: tuple[str, ...] = ()
         """Losses that this task has under other settings only: `loss_weights` may name them all the same."""
         self.parent_reports: dict[str, dict[str, list[str]]] = {}
-        """Of the parents that were loaded into a network, by role: what `load_matching` returned."""
+        """How parents that were loaded into a network fitted, by role: what `load_matching` returned."""
 
-    @property
-    def turns(self) -> tuple[Turn, ...]:
-        """Backward passes of a step, in order; by default one for all optimizers."""
-        return (Turn("train", tuple(self.optimizers)),)
+    def turns(self, step: int) -> Sequence[Turn]:
+        """Backward passes of a step, in order; by default one for all optimizers.
+
+        A pure function of the step: the loop asks for all steps before the first one. A turn may begin late, or be
+        left out of some steps, which then log nothing for it.
+
+        Args:
+            step: from 0.
+        """
+        return (Turn("train", tuple(self.optimizers), self.losses),)
 
     def accept(self, classes: tuple[str, ...]) -> None:  # noqa: B027  a hook: most tasks take any data
         """Take the class names of the training images, before the first step; by default nothing.
@@ -66,8 +113,11 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def step(self, batch: Batch, turn: str) -> dict[str, Tensor]:
-        """Named scalar losses of one micro-batch; the loop weighs and sums them."""
+    def step(self, batch: Batch, at: Moment) -> dict[str, Tensor]:
+        """Return the named scalar losses of one micro-batch in one turn; the loop weighs and sums them.
+
+        Each is a mean over the samples, so that micro-batches and processes can share a batch.
+        """
 
     def measure(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Validation measures of the exported network, or its average: name to values, any number of them (n,).
@@ -78,29 +128,67 @@ class Task(ABC):
         return {"psnr": -10 * torch.log10(error.clamp_min(1e-10))}
 
 
-def make_adamw(parameters: Iterable[nn.Parameter], settings: OptimizerSettings) -> AdamW:
-    """AdamW with the stage's betas and weight decay; the loop sets the rate at each step."""
-    return AdamW(parameters, lr=settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay)
-
-
-def learning_rate_at(step: int, steps: int, settings: OptimizerSettings) -> float:
-    """Linear warm-up, a hold at the peak, then half a cosine to the minimum.
-
-    Without warm-up and hold these are the rates of BasicSR's schedules: update t = step + 1 gets
-    the cosine at t - 1, because the scheduler first steps before the second update.
+def check_turns(task: Task, steps: int) -> set[Turn]:
+    """Refuse turns that do not fit the task, and weights of losses that it has not, before the first step.
 
     Args:
-        step: from 0.
-        steps: of the whole stage.
+        task: set up.
+        steps: of the stage.
+
+    Returns:
+        All turns of all steps.
+
+    Raises:
+        AirpipeError: optimizers that differ from the settings' ones, a step without turns or with one twice, an unknown
+            optimizer, a loss of two turns or with the name of a sum, a weight of an unknown loss.
     """
-    if step < settings.warmup_steps:
-        return settings.learning_rate * (step + 1) / settings.warmup_steps
-    before = settings.warmup_steps + settings.hold_steps
-    if step < before:
-        return settings.learning_rate
-    progress = (step - before) / max(1, steps - before)
-    span = settings.learning_rate - settings.minimum_rate
-    return settings.minimum_rate + span * 0.5 * (1 + math.cos(math.pi * progress))
+    settings = task.settings
+    if set(task.optimizers) != set(settings.optimizers):
+        raise AirpipeError(
+            f"task {settings.task} has optimizers {sorted(task.optimizers)}, its settings {sorted(settings.optimizers)}"
+        )
+    where: dict[str, str] = {}
+    known: set[Turn] = set()
+    for step in range(steps):
+        turns = task.turns(step)
+        names = [turn.name for turn in turns]
+        if not names or len(set(names)) < len(names):
+            raise AirpipeError(f"task {settings.task}, step {step + 1}: turns {names}; expected one or more, each once")
+        for turn in turns:
+            if turn not in known:
+                known.add(turn)
+                _check_turn(turn, task, where)
+    sums = {"total"} | {f"total_{turn.name}" for turn in known} | {f"grad_norm_{name}" for name in task.optimizers}
+    for name in sums & set(where):
+        raise AirpipeError(
+            f"task {settings.task}: loss {name!r} is called like another curve of its own. Give it another name"
+        )
+    for name in settings.loss_weights:
+        if name not in where and name not in task.other_losses:
+            valid = {*where, *task.other_losses}
+            raise AirpipeError(f"{settings.model_id}, loss_weights: " + unknown_name(name, valid, "loss"))
+    return known
+
+
+def _check_turn(turn: Turn, task: Task, where: dict[str, str]) -> None:
+    """Check one turn, and note in `where` which turn each loss belongs to."""
+    for name in turn.optimizers:
+        if name not in task.optimizers:
+            raise AirpipeError(
+                f"task {task.settings.task}, turn {turn.name!r}: " + unknown_name(name, task.optimizers, "optimizer")
+            )
+    for loss in (*turn.losses, *turn.drawn_losses):
+        if where.setdefault(loss, turn.name) != turn.name:
+            raise AirpipeError(
+                f"task {task.settings.task}: the turns {where[loss]!r} and {turn.name!r} both have a loss {loss!r}; "
+                "one would overwrite the other in the curves. Give them names of their own"
+            )
+
+
+def make_optimizer(parameters: Iterable[nn.Parameter], settings: OptimizerSettings) -> Optimizer:
+    """Adam or AdamW with the stage's betas and weight decay; the loop sets the rate at each step."""
+    make = AdamW if settings.kind == "adamw" else Adam
+    return make(parameters, lr=settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay)
 
 
 def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
@@ -117,3 +205,8 @@ def parameters_of(optimizer: Optimizer) -> list[Tensor]:
 def step_seed(seed: int, step: int, rank: int) -> int:
     """Seed of a step's model randomness (dropout and the like), different on every rank."""
     return int(torch.tensor([seed * 1_000_003 + step * 1009 + rank]).remainder(2**31).item())
+
+
+def step_generator(seed: int, step: int) -> np.random.Generator:
+    """A fresh generator of what all samples of a step share, the same on every rank."""
+    return np.random.default_rng([seed, 2**34, step])  # 2**34 sets it apart from the streams of samples

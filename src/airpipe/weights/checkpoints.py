@@ -79,9 +79,7 @@ def load_model(path: Path, variant: str = "") -> LoadedModel:
         network = build_network(card["network"]["name"], **card["network"]["arguments"])
         load_strictly(network, read_own(file), str(file))
     elif variant:
-        raise AirpipeError(
-            f"{file}: no variant {variant!r}: a published file has none. Import it first, or leave @ out"
-        )
+        raise AirpipeError(f"{file}: no variant {variant!r}: a published file has none. Leave @ out")
     else:
         found = read_published(file)
         network = found.network
@@ -197,12 +195,6 @@ def load_matching(network: nn.Module, state: Mapping[str, Tensor], what: str) ->
         "missing": sorted(k for k in own if k not in matched),
         "unexpected": sorted(k for k in state if k not in matched),
     }
-
-
-def describe_loading(role: str, report: Mapping[str, list[str]]) -> str:
-    """One line for the log: what a parent filled, and what fitted nothing."""
-    rest = [f"{len(names)} {what} (first {names[0]})" for what, names in report.items() if what != "matched" and names]
-    return "; ".join([f"parent {role}: {len(report['matched'])} entries loaded", *rest])
 
 
 def read_card(path: Path) -> dict[str, Any]:

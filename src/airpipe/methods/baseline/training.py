@@ -13,20 +13,22 @@ from airpipe.data.batch import Batch
 from airpipe.registry import build_network
 from airpipe.settings.stages import StageSettings
 from airpipe.training.losses import PIXEL_LOSSES
-from airpipe.training.task import Task, make_adamw
+from airpipe.training.task import Moment, Task, make_optimizer
 
 
 class BaselineTask(Task):
     """Supervised restoration with one network and one optimizer, both called "net"."""
+
+    losses: tuple[str, ...] = ("pixel",)
 
     def __init__(self, settings: StageSettings, parents: Mapping[str, nn.Module]) -> None:
         super().__init__(settings, parents)
         torch.manual_seed(settings.seed)
         net = build_network(settings.network.name, **settings.network.arguments)
         self.networks = {"net": net}
-        self.optimizers = {"net": make_adamw(net.parameters(), settings.optimizers["net"])}
+        self.optimizers = {"net": make_optimizer(net.parameters(), settings.optimizers["net"])}
         self.pixel_loss = PIXEL_LOSSES[settings.pixel_loss]
 
-    def step(self, batch: Batch, turn: str) -> dict[str, Tensor]:
+    def step(self, batch: Batch, at: Moment) -> dict[str, Tensor]:
         """Return the pixel loss: the network learns to map degraded to clean."""
         return {"pixel": self.pixel_loss(self.networks["net"](batch.degraded), batch.clean)}

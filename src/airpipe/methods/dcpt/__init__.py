@@ -5,8 +5,8 @@ from airpipe.registry import Assembly, Method, Stage
 METHOD = Method(
     title="DCPT",
     networks={
-        "restormer_dcpt": "airpipe.models.restormer:RestormerDCPT",
-        "swinir_dcpt": "airpipe.models.swinir:SwinIRDCPT",
+        "restormer_dcpt": "airpipe.methods.dcpt.backbones:RestormerDCPT",
+        "swinir_dcpt": "airpipe.methods.dcpt.backbones:SwinIRDCPT",
         "dcpt_head": "airpipe.methods.dcpt.network:DegradationHead",
         "dcpt": "airpipe.methods.dcpt.network:DCPT",
     },

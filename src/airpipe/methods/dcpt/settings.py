@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from airpipe.settings.base import Settings
-from airpipe.settings.stages import NetworkSettings, StageSettings, check_roles
+from airpipe.settings.stages import NetworkSettings, StageSettings
 
 
 class HeadSettings(Settings):
@@ -27,19 +27,12 @@ class HeadSettings(Settings):
 
 
 class _FromParents(StageSettings):
-    """Stages that say which roles their parents may have."""
+    """Stages whose network may start from the parent `init`."""
 
     partial: bool = Field(
         False,
         description="Start what `init` lacks from random weights (code: for SwinIR); ours: false.",
     )
-    needs: ClassVar[frozenset[str]] = frozenset()
-    takes: ClassVar[frozenset[str]] = frozenset()
-
-    @model_validator(mode="after")
-    def _roles(self) -> "_FromParents":
-        check_roles(self, self.needs, self.takes)
-        return self
 
 
 class ClassifierSettings(_FromParents):

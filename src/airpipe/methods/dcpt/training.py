@@ -28,16 +28,15 @@ from airpipe.methods.dcpt.settings import (
     ProbeSettings,
     TransferSettings,
 )
-from airpipe.models.contract import feature_channels, size_multiple
+from airpipe.models.contract import feature_channels
 from airpipe.registry import build_network
 from airpipe.training.losses import PIXEL_LOSSES, cross_entropy, focal_loss
-from airpipe.training.task import Task, make_adamw
-from airpipe.weights.checkpoints import load_matching
+from airpipe.training.parents import fill_backbone, freeze_without_gradient
+from airpipe.training.task import Moment, Task, make_optimizer
 
 log = logging.getLogger(__name__)
 
 ClassLoss = Callable[[Tensor, Tensor], Tensor]
-Report = dict[str, list[str]]
 
 
 class ClassifierTask(Task):
@@ -56,7 +55,7 @@ class ClassifierTask(Task):
         """Optimizers "net" for what is trained of the backbone, "head" for the head."""
         backbone = [parameter for parameter in self.net.backbone.parameters() if parameter.requires_grad]
         parts = {"net": backbone, "head": list(self.net.head.parameters())}
-        self.optimizers = {name: make_adamw(part, self.settings.optimizers[name]) for name, part in parts.items()}
+        self.optimizers = {name: make_optimizer(part, self.settings.optimizers[name]) for name, part in parts.items()}
 
     def measure(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Return `top1` and, for each class in the batch, `top1_class<label>`: percent."""
@@ -71,13 +70,16 @@ class PretrainTask(ClassifierTask):
     def __init__(self, settings: PretrainSettings, parents: Mapping[str, nn.Module]) -> None:
         super().__init__(settings, parents)
         if settings.generation_input == "none":
-            _freeze_what_gives_no_features(self.net.backbone)
-            self.other_losses = ("pixel",)
+            side = self.net.size_multiple
+            freeze_without_gradient(self.net.backbone, self.net.backbone(torch.zeros(1, 3, side, side), features=True))
+            self.losses, self.other_losses = ("class",), ("pixel",)
+        else:
+            self.losses = ("pixel", "class")
         self.train_both()
         self.generation_input = settings.generation_input
         self.pixel_loss = PIXEL_LOSSES[settings.pixel_loss]
 
-    def step(self, batch: Batch, turn: str) -> dict[str, Tensor]:
+    def step(self, batch: Batch, at: Moment) -> dict[str, Tensor]:
         """Return `class`, and `pixel` where an image is generated."""
         net, degraded = self.networks["net"], batch.degraded
         if self.generation_input == "none":
@@ -94,6 +96,8 @@ class MaskedPretrainTask(ClassifierTask):
     (arXiv 2510.13282), DCPT's successor; what its text leaves open stands in docs/methods/dcpt.md.
     """
 
+    losses = ("pixel", "class")
+
     def __init__(self, settings: MaskedPretrainSettings, parents: Mapping[str, nn.Module]) -> None:
         super().__init__(settings, parents)
         self.train_both()
@@ -106,7 +110,7 @@ class MaskedPretrainTask(ClassifierTask):
         self.mask_patch, self.mask_ratio = settings.mask_patch, settings.mask_ratio
         self.pixel_loss = PIXEL_LOSSES[settings.pixel_loss]
 
-    def step(self, batch: Batch, turn: str) -> dict[str, Tensor]:
+    def step(self, batch: Batch, at: Moment) -> dict[str, Tensor]:
         """Return `pixel`, over all pixels, and `class`."""
         visible = random_patches(batch.degraded, self.mask_patch, self.mask_ratio, self.settings.seed, batch.slot)
         net = self.networks["net"]
@@ -141,16 +145,17 @@ def random_patches(images: Tensor, patch: int, ratio: float, seed: int, slots: S
 class ProbeTask(ClassifierTask):
     """A fresh head learns from the features of a frozen backbone, of `init` or freshly initialised."""
 
+    losses = ("class",)
+
     def __init__(self, settings: ProbeSettings, parents: Mapping[str, nn.Module]) -> None:
         super().__init__(settings, parents)
         self.parent_reports = {
-            role: load_backbone(self.net.backbone, parent, f"parent {role}", settings.partial)
-            for role, parent in parents.items()
+            role: fill_backbone(self.net.backbone, parent, role, settings.partial) for role, parent in parents.items()
         }
         self.net.backbone.requires_grad_(False).eval()
-        self.optimizers = {"head": make_adamw(self.net.head.parameters(), settings.optimizers["head"])}
+        self.optimizers = {"head": make_optimizer(self.net.head.parameters(), settings.optimizers["head"])}
 
-    def step(self, batch: Batch, turn: str) -> dict[str, Tensor]:
+    def step(self, batch: Batch, at: Moment) -> dict[str, Tensor]:
         """Return the class loss."""
         return {"class": self.class_loss(self.networks["net"](batch.degraded, classify=True), batch.label)}
 
@@ -160,7 +165,7 @@ class FinetuneTask(BaselineTask):
 
     def __init__(self, settings: FinetuneSettings, parents: Mapping[str, nn.Module]) -> None:
         super().__init__(settings, parents)
-        report = load_backbone(self.networks["net"], parents["init"], "parent init", settings.partial)
+        report = fill_backbone(self.networks["net"], parents["init"], "init", settings.partial)
         self.parent_reports = {"init": report}
 
 
@@ -174,19 +179,20 @@ class TransferTask(BaselineTask):
     def __init__(self, settings: TransferSettings, parents: Mapping[str, nn.Module]) -> None:
         super().__init__(settings, parents)
         net = self.networks["net"]
-        self.parent_reports = {"init": load_backbone(net, parents["init"], "parent init", settings.partial)}
+        self.parent_reports = {"init": fill_backbone(net, parents["init"], "init", settings.partial)}
         self.class_loss = class_loss(settings.loss, settings.focal_gamma)
         if "guide" in parents:
             head = guiding_head(parents["guide"])
             _check_guide(parents["guide"], head, net, settings)
             self.frozen = {"guide": head}
+            self.losses = (*self.losses, "class")
         else:
             self.other_losses = ("class",)
 
-    def step(self, batch: Batch, turn: str) -> dict[str, Tensor]:
+    def step(self, batch: Batch, at: Moment) -> dict[str, Tensor]:
         """Return `pixel` and, with a guide, `class`."""
         if "guide" not in self.frozen:
-            return super().step(batch, turn)
+            return super().step(batch, at)
         restored, features = self.networks["net"](batch.degraded, features="also")
         logits = classify_features(self.frozen["guide"], features)
         return {"pixel": self.pixel_loss(restored, batch.clean), "class": self.class_loss(logits, batch.label)}
@@ -195,35 +201,6 @@ class TransferTask(BaselineTask):
 def class_loss(name: str, gamma: float) -> ClassLoss:
     """The class loss of a setting: "ce", or "focal" with its exponent."""
     return cross_entropy if name == "ce" else lambda logits, labels: focal_loss(logits, labels, gamma)
-
-
-def load_backbone(backbone: nn.Module, parent: nn.Module, what: str, partial: bool = False) -> Report:
-    """Fill a backbone from another one or from backbone and head of a pretraining.
-
-    Args:
-        backbone: to fill, in place.
-        parent: where the weights come from.
-        what: the parent, for messages.
-        partial: allow entries that the parent lacks, or has in another shape.
-
-    Returns:
-        See `load_matching`; entries of a head are unexpected, under their names in the file.
-
-    Raises:
-        AirpipeError: nothing fits, or not everything and `partial` is not set.
-    """
-    state = parent.state_dict()
-    if isinstance(parent, DCPT):
-        state = {name.removeprefix("backbone."): value for name, value in state.items()}
-    report = load_matching(backbone, state, what)
-    if report["missing"] and not partial:
-        filled, all_of_them = len(report["matched"]), len(backbone.state_dict())
-        raise AirpipeError(
-            f"{what} fills {filled} of {all_of_them} entries of {type(backbone).__name__}; it lacks "
-            f"{report['missing'][0]} or has it in another shape. Give a parent with the same network and arguments, "
-            "or start the rest from random weights (partial: true)"
-        )
-    return report
 
 
 def guiding_head(guide: nn.Module) -> DegradationHead:
@@ -244,17 +221,6 @@ def guiding_head(guide: nn.Module) -> DegradationHead:
 def shapes_of(network: nn.Module) -> dict[str, tuple[int, ...]]:
     """Shape of every entry of a network's state."""
     return {name: tuple(value.shape) for name, value in network.state_dict().items()}
-
-
-def _freeze_what_gives_no_features(backbone: nn.Module) -> None:
-    """Parameters behind the features get no gradient, for which data parallelism would wait."""
-    parameters = list(backbone.parameters())
-    side = size_multiple(backbone)
-    features = backbone(torch.zeros(1, 3, side, side), features=True)
-    total = torch.stack([one.sum() for one in features]).sum()
-    gradients = torch.autograd.grad(total, parameters, allow_unused=True)
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.requires_grad_(gradient is not None)
 
 
 def _check_guide(guide: nn.Module, head: DegradationHead, net: nn.Module, settings: TransferSettings) -> None:

@@ -8,7 +8,7 @@ from typing import ClassVar
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
 from airpipe.settings.base import Name
-from airpipe.settings.stages import NetworkSettings, StageSettings, check_roles
+from airpipe.settings.stages import NetworkSettings, StageSettings
 
 
 class RecogniserSettings(StageSettings):
@@ -32,15 +32,12 @@ class RecogniserSettings(StageSettings):
                 f"optimizers: found {', '.join(sorted(self.optimizers)) or 'none'}; with rebuild: "
                 f"{str(self.rebuild).lower()} expected {' and '.join(sorted(wanted))}"
             )
-        check_roles(self)
         return self
 
 
 class EnhancerSettings(StageSettings):
     """What the stages of the enhancer share: `network` is a `vrdir` whose branches the stage sets."""
 
-    needs: ClassVar[frozenset[str]] = frozenset()
-    takes: ClassVar[frozenset[str]] = frozenset()
     legacy_targets: bool = Field(
         False,
         description="Images in the losses are in [-1, 1], although the decoder ends in (0, 1): a slip of the code, "
@@ -70,12 +67,7 @@ class EnhancerSettings(StageSettings):
         for name in ("num_branches", "fusion"):
             if name in self.network.arguments:
                 raise ValueError(f"network: {name} follows from the stage; leave it out")
-        check_roles(self, self.needs | {f"dnc_{name}" for name in self._branch_parents}, self.takes)
         return self
-
-    @property
-    def _branch_parents(self) -> tuple[Name, ...]:
-        return ()
 
 
 class SadSettings(EnhancerSettings):
@@ -133,8 +125,9 @@ class IseSettings(EnhancerSettings):
         return True
 
     @property
-    def _branch_parents(self) -> tuple[Name, ...]:
-        return self.branches
+    def needed_roles(self) -> frozenset[str]:
+        """The prior, and a parent for every branch."""
+        return self.needs | {f"dnc_{name}" for name in self.branches}
 
     @model_validator(mode="after")
     def _branches_differ(self) -> "IseSettings":

@@ -29,10 +29,8 @@ from airpipe.models.recognisers import Recogniser, RecogniserVGG
 from airpipe.models.vgg import VGGFront
 from airpipe.registry import build_network
 from airpipe.training.losses import IGNORED, PIXEL_LOSSES, cross_entropy
-from airpipe.training.task import Task, make_adamw
-from airpipe.weights.checkpoints import load_strictly
-
-Report = dict[str, list[str]]
+from airpipe.training.parents import fill_part, train_only
+from airpipe.training.task import Moment, Task, make_optimizer
 
 
 class RecogniserTask(Task):
@@ -51,10 +49,12 @@ class RecogniserTask(Task):
             if not isinstance(net, RecogniserVGG):
                 raise AirpipeError(f"rebuild needs the front of a recogniser_vgg; {name} has none. Leave rebuild out")
             self.networks["decoder"] = SAD(net.front.widths[1], settings.decoder_hidden)
+            self.losses = ("class", "rebuild")
         else:
-            self.other_losses = ("rebuild",)
+            self.losses, self.other_losses = ("class",), ("rebuild",)
         self.optimizers = {
-            name: make_adamw(network.parameters(), settings.optimizers[name]) for name, network in self.networks.items()
+            name: make_optimizer(network.parameters(), settings.optimizers[name])
+            for name, network in self.networks.items()
         }
         self.pixel_loss = PIXEL_LOSSES[settings.pixel_loss]
 
@@ -73,7 +73,7 @@ class RecogniserTask(Task):
                 f"{self.num_classes} apart. Set network: {{arguments: {{num_classes: {len(classes)}}}}}"
             )
 
-    def step(self, batch: Batch, turn: str) -> dict[str, Tensor]:
+    def step(self, batch: Batch, at: Moment) -> dict[str, Tensor]:
         """Return `class` and, with `rebuild`, how well the front's features rebuild the image they came from."""
         shown = batch.degraded
         wanted = batch.category.where(batch.category >= 0, IGNORED)
@@ -107,12 +107,8 @@ class EnhancerTask(Task):
         self.pixel_loss = PIXEL_LOSSES[settings.pixel_loss]
 
     def train_only(self, part: nn.Module) -> None:
-        """Freeze the network but for this part, whose frozen parameters stay frozen, too."""
-        chosen = [parameter for parameter in part.parameters() if parameter.requires_grad]
-        self.net.requires_grad_(False)
-        for parameter in chosen:
-            parameter.requires_grad_(True)
-        self.optimizers = {"net": make_adamw(chosen, self.settings.optimizers["net"])}
+        """Train this part of the network, but for what is frozen in it."""
+        self.optimizers = {"net": make_optimizer(train_only(self.net, part), self.settings.optimizers["net"])}
 
     def load_encoder(self, role: str) -> None:
         """Fill the encoder from a parent."""
@@ -123,7 +119,7 @@ class EnhancerTask(Task):
                 f"{own.widths[0]} and {own.widths[1]}. Set front_channels and in_channels (network: arguments) to those"
             )
         check_normalise(self.parents[role], self.net, role)
-        self._load(own, front, role)
+        fill_part(own, front, role, self.parent_reports)
 
     def load_prior(self) -> None:
         """Fill encoder and decoder, and keep a frozen copy of them for the features of clean images.
@@ -141,16 +137,10 @@ class EnhancerTask(Task):
         decoder = parent.sad if isinstance(parent, VRDIR) else parent
         if not isinstance(decoder, SAD):
             raise AirpipeError(f"parent sad is a {type(parent).__name__} without decoder; give a stage vrdir.sad")
-        self._load(self.net.sad, decoder, "sad")
+        fill_part(self.net.sad, decoder, "sad", self.parent_reports)
         prior = copy.deepcopy(self.net)
         prior.ise = None
         self.frozen = {"prior": prior.to(memory_format=torch.channels_last)}  # type: ignore[call-overload]  # 4x as fast
-
-    def _load(self, part: nn.Module, source: nn.Module, role: str) -> None:
-        """Fill a part completely and note it in the report of that parent."""
-        load_strictly(part, source.state_dict(), f"parent {role}")
-        report = self.parent_reports.setdefault(role, {"matched": [], "missing": [], "unexpected": []})
-        report["matched"] += [f"{type(part).__name__.lower()}.{key}" for key in part.state_dict()]
 
     def target(self, image: Tensor) -> Tensor:
         """The image as losses see it: in [0, 1], or in [-1, 1] for `legacy_targets`."""
@@ -160,13 +150,15 @@ class EnhancerTask(Task):
 class SadTask(EnhancerTask):
     """The decoder learns to rebuild clean and degraded images, each from its own features."""
 
+    losses = ("clean", "degraded", "similarity")
+
     def __init__(self, settings: SadSettings, parents: Mapping[str, nn.Module]) -> None:
         super().__init__(settings, parents)
         self.load_encoder("encoder")
         self.train_only(self.net.sad)
         self.margin = settings.sr_margin
 
-    def step(self, batch: Batch, turn: str) -> dict[str, Tensor]:
+    def step(self, batch: Batch, at: Moment) -> dict[str, Tensor]:
         """Return `clean`, `degraded` and `similarity`; both images go through the network in one call."""
         of_clean, of_degraded = self.networks["net"](torch.cat([batch.clean, batch.degraded])).chunk(2)
         images = (self.target(batch.clean), self.target(batch.degraded))
@@ -182,7 +174,9 @@ class SadTask(EnhancerTask):
 class RestoringTask(EnhancerTask):
     """Degraded images become clean ones, and so do their features."""
 
-    def step(self, batch: Batch, turn: str) -> dict[str, Tensor]:
+    losses = ("pixel", "semantic")
+
+    def step(self, batch: Batch, at: Moment) -> dict[str, Tensor]:
         """Return `pixel` and `semantic`; features of clean images come from the frozen encoder."""
         restored, (normal,) = self.networks["net"](batch.degraded, features="also")
         with torch.no_grad():
@@ -208,7 +202,7 @@ class IseTask(RestoringTask):
         ise = cast(ISE, self.net.ise)
         for name, branch in zip(settings.branches, ise.dncs, strict=True):
             role = f"dnc_{name}"
-            self._load(branch, branch_of(parents[role], role), role)
+            fill_part(branch, branch_of(parents[role], role), role, self.parent_reports)
             check_same_prior(parents[role], self.net, role)
             branch.requires_grad_(not settings.freeze_branches)
         self.train_only(ise)

@@ -1,0 +1,71 @@
+"""The one place that turns pixels of 8 or 16 bit into floats in [0, 1] and tensors, and back.
+
+Arrays are (H, W, 3) or a stack (B, H, W, 3), RGB; tensors have their channels first. PyTorch is imported where a
+tensor is made, because degradations use this module and the workflow checks them at every start.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Rgb8 = npt.NDArray[np.uint8]
+"""An image of 8 bit, (H, W, 3), or a stack of them."""
+Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+"""An image of 8 or 16 bit, (H, W, 3)."""
+FloatImage = npt.NDArray[np.float32]
+"""An image in float32, nominally in [0, 1]."""
+
+
+def as_floats(pixels: npt.NDArray[Any]) -> FloatImage:
+    """Pixels of 8 or 16 bit as float32 in [0, 1]; floats stay as they are."""
+    if pixels.dtype.kind == "f":
+        return np.asarray(pixels, np.float32)
+    return np.asarray(pixels, np.float32) / np.float32(_top(pixels.dtype))
+
+
+def quantised(image: FloatImage) -> Rgb8:
+    """Clip floats to [0, 1] and round them to 8 bit, half to even."""
+    return np.asarray(np.rint(np.clip(image, 0, 1) * np.float32(255)), np.uint8)
+
+
+def to_tensor(pixels: Pixels) -> "Tensor":
+    """An image (H, W, 3) of 8 or 16 bit as float32 (3, H, W) in [0, 1]."""
+    import torch
+
+    array = np.ascontiguousarray(pixels.transpose(2, 0, 1)).astype(np.float32)
+    return torch.from_numpy(array).div_(_top(pixels.dtype))
+
+
+def to_pixels(image: "Tensor", bits: int = 8) -> Pixels:
+    """A float image (3, H, W) as (H, W, 3) of 8 or 16 bit: clipped to [0, 1], rounded half to even."""
+    kind = np.dtype(np.uint8 if bits == 8 else np.uint16)
+    array = image.detach().float().clamp(0, 1).mul_(_top(kind)).round_().permute(1, 2, 0).cpu().numpy()
+    return np.ascontiguousarray(array.astype(kind))
+
+
+def channels_first(images: npt.NDArray[Any]) -> "Tensor":
+    """A stack (B, H, W, 3) as a contiguous tensor (B, 3, H, W) of the same type and values."""
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+
+
+def in_floats(images: "Tensor") -> "Tensor":
+    """8-bit images of any layout as float32 in [0, 1], where the tensor lies; other tensors stay as they are.
+
+    A host sends a quarter of the bytes when the device does this.
+    """
+    import torch
+
+    return images.float().div_(255) if images.dtype == torch.uint8 else images
+
+
+def _top(kind: np.dtype[Any]) -> float:
+    """Value of full brightness."""
+    if kind not in (np.dtype(np.uint8), np.dtype(np.uint16)):
+        raise ValueError(f"pixels are of type {kind}; expected uint8 or uint16")
+    return 255.0 if kind == np.dtype(np.uint8) else 65535.0

@@ -1,0 +1,44 @@
+"""Small files that stand for large ones: what a method trained, for DVC to compare."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from airpipe.errors import AirpipeError
+from airpipe.provenance import sha256_file
+
+VALIDATION = "validation/"
+"""Names of curves that begin with it are measured on held-out images."""
+
+
+def record_training(folders: Sequence[Path], results: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Record trained models and how their validation went.
+
+    Args:
+        folders: stage folders, each with model.safetensors, card.json and curves.csv.
+        results: folder that model ids count from.
+
+    Returns:
+        One row a model (model, network, steps, sha256 of the weights), and the validation curves of all of them
+        (model, step, name without "validation/", value).
+
+    Raises:
+        AirpipeError: a folder without a finished model.
+    """
+    models, curves = [], []
+    for folder in folders:
+        name = folder.relative_to(results).as_posix()
+        try:
+            card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+            weights = sha256_file(folder / "model.safetensors")
+            curve = pd.read_csv(folder / "curves.csv", dtype={"value": str})
+        except (OSError, ValueError) as error:
+            raise AirpipeError(f"{folder}: no finished model ({error}). Train it: snakemake {folder}") from None
+        models.append({"model": name, "network": card["network"]["name"], "steps": card["step"], "sha256": weights})
+        curve = curve[curve.name.str.startswith(VALIDATION)].assign(model=name)
+        curves.append(curve.assign(name=curve.name.str.removeprefix(VALIDATION)))
+    columns = ["model", "step", "name", "value"]
+    table = pd.DataFrame(models, columns=["model", "network", "steps", "sha256"])
+    return table, pd.concat(curves)[columns] if curves else pd.DataFrame(columns=columns)

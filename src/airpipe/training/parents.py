@@ -1,0 +1,92 @@
+"""What a task does with its parents: fill a network or a part of it, train only a part, freeze what rests."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from airpipe.errors import AirpipeError
+from airpipe.weights.checkpoints import load_matching, load_strictly
+
+Report = dict[str, list[str]]
+"""How a parent fitted: names of its entries that were `matched`, `missing` or `unexpected`."""
+
+
+def fill_backbone(backbone: nn.Module, parent: nn.Module, role: str, partial: bool = False) -> Report:
+    """Fill a network from a parent of the same kind, or from the `backbone` within a parent.
+
+    Args:
+        backbone: to fill, in place.
+        parent: where the weights come from; its submodule `backbone` where it has one.
+        role: the parent's, for messages.
+        partial: allow entries that the parent lacks, or has in another shape.
+
+    Returns:
+        See `load_matching`; entries beside the parent's backbone are unexpected, under their names in the file.
+
+    Raises:
+        AirpipeError: nothing fits, or not everything and `partial` is not set.
+    """
+    state = parent.state_dict()
+    if isinstance(getattr(parent, "backbone", None), nn.Module):
+        state = {name.removeprefix("backbone."): value for name, value in state.items()}
+    report = load_matching(backbone, state, f"parent {role}")
+    if report["missing"] and not partial:
+        filled, all_of_them = len(report["matched"]), len(backbone.state_dict())
+        raise AirpipeError(
+            f"parent {role} fills {filled} of {all_of_them} entries of {type(backbone).__name__}; it lacks "
+            f"{report['missing'][0]} or has it in another shape. Give a parent with the same network and arguments, "
+            "or start the rest from random weights (partial: true)"
+        )
+    return report
+
+
+def fill_part(part: nn.Module, source: nn.Module, role: str, reports: dict[str, Report]) -> None:
+    """Fill a part of a network completely from a part of a parent.
+
+    Args:
+        part: to fill, in place.
+        source: a module with the same entries.
+        role: the parent's.
+        reports: of the task (`parent_reports`); what was filled is added to that of the role, under the part's class.
+
+    Raises:
+        AirpipeError: entries are missing, left over, or have another shape.
+    """
+    load_strictly(part, source.state_dict(), f"parent {role}")
+    report = reports.setdefault(role, {"matched": [], "missing": [], "unexpected": []})
+    report["matched"] += [f"{type(part).__name__.lower()}.{key}" for key in part.state_dict()]
+
+
+def train_only(network: nn.Module, part: nn.Module) -> list[nn.Parameter]:
+    """Freeze a network but for a part of it, whose frozen parameters stay frozen, too.
+
+    Returns:
+        The parameters left to train, in the order of the part.
+    """
+    chosen = [parameter for parameter in part.parameters() if parameter.requires_grad]
+    network.requires_grad_(False)
+    for parameter in chosen:
+        parameter.requires_grad_(True)
+    return chosen
+
+
+def freeze_without_gradient(network: nn.Module, outputs: Tensor | list[Tensor]) -> None:
+    """Freeze the parameters on which none of these outputs depends: data parallelism would wait for their gradients.
+
+    Args:
+        network: its frozen parameters have to be unfrozen for the outputs to tell.
+        outputs: what the losses are computed from, in one pass of any small image.
+    """
+    parameters = list(network.parameters())
+    several = [outputs] if isinstance(outputs, Tensor) else outputs
+    total = torch.stack([one.sum() for one in several]).sum()
+    gradients = torch.autograd.grad(total, parameters, allow_unused=True)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.requires_grad_(gradient is not None)
+
+
+def describe_loading(role: str, report: Mapping[str, list[str]]) -> str:
+    """One line for the log: what a parent filled, and what fitted nothing."""
+    rest = [f"{len(names)} {what} (first {names[0]})" for what, names in report.items() if what != "matched" and names]
+    return "; ".join([f"parent {role}: {len(report['matched'])} entries loaded", *rest])
