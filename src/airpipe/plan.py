@@ -21,7 +21,7 @@ from airpipe.settings.degrading import Recipe
 from airpipe.settings.freezing import frozen_stage
 from airpipe.settings.names import NONE, ModelId, ModelName
 from airpipe.settings.places import place
-from airpipe.settings.project import ProjectSettings, SettingPlan, check_compute, load_project
+from airpipe.settings.project import ProjectSettings, SettingPlan, check_compute, check_recognisers, load_project
 from airpipe.settings.scoring import TestJob
 from airpipe.settings.stages import ComputeSettings, StageSettings
 from airpipe.settings.studies import FeatureSettings, RecognitionJob, check_labels
@@ -99,6 +99,7 @@ def load_plan(config: Mapping[str, Any], machine: Machine | None = None) -> "Pla
     """
     plan = Plan(load_project(config), machine or Machine())
     check_compute(plan.project, [*dict.fromkeys(map(runs_as, stages())), "evaluate"])
+    check_recognisers(plan.project, [task for task, entry in stages().items() if entry.recognises])
     return plan
 
 

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from pydantic import Field, GetJsonSchemaHandler, model_validator
+from pydantic import Field, GetJsonSchemaHandler, SerializerFunctionWrapHandler, model_serializer, model_validator
 from pydantic_core import CoreSchema
 
 from airpipe.settings.base import Json, Name, Settings, unknown_name
@@ -47,7 +47,7 @@ class Operation(Settings):
 
     operation: Name
     parameters: dict[Name, Draw] = {}
-    chance: float = Field(1.0, ge=0, le=1, description="Of being applied, in each draw of its own.")
+    chance: float = Field(1.0, ge=0, le=1, description="Chance that a draw applies it.")
 
 
 class Recipe(Settings):
@@ -91,6 +91,13 @@ class Recipe(Settings):
         operations = handler.resolve_ref_schema(written)["properties"]["operations"]
         plain = {key: operations[key] for key in ("type", "items")}
         return {"anyOf": [plain, written]}
+
+    @model_serializer(mode="wrap")
+    def _chain_is_a_list(self, written: SerializerFunctionWrapHandler) -> Any:
+        values: dict[str, Any] = written(self)
+        fields = type(self).model_fields.items()
+        plain = all(getattr(self, name) == field.default for name, field in fields if name != "operations")
+        return values["operations"] if plain else values
 
     def __bool__(self) -> bool:
         """Whether there is anything to apply."""
