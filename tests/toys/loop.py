@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from airpipe import registry
+from airpipe.models.contract import Network
 from airpipe.settings.stages import StageSettings
 from airpipe.training.task import Task, Turn, make_optimizer
 
@@ -69,7 +70,7 @@ class AdversarialTask(Task):
         return losses if at.step < LATE else {**losses, "fool": (critic(restored) - 1).square().mean()}
 
 
-class TwoDepths(nn.Module):
+class TwoDepths(Network):
     """A residual network that applies one block once or twice."""
 
     def __init__(self, channels: int = 6) -> None:

@@ -43,7 +43,7 @@ class RecogniserTask(Task):
         net = build_network(name, **settings.network.arguments)
         if not isinstance(net, Recogniser):
             raise AirpipeError(f"network {name} tells no classes; expected recogniser_vgg or recogniser_residual")
-        self.num_classes, self.rebuild = net.num_classes, settings.rebuild
+        self.classes, self.rebuild = net.classes, settings.rebuild
         self.networks["net"] = net
         if settings.rebuild:
             if not isinstance(net, RecogniserVGG):
@@ -66,11 +66,11 @@ class RecogniserTask(Task):
                 f"{model}: found no class for any training image; a recogniser learns from splits with `classes` "
                 "(config/datasets.yaml: folder, cub or market). Name such lists in `data`"
             )
-        if len(classes) != self.num_classes:
+        if len(classes) != self.classes:
             shown = ", ".join(classes[:3])
             raise AirpipeError(
                 f"{model}: the training images show {len(classes)} classes ({shown}, ...), the network tells "
-                f"{self.num_classes} apart. Set network: {{arguments: {{num_classes: {len(classes)}}}}}"
+                f"{self.classes} apart. Set network: {{arguments: {{num_classes: {len(classes)}}}}}"
             )
 
     def step(self, batch: Batch, at: Moment) -> dict[str, Tensor]:
