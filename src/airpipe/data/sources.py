@@ -73,11 +73,11 @@ class Source(Protocol):
         ...
 
     def name(self, index: int) -> str:
-        """Unique in the list."""
+        """Name of the image, unique in the list."""
         ...
 
     def level(self, index: int) -> str:
-        """Of the degradation, as the list says it."""
+        """Level of the degradation, as the list says it."""
         ...
 
 
@@ -85,8 +85,8 @@ class PairFiles:
     """Pairs decoded from their files through a cache.
 
     Args:
-        pairs: of one part.
-        cache: of the process.
+        pairs: the pairs of one part of the mix.
+        cache: decoded images of this process.
     """
 
     def __init__(self, pairs: Sequence[Pair], cache: ImageCache) -> None:
@@ -96,7 +96,7 @@ class PairFiles:
         return len(self.pairs)
 
     def layers(self, index: int) -> list[npt.NDArray[Any]]:
-        """See `pair_layers`."""
+        """Decoded images of a pair, see `pair_layers`."""
         return pair_layers(self.pairs[index], self.cache)
 
     def paired(self, index: int) -> bool:
@@ -104,11 +104,11 @@ class PairFiles:
         return self.pairs[index].degraded is not None
 
     def name(self, index: int) -> str:
-        """Unique in the list."""
+        """Name of the image, unique in the list."""
         return self.pairs[index].name
 
     def level(self, index: int) -> str:
-        """Of the degradation, as the list says it."""
+        """Level of the degradation, as the list says it."""
         return self.pairs[index].level
 
 

@@ -34,8 +34,8 @@ def class_crops(settings: FeatureSettings, pairs: Mapping[str, Sequence[Pair]]) 
     """All crops, class by class in the order of labels.
 
     Args:
-        settings: with operations and labels written out.
-        pairs: of every list that a class names.
+        settings: classes with their recipes and labels written out.
+        pairs: pairs of every list that a class names.
 
     Raises:
         AirpipeError: an image smaller than the patch, one that nothing degrades, or one that is degraded already.

@@ -33,7 +33,7 @@ class Bucket:
     """Equally large images of a test."""
 
     places: tuple[int, ...]
-    """Of each in the list."""
+    """Place of each image in the list of the test."""
     degraded: npt.NDArray[np.uint8]
     """(B, H, W, 3), what the enhancer gets."""
     clean: npt.NDArray[np.uint8]

@@ -22,7 +22,7 @@ class Draw(Settings):
     log_uniform: tuple[float, float] | None = Field(
         None, description="10^u with u uniform between the logarithms of both ends."
     )
-    integers: tuple[int, int] | None = Field(None, description="both ends included")
+    integers: tuple[int, int] | None = Field(None, description="Whole numbers, both ends included.")
 
     @model_validator(mode="before")
     @classmethod
@@ -47,7 +47,7 @@ class Operation(Settings):
 
     operation: Name
     parameters: dict[Name, Draw] = {}
-    chance: float = Field(1.0, ge=0, le=1, description="Chance that a draw applies it.")
+    chance: float = Field(1.0, ge=0, le=1, description="Chance that a draw applies it, independent of the others.")
 
 
 class Recipe(Settings):
