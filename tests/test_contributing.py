@@ -132,7 +132,7 @@ def test_the_new_method_runs_to_the_end_without_a_change_of_the_config(with_edge
 @pytest.mark.pipeline
 def test_the_new_methods_settings_are_checked(with_edge):
     stage = {"train": {"common": {"edge_distanse": 2}}}
-    wrong = {"methods": {"edge": {"settings": {"nafnet_5d": {"stages": stage}}}}}
+    wrong = {"models": ["edge/nafnet_5d"], "methods": {"edge": {"settings": {"nafnet_5d": {"stages": stage}}}}}
     write_overlay(with_edge, wrong, name="wrong.yaml")
     done = snakemake(with_edge, "-n", "--configfile", "overlay.yaml", "wrong.yaml", check=False)
     assert done.returncode == 1
