@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from airpipe.errors import AirpipeError
@@ -183,7 +184,7 @@ def _as_map(features: Tensor, size: tuple[int, int] | None) -> Tensor:
     height, width = size or (math.isqrt(tokens),) * 2
     if height * width != tokens:
         raise AirpipeError(f"{tokens} tokens are no {height}x{width} map. Give their size (height, width)")
-    return features.transpose(1, 2).reshape(len(features), -1, height, width)
+    return rearrange(features, "b (y x) c -> b c y x", y=height)
 
 
 def _shrunk(features: Tensor, factor: int) -> Tensor:

@@ -21,6 +21,7 @@ from contextlib import nullcontext
 from typing import Any, ClassVar, Literal, cast
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from airpipe.errors import AirpipeError
@@ -189,8 +190,7 @@ class FGM(_Part):
     def forward(self, branches: Tensor, features: Tensor) -> Tensor:
         """Fuse branches (B, N C, h, w), one after the other, by degraded features (B, C, h, w); (B, C, h, w)."""
         weights = self.guidance(features)
-        batch, _, height, width = branches.shape
-        apart = branches.float().reshape(batch, self.num_branches, -1, height, width)  # (B, N, C, h, w)
+        apart = rearrange(branches.float(), "b (n c) y x -> b n c y x", n=self.num_branches)
         return (weights[:, :, None] * apart).sum(1)
 
 
