@@ -83,7 +83,7 @@ def activation_bytes(network: nn.Module, height: int, width: int) -> int:
     state = meta_state(network)
     inputs = example_input(network, height, width, "meta")
     with torch.inference_mode(), _Holdings(state) as holdings:
-        torch.func.functional_call(network, state, tuple(inputs))
+        torch.func.functional_call(network, state, inputs)
     return int(holdings.peak)
 
 

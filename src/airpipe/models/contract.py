@@ -18,6 +18,8 @@ from airpipe.errors import AirpipeError
 T = TypeVar("T")
 Shapes = Mapping[str, tuple[int, ...]]
 """Name of a state-dict entry to its shape."""
+Inputs = tuple[Tensor | list[Tensor], ...]
+"""Positional arguments of a call."""
 
 
 class Network(nn.Module):
@@ -58,9 +60,13 @@ class Network(nn.Module):
         self.whole_image, self.no_restorer = whole_image(network), no_restorer(network)
         self.takes_reference = takes_reference(network)
 
-    def example_input(self, height: int, width: int) -> Tensor | list[Tensor]:
-        """What it takes for one image of this size, without data: by default the image, (1, C, height, width)."""
-        return torch.empty(1, image_channels(self), height, width, device="meta")
+    def example_input(self, height: int, width: int) -> Inputs:
+        """What it is called with for one image of this size, without data.
+
+        By default the image (1, C, height, width), and a reference of the same size where it takes one.
+        """
+        image = torch.empty(1, image_channels(self), height, width, device="meta")
+        return (image, image) if self.takes_reference else (image,)
 
     @staticmethod
     def published_key(key: str) -> str | None:
@@ -156,8 +162,8 @@ def image_channels(network: nn.Module) -> int:
 
 def example_input(
     network: nn.Module, height: int, width: int, device: torch.device | str, channels: int | None = None
-) -> list[Tensor | list[Tensor]]:
-    """Random inputs for one image of this size, as positional arguments.
+) -> Inputs:
+    """Random inputs for one image of this size.
 
     Args:
         network: of any kind.
@@ -166,12 +172,9 @@ def example_input(
         device: where to make them.
         channels: of the image; None: those of its first convolution.
     """
-    shown: Tensor | list[Tensor]
     if isinstance(network, Network) and channels is None:
-        shown = network.example_input(height, width)
-    else:
-        shown = torch.empty(1, channels or image_channels(network), height, width, device="meta")
-    return [_random(shown, device) for _ in range(1 + takes_reference(network))]
+        return tuple(_random(shown, device) for shown in network.example_input(height, width))
+    return (torch.rand(1, channels or image_channels(network), height, width, device=device),)
 
 
 def _random(shown: Tensor | list[Tensor], device: torch.device | str) -> Tensor | list[Tensor]:

@@ -58,7 +58,7 @@ def count_operations(
     state = meta_state(network)
     counter = FlopCounterMode(display=False, custom_mapping=_corrections())
     with counter, torch.set_grad_enabled(backward):
-        output = torch.func.functional_call(network, state, tuple(inputs))
+        output = torch.func.functional_call(network, state, inputs)
         if backward:
             output.sum().backward()
     flops = {str(kind).removeprefix("aten."): n for kind, n in counter.get_flop_counts()["Global"].items()}

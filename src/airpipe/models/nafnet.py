@@ -26,6 +26,7 @@ from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from airpipe.models.contract import Network, Shapes
@@ -43,8 +44,9 @@ class ChannelNorm(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Normalise (B, C, H, W)."""
-        last = features.permute(0, 2, 3, 1)
-        return F.layer_norm(last, self.weight.shape, self.weight, self.bias, 1e-6).permute(0, 3, 1, 2)
+        last = rearrange(features, "b c y x -> b y x c")
+        normal = F.layer_norm(last, self.weight.shape, self.weight, self.bias, 1e-6)
+        return rearrange(normal, "b y x c -> b c y x")
 
 
 class GlobalPool(nn.Module):

@@ -25,6 +25,7 @@ from typing import Any, Literal, Self, cast
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from airpipe.models.contract import Shapes
@@ -56,7 +57,9 @@ class PromptGenerator(nn.Module):
         """Map (B, C, H, W) to a prompt (B, P, H, W)."""
         shares = self.linear_layer(features.mean((2, 3))).softmax(1)  # (B, 5)
         shares = shares.to(self.prompt_param.dtype)
-        prompt = (shares @ self.prompt_param.flatten(2)[0].flatten(1)).unflatten(1, self.prompt_param.shape[2:])
+        prompts = rearrange(self.prompt_param, "1 prompts p y x -> prompts (p y x)")
+        _, _, channels, side, _ = self.prompt_param.shape
+        prompt = rearrange(shares @ prompts, "b (p y x) -> b p y x", p=channels, y=side)
         if prompt.shape[-2:] != features.shape[-2:]:
             prompt = F.interpolate(prompt, features.shape[-2:], mode="bilinear", align_corners=False)
         return cast(Tensor, self.conv3x3(prompt))

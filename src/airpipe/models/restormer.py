@@ -29,6 +29,7 @@ from typing import Any, ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from airpipe.models.contract import Network, Shapes
@@ -59,8 +60,9 @@ class ChannelNorm(nn.Module):
         if self.bias is None:
             variance = channel_variance(x, x.is_cuda)
             return x * torch.rsqrt(variance + self.eps) * self.weight[:, None, None]
-        last = x.permute(0, 2, 3, 1)
-        return F.layer_norm(last, self.weight.shape, self.weight, self.bias, self.eps).permute(0, 3, 1, 2)
+        last = rearrange(x, "b c y x -> b y x c")
+        normal = F.layer_norm(last, self.weight.shape, self.weight, self.bias, self.eps)
+        return rearrange(normal, "b y x c -> b c y x")
 
 
 def channel_variance(x: Tensor, fused: bool) -> Tensor:
@@ -90,9 +92,10 @@ class ChannelAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to the same shape."""
-        batch, channels, height, width = x.shape
         qkv = self.qkv_dwconv(self.qkv(x))
-        qkv = qkv.reshape(batch, 3, self.heads, channels // self.heads, height * width)  # views: nothing is copied
+        qkv = rearrange(
+            qkv, "b (three h d) y x -> b three h d (y x)", three=3, h=self.heads
+        )  # a view: nothing is copied
         query, key, value = qkv.unbind(1)  # (B, h, d, N)
         precise = torch.promote_types(qkv.dtype, torch.float32)
         norms = torch.linalg.vector_norm(qkv[:, :2], dim=-1, keepdim=True, dtype=precise)
@@ -100,7 +103,7 @@ class ChannelAttention(nn.Module):
         scores = query @ key.transpose(-2, -1) * query_scale * key_scale.transpose(-2, -1) * self.temperature
         weights = scores.softmax(-1) if self.activation == "softmax" else scores.relu()  # (B, h, d, d)
         mixed = weights.to(value.dtype) @ value  # (B, h, d, N)
-        return cast(Tensor, self.project_out(mixed.reshape(batch, channels, height, width)))
+        return cast(Tensor, self.project_out(rearrange(mixed, "b h d (y x) -> b (h d) y x", y=x.shape[-2])))
 
 
 class GatedFeedForward(nn.Module):

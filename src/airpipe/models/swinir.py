@@ -33,6 +33,7 @@ from typing import Any, ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from airpipe.models.contract import Network, Shapes
@@ -49,8 +50,8 @@ def relative_index(window: int, device: torch.device | None = None) -> Tensor:
     """Row of the bias table for each pair of tokens of a window: (N, N) int64."""
     position = torch.arange(window, device=device)
     apart = position[:, None] - position[None, :] + window - 1  # (window, window)
-    index = apart[:, None, :, None] * (2 * window - 1) + apart[None, :, None, :]  # (yi, xi, yj, xj)
-    return index.reshape(window**2, window**2)
+    index = apart[:, None, :, None] * (2 * window - 1) + apart[None, :, None, :]
+    return rearrange(index, "yi xi yj xj -> (yi xi) (yj xj)")
 
 
 def shift_mask(height: int, width: int, window: int, like: Tensor | None = None) -> Tensor:
@@ -67,11 +68,11 @@ def shift_mask(height: int, width: int, window: int, like: Tensor | None = None)
     def bands(length: int) -> Tensor:
         position = torch.arange(length, device=device)
         band = (position >= length - window).int() + (position >= length - window // 2).int()
-        return band.view(-1, window)
+        return rearrange(band, "(m side) -> m side", side=window)
 
     rows, columns = bands(height), bands(width)
-    label = 3 * rows[:, None, :, None] + columns[None, :, None, :]  # (M_y, M_x, window, window)
-    label = label.reshape(-1, window**2)
+    label = 3 * rows[:, None, :, None] + columns[None, :, None, :]
+    label = rearrange(label, "my mx y x -> (my mx) (y x)")
     return (label[:, :, None] != label[:, None, :]).to(dtype) * MASKED
 
 
@@ -141,18 +142,17 @@ class WindowAttention(nn.Module):
             mask: `shift_mask` of this size, or None without masks; only a shifted block uses it.
         """
         height, width, channels = tokens.shape[1:]
-        rows, columns, side = height // self.window, width // self.window, self.window
         if self.shift:
             tokens = tokens.roll((-self.shift, -self.shift), (1, 2))
-        split = self.qkv(tokens).view(-1, rows, side, columns, side, 3, self.heads, channels // self.heads)
-        split = split.permute(5, 0, 1, 3, 6, 2, 4, 7)  # (3, B, rows, columns, h, side, side, d)
+        inside = {"y": self.window, "x": self.window}
+        parts = {"three": 3, "h": self.heads}
+        split = rearrange(self.qkv(tokens), "b (my y) (mx x) (three h d) -> three b my mx h y x d", **parts, **inside)
         if excess := -split.shape[-1] % head_multiple(split.device):
             split = F.pad(split, (0, excess))  # zeros change no product; the copy is made anyway
-        query, key, value = split.reshape(3, -1, rows * columns, self.heads, side**2, split.shape[-1])
-        mixed = attend(query, key, value, self._bias(query, index, mask), self.scale)
-        mixed = mixed.view(-1, rows, columns, self.heads, side, side, split.shape[-1])
-        mixed = mixed[..., : channels // self.heads].permute(0, 1, 4, 2, 5, 3, 6)
-        mixed = self.proj(mixed.reshape(-1, height, width, channels))
+        query, key, value = rearrange(split, "three b my mx h y x d -> three b (my mx) h (y x) d")
+        mixed = attend(query, key, value, self._bias(query, index, mask), self.scale)[..., : channels // self.heads]
+        windows = {"my": height // self.window, "mx": width // self.window}
+        mixed = self.proj(rearrange(mixed, "b (my mx) h (y x) d -> b (my y) (mx x) (h d)", **windows, **inside))
         return cast(Tensor, mixed.roll((self.shift, self.shift), (1, 2)) if self.shift else mixed)
 
     def _bias(self, query: Tensor, index: Tensor | None, mask: Tensor | None) -> Tensor | None:
@@ -160,11 +160,21 @@ class WindowAttention(nn.Module):
         bias = None
         if index is not None:
             bias = self.relative_position_bias_table.to(query.dtype)[index]  # (N, N, h)
-            bias = bias.permute(2, 0, 1)[None].contiguous()  # fused kernels want the last stride to be 1
+            bias = rearrange(bias, "i j h -> 1 h i j").contiguous()  # fused kernels want the last stride to be 1
         if mask is None or not self.shift:
             return bias
         masked = mask[:, None].to(query.dtype)
         return masked if bias is None else bias + masked
+
+
+def as_tokens(features: Tensor) -> Tensor:
+    """(B, C, H, W) as (B, H, W, C); a view."""
+    return rearrange(features, "b c y x -> b y x c")
+
+
+def as_map(tokens: Tensor) -> Tensor:
+    """(B, H, W, C) as (B, C, H, W); a view, channels-last."""
+    return rearrange(tokens, "b y x c -> b c y x")
 
 
 class MLP(nn.Module):
@@ -210,7 +220,7 @@ class SwinGroup(nn.Module):
         mixed = tokens
         for number, block in enumerate(self.blocks):
             mixed = block(mixed, index, mask, None if kept is None else kept[number])
-        return cast(Tensor, tokens + self.conv(mixed.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        return tokens + as_tokens(self.conv(as_map(mixed)))
 
 
 def _connection(channels: int, kind: str) -> nn.Module:
@@ -330,7 +340,7 @@ class SwinIR(Network):
         shallow = self.conv_first(centred)  # (B, C, H', W')
         groups = self._body(shallow, pad_visible(visible, self.window_size, self.pad))
         half = groups[len(groups) // 2 :][::-1]
-        maps = [tokens.permute(0, 3, 1, 2)[..., :height, :width] for tokens in half]
+        maps = [as_map(tokens)[..., :height, :width] for tokens in half]
         if features is True:
             return maps
         restored = self._restored(groups[-1], shallow, image)[..., :height, :width]
@@ -338,7 +348,7 @@ class SwinIR(Network):
 
     def _restored(self, tokens: Tensor, shallow: Tensor, image: Tensor) -> Tensor:
         """The result from the last group; the normalised body where that is the output."""
-        body: Tensor = self.norm(tokens).permute(0, 3, 1, 2)
+        body = as_map(self.norm(tokens))
         if self.output == "features":
             return body
         restored: Tensor = self.conv_last(self.conv_after_body(body) + shallow)
@@ -349,12 +359,12 @@ class SwinIR(Network):
     def _body(self, shallow: Tensor, visible: Tensor | None) -> list[Tensor]:
         """Output of each group, (B, H', W', C); the first half is the encoder."""
         height, width = shallow.shape[-2:]
-        tokens = self.embed_norm(shallow.permute(0, 2, 3, 1))
+        tokens = self.embed_norm(as_tokens(shallow))
         index = relative_index(self.window_size, shallow.device) if self.relative_bias else None
         mask = shift_mask(height, width, self.window_size, shallow) if self.attn_mask else None
         kept = self._kept(tokens)
         groups, start = [], 0
-        shown = None if visible is None else visible.permute(0, 2, 3, 1)
+        shown = None if visible is None else as_tokens(visible)
         for number, layer in enumerate(self.layers):
             stop = start + len(cast(SwinGroup, layer).blocks)
             tokens = layer(tokens, index, mask, None if kept is None else kept[start:stop])

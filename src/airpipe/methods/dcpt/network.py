@@ -21,10 +21,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from airpipe.errors import AirpipeError
-from airpipe.models.contract import Network, Shapes, feature_channels
+from airpipe.models.contract import Inputs, Network, Shapes, feature_channels
 from airpipe.models.features import Features, Output
 from airpipe.models.nafnet import ChannelNorm
 from airpipe.registry import build_network
@@ -143,11 +144,11 @@ class DegradationHead(Network):
             )
         return maps
 
-    def example_input(self, height: int, width: int) -> list[Tensor]:
+    def example_input(self, height: int, width: int) -> Inputs:
         """Empty features of one image of this size, which has those of level 0."""
         shifts = [0 if self.downsample else level for level in range(len(self.feature_dims))]
         sizes = [(c, height >> shift, width >> shift) for c, shift in zip(self.feature_dims, shifts, strict=True)]
-        return [torch.empty(1, *size, device="meta") for size in sizes]
+        return ([torch.empty(1, *size, device="meta") for size in sizes],)
 
     @classmethod
     def arguments_from(cls, shapes: Shapes) -> dict[str, Any] | None:
@@ -183,7 +184,7 @@ def _as_map(features: Tensor, size: tuple[int, int] | None) -> Tensor:
     height, width = size or (math.isqrt(tokens),) * 2
     if height * width != tokens:
         raise AirpipeError(f"{tokens} tokens are no {height}x{width} map. Give their size (height, width)")
-    return features.transpose(1, 2).reshape(len(features), -1, height, width)
+    return rearrange(features, "b (y x) c -> b c y x", y=height)
 
 
 def _shrunk(features: Tensor, factor: int) -> Tensor:

@@ -21,10 +21,11 @@ from contextlib import nullcontext
 from typing import Any, ClassVar, Literal, cast
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from airpipe.errors import AirpipeError
-from airpipe.models.contract import Network, Shapes
+from airpipe.models.contract import Inputs, Network, Shapes
 from airpipe.models.features import Features, Output
 from airpipe.models.padding import pad_to_multiple
 from airpipe.models.vgg import VGGFront
@@ -73,9 +74,9 @@ class SAD(_Part):
         """Map (B, C, h, w) to (B, out_channels, 2h, 2w)."""
         return cast(Tensor, self.decoder(features))
 
-    def example_input(self, height: int, width: int) -> Tensor:
+    def example_input(self, height: int, width: int) -> Inputs:
         """Empty features of an image of this size."""
-        return torch.empty(1, self.in_channels, height // 2, width // 2, device="meta")
+        return (torch.empty(1, self.in_channels, height // 2, width // 2, device="meta"),)
 
     @classmethod
     def arguments_from(cls, shapes: Shapes) -> dict[str, Any] | None:
@@ -137,9 +138,9 @@ class DNC(_Part):
         own, other = gates.chunk(2, 1)
         return cast(Tensor, own * features + other * normalised)
 
-    def example_input(self, height: int, width: int) -> Tensor:
+    def example_input(self, height: int, width: int) -> Inputs:
         """Empty features of an image of this size."""
-        return torch.empty(1, self.in_channels, height // 2, width // 2, device="meta")
+        return (torch.empty(1, self.in_channels, height // 2, width // 2, device="meta"),)
 
     @classmethod
     def arguments_from(cls, shapes: Shapes) -> dict[str, Any] | None:
@@ -171,7 +172,7 @@ class FGM(_Part):
     def __init__(self, in_channels: int = 128, num_branches: int = 3) -> None:
         super().__init__()
         _positive(in_channels=in_channels, num_branches=num_branches)
-        self.num_branches = num_branches
+        self.in_channels, self.num_branches = in_channels, num_branches
         self.conv_amp = nn.Conv2d(in_channels, in_channels, 1)
         self.conv_guidance = nn.Conv2d(in_channels, num_branches, 3, padding=1)
 
@@ -189,9 +190,13 @@ class FGM(_Part):
     def forward(self, branches: Tensor, features: Tensor) -> Tensor:
         """Fuse branches (B, N C, h, w), one after the other, by degraded features (B, C, h, w); (B, C, h, w)."""
         weights = self.guidance(features)
-        batch, _, height, width = branches.shape
-        apart = branches.float().reshape(batch, self.num_branches, -1, height, width)  # (B, N, C, h, w)
+        apart = rearrange(branches.float(), "b (n c) y x -> b n c y x", n=self.num_branches)
         return (weights[:, :, None] * apart).sum(1)
+
+    def example_input(self, height: int, width: int) -> Inputs:
+        """Empty branches and features of an image of this size."""
+        branches = torch.empty(1, self.num_branches * self.in_channels, height // 2, width // 2, device="meta")
+        return (branches, branches[:, : self.in_channels])
 
 
 class ISE(_Part):
@@ -221,9 +226,9 @@ class ISE(_Part):
         branches = [branch(features) for branch in self.dncs]
         return branches[0] if self.fgm is None else cast(Tensor, self.fgm(torch.cat(branches, 1), features))
 
-    def example_input(self, height: int, width: int) -> Tensor:
+    def example_input(self, height: int, width: int) -> Inputs:
         """Empty features of an image of this size."""
-        return torch.empty(1, self.in_channels, height // 2, width // 2, device="meta")
+        return (torch.empty(1, self.in_channels, height // 2, width // 2, device="meta"),)
 
     @classmethod
     def arguments_from(cls, shapes: Shapes) -> dict[str, Any] | None:
