@@ -8,14 +8,18 @@ from pathlib import Path
 
 import pytest
 import yaml
+from helpers import ROOT, shipped
 
+from airpipe.plan import load_plan
+from airpipe.registry import METHODS
 from airpipe.settings.merging import deep_merge
 from workflow import TOY, copy_run, environment, planned
 
 pytestmark = pytest.mark.pipeline
 
 MODEL = "results/baseline/nafnet_5d/seed0/train/model.safetensors"
-STAGES = {"data", "train@0", "evaluate", "report"}
+TRAIN = {f"train@{name}" for name in METHODS}
+STAGES = {"data", *TRAIN, "evaluate", "report"}
 
 
 def call(project: Path, *command: str) -> str:
@@ -108,7 +112,7 @@ def test_after_a_plain_run_repro_only_records(finished, recording):
 def test_repro_in_a_fresh_clone_makes_everything(recorded, tmp_path):
     project = tmp_path / "project"
     call(recorded, "git", "clone", "-q", str(recorded), str(project))
-    assert "train@0" in ran(call(project, "dvc", "repro"))
+    assert ran(call(project, "dvc", "repro")) >= TRAIN
     assert (project / MODEL).read_bytes() == (recorded / MODEL).read_bytes()
     assert (project / "results/report/index.html").is_file()
 
@@ -130,7 +134,7 @@ def test_a_learning_rate_reruns_training_and_what_follows_and_the_difference_sho
         {"methods": {"baseline": {"settings": {"nafnet_5d": {"stages": stages}}}}},
     )
     before = (project / MODEL).read_bytes()
-    assert ran(call(project, "dvc", "repro")) == STAGES - {"data"}
+    assert ran(call(project, "dvc", "repro")) == {"train@baseline", "evaluate", "report"}
     assert (project / MODEL).read_bytes() != before
 
     difference = call(project, "dvc", "metrics", "diff", "--precision", "3")
@@ -146,7 +150,7 @@ def test_metrics_and_plots_show_our_numbers(project):
     assert "noise_25.airpipe.psnr" in call(project, "dvc", "metrics", "show")
     call(project, "dvc", "plots", "show")
     page = (project / "results/plots/index.html").read_text()
-    assert "validation/psnr" in page
+    assert "Validation PSNR during training" in page
     assert "Gain of each test image" in page
 
 
@@ -156,3 +160,34 @@ def test_a_failed_training_is_a_failed_stage_that_says_why(project):
     edit(project, "config/methods/baseline.yaml", {"methods": methods})
     with pytest.raises(AssertionError, match="is smaller than patch_size 9000"):
         call(project, "dvc", "repro")
+
+
+# dvc.yaml itself
+
+
+def test_every_method_in_use_is_trained_recorded_evaluated_and_drawn():
+    dvc = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+    plan = load_plan(shipped())
+    used = [name for name in METHODS if plan.models_of(name)]
+    assert dvc["stages"]["train"]["foreach"] == used
+    deps = dvc["stages"]["evaluate"]["deps"]
+    assert [path for path in deps if path.startswith("results/trained/")] == [
+        f"results/trained/{name}.csv" for name in used
+    ]
+    (curves,) = (plot["Validation PSNR during training"]["y"] for plot in dvc["plots"] if "Validation" in str(plot))
+    assert list(curves) == [f"results/trained/{name}_curves.csv" for name in used]
+
+
+def test_every_key_of_the_configuration_is_a_parameter_of_some_stage():
+    dvc = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+    stages = [stage.get("do", stage) for stage in dvc["stages"].values()]
+    known = {
+        (file, key) for stage in stages for params in stage["params"] for file, keys in params.items() for key in keys
+    }
+    settings = set(yaml.safe_load((ROOT / "config/config.yaml").read_text()))
+    settings -= {"compute"}  # of the machine: redoes nothing
+    assert {key for file, key in known if file == "config/config.yaml"} == settings
+    assert {file for file, _ in known} == {
+        "config/config.yaml", "config/datasets.yaml", "config/recipes.yaml", "config/protocols.yaml",
+        "config/methods/${item}.yaml",
+    }  # fmt: skip

@@ -5,6 +5,7 @@ localrules:
     tables,
     efficiency,
     metrics,
+    all_tables,
 
 
 rule tables:
@@ -83,6 +84,15 @@ rule metrics:
         "Metrics for DVC"
     script:
         "../../scripts/make_tables.py"
+
+
+rule all_tables:
+    input:
+        expand("results/tables/{table}.csv", table=PROJECT.tables),
+        "results/tables/efficiency.csv",
+        "results/metrics.json",
+        feature_outputs(),
+        recognition_outputs(),
 
 
 rule figures:

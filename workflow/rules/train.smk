@@ -44,5 +44,20 @@ for name in METHODS:  # train_vrdir: the stages of VRD-IR that the chosen models
         name:
             f"train_{name}"
         input:
-            models_of(name),
+            models=models_of(name),
+        output:
+            table=f"results/trained/{name}.csv",
+            curves=f"results/trained/{name}_curves.csv",
+        log:
+            f"results/logs/trained/{name}.log",
+        conda:
+            "../../envs/report.yaml"
         localrule: True
+        resources:
+            mem_mb=1000,
+            runtime=10,
+        message:
+            f"Record the models of {name}"
+        shell:
+            "python scripts/record_training.py {input.models} --output {output.table} --curves {output.curves}"
+            " > {log} 2>&1"
