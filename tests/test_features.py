@@ -543,8 +543,11 @@ def test_a_fixed_parameter_replaces_the_draw_and_null_leaves_a_class_out():
     [
         ({"models": ["baseline/nafnet_6d"]}, "unknown setting of baseline 'nafnet_6d'; did you mean 'nafnet_5d'"),
         ({"models": ["baseline/nafnet_5d/trian"]}, "unknown stage of baseline/nafnet_5d in features 'trian'; did you"),
-        ({"models": ["baseline"]}, "features: 'baseline' is not method/setting, method/setting/stage or imported/name"),
-        ({"models": ["imported/a/b"]}, "features: 'imported/a/b' is not method/setting"),
+        (
+            {"models": ["baseline"]},
+            "features.models.0: 'baseline' is not method/setting, method/setting/stage or imported/name",
+        ),
+        ({"models": ["imported/a/b"]}, "features.models.0: 'imported/a/b' is not method/setting"),
         ({"models": ["imported/a"], "classes": {"u": {"pairs": "photos.test"}}}, "found 1 classes; .* at least 2"),
         ({"classes": {"u": {"pairs": "photo.test"}}}, "unknown data set in features, class u 'photo'; did you mean"),
         ({"classes": {"u": {"pairs": "photos.tset"}}}, "unknown split of photos in features, class u 'tset'; did you"),
