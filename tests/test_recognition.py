@@ -176,7 +176,7 @@ def test_a_network_that_does_not_pad_gets_images_that_fit_it():
 
 def test_kept_pictures_are_degraded_restored_clean_and_guidance(pairs, recognisers):
     class Guided(Brighter):
-        num_branches = 3
+        branches = 3
 
         def guidance(self, image):
             return torch.full((len(image), 3, 12, 12), 1 / 3)
