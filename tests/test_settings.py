@@ -308,11 +308,34 @@ def test_null_in_an_overlay_takes_a_key_away(overlay, find, default):
     assert find(load_project(deep_merge(config, overlay))) == default
 
 
-def test_null_in_a_stage_takes_what_an_overlay_covers_away():
-    null = {"stages": {"train": {"scales": {"demo": {"clip_norm": None, "data": None}}}}}
-    config = deep_merge(shipped(), {"methods": {"baseline": {"settings": {"nafnet_5d": null}}}})
-    stage = load_project(config).setting_plan("baseline/nafnet_5d").stages["train"]
-    assert "clip_norm" not in stage.scales["demo"] and "data" not in stage.scales["demo"]
+@pytest.mark.parametrize("where", ["of its own", "common", "both", "overlay"])
+def test_null_in_a_scale_takes_its_value_and_the_common_one_away(where):
+    settings = shipped()["methods"]["baseline"]["settings"]["nafnet_5d"]
+    stage = settings["stages"]["train"]
+    stage["common"] |= {"ema_decay": 0.5} if where in ("common", "both") else {}
+    if where == "overlay":  # what Snakemake makes of {"scales": {"demo": {"ema_decay": None}}} over a value
+        stage["scales"]["demo"]["ema_decay"] = None
+        project = load_project(with_setting(**settings))
+        assert frozen_stage(project, "baseline/mine", 0, "train", StageSettings, 1).ema_decay == 0
+        return
+    stage["scales"]["demo"].pop("ema_decay", None)
+    stage["scales"]["demo"] |= {"ema_decay": 0.25} if where in ("of its own", "both") else {}
+    config = with_setting(**settings)
+    others = config["methods"]["baseline"]["settings"]
+    others["child"] = {"like": "mine", "stages": {"train": {"scales": {"demo": {"ema_decay": None}}}}}
+    others["grandchild"] = {"like": "child"}
+    found = load_project(config)
+    decays = [
+        frozen_stage(found, f"baseline/{name}", 0, "train", StageSettings, 1).ema_decay
+        for name in ("mine", "child", "grandchild")
+    ]
+    assert decays == [0.5 if where == "common" else 0.25, 0, 0]
+
+
+def test_null_in_a_scale_for_what_neither_it_nor_common_has_is_told():
+    scale = {"ema_decai": None}
+    with pytest.raises(AirpipeError, match=r"scales.demo.ema_decai is null, .*did you mean 'ema_decay'"):
+        load_project(with_setting(like="nafnet_5d", stages={"train": {"scales": {"demo": scale}}}))
 
 
 def test_a_setting_that_an_overlay_takes_away_is_missed_by_those_that_follow_it():

@@ -9,7 +9,7 @@ from typing import Any
 from airpipe.errors import AirpipeError
 from airpipe.settings.base import check_settings, unknown_name
 from airpipe.settings.datasets import of_seed
-from airpipe.settings.merging import deep_merge, plain
+from airpipe.settings.merging import over_common, plain
 from airpipe.settings.names import ModelName
 from airpipe.settings.project import ProjectSettings, StagePlan
 from airpipe.settings.stages import StageSettings
@@ -80,7 +80,7 @@ def frozen_stage(
     """
     name, where = ModelName.parse(model), f"{model}, stage {stage}"
     plan = _stage_plan(project, model, stage)
-    values = plain(deep_merge(plan.common, plan.scales[project.scale]))
+    values = plain(over_common(plan.common, plan.scales[project.scale]))
     for part in [*values.get("data", ()), *values.get("validation", {}).get("data", ())]:
         _write_out(project, part, seed, where)
     if project.leakage.remove:

@@ -80,6 +80,8 @@ class Inheritance:
     """Takes what is inherited, what is said instead, and the path of the latter for messages, ending with a dot."""
     own: tuple[str, ...] = ()
     """Keys that are never inherited."""
+    clean: Callable[[Any], Any] = without_nulls
+    """Takes the nulls out of an entry that follows none."""
 
 
 def follow_setting(base: Mapping[str, Any], over: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -92,10 +94,61 @@ def follow_setting(base: Mapping[str, Any], over: Mapping[str, Any], where: str)
     own = {key: value for key, value in over.items() if key != "scales"}
     if over.get("scales") is not None:
         base = _only_scales(base, over["scales"], where)
-    merged = merge_patch(base, own, where)
-    for name, stage in _mapping(own, "stages").items():
-        if isinstance(stage, Mapping):
-            _check_network(stage, merged["stages"][name], f"{where}stages.{name}")
+    changed = {name: stage for name, stage in _mapping(own, "stages").items() if isinstance(stage, Mapping)}
+    apart = {name: {key: value for key, value in stage.items() if key != "scales"} for name, stage in changed.items()}
+    merged = merge_patch(base, {**own, "stages": {**own["stages"], **apart}} if changed else own, where)
+    for name, stage in changed.items():
+        place, inherited_stage = f"{where}stages.{name}.", _mapping(_mapping(base, "stages"), name)
+        common, scales = _mapping(merged["stages"][name], "common"), _mapping(inherited_stage, "scales")
+        if "scales" in stage:
+            merged["stages"][name]["scales"] = _follow_scales(scales, stage["scales"], common, f"{place}scales.")
+        _check_network(stage, merged["stages"][name], place.removesuffix("."))
+    return merged
+
+
+def _follow_scales(base: Mapping[str, Any], over: Any, common: Mapping[str, Any], where: str) -> Any:
+    """Merge the scales of a stage; null in one takes away what it inherits and what the stage's `common` says."""
+    if not isinstance(over, Mapping):
+        return over
+    merged = dict(base)
+    for scale, values in over.items():
+        if isinstance(values, Mapping):
+            merged[scale] = _follow_scale(_mapping(base, scale), values, common, f"{where}{scale}.")
+        else:
+            merged = merge_patch(merged, {scale: values}, where)
+    return merged
+
+
+def _follow_scale(
+    base: Mapping[str, Any], over: Mapping[str, Any], common: Mapping[str, Any], where: str
+) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        if value is None:
+            if key not in base and key not in common:
+                found = unknown_name(key, {**base, **common}, "inherited key")
+                raise ValueError(f"{where}{key} is null, which takes an inherited key away; {found}")
+            merged.pop(key, None)
+            if key in common:
+                merged[key] = None  # goes on to `over_common`
+        elif isinstance(value, Mapping):
+            merged[key] = _follow_scale(_mapping(base, key), value, _mapping(common, key), f"{where}{key}.")
+        else:
+            merged[key] = value
+    return merged
+
+
+def over_common(common: Mapping[str, Any], scale: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of a stage at a scale: those of the scale over common ones, which a null in the scale takes away."""
+    merged = dict(common)
+    for key, value in scale.items():
+        old = common.get(key)
+        if value is None:
+            merged.pop(key, None)
+        elif isinstance(value, Mapping):
+            merged[key] = over_common(old if isinstance(old, Mapping) else {}, value)
+        else:
+            merged[key] = value
     return merged
 
 
@@ -141,9 +194,19 @@ def _check_network(own: Mapping[str, Any], merged: Mapping[str, Any], where: str
         )
 
 
+def clean_setting(entry: Any) -> Any:
+    """The same without nulls, but for those in a scale of a stage: they take away what its `common` says."""
+    cleaned = without_nulls(entry)
+    for name, stage in _mapping(entry, "stages").items():
+        for scale, values in _mapping(stage, "scales").items():
+            if values is not None:
+                cleaned["stages"][name]["scales"][scale] = values
+    return cleaned
+
+
 DATASETS = Inheritance("data set", "datasets", "title and splits", merge_patch, ("root",))
 """Another copy of a known data set."""
-SETTINGS = Inheritance("setting", "settings", "stages", follow_setting, ("about",))
+SETTINGS = Inheritance("setting", "settings", "stages", follow_setting, ("about",), clean_setting)
 """A setting that differs from another one of its method in a few values."""
 
 
@@ -179,7 +242,7 @@ def inherited(
         entry = dict(entries[name])
         model = entry.pop("like", None)
         if model is None:
-            return cast(dict[str, Json], without_nulls(entry))
+            return cast(dict[str, Json], how.clean(entry))
         if not isinstance(model, str) or model not in entries:
             raise ValueError(f"{place}.{name}.like: " + unknown_name(str(model), entries, how.kind))
         if model in seen:

@@ -14,7 +14,7 @@ from airpipe.errors import AirpipeError
 from airpipe.settings.base import Json, Name, Settings, check_settings, unknown_name
 from airpipe.settings.datasets import DatasetSettings, of_seed
 from airpipe.settings.degrading import Recipe
-from airpipe.settings.merging import check_nulls, deep_merge, plain, settled
+from airpipe.settings.merging import check_nulls, over_common, plain, settled
 from airpipe.settings.names import ModelName, SettingModel
 from airpipe.settings.places import place
 from airpipe.settings.scoring import LeakageSettings, ProtocolSettings, ReportSettings, TableSettings, TestSettings
@@ -40,7 +40,7 @@ class StagePlan(Settings):
 
     def parents(self, scale: str) -> set[str]:
         """Parents of the stage at a scale, as the configuration names them."""
-        named = deep_merge(self.common, self.scales.get(scale, {})).get("parents", {})
+        named = over_common(self.common, self.scales.get(scale, {})).get("parents", {})
         return {str(parent) for parent in named.values()} if isinstance(named, Mapping) else set()
 
 
