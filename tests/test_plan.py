@@ -279,6 +279,7 @@ def test_expectations_are_checked_but_change_no_pair_list():
     changed = plan(MINE, nested("datasets", "mine", "splits", "train", {"expected": 5, "strict": False}))
     assert changed.split_entry("mine.train") != found.split_entry("mine.train")
     assert changed.pairs_entry("mine.train") == found.pairs_entry("mine.train")
+    assert changed.source_entry("mine") == found.source_entry("mine")
     assert found.pairs_entry("mine.test").splits["test"].input_psnr is None
 
 

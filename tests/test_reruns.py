@@ -1,6 +1,7 @@
 """What a change redoes, shown on real toy runs: comments nothing, settings what depends on them."""
 
 import re
+import shlex
 import subprocess
 import sys
 from math import isfinite
@@ -106,6 +107,13 @@ def test_gains_are_restored_minus_degraded_for_every_image(project):
 def test_a_second_run_has_nothing_to_do(project):
     done = snakemake(project, "all", "--configfile", "overlay.yaml")
     assert "Nothing to be done" in done.stdout
+
+
+def test_printed_commands_can_be_pasted(project):
+    done = snakemake(project, "all", "data", "-n", "-p", "--forceall", "--configfile", "overlay.yaml")
+    commands = [line for line in done.stdout.splitlines() if line.lstrip().startswith("Shell command:")]
+    assert len(commands) > 10 and any("scripts/train.py" in line for line in commands)
+    assert max(len(word) for line in commands for word in shlex.split(line)) <= 200
 
 
 # Edited files

@@ -58,8 +58,18 @@ class DataSets(Models):
         return self.project.list_file(name, split) if self.split_entry(pairs).splits else None
 
     def source_entry(self, name: str) -> DatasetSettings:
-        """How a data set comes here; where its folder lies changes nothing."""
-        return self.dataset(name).model_copy(update={"root": None})
+        """How a data set comes here; where its folder lies and what is expected of its files change nothing."""
+        entry = self.dataset(name)
+        plain: dict[str, Any] = {
+            "expected": None,
+            "sizes": {},
+            "input_psnr": None,
+            "strict": False,
+            "names": None,
+            "name_list": None,
+        }
+        splits = {split: chosen.model_copy(update=plain) for split, chosen in entry.splits.items()}
+        return entry.model_copy(update={"root": None, "splits": splits})
 
     def made(self, name: str) -> Made:
         """How a data set is made here.
