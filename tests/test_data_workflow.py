@@ -9,19 +9,29 @@ import pytest
 from helpers import toy_images
 
 from airpipe.data.pairs import read_rows
-from workflow import TOY, copy_project, copy_run, planned, snakemake, write_overlay
+from workflow import TOY, copy_project, copy_run, job_table, planned, snakemake, write_overlay
 
 pytestmark = pytest.mark.pipeline
 
 STAGE = "results/baseline/nafnet_5d/seed0/train"
 TRAIN = {"data": [{"pairs": "mine.train", "recipe": "noise"}], "loss_weights": {}}
+
+
+def listed_in(file):
+    """Values of a data set whose training images a name list chooses."""
+    return {"splits": {"train": {"name_list": {"file": str(file)}}}}
+
+
 MINE = {
     "methods": {"baseline": {"settings": {"nafnet_5d": {"stages": {"train": {"common": TRAIN}}}}}},
     "datasets": {
         "mine": {
             "title": "Toy",
             "root": "pictures",
-            "splits": {"train": {"clean": "train/*", "expected": 5}, "test": {"clean": "test/*"}},
+            "splits": {
+                "train": {"clean": "train/*", "expected": 5, "name_list": {"file": "list.txt"}},
+                "test": {"clean": "test/*"},
+            },
         }
     },
     "tests": {"mine_noise25": {"pairs": "mine.test", "degradation": "noise", "recipe": "noise25"}},
@@ -48,6 +58,7 @@ def pictures(folder):
 def finished(tmp_path_factory):
     folder = copy_project(tmp_path_factory.mktemp("project"))
     pictures(folder / "pictures")
+    (folder / "list.txt").write_text("".join(f"img{number}.png\n" for number in range(5)))
     write_overlay(folder, TOY, MINE)
     snakemake(folder, "all", "data", "--configfile", "overlay.yaml")
     return folder
@@ -77,67 +88,60 @@ def test_manifests_name_the_files_of_one_split_and_the_report_says_what_leaks(fi
     assert "<h2>Data</h2>" in page
 
 
-def test_nothing_is_left_to_do_and_touching_an_image_redoes_nothing(project):
-    assert again(project) == {}
+def test_touched_and_moved_images_and_a_moved_name_list_redo_nothing(project):
     os.utime(project / "pictures/train/img0.png")
-    assert again(project) == {}
-    said = snakemake(project, "check", "--configfile", "overlay.yaml").stdout
-    assert said.count("unchanged") == 4  # photos.val, photos.test, mine.train, mine.test
-    assert again(project) == {}
+    (project / "pictures").rename(project / "elsewhere")
+    (project / "list.txt").rename(project / "moved.txt")
+    moved = {"root": str(project / "elsewhere")} | listed_in(project / "moved.txt")
+    assert again(project, {"datasets": {"mine": moved}}) == {}
+
+
+def test_a_folder_may_move_below_the_project(project):
+    (project / "resources/datasets").mkdir(parents=True)
+    (project / "pictures").rename(project / "resources/datasets/mine")
+    assert again(project, {"datasets": {"mine": {"root": None}}}) == {}
 
 
 def test_a_changed_test_image_redoes_its_scores_after_a_check_but_no_training(project):
+    """Another expectation, of which the check and the page tell, trains nothing either."""
     toy_images(project / "pictures/test", count=6, size=(60, 64))
     for number in range(5):
         (project / f"pictures/test/img{number}.png").unlink()
-    assert again(project) == {}
+    expected = {"datasets": {"mine": {"splits": {"train": {"expected": 6, "sizes": {"a": ["168x144"]}}}}}}
+    write_overlay(project, TOY, MINE, expected)
     said = snakemake(project, "check", "--configfile", "overlay.yaml").stdout
-    assert said.count("unchanged") == 3
+    assert said.count("unchanged") == 3  # photos.val, photos.test, mine.train
     assert "results/manifests/mine.test.csv: 3 files, written" in said
-    assert again(project) == EVALUATED
+    assert "note: 5 images found, 6 expected" in said
+    weights = (project / STAGE / "model.safetensors").stat().st_mtime_ns
+    done = snakemake(project, "all", "data", "--configfile", "overlay.yaml")
+    assert job_table(done.stdout) == EVALUATED
+    assert (project / STAGE / "model.safetensors").stat().st_mtime_ns == weights
+    page = (project / "results/report/index.html").read_text()
+    assert "mine.train: 5 pairs. version a; 5 images found, 6 expected" in page
 
 
-def test_a_changed_training_image_trains_again(project):
+def test_a_bad_file_fails_the_check_and_a_changed_training_image_trains_again(project):
     path = project / "pictures/train/img0.png"
-    cv2.imwrite(str(path), 255 - cv2.imread(str(path)))
+    image, manifest = cv2.imread(str(path)), project / "results/manifests/mine.train.csv"
+    before = manifest.read_bytes()
+    path.write_bytes(b"")
+    failed = snakemake(project, "check", "--configfile", "overlay.yaml", check=False)
+    assert failed.returncode != 0
+    assert "mine.train, 5 files: 1 problems" in failed.stdout
+    assert "results/manifests/mine.test.csv: 3 files, unchanged" in failed.stdout
+    assert manifest.read_bytes() == before
+    cv2.imwrite(str(path), 255 - image)
     snakemake(project, "check", "--configfile", "overlay.yaml")
     # The tests on embedded photographs and on pictures, each for the model; `none` needs no model.
     assert again(project) == RETRAINED | LEAKS
 
 
-def test_a_bad_file_fails_the_check_and_keeps_the_manifests(project):
-    before = (project / "results/manifests/mine.train.csv").read_bytes()
-    (project / "pictures/train/img1.png").write_bytes(b"")
-    failed = snakemake(project, "check", "--configfile", "overlay.yaml", check=False)
-    assert failed.returncode != 0
-    assert "mine.train, 5 files: 1 problems" in failed.stdout
-    assert "results/manifests/mine.test.csv: 3 files, unchanged" in failed.stdout
-    assert (project / "results/manifests/mine.train.csv").read_bytes() == before
-
-
-def test_another_expectation_is_told_by_the_check_and_trains_nothing(project):
-    split = {"datasets": {"mine": {"splits": {"train": {"expected": 6, "sizes": {"a": ["168x144"]}}}}}}
-    assert again(project, split) == {}
-    said = snakemake(project, "check", "--configfile", "overlay.yaml").stdout
-    assert "note: 5 images found, 6 expected" in said
-    assert again(project, split) == {"page": 1}
-    snakemake(project, "all", "--configfile", "overlay.yaml")
-    page = (project / "results/report/index.html").read_text()
-    assert "mine.train: 5 pairs. version a; 5 images found, 6 expected" in page
-
-
-def test_moving_the_folder_redoes_nothing(project):
-    (project / "pictures").rename(project / "elsewhere")
-    assert again(project, {"datasets": {"mine": {"root": str(project / "elsewhere")}}}) == {}
-
-
-def test_a_folder_may_move_below_the_project_and_back(project):
-    at_home = {"datasets": {"mine": {"root": None}}}
-    (project / "resources/datasets").mkdir(parents=True)
-    (project / "pictures").rename(project / "resources/datasets/mine")
-    assert again(project, at_home) == {}
-    (project / "resources/datasets/mine").rename(project / "pictures")
-    assert again(project) == {}
+def test_a_changed_name_list_makes_another_pair_list(project):
+    (project / "list.txt").write_text("img0.png\nimg1.png\n")
+    done = snakemake(project, "results/pairs/mine.train.csv", "--configfile", "overlay.yaml")
+    assert job_table(done.stdout) == {"manifest": 1, "pairs": 1}
+    assert [row["name"] for row in read_rows(project / "results/pairs/mine.train.csv")] == ["img0", "img1"]
 
 
 def test_leaking_images_are_left_out_on_demand(project):
@@ -153,29 +157,12 @@ def test_leaking_images_are_left_out_on_demand(project):
 
 def test_a_pack_is_made_on_demand_and_retrains_nothing_and_gives_the_same_bits(project):
     weights = (project / STAGE / "model.safetensors").read_bytes()
-    packed = {"compute": {"demo": {"baseline.train": {"pack": True}}}}
-    assert again(project, packed) == {"pack": 1}
-    snakemake(project, "all", "data", "--configfile", "overlay.yaml")
+    write_overlay(project, TOY, MINE, {"compute": {"demo": {"baseline.train": {"pack": True}}}})
+    done = snakemake(project, "all", "data", "--configfile", "overlay.yaml")
+    assert job_table(done.stdout) == {"pack": 1}
     facts = json.loads((project / "results/packs/mine.train.json").read_text())
     assert facts["images"] == 5
     assert (project / facts["folder"] / "pixels.bin").stat().st_size >= 5 * 144 * 168 * 3
-    assert again(project, packed) == {}
-    snakemake(project, "--configfile", "overlay.yaml", "-f", f"{STAGE}/model.safetensors")
+    done = snakemake(project, "--configfile", "overlay.yaml", "-f", f"{STAGE}/model.safetensors")
+    assert job_table(done.stdout) == {"baseline_train": 1}
     assert (project / STAGE / "model.safetensors").read_bytes() == weights
-
-
-def test_a_name_list_may_move_but_not_change(project):
-    listed = project / "list.txt"
-    listed.write_text("".join(f"img{number}.png\n" for number in range(5)))
-    chosen = {"datasets": {"mine": {"splits": {"train": {"name_list": {"file": "list.txt"}}}}}}
-    write_overlay(project, TOY, MINE, chosen)
-    snakemake(project, "results/pairs/mine.train.csv", "--configfile", "overlay.yaml")
-    moved = {"datasets": {"mine": {"splits": {"train": {"name_list": {"file": str(project / "moved.txt")}}}}}}
-    listed.rename(project / "moved.txt")
-    write_overlay(project, TOY, MINE, moved)
-    assert planned(project, "results/pairs/mine.train.csv", "--configfile", "overlay.yaml") == {}
-    (project / "moved.txt").write_text("img0.png\nimg1.png\n")
-    assert planned(project, "results/pairs/mine.train.csv", "--configfile", "overlay.yaml") == {
-        "manifest": 1,
-        "pairs": 1,
-    }

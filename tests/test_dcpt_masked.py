@@ -3,10 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import card, curve, model_of, train
 from parity import make_input
 from test_dcpt import BACKBONES, dcpt_stage
-from toys.dcpt import RATE
 
 from airpipe.data.batch import Batch
 from airpipe.errors import AirpipeError
@@ -14,10 +12,8 @@ from airpipe.methods.dcpt.network import DCPT
 from airpipe.methods.dcpt.training import MaskedPretrainTask, PretrainTask, random_patches
 from airpipe.training.losses import focal_loss
 from airpipe.training.task import Moment
-from airpipe.weights.checkpoints import load_model
 
 MASKED = {"task": "dcpt.masked_pretrain", "stage": "masked_pretrain", "mask_patch": 4}
-FINETUNE = {"task": "dcpt.finetune", "stage": "finetune", "optimizers": {"net": RATE}, "head": None}
 
 
 def built(name: str) -> DCPT:
@@ -115,17 +111,6 @@ def test_a_masked_step_restores_the_clean_image_and_classifies_from_what_is_visi
     logits = net(batch.degraded, visible=visible, classify=True)
     assert losses["class"].item() == pytest.approx(focal_loss(logits, batch.label).item(), rel=1e-6)
     assert losses["class"].item() != PretrainTask(dcpt_stage(), {}).step(batch, Moment())["class"].item()
-
-
-def test_masked_pretraining_trains_validates_and_hands_its_backbone_on(tmp_path):
-    made = train(tmp_path / "masked", dcpt_stage(**MASKED))
-    assert card(made)["network"]["name"] == "dcpt"
-    assert all(loss > 0 for loss in curve(made, "loss/class"))
-    parent = "dcpt/nafnet_toy/seed3/masked_pretrain"
-    fine = train(tmp_path / "fine", dcpt_stage(**FINETUNE, parents={"init": parent}), init=model_of(made))
-    keys = card(fine)["parents"][0]["keys"]
-    backbone = load_model(made.workdir).network.backbone
-    assert keys["matched"] == len(backbone.state_dict()) and keys["missing"] == []
 
 
 @pytest.mark.parametrize(("patch", "ratio"), [(16, 0.4), (8, 0.05), (8, 0.99)])

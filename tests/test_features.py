@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from helpers import NOISE, RAIN, ROOT, stage, toy_images
@@ -48,7 +47,6 @@ from airpipe.settings.project import load_project
 from airpipe.settings.stages import StageSettings
 from airpipe.settings.studies import FeatureSettings, check_labels
 from airpipe.weights.checkpoints import LoadedModel
-from workflow import TOY, copy_project, planned, snakemake, write_overlay
 
 NAFNET = {"width": 4, "middle_blk_num": 1, "enc_blk_nums": [1, 1], "dec_blk_nums": [1, 1]}
 TRANSFORMER = {"dim": 8, "num_blocks": [1, 1, 1, 1], "num_refinement_blocks": 1, "heads": [1, 1, 2, 4]}
@@ -672,34 +670,3 @@ def test_figures_have_a_row_per_checkpoint_and_equal_numbers_give_equal_files(re
             sizes[name, count] = Image.open(target).size
     assert sizes["tsne", 4][1] > 1.8 * sizes["tsne", 2][1] and sizes["tsne", 4][0] == sizes["tsne", 2][0]
     assert sizes["confusion", 4][0] > 1.3 * sizes["confusion", 2][0]  # the classifier's column
-
-
-# Workflow
-
-
-ANALYSIS = {
-    "features": {
-        "models": ["baseline/nafnet_5d"],
-        "scales": None,
-        "crops_per_image": 6,
-        "perplexity": 5,
-        "iterations": 250,
-    }
-}
-
-
-@pytest.mark.pipeline
-def test_a_toy_run_analyses_its_checkpoint_and_other_neighbours_redo_nothing_else(tmp_path):
-    folder = copy_project(tmp_path / "project")
-    write_overlay(folder, TOY, ANALYSIS)
-    snakemake(folder, "all", "--configfile", "overlay.yaml")
-    table = pd.read_csv(folder / "results" / "tables" / "features.csv", keep_default_na=False)
-    knn = table[(table["measure"] == "knn") & (table["class"] == "")]
-    assert knn["init"].tolist() == ["random", "trained"] and set(knn["model"]) == {"baseline/nafnet_5d/seed0/train"}
-    assert ((knn["value"] > 0) & (knn["value"] <= 100)).all() and set(knn["n_scenes"]) == {3}
-    page = (folder / "results" / "report" / "index.html").read_text()
-    assert 'id="features"' in page and "90 crops of 3 photographs" in page and page.count("t-SNE of the features") == 2
-    assert "Nothing to be done" in snakemake(folder, "all", "--configfile", "overlay.yaml").stdout
-    change = write_overlay(folder, {"features": {"neighbours": 3}}, name="change.yaml").name
-    expected = {"dcpt_knn": 2, "features_table": 1, "dcpt_tsne": 1, "page": 1}
-    assert planned(folder, "all", "--configfile", "overlay.yaml", change) == expected

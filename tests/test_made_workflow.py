@@ -9,7 +9,7 @@ from test_shapes import kit
 
 from airpipe.cli.main import main
 from airpipe.data.pairs import read_facts, read_rows
-from workflow import TOY, copy_project, copy_run, planned, snakemake, write_overlay
+from workflow import TOY, copy_project, copy_run, job_table, planned, snakemake, write_overlay
 
 pytestmark = pytest.mark.pipeline
 
@@ -21,9 +21,6 @@ CROPS = {
         "voc_2007_crops": {"made": {"smallest": 8, "lists": {"train": "trainval", "test": "trainval"}}},
     }
 }
-PARTS = {"data": [{"pairs": "shapes{seed}.train", "recipe": "noise"}], "loss_weights": {}}
-STAGE = {"common": PARTS, "scales": {"demo": {"validation": {"data": []}}}}
-TRAINED = {"methods": {"baseline": {"settings": {"nafnet_5d": {"stages": {"train": STAGE}}}}}}
 LISTS = ["results/pairs/shapes0.val.csv", "results/pairs/voc_2007_crops.train.csv"]
 
 
@@ -35,11 +32,6 @@ def project(tmp_path_factory):
     write_overlay(folder, TOY, SHAPES, CROPS)
     snakemake(folder, *LISTS, "--configfile", "overlay.yaml")
     return folder
-
-
-def again(folder, *overlays):
-    write_overlay(folder, TOY, SHAPES, CROPS, *overlays)
-    return planned(folder, *LISTS, "--configfile", "overlay.yaml")
 
 
 def test_lists_of_made_data_sets_name_all_images_with_their_classes(project):
@@ -57,58 +49,22 @@ def test_lists_of_made_data_sets_name_all_images_with_their_classes(project):
     assert json.loads((project / "results/generated/shapes0.json").read_text())["images"] == FEW
 
 
-def test_nothing_is_left_to_do(project):
-    assert again(project) == {}
+def test_a_changed_entry_makes_its_data_set_anew_and_no_other_and_then_nothing_is_left(project, tmp_path):
+    copy = copy_run(project, tmp_path / "copy")
+    before = (copy / "results/manifests/shapes0.val.csv").read_bytes()
+    write_overlay(copy, TOY, SHAPES, CROPS, {"datasets": {"shapes0": {"made": {"seed": 5}}}})
+    done = snakemake(copy, *LISTS, "--configfile", "overlay.yaml")
+    assert job_table(done.stdout) == {"make_dataset": 1, "manifest": 1, "pairs": 1}
+    assert (copy / "results/manifests/shapes0.val.csv").read_bytes() != before
+    assert planned(copy, *LISTS, "--configfile", "overlay.yaml") == {}
 
 
 def test_a_folder_that_was_deleted_is_made_again_and_checked(project, tmp_path):
     copy = copy_run(project, tmp_path / "copy")
-    write_overlay(copy, TOY, SHAPES, CROPS)
     shutil.rmtree(copy / "results/generated/shapes0")
-    made = planned(copy, "results/generated/shapes0", "--configfile", "overlay.yaml")
-    assert made == {"make_dataset": 1}
-    snakemake(copy, "results/generated/shapes0", "--configfile", "overlay.yaml")
+    done = snakemake(copy, "results/generated/shapes0", "--configfile", "overlay.yaml")
+    assert job_table(done.stdout) == {"make_dataset": 1}
     assert len(list((copy / "results/generated/shapes0").rglob("*.png"))) == sum(FEW.values())
-
-
-def test_targets_and_checks_cover_the_made_data_sets_in_use(project):
-    write_overlay(project, TOY, SHAPES, CROPS, TRAINED)
-    shown = snakemake(project, "-n", "-p", "check", "--configfile", "overlay.yaml").stdout
-    assert "check_dataset.py shapes0.train" in shown
-    (project / "results/generated/shapes0").rename(project / "aside")
-    try:
-        assert planned(project, "data", "--configfile", "overlay.yaml")["make_dataset"] == 1
-    finally:
-        (project / "aside").rename(project / "results/generated/shapes0")
-
-
-def test_a_changed_entry_makes_its_data_set_anew_and_no_other(project):
-    other = {"datasets": {"shapes0": {"made": {"seed": 5}}}}
-    assert again(project, other) == {"make_dataset": 1, "manifest": 1, "pairs": 1}
-    assert again(project, {"datasets": {"voc_2007_crops": {"made": {"margin": 0.2}}}}) == {
-        "make_dataset": 1,
-        "manifest": 1,
-        "pairs": 1,
-    }
-    before = (project / "results/manifests/shapes0.val.csv").read_bytes()
-    write_overlay(project, TOY, SHAPES, CROPS, other)
-    snakemake(project, *LISTS, "--configfile", "overlay.yaml")
-    assert (project / "results/manifests/shapes0.val.csv").read_bytes() != before
-    assert again(project, other) == {}
-
-
-def test_drawn_lists_are_neither_packed_nor_searched_for_leaks(project):
-    write_overlay(project, TOY, SHAPES, CROPS, TRAINED)
-    model = "results/baseline/nafnet_5d/seed0/train/model.safetensors"
-    jobs = planned(project, model, "--configfile", "overlay.yaml")
-    assert {"pack", "fingerprint", "leakage"}.isdisjoint(jobs)
-    assert jobs["baseline_train"] == 1
-
-
-def test_data_sets_that_nobody_makes_are_told(project):
-    write_overlay(project, TOY, SHAPES, CROPS)
-    failed = snakemake(project, "-n", "results/generated/photos.json", "--configfile", "overlay.yaml", check=False)
-    assert "unknown made data set 'photos'" in failed.stdout
 
 
 def test_the_list_of_data_sets_tells_what_a_made_one_lacks(capsys, monkeypatch, tmp_path):

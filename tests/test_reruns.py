@@ -8,53 +8,42 @@ from math import isfinite
 
 import pandas as pd
 import pytest
-from helpers import ROOT, toy_images
+from helpers import ROOT
+from redoing import TRAINING, counted, redone, trainings
+from test_plan import nested, plan
 
-from workflow import TOY, copy_project, copy_run, environment, planned, snakemake, write_overlay
+from airpipe.degradations.recipes import check_operations
+from airpipe.errors import AirpipeError
+from workflow import (
+    DCPT,
+    OWN,
+    RECOGNITION,
+    TOY,
+    copy_project,
+    copy_run,
+    environment,
+    planned,
+    snakemake,
+    write_overlay,
+)
 
 pytestmark = pytest.mark.pipeline
 
 MODEL = "baseline/nafnet_5d/seed0/train"
-MINE = {
-    "datasets": {"mine": {"title": "Toy", "root": "pictures", "splits": {"test": {"clean": "*.png"}}}},
-    "tests": {"mine_low_light": {"pairs": "mine.test", "degradation": "low_light", "recipe": "low_light"}},
-    "tables": {"allinone": {"tests": ["photos_noise25", "mine_low_light"]}},
-}
-REPORT = {"tables": 1, "figures": 1, "metrics": 1, "page": 1}
-RETRAINED = {
-    "freeze_settings": 1,
-    "baseline_train": 1,
-    "evaluate": 2,
-    "complexity": 1,
-    "efficiency": 1,
-} | REPORT
 STAGE = ("methods", "baseline", "settings", "nafnet_5d", "stages", "train", "scales", "demo")
+WHOLE = (TOY, OWN, DCPT, RECOGNITION)
 
 
 @pytest.fixture(scope="module")
 def project(toy_run, tmp_path_factory):
-    """A finished toy run: one network, one test on embedded photographs, one on a folder of files."""
-    folder = copy_run(toy_run, tmp_path_factory.mktemp("reruns") / "project")
-    toy_images(folder / "pictures", count=2)
-    write_overlay(folder, TOY, MINE)
-    snakemake(folder, "all", "--configfile", "overlay.yaml")
-    return folder
+    """A copy of the toy run."""
+    return copy_run(toy_run, tmp_path_factory.mktemp("reruns") / "project")
 
 
-def plan(folder, *overlays):
-    """Jobs of `all` by rule, with the toy overlay and more of them."""
-    names = ["overlay.yaml"]
-    for number, overlay in enumerate(overlays):
-        names.append(write_overlay(folder, overlay, name=f"change{number}.yaml").name)
-    return planned(folder, "all", "--configfile", *names)
-
-
-def nested(*keys_and_value):
-    """nested("a", "b", 1) is {"a": {"b": 1}}."""
-    *keys, value = keys_and_value
-    for key in reversed(keys):
-        value = {key: value}
-    return value
+def planned_with(folder, *overlays):
+    """Jobs of `all` and `data` by rule, with the toy overlays and more of them."""
+    write_overlay(folder, *WHOLE, *overlays)
+    return planned(folder, "all", "data", "--configfile", "overlay.yaml")
 
 
 # The copy and the run itself
@@ -87,10 +76,11 @@ def test_the_results_table_holds_every_number_once(project):
     assert list(table.columns[:9]) == head
     ours = table[table["model"] != "published"]
     counts = ours.groupby(["model", "metric"]).size().to_dict()
-    trained = "baseline/nafnet_5d/train"
-    # two tests under one protocol: scores of both, gains of the model only
+    # two tests under one protocol: scores of both, gains of the models only
     assert counts == {("none", "psnr"): 2, ("none", "ssim"): 2} | {
-        (trained, metric): 2 for metric in ("psnr", "ssim", "psnr_gain", "psnr_gain_min")
+        (model, metric): 2
+        for model in ("baseline/nafnet_5d/train", "imported/official")
+        for metric in ("psnr", "ssim", "psnr_gain", "psnr_gain_min")
     }
     assert all(isfinite(value) for value in ours["value"])
     noisy = ours[(ours["model"] == "none") & (ours["degradation"] == "noise") & (ours["metric"] == "psnr")]
@@ -100,13 +90,11 @@ def test_the_results_table_holds_every_number_once(project):
 
 def test_gains_are_restored_minus_degraded_for_every_image(project):
     gains = pd.read_csv(project / "results" / "tables" / "allinone_gains.csv")
-    assert len(gains) == 5 and set(gains["model"]) == {MODEL}
+    assert gains.groupby("model").size().to_dict() == {MODEL: 5, "imported/official": 5}
     assert gains["gain"].to_numpy() == pytest.approx((gains["restored"] - gains["none"]).to_numpy())
 
 
-def test_a_second_run_has_nothing_to_do(project):
-    done = snakemake(project, "all", "--configfile", "overlay.yaml")
-    assert "Nothing to be done" in done.stdout
+# What Snakemake redoes; `test_redone.py` asks the same of the plan, change by change
 
 
 def test_printed_commands_can_be_pasted(project):
@@ -116,102 +104,97 @@ def test_printed_commands_can_be_pasted(project):
     assert max(len(word) for line in commands for word in shlex.split(line)) <= 200
 
 
-# Edited files
-
-
-def test_comments_redo_nothing(project, tmp_path):
+def test_comments_machines_and_moved_folders_redo_nothing(project, tmp_path):
     folder = copy_run(project, tmp_path / "copy")
     edited = [
         *("src/airpipe/methods/baseline/training.py", "src/airpipe/models/nafnet.py", "scripts/train.py"),
         *("src/airpipe/registry.py", "src/airpipe/evaluation/metrics.py", "scripts/evaluate.py"),
-        *("workflow/Snakefile", "workflow/rules/train.smk", "workflow/rules/common.smk"),
-        *("workflow/rules/evaluation.smk", "workflow/rules/datasets.smk", "workflow/rules/settings.smk"),
+        *("src/airpipe/plan.py", "src/airpipe/reporting/table.py"),
+        *("workflow/Snakefile", *(f"workflow/rules/{path.name}" for path in (folder / "workflow/rules").glob("*.smk"))),
         *("config/config.yaml", "config/recipes.yaml", "config/methods/baseline.yaml"),
     ]
     for name in edited:
         path = folder / name
         path.write_text("# A new comment, first of all.\n" + path.read_text() + "\n# And the last one.\n")
-    assert plan(folder) == {}
+    (folder / "pictures").rename(tmp_path / "elsewhere")
+    harmless = {
+        "compute": {"demo": {"default": {"threads": 2, "mem_mb": 2000, "workers": 1, "runtime": 9}}},
+        "datasets": {"mine": {"root": str(tmp_path / "elsewhere")}},
+        "protocols": {"dcpt": {"border": 2}},
+        "recognition": {"fresh_seeds": [2]},
+    }
+    assert planned_with(folder, harmless) == {}
+
+
+CHANGES = {
+    "learning rate": nested(*STAGE, "optimizers", "net", "learning_rate", 1e-3),
+    "test": nested("tests", "mine_low_light", "seed", 7),
+    "report": nested("report", "zoom", 48),
+    "analysis": nested("features", "neighbours", 3),
+    "made data": nested("datasets", "shapes0", "made", "seed", 5),
+}
+
+
+@pytest.mark.parametrize("names", [("learning rate", "test"), ("report", "analysis", "made data")], ids=" and ".join)
+def test_snakemake_redoes_what_the_plan_says(project, names):
+    """The rules' own inputs and params, against those that `redoing.py` says once more."""
+    changes = [CHANGES[name] for name in names]
+    found = redone(plan(*WHOLE), plan(*WHOLE, *changes))
+    assert planned_with(project, *changes) == counted(found)
+    retrained = {"learning rate": 1, "report": 7}[names[0]]  # all of VRD-IR is trained on made images
+    assert len(trainings(found)) == retrained
 
 
 def test_a_raised_revision_redoes_the_stage_and_what_follows(project, tmp_path):
     folder = copy_run(project, tmp_path / "copy")
-    path = folder / "src/airpipe/methods/baseline/__init__.py"
-    text = path.read_text()
-    assert 'Stage(task="BaselineTask")' in text
-    path.write_text(text.replace('Stage(task="BaselineTask")', 'Stage(task="BaselineTask", revision=2)'))
-    assert plan(folder) == RETRAINED
-
-
-# Changed settings
-
-
-@pytest.mark.parametrize(
-    ("change", "jobs"),
-    [
-        pytest.param(nested("report", "zoom", 48), {"figures": 1, "page": 1}, id="zoom"),
-        pytest.param(nested("report", "title", "Another"), {"page": 1}, id="title"),
-        pytest.param(nested("tests", "photos_noise25", "fixed", "sigma", 30), {"evaluate": 2} | REPORT, id="sigma"),
-        pytest.param(nested("tests", "mine_low_light", "seed", 7), {"evaluate": 2} | REPORT, id="seed of a test"),
-        pytest.param(nested("protocols", "airpipe", "ssim", "uniform7"), {"evaluate": 4} | REPORT, id="protocol"),
-        pytest.param(nested("protocols", "dcpt", "border", 2), {}, id="unused protocol"),
-        pytest.param(nested(*STAGE, "optimizers", "net", "learning_rate", 1e-3), RETRAINED, id="learning rate"),
-        # Trains on it, and the low-light test degrades with it: that test of `none` is scored anew too.
-        pytest.param(
-            nested("recipes", "low_light", [{"operation": "gaussian_noise", "parameters": {"sigma": 5}}]),
-            RETRAINED | {"evaluate": 3},
-            id="recipe of training and test",
-        ),
-        # The noise test fixes its sigma, so the recipe's range concerns training only.
-        pytest.param(
-            nested("recipes", "noise", [{"operation": "gaussian_noise", "parameters": {"sigma": 5}}]),
-            RETRAINED,
-            id="range that the test fixes",
-        ),
-        pytest.param(
-            nested("compute", "demo", "default", {"threads": 2, "mem_mb": 2000, "workers": 1, "runtime": 9}),
-            {},
-            id="compute",
-        ),
-    ],
-)
-def test_a_setting_redoes_what_depends_on_it(project, change, jobs):
-    assert plan(project, change) == jobs
-
-
-def test_a_moved_data_set_redoes_nothing(project, tmp_path):
-    toy_images(tmp_path / "elsewhere", count=2)
-    assert plan(project, nested("datasets", "mine", "root", str(tmp_path / "elsewhere"))) == {}
+    path = folder / "src/airpipe/methods/dcpt/__init__.py"
+    text, count = re.subn(r'("pretrain": Stage\([^)]*)\)', r"\1, revision=2)", path.read_text())
+    assert count == 1
+    path.write_text(text)
+    found = planned_with(folder)
+    trained = {rule: count for rule, count in found.items() if rule in TRAINING}
+    assert trained == {"dcpt_pretrain": 1, "dcpt_finetune": 1}  # the masked one is another task
+    assert (found["evaluate"], found["dcpt_knn"], found["freeze_settings"]) == (1, 2, 1) and "recognise" not in found
 
 
 # Bad input
 
 
 @pytest.mark.parametrize(
-    ("setting", "message"),
+    ("change", "message"),
     [
-        ("scal=demo", "unknown setting 'scal'; did you mean 'scale'?"),
-        ("scale=huge", "unknown scale in compute 'huge'; Valid: demo, paper, released, small"),
+        ({"scal": "demo"}, "unknown setting 'scal'; did you mean 'scale'?"),
+        ({"scale": "huge"}, "unknown scale in compute 'huge'; Valid: demo, paper, released, small"),
         (
-            "tests={photos_noise25: {fixed: {sigma: high}}}",
+            {"tests": {"photos_noise25": {"fixed": {"sigma": "high"}}}},
             "tests.photos_noise25, gaussian_noise: parameter 'sigma' is 'high'; expected a finite number",
         ),
-        ("models=[baseline/nafnet_6d]", "unknown setting of baseline 'nafnet_6d'; did you mean 'nafnet_5d'?"),
+        ({"models": ["baseline/nafnet_6d"]}, "unknown setting of baseline 'nafnet_6d'; did you mean 'nafnet_5d'?"),
     ],
 )
-def test_a_bad_setting_is_named_before_anything_runs(project, setting, message):
-    done = snakemake(project, "all", "-n", "--configfile", "overlay.yaml", "--config", setting, check=False)
+def test_a_bad_setting_is_named(change, message):
+    with pytest.raises(AirpipeError, match=re.escape(message)):
+        found = plan(*WHOLE, change)
+        for where, operations in found.operations().items():
+            check_operations(operations, where)
+        found.chosen_models()
+
+
+def test_a_bad_setting_is_told_without_a_traceback_before_anything_runs(project):
+    write_overlay(project, *WHOLE)
+    wrong = ["--config", "models=[baseline/nafnet_6d]"]
+    done = snakemake(project, "all", "-n", "--configfile", "overlay.yaml", *wrong, check=False)
     assert done.returncode == 1
-    assert message in done.stdout
+    assert "unknown setting of baseline 'nafnet_6d'; did you mean 'nafnet_5d'?" in done.stdout
     assert "Traceback" not in done.stdout and "Job stats" not in done.stdout
 
 
 def test_a_missing_data_folder_is_named_on_the_terminal(project, tmp_path):
     folder = copy_run(project, tmp_path / "copy")
     (folder / "results" / "manifests" / "mine.test.csv").unlink()
-    write_overlay(folder, nested("datasets", "mine", "root", "/nowhere/pictures"), name="moved.yaml")
+    write_overlay(folder, *WHOLE, nested("datasets", "mine", "root", "/nowhere/pictures"))
     target = "results/manifests/mine.test.csv"
-    done = snakemake(folder, target, "--configfile", "overlay.yaml", "moved.yaml", check=False)
+    done = snakemake(folder, target, "--configfile", "overlay.yaml", check=False)
     assert done.returncode == 1
     assert "airpipe: error: data set mine: /nowhere/pictures is not a folder." in done.stdout
     assert "Traceback" not in done.stdout

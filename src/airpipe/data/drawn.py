@@ -31,7 +31,8 @@ class DrawnColumns:
         for step in drawn.effective:
             applied[self._operation[part][step.place]] = True
             for key, column in self._parameter[part][step.place].items():
-                values[column] = float(step.parameters[key])
+                value = step.parameters[key]
+                values[column] = float(value) if isinstance(value, int | float) else nan  # a word has no number
         return DrawnRow(self, applied, values)
 
 
