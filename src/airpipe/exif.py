@@ -19,7 +19,7 @@ EXIF_FOLDER, GPS_FOLDER, INTEROP_FOLDER = 0x8769, 0x8825, 0xA005
 FOLDERS = (EXIF_FOLDER, GPS_FOLDER, INTEROP_FOLDER)
 PIXEL_WIDTH, PIXEL_HEIGHT = 0xA002, 0xA003
 DESCRIPTIVE = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298)
-"""Entries of a TIFF file's own directory that describe the picture: description, make, model, software, date, artist, copyright."""
+"""Entries of a TIFF file's own directory that are kept: description, make, model, software, date, artist, copyright."""
 TIFFFILE_TEXTS = {0x010E: "description", 0x0131: "software", 0x0132: "datetime"}
 """Entries that tifffile writes by itself."""
 SHORT, LONG = 3, 4
@@ -88,7 +88,7 @@ def upright(data: bytes, turned: bool = False) -> bytes | None:
 
     Args:
         data: the block, with or without `PREFIX`.
-        turned: whether the picture's width and height have been exchanged; those in the block are then exchanged, too.
+        turned: whether width and height of the picture have been exchanged; those in the block are then, too.
     """
     try:
         block = _Block(data.removeprefix(PREFIX))
@@ -192,7 +192,7 @@ def _moved(data: bytes, base: int) -> tuple[bytes, dict[int, int]]:
     below: dict[int, int] = {}
     for directory in list(block.directories()):
         for field in block.fields(directory):
-            if field.tag in FOLDERS or field.size > 4:
+            if field.tag in FOLDERS or field.size > 4:  # shorter values stand in the entry itself
                 place = block.number(field.value_at, LONG) + base
                 block.put(field.value_at, LONG, place)
                 if directory == block.first and field.tag in (EXIF_FOLDER, GPS_FOLDER):

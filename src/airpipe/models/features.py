@@ -1,4 +1,4 @@
-"""What the backbones' features have in common: how they are asked for, and how parts of an image are hidden."""
+"""Features of the backbones: how they are asked for, and how parts of an image are hidden."""
 
 from typing import Literal
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from airpipe.models.padding import Pad, pad_to_multiple
 
 Features = bool | Literal["also"]
-"""What a backbone is asked for. False: the restored image; True: the features of the decoder instead; "also": (restored image, features)."""
+"""Choice of a backbone's result. False: the restored image; True: features of the decoder; "also": both as a pair."""
 Output = Tensor | list[Tensor] | tuple[Tensor, list[Tensor]]
 """Result of a backbone: what `Features` asks for."""
 

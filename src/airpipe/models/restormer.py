@@ -40,7 +40,7 @@ STAGES = (
     *("encoder_level1", "encoder_level2", "encoder_level3", "latent"),
     *("decoder_level3", "decoder_level2", "decoder_level1", "refinement"),
 )
-"""Names of the stages in state-dict keys, in the order of the forward pass; `num_blocks` and `heads` have the first four."""
+"""Names of the stages in state-dict keys, in the order of the forward pass; the first four are the encoder."""
 
 
 class ChannelNorm(nn.Module):
@@ -127,7 +127,7 @@ class GatedFeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """x + attention(norm1(x)), then x + feed_forward(norm2(x)): (B, C, H, W) to the same shape.
+    """Transformer block: x + attention(norm1(x)), then x + feed_forward(norm2(x)), for x of (B, C, H, W).
 
     Args:
         channels: number of channels C; `heads` must divide it.
@@ -208,7 +208,7 @@ def check_sizes(
 
 
 def sizes_from(shapes: Shapes) -> dict[str, Any] | None:
-    """Read off the arguments that all Restormer-like networks share, from keys `<stage>.<block>.`; None for other networks.
+    """Read off the arguments that all Restormer-like networks share, from keys `<stage>.<block>.`; None for others.
 
     Heads come from the temperatures. The expansion factor is 2.66 where that gives the hidden
     channels found, else the number with the fewest decimals that does.
@@ -316,7 +316,7 @@ class Restormer(RestormerEncoder):
         num_refinement_blocks: blocks at full resolution after the decoder, 2D wide.
         heads: attention heads at levels 1, 2, 3 and latent.
         ffn_expansion_factor: hidden channels of the feed-forward part over its width.
-        bias: of the convolutions, except patch embedding, down- and upsampling (never).
+        bias: whether convolutions have a bias, except patch embedding, down- and upsampling (never).
         LayerNorm_type: "WithBias" or "BiasFree", see `ChannelNorm`.
         global_residual: whether the input image is added to the output.
         dual_pixel_task: whether to add a 1x1 convolution of the patch embedding before `output`; no image is added.
