@@ -40,7 +40,7 @@ STAGES = (
     *("encoder_level1", "encoder_level2", "encoder_level3", "latent"),
     *("decoder_level3", "decoder_level2", "decoder_level1", "refinement"),
 )
-"""Names of the stages in state-dict keys, in the order of the forward pass; `num_blocks` and `heads` have the first four."""
+"""Names of the stages in state-dict keys, in the order of the forward pass; `num_blocks`, `heads` have the first four."""
 
 
 class ChannelNorm(nn.Module):
@@ -208,7 +208,7 @@ def check_sizes(
 
 
 def sizes_from(shapes: Shapes) -> dict[str, Any] | None:
-    """Read off the arguments that all Restormer-like networks share, from keys `<stage>.<block>.`; None for other networks.
+    """Read off the arguments that all Restormer-like networks share, from keys `<stage>.<block>.`; None for others.
 
     Heads come from the temperatures. The expansion factor is 2.66 where that gives the hidden
     channels found, else the number with the fewest decimals that does.
