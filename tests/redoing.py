@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from airpipe.plan import NOLEAK, Plan, training_rules
+from airpipe.plan import Plan, training_rules
+from airpipe.plan.datasets import NOLEAK
 from airpipe.registry import runs_as
 from airpipe.settings.names import ModelId
 

@@ -73,7 +73,7 @@ def test_figures_and_page_show_them(toy_run):
     stages = ("ise", "sad", "dnc_haze", "recogniser_a", "recogniser_b")
     assert [footer.count(f"vrdir/airpipe/seed0/{stage}<") for stage in stages] == [1] * 5
     assert footer.count("baseline/nafnet_5d/seed0/train<") == 1
-    assert "6 models, 6 training runs, demo scale." in page
+    assert "9 models, 9 training runs, demo scale." in page
 
 
 def test_other_detections_and_another_enhancer_redo_their_own_tests_and_the_tables(toy_run, tmp_path):
@@ -100,7 +100,8 @@ def checked(change):
         ({"recognisers": {"b": "imported/mine"}}, "results/imported/mine is not there"),
         ({"tests": {"odd": {"pairs": "shapes{seed}.test", "degradation": "noise", "recipe": "noise",
                             "fixed": {"sigm": 2}}}}, "recognition.tests.odd.fixed: unknown parameter 'sigm'"),
-        ({"detections": {"boxes": {"annotations": "${NOT_SET_ANYWHERE}/a.json"}}}, "NOT_SET_ANYWHERE is not set"),
+        ({"detections": {"boxes": {"annotations": "${NOT_SET_ANYWHERE}/a.json", "detections": {"clean": "b.json"}}}},
+         "NOT_SET_ANYWHERE is not set"),
     ],
 )  # fmt: skip
 def test_what_does_not_exist_is_told(change, message):

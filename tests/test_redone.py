@@ -107,7 +107,7 @@ def test_a_learning_rate_redoes_its_training_and_what_shows_it(demo):
 
 
 def test_a_raised_revision_redoes_its_stages_and_what_follows(demo, monkeypatch):
-    monkeypatch.setattr("airpipe.plan.stage_entry", raised("dcpt.pretrain"))
+    monkeypatch.setattr("airpipe.plan.models.stage_entry", raised("dcpt.pretrain"))
     found = redone(demo, plan())
     assert (found["freeze_settings"], trainings(found)) == ({PRETRAIN}, {PRETRAIN, FINETUNE})
     assert {model for model, _ in scored(found)} == {FINETUNE} and len(found["dcpt_knn"]) == 2
@@ -269,7 +269,7 @@ def test_a_moved_folder_and_another_expectation_redo_no_list(own):
     assert redone(own, plan(STUDIES_OFF, OWN, TRAINED_ON_OWN, nested("datasets", "mine", "root", "elsewhere"))) == {}
     told = nested("datasets", "mine", "splits", "train", {"expected": 6, "sizes": {"a": ["168x144"]}})
     found = redone(own, plan(STUDIES_OFF, OWN, TRAINED_ON_OWN, told))
-    assert found == {"freeze": {"splits/mine.train", "sources/mine"}}  # `check` tells of it
+    assert found == {"freeze": {"splits/mine.train"}}  # `check` tells of it
 
 
 def test_another_choice_of_test_images_scores_them_anew_and_trains_nothing(own):

@@ -19,7 +19,8 @@ EXIF_FOLDER, GPS_FOLDER, INTEROP_FOLDER = 0x8769, 0x8825, 0xA005
 FOLDERS = (EXIF_FOLDER, GPS_FOLDER, INTEROP_FOLDER)
 PIXEL_WIDTH, PIXEL_HEIGHT = 0xA002, 0xA003
 DESCRIPTIVE = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298)
-"""Entries of a TIFF file's own directory that are kept: description, make, model, software, date, artist, copyright."""
+"""Entries of a TIFF file's own directory that describe the picture: description, make, model, software, date, artist,
+copyright."""
 TIFFFILE_TEXTS = {0x010E: "description", 0x0131: "software", 0x0132: "datetime"}
 """Entries that tifffile writes by itself."""
 SHORT, LONG = 3, 4

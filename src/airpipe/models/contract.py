@@ -34,7 +34,7 @@ class Network(nn.Module):
     whole_image: bool = False
     """Whether tiles would change the result: the network then gets whole images, whatever is asked for."""
     takes_reference: bool = False
-    """Whether the network is called with a second image, (B, 3, h, w), that shows how the result should look."""
+    """Whether the network is called with a second image, (B, 3, h, w) of any size, that shows how the result looks."""
     no_restorer: str = ""
     """Why the network restores no image ("it tells classes of images apart"); empty: it restores."""
 
@@ -70,7 +70,7 @@ class Network(nn.Module):
 
     @staticmethod
     def published_key(key: str) -> str | None:
-        """Return the name here of a published state-dict entry, by default the same; None where it is not needed."""
+        """Return the name here of a published state-dict entry; None for one without use. By default: the same."""
         return key
 
     def published_state(self, buffers: bool = False, layout: str = "") -> dict[str, Tensor]:
@@ -100,7 +100,7 @@ class Network(nn.Module):
 
     @classmethod
     def arguments_from(cls, shapes: Shapes) -> dict[str, Any] | None:
-        """Return the constructor arguments that fit a published state; None: another network's (the default).
+        """Return the constructor arguments that fit a published state; None: it is of another network (the default).
 
         Args:
             shapes: shape of each entry, by its published name.

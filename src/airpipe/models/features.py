@@ -8,7 +8,8 @@ from torch import Tensor
 from airpipe.models.padding import Pad, pad_to_multiple
 
 Features = bool | Literal["also"]
-"""Choice of a backbone's result. False: the restored image; True: features of the decoder; "also": both as a pair."""
+"""What a backbone is asked for. False: the restored image; True: the decoder's features instead; "also": both, as
+(restored image, features)."""
 Output = Tensor | list[Tensor] | tuple[Tensor, list[Tensor]]
 """Result of a backbone: what `Features` asks for."""
 

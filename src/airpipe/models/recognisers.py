@@ -155,7 +155,7 @@ class RecogniserResidual(Recogniser):
         self.head = nn.Linear(widths[-1], num_classes)
 
     def forward(self, image: Tensor, features: bool = False) -> Tensor:
-        """Return the logits (B, K) of images (B, 3, H, W), RGB in [0, 1]; with `features` the embedding (B, D)."""
+        """Return the logits (B, K) of images (B, 3, H, W), RGB in [0, 1]; with `features` the embeddings (B, D)."""
         embedding = self.blocks(self.stem(normalised(image)).relu()).mean((2, 3))
         return cast(Tensor, embedding if features else self.head(embedding))
 

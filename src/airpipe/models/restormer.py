@@ -40,7 +40,7 @@ STAGES = (
     *("encoder_level1", "encoder_level2", "encoder_level3", "latent"),
     *("decoder_level3", "decoder_level2", "decoder_level1", "refinement"),
 )
-"""Names of the stages in state-dict keys, in the order of the forward pass; the first four are the encoder."""
+"""Names of the stages in state-dict keys, in forward order; `num_blocks` and `heads` have the first four."""
 
 
 class ChannelNorm(nn.Module):

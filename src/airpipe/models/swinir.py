@@ -439,7 +439,7 @@ class SwinIR(Network):
 
 
 def sizes_from(shapes: Shapes) -> dict[str, Any] | None:
-    """Return the arguments that every variant's shapes show; `tables`: shapes of each group's first bias table."""
+    """Return the arguments that the shapes of every variant show; `tables` has each group's first bias table."""
     named = {name: shape for key, shape in shapes.items() if (name := SwinIR.published_key(key)) is not None}
     needed = ["conv_first.weight", "embed_norm.weight", "conv_last.weight"]
     needed += ["layers.0.blocks.0.attn.qkv.bias", "layers.0.blocks.0.mlp.fc1.weight"]

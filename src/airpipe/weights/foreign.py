@@ -23,7 +23,7 @@ from airpipe.errors import AirpipeError
 CONTAINERS = ("params_ema", "params", "state_dict", "model")
 """Keys under which published files keep the weights, in order of preference."""
 PREFIXES = ("module.", "_orig_mod.", "net_g.", "net_dc.", "net.", "model.", "PretrainEncoder.", "Encoder.")
-"""Prefixes that wrappers add to names (DataParallel, torch.compile, BasicSR, ...); stripped where every name has it."""
+"""Prefixes that wrappers add to names (DataParallel, torch.compile, BasicSR, ...); stripped where all have one."""
 TRAINING_STATE = {
     *("optimizer", "optimizers", "optimizer_states", "optimizer_state_dict", "optim", "param_groups"),
     *("scheduler", "schedulers", "lr_scheduler", "lr_schedulers", "callbacks", "loops", "scaler", "hyper_parameters"),
