@@ -174,7 +174,7 @@ def _sixteen_bit(path: Path, image: Image.Image, raw_mode: str) -> Picture:
         raw = _upright(raw, _orientation(image))
     if raw is None or raw.dtype != np.uint16 or not _same_high_bytes(raw, np.asarray(shallow)):
         raise AirpipeError(f"{path}: a 16-bit layout that cannot be read. Save it as an ordinary 16-bit .png")
-    rgb = np.ascontiguousarray(raw[..., 2::-1])
+    rgb = np.ascontiguousarray(raw[..., 2::-1])  # OpenCV has blue first
     return Picture(rgb, np.ascontiguousarray(raw[..., 3]) if raw.shape[2] == 4 else None, grey, icc, facts)
 
 
@@ -288,6 +288,7 @@ def _write_deep_png(path: Path, picture: Picture) -> None:
         icc = None if picture.grey else icc  # a grey profile does not describe RGB
     elif picture.grey:
         pixels = picture.pixels[..., 0]
+    # OpenCV writes neither profile nor EXIF: their chunks are put in between
     encoded = cv2.imencode(".png", np.ascontiguousarray(pixels))[1].tobytes()
     header, rest = encoded[:33], encoded[33:]  # signature and IHDR; the profile must follow
     extra = _png_chunk(b"iCCP", b"icc\0\0" + zlib.compress(icc)) if icc else b""
@@ -300,7 +301,7 @@ def _png_chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def _write_deep_tiff(path: Path, picture: Picture) -> None:
-    from tifffile import imwrite
+    from tifffile import imwrite  # here, because few runs write a TIFF of 16 bit
 
     pixels: Any = picture.pixels
     alpha = picture.alpha is not None

@@ -119,6 +119,7 @@ def occupied(file: Path, error: OSError) -> BadArchive | None:
 def _unpack_zip(archive: Path, folder: Path, limits: Limits) -> int:
     with zipfile.ZipFile(archive) as bundle:
         listing = Listing(archive, limits)
+        # names and sizes of all members are checked before anything is written
         members = [(info, listing.accept(*_zip_member(info, listing))) for info in bundle.infolist()]
         _refuse_overlap(members, listing, bundle.start_dir)
         enough_space(folder / archive.name, listing.size)

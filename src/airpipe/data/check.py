@@ -128,7 +128,7 @@ def check_split(
     if split.strict and split.expected not in (None, len(pairing.rows)):
         after = remake(root) or f"{REMEDY}, or set strict: false"
         raise AirpipeError(f"{list_id} in {root}: {facts['notes'][0]}. {after}")
-    store.close()
+    store.close()  # not before: a check that fails is repeated without reading all files again
     return Checked(files, facts)
 
 

@@ -94,6 +94,7 @@ def find_leaks(
             pairs = list(_candidates(one.phash, other.phash, label))
             for i, j, distance in track(pairs, len(pairs), f"comparing pixels of {label}"):
                 relation: Relation | None
+                # equal pixels need no second look at the files
                 if one.pixels_sha256[i] == other.pixels_sha256[j]:
                     relation = "same file" if one.bytes_sha256[i] == other.bytes_sha256[j] else "same pixels"
                     correlation = 1.0

@@ -85,6 +85,7 @@ def fetch_dataset(dataset: str, entry: DatasetSettings, places: Places, wait_min
             places.facts.unlink()
         _announce(dataset, entry)
         failures: dict[int, str] = {}
+        # all sources without waiting first; a person is asked when none of them works
         for patience in (0.0, wait_minutes)[: 2 if wait_minutes > 0 else 1]:
             for number, source in enumerate(entry.sources, start=1):
                 if patience and not any(file.by_hand for file in source.files):

@@ -136,6 +136,7 @@ def make_shapes(made: MadeShapes, folder: Path) -> dict[str, int]:
         for number in track(range(count), count, f"drawing {split}"):
             path = folder / split / class_of(made.seed, split, number) / f"{number:06}.png"
             picture = draw_picture(made.seed, split, number, made.side)
+            # OpenCV wants blue first; the least compression is the fastest
             if not cv2.imwrite(str(path), picture[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1]):
                 raise AirpipeError(f"{path}: cannot be written. Free disk space, then run the same command again")
     return dict(made.counts)

@@ -41,6 +41,7 @@ class ImageCache:
         if path not in self._images:
             self._images[path] = image = read(path)
             self._bytes += image.nbytes
+            # the image that was just read stays, even if it alone exceeds the limit
             while self._bytes > self._limit and len(self._images) > 1:
                 self._bytes -= self._images.popitem(last=False)[1].nbytes
         self._images.move_to_end(path)

@@ -125,6 +125,7 @@ def make_crops(made: MadeCrops, root: Path, folder: Path) -> dict[str, int]:
             for number, kind, crop in _crops(kit, image, made):
                 path = folder / split / kind / f"{image}_{number}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
+                # OpenCV wants blue first
                 if not cv2.imwrite(str(path), crop[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 3]):
                     raise AirpipeError(f"{path}: cannot be written. Free disk space, then run the same command again")
                 counts[split] += 1

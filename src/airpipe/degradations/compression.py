@@ -34,5 +34,5 @@ def jpeg(image: FloatImage, generator: np.random.Generator, *, quality: int) -> 
         )
     blue_first = cv2.cvtColor(quantised(image), cv2.COLOR_RGB2BGR)
     _, data = cv2.imencode(".jpg", blue_first, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    decoded = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))[..., ::-1]
+    decoded = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))[..., ::-1]  # blue first, too
     return as_floats(np.ascontiguousarray(decoded))

@@ -234,6 +234,7 @@ def _order(recipe: Recipe, generator: np.random.Generator) -> list[int]:
         return [int(place) for place in generator.permutation(len(recipe.operations))]
     order = list(range(len(recipe.operations)))
     for group in recipe.groups:
+        # a group keeps its places in the chain; which operation stands at which of them is drawn
         places = sorted(recipe.names.index(name) for name in group)
         for place, other in zip(places, generator.permutation(places), strict=True):
             order[place] = int(other)

@@ -109,7 +109,7 @@ class NAFBlock(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Map (B, C, H, W) to the same shape."""
         mixed = gate(self.conv2(self.conv1(self.norm1(features))))  # (B, C, H, W)
-        mixed = mixed * self.sca(mixed)
+        mixed = mixed * self.sca(mixed)  # factors (B, C, 1, 1), or (B, C, H, W) from local pooling
         features = features + self.conv3(mixed) * self.beta
         return cast(Tensor, features + self.conv5(gate(self.conv4(self.norm2(features)))) * self.gamma)
 
@@ -194,16 +194,16 @@ class NAFNet(Network):
 
     def _decode(self, image: Tensor, visible: Tensor | None) -> list[Tensor]:
         """Outputs of the decoder stages, deep first."""
-        x = self.intro(image)
+        x = self.intro(image)  # (B, width, H, W)
         skips = []
         for encoder, down in zip(self.encoders, self.downs, strict=True):
             x = hide(encoder(x), visible)
             skips.append(x)
-            x = down(x)
+            x = down(x)  # twice the channels, half the sides
         x = self.middle_blks(x)
         decoded = []
         for decoder, up in zip(self.decoders, self.ups, strict=True):
-            x = decoder(up(x) + skips.pop())
+            x = decoder(up(x) + skips.pop())  # half the channels, twice the sides
             decoded.append(x)
         return decoded
 

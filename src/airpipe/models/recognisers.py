@@ -86,8 +86,8 @@ class RecogniserVGG(Recogniser):
         Raises:
             AirpipeError: a side is shorter than 8 pixels.
         """
-        first = self.front(normalised(image))
-        embedding = self.body(first)
+        first = self.front(normalised(image))  # (B, widths[1], H // 2, W // 2)
+        embedding = self.body(first)  # (B, 4 * body[1])
         if features:
             return cast(Tensor, embedding)
         logits: Tensor = self.head(embedding)
@@ -156,7 +156,7 @@ class RecogniserResidual(Recogniser):
 
     def forward(self, image: Tensor, features: bool = False) -> Tensor:
         """Return the logits (B, K) of images (B, 3, H, W), RGB in [0, 1]; with `features` the embeddings (B, D)."""
-        embedding = self.blocks(self.stem(normalised(image)).relu()).mean((2, 3))
+        embedding = self.blocks(self.stem(normalised(image)).relu()).mean((2, 3))  # (B, D)
         return cast(Tensor, embedding if features else self.head(embedding))
 
 

@@ -93,7 +93,7 @@ class ChannelAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to the same shape."""
-        qkv = self.qkv_dwconv(self.qkv(x))
+        qkv = self.qkv_dwconv(self.qkv(x))  # (B, 3C, H, W)
         qkv = rearrange(
             qkv, "b (three h d) y x -> b three h d (y x)", three=3, h=self.heads
         )  # a view: nothing is copied
@@ -120,7 +120,7 @@ class GatedFeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to the same shape."""
-        active, gate = self.dwconv(self.project_in(x)).chunk(2, dim=1)
+        active, gate = self.dwconv(self.project_in(x)).chunk(2, dim=1)  # (B, hidden, H, W) each
         if not (active.is_cuda or active.is_contiguous()):
             active = active.clone()  # on a CPU, GELU of a dense copy is up to ten times as fast as of a slice
         return cast(Tensor, self.project_out(F.gelu(active) * gate))
@@ -388,7 +388,7 @@ class Restormer(RestormerEncoder):
         decoded = [decoded1, decoded2, decoded3]
         if features is True:
             return decoded
-        refined = self.refinement(decoded1)
+        refined = self.refinement(decoded1)  # (B, 2D, H', W')
         if self.skip_conv is not None:
             refined = refined + self.skip_conv(embedded)
         restored = self.output(refined)[..., :height, :width]

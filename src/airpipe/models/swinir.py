@@ -305,6 +305,7 @@ class SwinIR(Network):
         self.embed_norm = nn.LayerNorm(embed_dim)
         self.layers = nn.ModuleList()
         for depth, heads in zip(depths, num_heads, strict=True):
+            # every second block rolls the map by half a window, so that neighbouring windows mix
             shifts = [window_size // 2 * (number % 2) for number in range(depth)]
             blocks = [SwinBlock(embed_dim, heads, window_size, s, hidden, relative_bias) for s in shifts]
             self.layers.append(SwinGroup(blocks, embed_dim, resi_connection))
@@ -313,7 +314,7 @@ class SwinIR(Network):
         self.conv_last = nn.Conv2d(embed_dim, in_chans, 3, padding=1)
         self.mean: Tensor
         mean = torch.tensor(RGB_MEAN if in_chans == 3 else (0.0,) * in_chans).view(1, -1, 1, 1)
-        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("mean", mean, persistent=False)  # published files do not store it
         self.apply(_initialise)
         if output == "features":
             self.conv_after_body.requires_grad_(False)
@@ -336,7 +337,7 @@ class SwinIR(Network):
         """
         height, width = image.shape[-2:]
         image = pad_to_multiple(hide(image, visible), self.window_size, self.pad)
-        image = image.contiguous(memory_format=torch.channels_last)
+        image = image.contiguous(memory_format=torch.channels_last)  # tokens are then views of maps
         centred = (image - self.mean) * self.img_range if self.rgb_mean else image
         shallow = self.conv_first(centred)  # (B, C, H', W')
         groups = self._body(shallow, pad_visible(visible, self.window_size, self.pad))
@@ -354,6 +355,7 @@ class SwinIR(Network):
             return body
         restored: Tensor = self.conv_last(self.conv_after_body(body) + shallow)
         if self.rgb_mean:
+            # an image that is added brings its mean along
             restored = restored / self.img_range + (0 if self.global_residual else self.mean)
         return restored + image if self.global_residual else restored
 
@@ -439,7 +441,7 @@ class SwinIR(Network):
 
 
 def sizes_from(shapes: Shapes) -> dict[str, Any] | None:
-    """Return the arguments that the shapes of every variant show; `tables` has each group's first bias table."""
+    """Return the arguments that every variant's shapes show; `tables`: shapes of each group's first bias table."""
     named = {name: shape for key, shape in shapes.items() if (name := SwinIR.published_key(key)) is not None}
     needed = ["conv_first.weight", "embed_norm.weight", "conv_last.weight"]
     needed += ["layers.0.blocks.0.attn.qkv.bias", "layers.0.blocks.0.mlp.fc1.weight"]

@@ -79,6 +79,7 @@ class VGGFront(Network, nn.Sequential):
         weights = [shapes.get(f"{prefix}{module}.weight", ()) for module in CONVOLUTIONS]
         biases = [shapes.get(f"{prefix}{module}.bias", ()) for module in CONVOLUTIONS]
         others = set(shapes) - {f"{prefix}{module}.{kind}" for module in CONVOLUTIONS for kind in ("weight", "bias")}
+        # besides the front, a whole VGG16 has later layers only: `published_key` says None for them
         foreign = [key for key in others if cls.published_key(key) is not None]
         if foreign or (others and not prefix) or any(len(weight) != 4 for weight in weights):
             return None
