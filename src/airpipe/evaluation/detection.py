@@ -142,7 +142,7 @@ def _match(boxes: Array, true: Objects, threshold: float) -> tuple[Flags, Flags]
     right, ignored = np.zeros(len(boxes), bool), np.zeros(len(boxes), bool)
     for place, share in enumerate(shares):
         for candidates in (free & ~crowd, crowd):  # real objects come first, whatever a crowd covers
-            # as COCO's code: rounding must not cost a perfect overlap a threshold of 1
+            # as COCO's code: at a threshold of 1 rounding must not cost a perfect overlap its match
             chosen = np.flatnonzero(candidates & (share >= min(threshold, 1 - 1e-10)))
             if len(chosen):
                 best = chosen[np.flatnonzero(share[chosen] == share[chosen].max())[-1]]  # COCO: the last of equals

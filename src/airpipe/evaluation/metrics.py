@@ -69,7 +69,7 @@ def _ssim(
     border: int,
     unbias: float,
 ) -> float:
-    """SSIM with windows over which `mean` averages, those that `border` pixels at the rim complete.
+    """SSIM with any window: `mean` averages over it, and the `border` pixels at each side have no complete one.
 
     unbias: n / (n - 1) for the sample moments of windows of n pixels, 1 for population moments.
     """

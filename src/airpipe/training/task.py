@@ -204,7 +204,7 @@ def parameters_of(optimizer: Optimizer) -> list[Tensor]:
 
 def step_seed(seed: int, step: int, rank: int) -> int:
     """Seed of a step's model randomness (dropout and the like), different on every rank."""
-    # factors far apart, so that neighbouring seeds, steps and ranks do not meet
+    # factors far apart, so that neighbouring seeds, steps and ranks seldom meet
     return int(torch.tensor([seed * 1_000_003 + step * 1009 + rank]).remainder(2**31).item())
 
 

@@ -46,7 +46,7 @@ class EnhancerSettings(StageSettings):
 
     @property
     def branches_trained(self) -> tuple[Name, ...]:
-        """Names of the branches that the stage's network has; an ordinary stage has none."""
+        """Names of the branches that the stage's network has; by default it has none."""
         return ()
 
     @property
