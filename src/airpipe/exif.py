@@ -89,7 +89,7 @@ def upright(data: bytes, turned: bool = False) -> bytes | None:
 
     Args:
         data: the block, with or without `PREFIX`.
-        turned: whether the picture's width and height have been exchanged; those in the block are then exchanged, too.
+        turned: whether width and height of the picture have been exchanged; those in the block are then, too.
     """
     try:
         block = _Block(data.removeprefix(PREFIX))
@@ -193,7 +193,7 @@ def _moved(data: bytes, base: int) -> tuple[bytes, dict[int, int]]:
     below: dict[int, int] = {}
     for directory in list(block.directories()):
         for field in block.fields(directory):
-            if field.tag in FOLDERS or field.size > 4:
+            if field.tag in FOLDERS or field.size > 4:  # shorter values stand in the entry itself
                 place = block.number(field.value_at, LONG) + base
                 block.put(field.value_at, LONG, place)
                 if directory == block.first and field.tag in (EXIF_FOLDER, GPS_FOLDER):

@@ -223,7 +223,7 @@ def _as_eight_bit(pixels: Pixels) -> npt.NDArray[np.uint8]:
 
 
 def why_not(path: Path, picture: Picture) -> str | None:
-    """Why a file of this suffix cannot hold the picture's depth, alpha or size; None if it can."""
+    """Say why a file of this suffix cannot hold the picture's depth, alpha or size; None if it can."""
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         return f"{path}: cannot write {suffix or 'a file without suffix'}. Use one of {', '.join(SUFFIXES)}"

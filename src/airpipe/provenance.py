@@ -1,4 +1,4 @@
-"""Where a result comes from: hashes, atomic files, the state of git, library versions."""
+"""Provenance of results: hashes, atomic files, the state of git, library versions."""
 
 import hashlib
 import importlib.metadata

@@ -57,7 +57,7 @@ def defocus_blur(image: FloatImage, generator: np.random.Generator, *, diameter:
     Args:
         image: clean image, (H, W, 3) in [0, 1].
         generator: not used; every degradation takes one.
-        diameter: of the disc (circle of confusion), in pixels; 1 leaves the image as it is.
+        diameter: diameter of the disc (circle of confusion) in pixels; 1 leaves the image as it is.
 
     Returns:
         Blurred image of the same shape.
@@ -79,8 +79,8 @@ def motion_blur(image: FloatImage, generator: np.random.Generator, *, length: fl
     Args:
         image: clean image, (H, W, 3) in [0, 1].
         generator: not used; every degradation takes one.
-        length: of the movement, in pixels; 1 leaves the image as it is.
-        angle: of the movement, in degrees.
+        length: length of the movement in pixels; 1 leaves the image as it is.
+        angle: angle of the movement against the horizontal in degrees, counter-clockwise.
 
     Returns:
         Blurred image of the same shape.

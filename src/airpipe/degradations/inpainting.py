@@ -23,7 +23,7 @@ def stroke_mask(shape: tuple[int, int], generator: np.random.Generator, segments
     """
     height, width = shape
     mask = np.zeros(shape, np.uint8)
-    ends = generator.integers(0, (width, height), (segments, 2, 2), endpoint=True)
+    ends = generator.integers(0, (width, height), (segments, 2, 2), endpoint=True)  # (x, y) of two ends
     for start, end in ends.tolist():
         cv2.line(mask, start, end, color=1, thickness=thickness)
     return mask.astype(np.float32)

@@ -45,5 +45,6 @@ def gaussian_noise(
         raise ValueError(f"sigma is {sigma}; expected at least 0")
     if field is not None and field.shape != image.shape:
         raise ValueError(f"field is {field.shape}; expected {image.shape}")
+    # drawn in float32: float64 would give other numbers for the same seed
     noise = generator.standard_normal(image.shape, dtype=np.float32) if field is None else field
     return image + np.float32(sigma / 255) * noise

@@ -59,7 +59,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Drawn:
-    """What was drawn from a recipe: it can be applied to any number of images."""
+    """Draw from a recipe, which can be applied to any number of images."""
 
     recipe: Recipe
     """Recipe that was drawn from."""

@@ -45,6 +45,7 @@ def rain_streaks(
     # drops are drawn around the image as well: their streaks reach into it
     margin = kernel.shape[0] // 2
     height, columns = image.shape[0] + 2 * margin, image.shape[1] + 2 * margin
+    # the order of draws is a contract (see `recipes.degrade`): first the places, then the brightness
     drops = generator.random((height, columns), dtype=np.float32)
     brightness = generator.uniform(0.4, 1.0, (height, columns)).astype(np.float32)
     streaks = cv2.filter2D(np.where(drops < density, brightness, 0), -1, kernel / kernel.max())
@@ -82,6 +83,7 @@ def snow_mask(
         kernel = flake_kernel(max(1.0, scale * size), scale * motion, angle)
         margin = kernel.shape[0] // 2
         padded = (shape[0] + 2 * margin, shape[1] + 2 * margin)
+        # order of draws, a contract: in each layer first the places, then the opacity
         places = generator.random(padded, dtype=np.float32) < density * share
         opacity = generator.uniform(0.5, 1.0, padded).astype(np.float32) * np.float32(strength)
         layer = cv2.filter2D(np.where(places, opacity, 0), -1, kernel)

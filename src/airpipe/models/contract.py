@@ -45,7 +45,7 @@ class Network(nn.Module):
     classes: int = 0
     """Number of classes that the logits tell apart; 0: the network has no logits."""
     branches: int = 0
-    """Number of branches whose weights `guidance(image)` gives, (B, branches, h, w); below 2 nothing is weighed."""
+    """Number of branches whose weights `guidance(image)` gives, (B, branches, h, w); below 2: it gives none."""
 
     # Files
 

@@ -1,4 +1,4 @@
-"""What a network costs: parameters, multiply-accumulates, latency; for memory see `airpipe.evaluation.memory`.
+"""Cost of a network: parameters, multiply-accumulates, latency; for memory see `airpipe.evaluation.memory`.
 
 Multiply-accumulates are counted by torch's `FlopCounterMode` on the meta device, where nothing is
 computed: half of its floating point operations, with two corrections. The gradient of a grouped

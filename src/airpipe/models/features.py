@@ -1,4 +1,4 @@
-"""What the backbones' features have in common: how they are asked for, and how parts of an image are hidden."""
+"""Features of the backbones: how they are asked for, and how parts of an image are hidden."""
 
 from typing import Literal
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Pad = Literal["reflect", "zero", "none"]
-"""How missing pixels are filled in, see `pad_to_multiple`."""
+"""Way to fill in missing pixels, see `pad_to_multiple`."""
 
 
 def pad_to_multiple(image: Tensor, multiple: int, pad: Pad = "reflect") -> Tensor:

@@ -84,7 +84,7 @@ class PromptIR(RestormerEncoder):
         num_refinement_blocks: blocks at full resolution after the decoder, 2D wide.
         heads: attention heads at levels 1, 2, 3 and latent; all three prompt interactions have heads[2].
         ffn_expansion_factor: hidden channels of the feed-forward part over its width.
-        bias: of the convolutions, except patch embedding, down- and upsampling and prompts (never).
+        bias: whether convolutions have a bias, except patch embedding, down- and upsampling and prompts (never).
         LayerNorm_type: "WithBias" or "BiasFree".
         decoder: whether prompts are used; only True runs.
 

@@ -127,7 +127,7 @@ class GatedFeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """x + attention(norm1(x)), then x + feed_forward(norm2(x)): (B, C, H, W) to the same shape.
+    """Transformer block: x + attention(norm1(x)), then x + feed_forward(norm2(x)), for x of (B, C, H, W).
 
     Args:
         channels: number of channels C; `heads` must divide it.
@@ -316,7 +316,7 @@ class Restormer(RestormerEncoder):
         num_refinement_blocks: blocks at full resolution after the decoder, 2D wide.
         heads: attention heads at levels 1, 2, 3 and latent.
         ffn_expansion_factor: hidden channels of the feed-forward part over its width.
-        bias: of the convolutions, except patch embedding, down- and upsampling (never).
+        bias: whether convolutions have a bias, except patch embedding, down- and upsampling (never).
         LayerNorm_type: "WithBias" or "BiasFree", see `ChannelNorm`.
         global_residual: whether the input image is added to the output.
         dual_pixel_task: whether to add a 1x1 convolution of the patch embedding before `output`; no image is added.

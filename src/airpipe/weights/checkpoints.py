@@ -56,7 +56,7 @@ def save_model(folder: Path, network: nn.Module, card: Mapping[str, Any]) -> Non
         try:
             save_file(state, temporary)
         except SafetensorError as error:
-            raise OSError(str(error)) from None
+            raise OSError(str(error)) from None  # which `atomic_path` reports like any failed write
 
 
 def load_model(path: Path, variant: str = "") -> LoadedModel:

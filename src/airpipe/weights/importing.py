@@ -28,7 +28,7 @@ IMPORTED = "imported"
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """What a user says about a published file; None and empty values: as found in the file."""
+    """Options of an import: what a user says about a published file. None and empty values: as found in the file."""
 
     network: str | None = None
     """Registered network that it has to be; None: the first that fits."""
@@ -110,6 +110,7 @@ def import_published(file: Path, folder: Path, options: ImportOptions, overwrite
     card = _card(found, folder.name, options)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        # beside the folder, on the same file system: only there a rename moves it at once
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     except OSError as error:
         raise write_failed(folder, error) from None
@@ -137,7 +138,8 @@ def read_all(file: Path, options: ImportOptions) -> Published:
     `first` and `parts`.
 
     Raises:
-        AirpipeError: as `read_published` and the method's function; roles of several methods, or of none.
+        AirpipeError: as `read_published` and the method's function; or the roles belong to several methods, or
+            to none.
     """
     if not options.parts:
         return read_published(file, options.network, options.key, options.arguments, options.partial)

@@ -35,7 +35,7 @@ PATCHGAN = {"0.weight", "2.weight", "3.running_mean", "5.weight", "8.weight", "1
 
 @dataclass(frozen=True)
 class KeyReport:
-    """How published entries fitted a network; names as published, missing ones as the network has them."""
+    """Report on how published entries fitted a network; names as published, missing ones as the network has them."""
 
     matched: dict[str, str]
     """Own name of each entry that fits, by its published name."""
@@ -107,8 +107,8 @@ def read_published(
         The filled network, and how the file fitted it.
 
     Raises:
-        AirpipeError: as `read_weights`; another or no known network; arguments of wrong type;
-            entries that do not fit; numbers that are not finite.
+        AirpipeError: as `read_weights`; or the file has another or no known network, an argument has the wrong
+            type, entries do not fit, or numbers are not finite.
     """
     weights = read_weights(file, key)
     shapes = {name: tuple(tensor.shape) for name, tensor in weights.tensors.items()}
@@ -232,7 +232,7 @@ def load_published(network: nn.Module, state_dict: Mapping[str, Tensor]) -> nn.M
     says None (buffers that are computed, parameters that were never used) are left out and logged.
 
     Args:
-        network: from `airpipe.registry.build_network`.
+        network: network that `airpipe.registry.build_network` made, filled in place.
         state_dict: tensors by published name, without container or prefix.
 
     Returns:
