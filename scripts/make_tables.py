@@ -43,7 +43,7 @@ def main(job: Any) -> None:
 
 
 def story(job: Any) -> Story:
-    """What the configuration says around the recognition tests."""
+    """Gather what the configuration says around the recognition tests."""
     files = json.loads(job.resources.detections) if job.input.detections else {}
     detections = {name: {**files[name], **job.params.detections[name]} for name in files}
     return Story(job.params.scale, job.params.tests, job.params.recognisers, job.params.abouts, detections)

@@ -1,4 +1,4 @@
-"""Parameters, multiply-accumulates, peak memory and latency of one model."""
+"""Measure parameters, multiply-accumulates, peak memory and latency of one model."""
 
 import argparse
 from pathlib import Path

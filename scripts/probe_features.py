@@ -1,4 +1,4 @@
-"""kNN, t-SNE and confusion matrices on the features of one checkpoint."""
+"""Analyse the features of one checkpoint: kNN, t-SNE and confusion matrices."""
 
 import argparse
 from pathlib import Path
@@ -16,7 +16,7 @@ from airpipe.settings.studies import FeatureSettings
 from airpipe.weights.checkpoints import load_model
 
 TRAINING = ("method", "setting", "stage", "scale", "seed", "step")
-"""What the card says of the training."""
+"""Facts of the card that tell about the training."""
 
 
 def arguments() -> argparse.Namespace:

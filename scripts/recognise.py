@@ -20,7 +20,7 @@ from airpipe.settings.studies import RecognitionJob
 from airpipe.weights.checkpoints import LoadedModel, load_model
 
 TRAINING = ("method", "setting", "stage", "scale", "seed", "step")
-"""What a card says of the training."""
+"""Facts of a card that tell about the training."""
 
 
 def arguments() -> argparse.Namespace:

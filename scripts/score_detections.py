@@ -19,7 +19,7 @@ def arguments() -> argparse.Namespace:
 
 
 def variants(texts: list[str]) -> dict[str, Path]:
-    """Files of detections by variant."""
+    """Read arguments VARIANT=FILE: files of detections by variant; AirpipeError for another form or one twice."""
     files: dict[str, Path] = {}
     for text in texts:
         variant, _, file = text.partition("=")

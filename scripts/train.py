@@ -13,6 +13,7 @@ from airpipe.training.run import PairLists, RunOptions, train_stage
 
 
 def role_path(text: str) -> tuple[str, Path]:
+    """Read an argument of the form name=path."""
     role, _, path = text.partition("=")
     if not path:
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form name=path")
@@ -20,6 +21,7 @@ def role_path(text: str) -> tuple[str, Path]:
 
 
 def pair_lists(files: list[Path], wanted: list[str], roots: dict[str, Path], packs: Sequence[Path] = ()) -> PairLists:
+    """Read the pair lists that the frozen config names, in its order; one that is packed is not read."""
     by_id = {file.stem: file for file in files}
     missing = [name for name in wanted if name not in by_id]
     if missing:

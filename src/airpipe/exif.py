@@ -19,12 +19,14 @@ EXIF_FOLDER, GPS_FOLDER, INTEROP_FOLDER = 0x8769, 0x8825, 0xA005
 FOLDERS = (EXIF_FOLDER, GPS_FOLDER, INTEROP_FOLDER)
 PIXEL_WIDTH, PIXEL_HEIGHT = 0xA002, 0xA003
 DESCRIPTIVE = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298)
-"""Of a TIFF file's own directory: description, make, model, software, date, artist, copyright."""
+"""Entries of a TIFF file's own directory that describe the picture: description, make, model, software, date, artist,
+copyright."""
 TIFFFILE_TEXTS = {0x010E: "description", 0x0131: "software", 0x0132: "datetime"}
 """Entries that tifffile writes by itself."""
 SHORT, LONG = 3, 4
+"""TIFF types of unsigned numbers of 16 and 32 bit."""
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
-"""Bytes of a value, by TIFF type."""
+"""Size of a value in bytes, by TIFF type."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class _Field:
     kind: int
     count: int
     value_at: int
-    """Where its four bytes of value (or offset of the values) stand."""
+    """Place in the block of its four bytes of value, or of the offset of its values."""
 
     @property
     def size(self) -> int:
@@ -81,13 +83,13 @@ class _Block:
 
 
 def upright(data: bytes, turned: bool = False) -> bytes | None:
-    """The block for a picture whose pixels have been turned upright; None when it is damaged.
+    """Change a block to that of a picture whose pixels have been turned upright; None when it is damaged.
 
     Orientation becomes 1, the thumbnail (of the picture before) is cut off.
 
     Args:
-        data: with or without `PREFIX`.
-        turned: the picture's width and height have been exchanged: so are those in the block.
+        data: the block, with or without `PREFIX`.
+        turned: whether width and height of the picture have been exchanged; those in the block are then, too.
     """
     try:
         block = _Block(data.removeprefix(PREFIX))
@@ -109,13 +111,14 @@ def upright(data: bytes, turned: bool = False) -> bytes | None:
 
 def _exchange(block: _Block, width: _Field, height: _Field) -> None:
     values = block.number(width.value_at, width.kind), block.number(height.value_at, height.kind)
+    # a SHORT cannot take a side of 2^16 pixels or more: both sizes then stay as they were
     if max(values) < 2**16 or width.kind == height.kind == LONG:
         block.put(width.value_at, width.kind, values[1])
         block.put(height.value_at, height.kind, values[0])
 
 
 def from_tiff(tags: Any) -> bytes | None:
-    """A block of the descriptive entries of a TIFF file; None when it has none.
+    """Make a block of the descriptive entries of a TIFF file; None when it has none.
 
     Args:
         tags: Pillow's `Image.Exif` of the file.
@@ -133,7 +136,7 @@ def from_tiff(tags: Any) -> bytes | None:
 
 
 def tiff_options(data: bytes | None) -> dict[str, Any]:
-    """What `tifffile.imwrite` is told, so that `append_to_tiff` can follow; nothing without a block."""
+    """Return keyword arguments for `tifffile.imwrite`, so that `append_to_tiff` can follow; none without a block."""
     if data is None:
         return {}
     block = _Block(data)
@@ -141,6 +144,7 @@ def tiff_options(data: bytes | None) -> dict[str, Any]:
     texts = {f.tag: _text(block, f) for f in fields if f.tag in DESCRIPTIVE and f.kind == 2}
     extra: list[Any] = [(tag, "s", 0, text, True) for tag, text in texts.items() if tag not in TIFFFILE_TEXTS]
     own = {name: texts.get(tag) for tag, name in TIFFFILE_TEXTS.items()}
+    # metadata=None keeps tifffile from writing a description of its own
     return {"byteorder": block.order, "extratags": extra, "metadata": None, **own}
 
 
@@ -151,7 +155,14 @@ def _text(block: _Block, field: _Field) -> str:
 
 
 def append_to_tiff(path: Path, data: bytes) -> None:
-    """Put the block behind the pixels of a TIFF file written with `tiff_options`, and the file's directory anew."""
+    """Append a block to a TIFF file that was written with `tiff_options`.
+
+    The file's directory is written anew behind it, because a directory cannot grow where it stands.
+
+    Args:
+        path: the file, changed in place.
+        data: the block, without `PREFIX`.
+    """
     order = byte_order(data)
     with path.open("r+b") as stream:
         stream.seek(4)
@@ -159,9 +170,10 @@ def append_to_tiff(path: Path, data: bytes) -> None:
         count = struct.unpack(order + "H", stream.read(2))[0]
         entries = [stream.read(12) for _ in range(count)]
         base = stream.seek(0, os.SEEK_END)
-        base += base % 2
+        base += base % 2  # TIFF wants even offsets
         block, below = _moved(data, base)
         entries += [struct.pack(order + "HHII", tag, LONG, 1, place) for tag, place in below.items()]
+        # TIFF wants ascending tags
         entries.sort(key=lambda entry: int(struct.unpack(order + "H", entry[:2])[0]))
         stream.seek(base)
         stream.write(block + b"\0" * (len(block) % 2))
@@ -181,7 +193,7 @@ def _moved(data: bytes, base: int) -> tuple[bytes, dict[int, int]]:
     below: dict[int, int] = {}
     for directory in list(block.directories()):
         for field in block.fields(directory):
-            if field.tag in FOLDERS or field.size > 4:
+            if field.tag in FOLDERS or field.size > 4:  # shorter values stand in the entry itself
                 place = block.number(field.value_at, LONG) + base
                 block.put(field.value_at, LONG, place)
                 if directory == block.first and field.tag in (EXIF_FOLDER, GPS_FOLDER):
@@ -190,5 +202,5 @@ def _moved(data: bytes, base: int) -> tuple[bytes, dict[int, int]]:
 
 
 def byte_order(data: bytes) -> str:
-    """'<' or '>'."""
+    """Return the byte order of a block as `struct` writes it: "<" (low byte first) or ">"."""
     return _Block(data).order

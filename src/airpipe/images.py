@@ -20,6 +20,7 @@ from airpipe.pixels import Pixels
 from airpipe.provenance import atomic_path
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+"""Suffixes of images that are read and written."""
 MAX_PIXELS = 400_000_000
 """Larger pictures are refused: a lying header could otherwise claim all memory."""
 CHECK_AGAIN = "Check the data set again: snakemake check"
@@ -27,18 +28,20 @@ Image.MAX_IMAGE_PIXELS = None  # the limit above is checked by us, with a messag
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
 """Decoders that may run, whatever a file is called."""
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "I;16", "I;16L", "I;16B")
+"""Kinds of pixels that are read, as Pillow calls them."""
 TIFF_WIDTH, TIFF_BITS_PER_SAMPLE = 256, 258
+"""Tags of entries in a TIFF directory."""
 DECODER_ERRORS = (
     *(OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, MemoryError),
     *(struct.error, zlib.error, cv2.error),
 )
-"""What Pillow and OpenCV raise for damaged bytes."""
+"""Exceptions that Pillow and OpenCV raise for damaged bytes."""
 LARGEST_EXIF_IN_JPEG = 65_527
-"""Bytes without `exif.PREFIX`: a marker of a JPEG has a length of 16 bit."""
+"""Largest EXIF block of a JPEG in bytes, without `exif.PREFIX`: the length of a marker has 16 bit."""
 LARGEST_SIDE = {".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383}
-"""Pixels; limits of the formats."""
+"""Longest side that a format can hold, in pixels, by suffix."""
 BAND = 256
-"""Rows that are converted at a time: a large picture is never held in two layouts."""
+"""Number of rows that are converted at a time: a large picture is never held in two layouts."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +49,13 @@ class Picture:
     """A decoded file: upright RGB pixels and what is needed to write it back as it was."""
 
     pixels: Pixels
-    """(H, W, 3), uint8 or uint16."""
+    """Colours (H, W, 3), RGB, uint8 or uint16."""
     alpha: Pixels | None = None
-    """(H, W), same depth."""
+    """Opacity (H, W), of the same type as `pixels`; None: the file has none."""
     grey: bool = False
-    """The file had one channel; `pixels` repeats it."""
+    """Whether the file had one channel, which `pixels` repeats."""
     icc: bytes | None = field(default=None, repr=False)
+    """ICC colour profile, as it stands in the file; None where there is none that fits `pixels`."""
     exif: bytes | None = field(default=None, repr=False)
     """Other facts (camera, time, place), as a block of `airpipe.exif`; its orientation is 1."""
 
@@ -62,7 +66,7 @@ def read_picture(path: Path) -> Picture:
     Grey, palette and CMYK files become RGB; 16-bit files keep their depth. A damaged EXIF block is left out.
 
     Raises:
-        AirpipeError: missing, truncated, not an image, animated, of a depth other than 8 or 16
+        AirpipeError: the file is missing, truncated, not an image, animated, of a depth other than 8 or 16
             bit, or larger than `MAX_PIXELS`.
     """
     try:
@@ -132,14 +136,14 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _turned(image: Image.Image) -> Image.Image:
-    """The image as it is looked at."""
+    """The image upright, as viewers show it."""
     return image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
 
 
 def _facts(image: Image.Image) -> bytes | None:
     """The EXIF block, for upright pixels; None when there is none that can be read."""
     block = image.info.get("exif")
-    turned = _orientation(image) >= 5
+    turned = _orientation(image) >= 5  # from 5 on, an orientation exchanges width and height
     try:
         if block is None and image.format == "TIFF":
             block = exif.from_tiff(image.getexif())
@@ -154,6 +158,7 @@ def _facts(image: Image.Image) -> bytes | None:
 def _fitting_profile(image: Image.Image, grey: bool) -> bytes | None:
     """The colour profile, if it describes what we hold (a CMYK profile does not)."""
     icc: bytes | None = image.info.get("icc_profile")
+    # bytes 16 to 19 of a profile name its colour space
     return icc if icc and icc[16:20] == (b"GRAY" if grey else b"RGB ") else None
 
 
@@ -218,7 +223,7 @@ def _as_eight_bit(pixels: Pixels) -> npt.NDArray[np.uint8]:
 
 
 def why_not(path: Path, picture: Picture) -> str | None:
-    """Why a file of this suffix cannot hold the picture's depth, alpha or size; None if it can."""
+    """Say why a file of this suffix cannot hold the picture's depth, alpha or size; None if it can."""
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         return f"{path}: cannot write {suffix or 'a file without suffix'}. Use one of {', '.join(SUFFIXES)}"
@@ -239,8 +244,8 @@ def write_picture(path: Path, picture: Picture) -> None:
     JPEG no EXIF above 65,527 bytes: it is left out. XMP and IPTC are not carried over.
 
     Raises:
-        AirpipeError: a suffix that cannot hold it (16 bit or alpha in a JPEG), an encoder that fails, or the
-            disk refuses.
+        AirpipeError: the suffix cannot hold the picture (16 bit or alpha in a JPEG), the encoder fails, or the
+            disk is full.
     """
     if reason := why_not(path, picture):
         raise AirpipeError(reason)
@@ -265,7 +270,7 @@ def _write_eight_bit(path: Path, picture: Picture) -> None:
     suffix = path.suffix.lower()
     options: dict[str, Any] = {"quality": 95} if suffix in (".jpg", ".jpeg", ".webp") else {}
     if suffix in (".jpg", ".jpeg"):
-        options["subsampling"] = 0
+        options["subsampling"] = 0  # 4:4:4: colours keep their resolution
     if suffix == ".webp":
         options |= {"exact": True, "lossless": picture.alpha is not None}  # exact: invisible pixels keep their colour
     too_long = suffix in (".jpg", ".jpeg") and len(picture.exif or b"") > LARGEST_EXIF_IN_JPEG
@@ -280,7 +285,7 @@ def _write_deep_png(path: Path, picture: Picture) -> None:
     icc = picture.icc
     if picture.alpha is not None:
         pixels = np.dstack([pixels, picture.alpha])
-        icc = None if picture.grey else icc
+        icc = None if picture.grey else icc  # a grey profile does not describe RGB
     elif picture.grey:
         pixels = picture.pixels[..., 0]
     encoded = cv2.imencode(".png", np.ascontiguousarray(pixels))[1].tobytes()

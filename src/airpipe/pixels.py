@@ -21,7 +21,7 @@ FloatImage = npt.NDArray[np.float32]
 
 
 def as_floats(pixels: npt.NDArray[Any]) -> FloatImage:
-    """Pixels of 8 or 16 bit as float32 in [0, 1]; floats stay as they are."""
+    """Turn pixels of 8 or 16 bit into float32 in [0, 1]; floats stay as they are."""
     if pixels.dtype.kind == "f":
         return np.asarray(pixels, np.float32)
     return np.asarray(pixels, np.float32) / np.float32(_top(pixels.dtype))
@@ -33,7 +33,7 @@ def quantised(image: FloatImage) -> Rgb8:
 
 
 def to_tensor(pixels: Pixels) -> "Tensor":
-    """An image (H, W, 3) of 8 or 16 bit as float32 (3, H, W) in [0, 1]."""
+    """Turn an image (H, W, 3) of 8 or 16 bit into a tensor (3, H, W), float32 in [0, 1]."""
     import torch
 
     array = np.ascontiguousarray(pixels.transpose(2, 0, 1)).astype(np.float32)
@@ -41,23 +41,23 @@ def to_tensor(pixels: Pixels) -> "Tensor":
 
 
 def to_pixels(image: "Tensor", bits: int = 8) -> Pixels:
-    """A float image (3, H, W) as (H, W, 3) of 8 or 16 bit: clipped to [0, 1], rounded half to even."""
+    """Turn a float image (3, H, W) into (H, W, 3) of 8 or 16 bit: clipped to [0, 1], rounded half to even."""
     kind = np.dtype(np.uint8 if bits == 8 else np.uint16)
     array = image.detach().float().clamp(0, 1).mul_(_top(kind)).round_().permute(1, 2, 0).cpu().numpy()
     return np.ascontiguousarray(array.astype(kind))
 
 
 def channels_first(images: npt.NDArray[Any]) -> "Tensor":
-    """A stack (B, H, W, 3) as a contiguous tensor (B, 3, H, W) of the same type and values."""
+    """Turn a stack (B, H, W, 3) into a contiguous tensor (B, 3, H, W) of the same type and values."""
     import torch
 
     return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
 
 
 def in_floats(images: "Tensor") -> "Tensor":
-    """8-bit images of any layout as float32 in [0, 1], where the tensor lies; other tensors stay as they are.
+    """Turn 8-bit images of any layout into float32 in [0, 1], on their device; other tensors stay as they are.
 
-    A host sends a quarter of the bytes when the device does this.
+    The host sends a quarter of the bytes when the device does this.
     """
     import torch
 
@@ -65,7 +65,7 @@ def in_floats(images: "Tensor") -> "Tensor":
 
 
 def _top(kind: np.dtype[Any]) -> float:
-    """Value of full brightness."""
+    """Value of full brightness, 255 or 65535."""
     if kind not in (np.dtype(np.uint8), np.dtype(np.uint16)):
         raise ValueError(f"pixels are of type {kind}; expected uint8 or uint16")
     return 255.0 if kind == np.dtype(np.uint8) else 65535.0

@@ -22,11 +22,11 @@ LINE_SECONDS = 10.0
 
 
 def track(items: Iterable[T], total: int, label: str) -> Iterator[T]:
-    """Yield `items` and show how far it is, on stderr.
+    """Yield `items` and show on stderr how far the work is.
 
     Args:
         items: what is worked on.
-        total: how many there are.
+        total: number of items.
         label: what is done, for example "scoring photos_noise25".
     """
     if sys.stderr.isatty():
@@ -44,18 +44,19 @@ def track(items: Iterable[T], total: int, label: str) -> Iterator[T]:
 
 
 def in_parallel(work: Callable[[T], R], items: Sequence[T], threads: int, label: str) -> Iterator[R]:
-    """Yield `work(item)` for every item in order, on several processes, and show how far it is.
+    """Yield `work(item)` for every item in order, on several processes, and show how far the work is.
 
     Args:
-        work: a function of a module.
+        work: a function at module level: processes get it by its name.
         items: its arguments.
-        threads: processes; 1, or few items: none but this one.
+        threads: number of processes; with 1, or fewer than `FEW` items, this process does all.
         label: what is done.
     """
     if threads <= 1 or len(items) < FEW:
         yield from track(map(work, items), len(items), label)
         return
     with ProcessPoolExecutor(threads, initializer=end_with_parent) as pool:
+        # large chunks save traffic, small ones keep all processes busy to the end
         chunk = max(1, min(16, len(items) // (4 * threads)))
         try:
             yield from track(pool.map(work, items, chunksize=chunk), len(items), label)
@@ -64,11 +65,11 @@ def in_parallel(work: Callable[[T], R], items: Sequence[T], threads: int, label:
 
 
 def end_with_parent() -> None:
-    """First call of a pool's process: end when the process that made it is killed."""
+    """Make a pool's process end when the process that made it is killed; it is the pool's initializer."""
     parent = cast(Any, parent_process())
 
     def leave() -> None:
         wait([parent.sentinel])
-        os._exit(1)
+        os._exit(1)  # sys.exit would end this thread only
 
     threading.Thread(target=leave, daemon=True).start()

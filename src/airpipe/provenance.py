@@ -1,4 +1,4 @@
-"""Where a result comes from: hashes, atomic files, the state of git, library versions."""
+"""Provenance of results: hashes, atomic files, the state of git, library versions."""
 
 import hashlib
 import importlib.metadata
@@ -14,10 +14,11 @@ from typing import Any
 from airpipe.errors import AirpipeError
 
 LIBRARIES = ("torch", "lightning-fabric", "numpy", "opencv-python-headless", "scikit-image", "scikit-learn", "pandas")
+"""Distributions whose version can change a number."""
 
 
 def sha256_file(path: Path) -> str:
-    """Hex sha256 of a file's bytes."""
+    """Return the sha256 of a file's bytes as 64 hexadecimal digits."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -41,9 +42,10 @@ def atomic_path(target: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
+        # on the disk before the rename: a power cut must not leave the name with half of the content
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
-        umask = os.umask(0)
+        umask = os.umask(0)  # reading it means setting it; mkstemp made a private file
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         temporary.replace(target)
@@ -54,7 +56,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
 
 
 def write_failed(target: Path, error: Exception) -> AirpipeError:
-    """The message for a file that could not be written."""
+    """Return the error for a file that could not be written: why, and what to do."""
     reason = getattr(error, "strerror", None) or str(error)
     return AirpipeError(
         f"{target}: cannot be written ({reason}). Nothing was replaced. "
@@ -69,12 +71,16 @@ def write_text(target: Path, text: str) -> None:
 
 
 def write_json(target: Path, value: Any) -> None:
-    """Write indented JSON atomically."""
+    """Write a value as indented JSON, atomically (see `atomic_path`)."""
     write_text(target, json.dumps(value, indent=2) + "\n")
 
 
 def git_state() -> dict[str, Any]:
-    """Commit and cleanliness of the checkout that holds this package; commit is None outside git."""
+    """Ask git about the checkout that holds this package.
+
+    Returns:
+        commit (hex) and dirty (whether files differ from it); both None outside git.
+    """
     here = Path(__file__).parent
 
     def git(*words: str) -> str:
@@ -90,7 +96,7 @@ def git_state() -> dict[str, Any]:
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of the libraries that can change a number."""
+    """Return the versions of the libraries that can change a number, by distribution."""
     return {name: _version(name) for name in LIBRARIES}
 
 

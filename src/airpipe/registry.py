@@ -1,6 +1,6 @@
 """Look-ups of what can be named: networks and training stages. A new method is one word in `METHODS`.
 
-A method says of itself what generic rooms must know (`airpipe.methods.<name>.METHOD`). Targets are written as
+A method says of itself what generic modules must know (`airpipe.methods.<name>.METHOD`). Targets are written as
 "module:attribute" and imported on use, so that this module imports no torch: Snakemake reads it at every start.
 """
 
@@ -46,14 +46,14 @@ class Stage:
     revision: int = 1
     """Raise it when equal settings would give other numbers: the stage and what follows are then redone."""
     runs_as: str = ""
-    """The stage of the same method whose rule, folder and `compute` it shares; empty: its own."""
+    """Name of the stage of the same method whose rule, folder and `compute` this one shares; empty: it has its own."""
     title: str = ""
-    """What its jobs are called on the terminal, wildcards allowed; empty: its name."""
+    """Name of the stage's jobs on the terminal, wildcards allowed; empty: that of the stage."""
     recognises: bool = False
-    """Whether it trains a network that tells apart what images show, and restores nothing."""
+    """Whether the stage trains a network that tells apart what images show, and restores nothing."""
     part: str = ""
-    """What recognition tables call its network where that is a part of the method's, such as "decoder"; empty: it is a
-    restorer of its own. A part whose folder names a {degradation} is told that one, and shown on its tests only."""
+    """Name in recognition tables of a network that is a part of the method's, such as "decoder"; empty: it restores by
+    itself. A part whose folder names a {degradation} is told that one, and shown on its tests only."""
 
 
 @dataclass(frozen=True)
@@ -65,25 +65,26 @@ class Assembly:
     roles: Mapping[str, str]
     """Role to the help text of its option, `--<role>` of the import; no two methods share a role."""
     function: str
-    """In the method's `assembling` module, or "module:function"; called as `importing.read_all` says."""
+    """Function in the method's `assembling` module, or "module:function"; called as `importing.read_all` says."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """What generic rooms must know of a paper; everything in it is text, so that reading it imports no torch."""
+    """What generic modules must know of a paper; everything in it is text, so that reading it imports no torch."""
 
     title: str
     networks: Mapping[str, str] = field(default_factory=dict)
-    """Name to "module:class"."""
+    """Networks of its own: name to "module:class"."""
     stages: Mapping[str, Stage] = field(default_factory=dict)
+    """Training stages by name."""
     assembly: Assembly | None = None
-    """How its published files are put together; none: each is a network by itself."""
+    """How the published files of the method are put together; none: each is a network by itself."""
     printed: tuple[str, ...] = ("{title}", "{title}-{backbone}")
-    """How published tables call its models; {backbone}: the family of the network. Case does not count."""
+    """Names of its models in published tables; {backbone}: the family of the network. Case does not count."""
     forks: Mapping[str, str] = field(default_factory=dict)
     """Family of a backbone to the network that this method's code has in its place."""
     control: bool = False
-    """Whether it is plain training from scratch, with which pretraining is compared."""
+    """Whether the method is plain training from scratch, with which pretraining is compared."""
 
 
 def resolve(target: str) -> Any:
@@ -94,7 +95,7 @@ def resolve(target: str) -> Any:
 
 @cache
 def method(name: str) -> Method:
-    """What a method says of itself.
+    """What a registered method says of itself: its METHOD.
 
     Raises:
         AirpipeError: unknown name; says which is nearest.
@@ -158,7 +159,7 @@ def stage_entry(task: str) -> Stage:
 
 
 def runs_as(task: str) -> str:
-    """The stage whose rule runs a stage: what `compute` calls it."""
+    """Full name of the stage whose rule runs a stage; `compute` calls it so."""
     entry = stage_entry(task)
     return f"{task.split('.')[0]}.{entry.runs_as}" if entry.runs_as else task
 

@@ -70,7 +70,7 @@ def is_here(dataset, split):
 
 
 def weights(model):
-    """Weights of a model, which its variants share."""
+    """File with the weights of a model, which its variants share."""
     return f"results/{ModelId.parse(model).folder}/model.safetensors"
 
 
@@ -99,7 +99,7 @@ def pair_lists(names):
 
 
 def packs(names):
-    """Says where the packs of pair lists are; embedded lists have none. A new pack redoes nothing."""
+    """Files that say where the packs of pair lists are; embedded lists have none. A new pack redoes nothing."""
     return [ancient(f"results/packs/{name}.json") for name in PLAN.not_embedded(names)]
 
 
@@ -112,7 +112,7 @@ def model_file(wildcards):
 
 
 def roots(files):
-    """--root arguments: where the data sets of a job's pair lists lie on this machine (embedded ones need none)."""
+    """--root arguments that say where the data sets of a job's pair lists lie here (embedded ones need none)."""
     lists = [os.path.basename(path) for path in files if path.startswith(("results/pairs/", "results/fingerprints/"))]
     folders = {name: PROJECT.root(name) for name in sorted({name.split(".")[0] for name in lists})}
     return " ".join(f"--root {shlex.quote(f'{name}={folder}')}" for name, folder in folders.items() if folder)

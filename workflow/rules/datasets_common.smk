@@ -2,7 +2,7 @@
 
 
 def fetched(wildcards):
-    """Says that a data set is here, however it came: always the same file, so that a move redoes nothing."""
+    """File that says that a data set is here, however it came: always the same one, so that a move redoes nothing."""
     entry = PLAN.dataset(wildcards.dataset)
     if entry.made:
         return [f"results/generated/{wildcards.dataset}.json"]
@@ -10,7 +10,7 @@ def fetched(wildcards):
 
 
 def fetch_command(wildcards, input):
-    """How a data set comes here: nothing to do for a folder that the user has."""
+    """Command that brings a data set here; there is nothing to do for a folder that the user has."""
     name = wildcards.dataset
     facts = f"results/fetched/{name}.json"
     if PLAN.dataset(name).root or os.path.isdir(f"resources/datasets/{name}"):
@@ -24,13 +24,13 @@ def fetch_command(wildcards, input):
 
 
 def made_from(wildcards):
-    """Says that the data set is here that a made one is cut out of."""
+    """File that says that the data set is here that a made one is cut out of; none for drawn ones."""
     source = PLAN.made_from(wildcards.dataset)
     return [ancient(f"results/fetched/{source}.json")] if source else []
 
 
 def source_argument(wildcards):
-    """Where the data set lies that a made one is cut out of, as an argument."""
+    """Argument that says where the data set lies that a made one is cut out of."""
     source = PLAN.made_from(wildcards.dataset)
     return shlex.join(["--source", PROJECT.root(source)]) if source else ""
 
@@ -41,19 +41,19 @@ def list_name(wildcards):
 
 
 def name_list(pairs):
-    """Where the split's name list lies, as an argument."""
+    """Argument that says where the split's name list lies."""
     file = PLAN.list_file(pairs)
     return shlex.join(["--name-list", file]) if file else ""
 
 
 def list_sha256(wildcards):
-    """Content of the split's name list: where it lies changes nothing."""
+    """Checksum of the split's name list, for params: what stands in it counts, where it lies changes nothing."""
     file = PLAN.list_file(list_name(wildcards))
     return [sha256_file(Path(file))] if file and os.path.isfile(file) else []
 
 
 def places(pairs):
-    """Where the files of a split lie on this machine, as arguments."""
+    """Arguments that say where the files of a split lie on this machine."""
     root = PROJECT.root(pairs.split(".")[0])
     return " ".join(filter(None, [shlex.join(["--root", root]) if root else "", name_list(pairs)]))
 

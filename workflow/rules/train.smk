@@ -50,9 +50,9 @@ for name in METHODS:  # train_vrdir: the stages of VRD-IR that the chosen models
             curves=f"results/trained/{name}_curves.csv",
         log:
             f"results/logs/trained/{name}.log",
+        localrule: True
         conda:
             "../../envs/report.yaml"
-        localrule: True
         resources:
             mem_mb=1000,
             runtime=10,

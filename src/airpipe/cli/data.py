@@ -24,7 +24,7 @@ MANIFESTS = Path("results/manifests")
 
 
 def add_parser(parser: argparse.ArgumentParser) -> None:
-    """Describe the commands."""
+    """Add the actions of `airpipe data`, with their options, to a parser."""
     commands = parser.add_subparsers(required=True, metavar="ACTION")
 
     def command(name: str, about: str, action: Any) -> argparse.ArgumentParser:
@@ -46,7 +46,13 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
 
 
 def load_registry(overlays: Sequence[Path] = ()) -> dict[str, DatasetSettings]:
-    """Entries of config/datasets.yaml and of overlays, validated.
+    """Read and validate the entries of config/datasets.yaml and of overlays.
+
+    Args:
+        overlays: YAML files laid over the registry, in order.
+
+    Returns:
+        Entry of each data set, by its id.
 
     Raises:
         AirpipeError: not in a checkout, or an invalid entry.
@@ -67,7 +73,7 @@ def load_registry(overlays: Sequence[Path] = ()) -> dict[str, DatasetSettings]:
 
 
 def folder_of(name: str, entry: DatasetSettings) -> Path:
-    """Where a data set lies, or would lie once fetched or made."""
+    """Folder of a data set, or the one that it would lie in once fetched or made."""
     if entry.made:
         return GENERATED / name
     return Path(expanded(entry.root or str(DATASETS / name)))
@@ -97,7 +103,7 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def ways(entry: DatasetSettings) -> str:
-    """How a data set can be had, in a few words."""
+    """Say how a data set can be had, in a few words."""
     if entry.packages or entry.made:
         return "made here" if entry.made else "embedded"
     if not entry.sources:

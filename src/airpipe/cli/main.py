@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
         argv: words after `airpipe`; None: those of the command line.
 
     Returns:
-        Exit status: 0; 1 when `doctor` found a problem; 2 after an error, told on stderr.
+        Exit status: 0; 1 when `doctor` found a problem; 2 after an error, told on stderr; 130 when stopped by ctrl-c.
     """
     arguments = _parser().parse_args(argv)
     command: Callable[[argparse.Namespace], int] = arguments.command
@@ -155,7 +155,7 @@ def _models(arguments: argparse.Namespace) -> int:
 
 
 def _ids(model: dict[str, Any]) -> list[str]:
-    """Its id, and those of its variants."""
+    """Id of a model, and those of its variants."""
     return [model["model"], *(f"{model['model']}@{variant}" for variant in model["variants"])]
 
 

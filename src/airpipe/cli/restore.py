@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from airpipe.weights.checkpoints import LoadedModel
 
 Report = Callable[[int, int], None]
-"""Called with (tiles done, tiles in all)."""
+"""A function that is called with (tiles done, tiles in all)."""
 SECONDS = 10.0
 """Least time between two plain lines of progress."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the command line."""
+    """Add the options of `airpipe restore` to a parser."""
     parser.add_argument(
         "photos",
         nargs="+",
@@ -100,7 +100,11 @@ def _gigabytes(text: str) -> float:
 
 
 def restore(arguments: argparse.Namespace, find_model: Callable[[str], Path]) -> int:
-    """Restore all photos.
+    """Restore all photos that a command line names.
+
+    Args:
+        arguments: what a parser with `add_arguments` read.
+        find_model: gives the path of a model by the name that the user typed.
 
     Returns:
         Exit status: 0; 2 when a photo failed, which stops no other.
@@ -164,11 +168,11 @@ class Photo:
 
     path: Path
     below: Path | None = None
-    """Its folder, counted from the folder or the pattern that it was found by; None: it was named itself."""
+    """Folder of the file, counted from the folder or the pattern that it was found by; None: it was named itself."""
 
 
 def find_photos(names: Sequence[str], output: Path | None) -> tuple[list[Photo], list[AirpipeError]]:
-    """The files that names, folders and patterns mean, each once; folders and patterns sorted.
+    """Find the files that names, folders and patterns mean, each once; folders and patterns sorted.
 
     What folders and patterns find is left out when it is hidden, no image by its suffix, the result
     of an earlier run (`*_restored.*`), or below the output folder.

@@ -1,4 +1,7 @@
-"""Where a person finds a file of the registry. Imports nothing heavy: every start of the command line does."""
+"""Addresses at which a person finds a file of the registry.
+
+Nothing heavy is imported here, because every start of the command line imports this module.
+"""
 
 from urllib.parse import quote
 
@@ -8,7 +11,7 @@ DRIVE = "https://drive.google.com"
 
 
 def address_of(file: RemoteFile) -> str:
-    """The address of a file that a person can open, or for a file by hand what to do."""
+    """Return the address of a file that a person can open, or for a file by hand what to do."""
     if file.gdrive:
         return drive_page(file.gdrive)
     if file.gdrive_folder:
@@ -20,5 +23,5 @@ def address_of(file: RemoteFile) -> str:
 
 
 def drive_page(drive_id: str) -> str:
-    """The page of a file on Google Drive."""
+    """Return the address of a file's page on Google Drive."""
     return f"{DRIVE}/file/d/{drive_id}/view"

@@ -1,4 +1,4 @@
-"""What an archive may hold, whatever its format, and the writing of its members."""
+"""Rules for what an archive of any format may hold, and the writing of its members."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -9,6 +9,7 @@ from airpipe.data.streams import MEGABYTE, Meter, write_all
 from airpipe.errors import AirpipeError
 
 CHUNK = 1 << 18
+"""Bytes that are read at a time."""
 
 
 class BadArchive(AirpipeError):
@@ -31,29 +32,33 @@ class DamagedArchive(BadArchive):
 
 @dataclass(frozen=True)
 class Limits:
-    """What an archive may unpack to: `max_ratio` times its size and `slack` bytes, `max_members` entries."""
+    """Limits of what an archive may unpack to: `max_ratio` times its size and `slack` bytes, `max_members` entries."""
 
     max_ratio: float = 100.0
     slack: int = 64_000_000
     max_members: int = 1_000_000
     max_name: int = 255
+    """Bytes of a file's or folder's name; more than most file systems take."""
     max_path: int = 1000
+    """Bytes of a whole path."""
     max_depth: int = 50
+    """Parts of a path."""
 
     def bytes_for(self, archive: Path) -> int:
-        """Largest number of unpacked bytes."""
+        """Return the largest number of bytes that an archive may unpack to."""
         return int(self.max_ratio * archive.stat().st_size) + self.slack
 
 
 @dataclass
 class Listing:
-    """Members that were accepted so far; refuses what must not be unpacked."""
+    """Members of an archive that were accepted so far; refuses what must not be unpacked."""
 
     archive: Path
     limits: Limits
     files: set[PurePosixPath] = field(default_factory=set)
     folders: set[PurePosixPath] = field(default_factory=set)
     size: int = 0
+    """Listed bytes of all files together."""
 
     def accept(self, name: str, size: int, is_folder: bool) -> PurePosixPath:
         """Check one member's name and listed size, and return its path below the folder.
@@ -80,7 +85,7 @@ class Listing:
         return path
 
     def refused(self, name: str, reason: str) -> BadArchive:
-        """The error of a member that must not be unpacked."""
+        """Return the error for a member that must not be unpacked."""
         return BadArchive(
             f"{self.archive}: refused because of its member {name[:100]!r}: {reason}. If you trust it, unpack it by "
             "hand and set the data set's root to that folder"
@@ -88,7 +93,7 @@ class Listing:
 
 
 def too_much(archive: Path, limits: Limits) -> str:
-    """Why an archive is taken for a bomb."""
+    """Say why an archive is taken for a bomb."""
     allowed = limits.bytes_for(archive) / MEGABYTE
     return f"it unpacks to more than {allowed:.0f} MB ({limits.max_ratio:g} times its size), as decompression bombs do"
 
@@ -112,7 +117,7 @@ def _bad_name(name: str, limits: Limits) -> str:
 
 @dataclass
 class Writer:
-    """Writes members below `folder` and counts the bytes that really come."""
+    """Writer of members below `folder`; counts the bytes that really come."""
 
     listing: Listing
     folder: Path
@@ -125,9 +130,16 @@ class Writer:
         self.root = self.folder.resolve()
 
     def write(self, path: PurePosixPath, size: int, stream: IO[bytes]) -> None:
-        """Write one file of `size` listed bytes."""
+        """Write one file of `size` listed bytes.
+
+        Raises:
+            BadArchive: the path leads out of the folder, another file is there, or too many bytes come.
+            EOFError: too few bytes come.
+            AirpipeError: the disk is full.
+        """
         target = self.folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
+        # a link in the folder could lead out, whatever the name says
         if not target.parent.resolve().is_relative_to(self.root):
             raise self.listing.refused(str(path), "the path leads out of the folder")
         if target.exists():

@@ -1,4 +1,4 @@
-"""rar and 7z, through a tool on PATH: list and check first, extract beside, verify, then move into place."""
+"""Unpacking of rar and 7z by a tool on PATH: list and check first, extract beside, verify, then move into place."""
 
 import os
 import re
@@ -16,14 +16,18 @@ from airpipe.data.streams import Meter, enough_space
 from airpipe.provenance import sha256_file
 
 TOOLS = ("bsdtar", "7zz", "7z", "7za")
+"""Programs that are tried, in this order."""
 POLL_SECONDS = 0.2
+"""Least time between two looks at what a tool has written."""
 STALL_SECONDS = 600.0
-"""A tool that writes nothing for so long is stopped."""
+"""Longest time without a written byte; then the tool is stopped."""
 LIST_SECONDS = 1800.0
+"""Longest time that listing an archive may take."""
 BSDTAR_LINE = re.compile(r"(\S)\S*\s+\d+\s+\S+\s+\S+\s+(\d+)\s+\w+\s+\d+\s+[\d:]+ .*")
+"""A line of bsdtar's long listing: kind, size; the name is compared with the short listing."""
 
 Member = tuple[str, int, bool]
-"""Name, size, whether it is a folder."""
+"""Name of a member, its size in bytes, whether it is a folder."""
 
 
 def unpack_with_tool(archive: Path, folder: Path, limits: Limits, kind: str) -> int:
@@ -60,6 +64,7 @@ class _ToolFailed(Exception):
 
 
 def _run(command: list[str]) -> str:
+    # the form of a listing depends on language and time zone
     environment = os.environ | {"LC_ALL": "C.UTF-8", "TZ": "UTC"}
     try:
         done = subprocess.run(
@@ -144,6 +149,7 @@ def _extract(tool: str, archive: Path, scratch: Path, listing: Listing) -> None:
                     meter.add(size - meter.done)
                 if began - moved > STALL_SECONDS:
                     raise _ToolFailed(f"it wrote nothing for {STALL_SECONDS:.0f} s")
+                # a folder of many files is slow to look at: most of the time is left to the tool
                 time.sleep(max(POLL_SECONDS, 5 * (time.monotonic() - began)))
         finally:
             process.kill()

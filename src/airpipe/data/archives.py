@@ -24,6 +24,7 @@ from airpipe.data.streams import Meter, enough_space
 from airpipe.errors import AirpipeError
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".rar", ".7z")
+"""Suffixes of archives that can be unpacked."""
 MAGIC = {
     b"PK\x03\x04": "zip",
     b"PK\x05\x06": "zip",
@@ -33,25 +34,29 @@ MAGIC = {
     b"Rar!\x1a\x07": "rar",
     b"7z\xbc\xaf\x27\x1c": "7z",
 }
+"""Kind of an archive by its first bytes."""
 TAR_MAGIC_AT = 257
+"""Place of the word ustar in a tar file, which has no first bytes of its own."""
 BLOCK = 512
+"""Bytes of a tar file's blocks."""
 LARGEST_HEADER = 16 << 20
-"""A tar header that claims more bytes than this would be read into memory at once."""
+"""Largest tar header in bytes; tarfile would read a larger one into memory at once."""
 DAMAGED = (
     *(zipfile.BadZipFile, zipfile.LargeZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, gzip.BadGzipFile),
     *(EOFError, OSError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, AssertionError),
     *(NotImplementedError, RuntimeError, MemoryError, RecursionError, struct.error),
 )
-"""What zipfile, tarfile and the decompressors raise for damaged bytes."""
+"""Exceptions that zipfile, tarfile and the decompressors raise for damaged bytes."""
 BOUNDED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 """Ways to compress a zip member that zipfile unpacks piece by piece; the others would fill the memory."""
 UNBOUNDED = {9: "deflate64", 12: "bzip2", 14: "lzma", 93: "zstd", 95: "xz"}
-"""Names of others, for messages."""
+"""Names of other ways, for messages."""
 OCCUPIED = (errno.EEXIST, errno.EISDIR, errno.ENOTDIR)
+"""Error numbers of a place that a file or folder of the other kind takes."""
 
 
 def archive_kind(path: Path) -> str | None:
-    """zip, tar, tar.gz, tar.bz2, tar.xz, rar or 7z by the first bytes; None for anything else."""
+    """Tell the kind of an archive by its first bytes: zip, tar, tar.gz, tar.bz2, tar.xz, rar, 7z; None for others."""
     with path.open("rb") as stream:
         start = stream.read(BLOCK)
     if start[TAR_MAGIC_AT : TAR_MAGIC_AT + 5] == b"ustar":
@@ -67,8 +72,8 @@ def unpack(archive: Path, folder: Path, limits: Limits | None = None) -> int:
 
     Args:
         archive: zip, tar (plain, gz, bz2, xz), rar or 7z, whatever it is called.
-        folder: where to; made when missing.
-        limits: against archives that unpack to far more than they are.
+        folder: where its members go; made when missing.
+        limits: bounds against archives that unpack to far more than they are.
 
     Raises:
         BadArchive: the archive is damaged, encrypted, unsafe or too large; says which member and why.
@@ -102,7 +107,7 @@ def unpack(archive: Path, folder: Path, limits: Limits | None = None) -> int:
 
 
 def occupied(file: Path, error: OSError) -> BadArchive | None:
-    """The error when a folder and a file of the data set want one place; None for any other reason."""
+    """Return the error for a folder and a file of the data set that want one place; None for any other reason."""
     if error.errno not in OCCUPIED:
         return None
     return BadArchive(
@@ -144,7 +149,7 @@ def _zip_member(info: zipfile.ZipInfo, listing: Listing) -> tuple[str, int, bool
 
 def _refuse_overlap(members: list[tuple[zipfile.ZipInfo, PurePosixPath]], listing: Listing, end: int) -> None:
     """Refuse members that share compressed bytes: how a small zip becomes a large one."""
-    header = 30
+    header = 30  # bytes of a member's local header, without name and extra field
     for info, _ in sorted(members, key=lambda member: member[0].header_offset, reverse=True):
         if info.header_offset + header + info.compress_size > end:
             raise listing.refused(info.filename, "it overlaps another member")

@@ -24,7 +24,7 @@ class Tensors:
         return self._each(lambda tensor: in_floats(tensor.to(device, non_blocking=True)))
 
     def pin_memory(self: T) -> T:
-        """Copy to memory from which a GPU reads by itself; the loader calls this."""
+        """Copy to page-locked memory, from which a GPU reads by itself; the loader calls this."""
         return self._each(Tensor.pin_memory)
 
     def _each(self: T, change: Callable[[Tensor], Tensor]) -> T:
@@ -40,23 +40,31 @@ class Tensors:
 
 @dataclass(frozen=True)
 class DrawnNumbers(Tensors):
-    """What was drawn from the recipes of a batch, as numbers. The columns are the same in every batch of a stage."""
+    """Numbers that tell what was drawn from recipes for a batch; columns are the same in every batch of a stage."""
 
     operations: tuple[str, ...] = ()
-    """Columns of `applied`, see `DrawnColumns`."""
+    """Names of the columns of `applied`, see `DrawnColumns`."""
     parameters: tuple[str, ...] = ()
-    """Columns of `values`, see `DrawnColumns`."""
+    """Names of the columns of `values`, see `DrawnColumns`."""
     applied: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.bool))
-    """(B, operations) bool: which operations changed the image; none of them where the list has degraded files."""
+    """Which operations changed each image, (B, operations) bool; none of them where the list has degraded files."""
     values: Tensor = field(default_factory=lambda: torch.zeros(0, 0))
-    """(B, parameters) float32, in the parameter's unit; NaN where it was not drawn."""
+    """Value of each parameter in its unit, (B, parameters) float32; NaN where it was not drawn, or is a word."""
 
     def was_applied(self, operation: str) -> Tensor:
-        """Whether an operation changed each image, (B,) bool."""
+        """Tell whether an operation changed each image, (B,) bool.
+
+        Raises:
+            ValueError: no recipe of the stage has this operation.
+        """
         return self.applied[:, self.operations.index(operation)]
 
     def value(self, parameter: str) -> Tensor:
-        """A parameter of each image, (B,) float32, NaN where it was not drawn."""
+        """Return a parameter of each image, (B,) float32, NaN where it was not drawn.
+
+        Raises:
+            ValueError: no recipe of the stage has this parameter.
+        """
         return self.values[:, self.parameters.index(parameter)]
 
 
@@ -65,43 +73,46 @@ class Companion(Tensors):
     """Second images, one for each sample: other contents, the same draws, other noise."""
 
     degraded: Tensor
-    """(B, 3, H, W), as in the batch."""
+    """Degraded images (B, 3, H, W), as in `Batch`."""
     clean: Tensor
-    """(B, 3, H, W), as in the batch."""
+    """Target images (B, 3, H, W), as in `Batch`."""
     name: list[str]
+    """Name of each image."""
 
 
 @dataclass(frozen=True)
 class Batch(Tensors):
-    """What a training step gets."""
+    """One batch, as a training step gets it."""
 
     degraded: Tensor
-    """(B, 3, H, W), RGB in [0, 1] once on the device; uint8 before where the part is quantised."""
+    """Degraded images (B, 3, H, W), RGB in [0, 1] once on the device; uint8 before where the part is quantised."""
     clean: Tensor
-    """(B, 3, H, W), likewise: what is to come out. It is degraded itself where the part has a `target_recipe`."""
+    """Target images, like `degraded`; they are degraded themselves where the part has a `target_recipe`."""
     label: Tensor
-    """(B,) int64, degradation class."""
+    """Class of each degradation, (B,) int64."""
     name: list[str]
+    """Name of each image, unique in its list."""
     level: list[str]
-    """Drawn parameters, as text."""
+    """Level of each degradation as text: the drawn parameters, or what the list says of a degraded file."""
     slot: tuple[int, ...] = ()
     """Numbers of the samples in the whole training, for random draws that do not depend on the processes."""
     category: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
-    """(B,) int64, class of what the image shows: its place in `TrainingSamples.classes`, -1 where it is unknown."""
+    """Class of what each image shows, (B,) int64: its place in `TrainingSamples.classes`, -1 where it is unknown."""
     drawn: DrawnNumbers = field(default_factory=DrawnNumbers)
-    """What degraded `degraded`."""
+    """Operations and parameters that made `degraded`."""
     target_drawn: DrawnNumbers = field(default_factory=DrawnNumbers)
-    """What degraded `clean`."""
+    """Operations and parameters that made `clean`, where a part degrades it."""
     companion: Companion | None = None
     """Second images with the same draws, where parts ask for them (`companion: true`)."""
 
     def __post_init__(self) -> None:
         if not len(self.category):
+            # the dataclass is frozen, and this default depends on another field
             object.__setattr__(self, "category", torch.full_like(self.label, -1))
 
 
 def collate(samples: Sequence[dict[str, Any]]) -> Batch:
-    """Stack samples; one float image makes all images of its field float."""
+    """Stack samples into a batch; one float image makes all images of its field float."""
     others = [s["companion"] for s in samples if s.get("companion") is not None]
     return Batch(
         degraded=_stack([s["degraded"] for s in samples]),

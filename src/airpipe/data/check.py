@@ -23,9 +23,9 @@ from airpipe.provenance import sha256_file
 from airpipe.settings.datasets import PackageFile, SplitSettings
 
 MEASURED_PAIRS = 500
-"""Pairs of which the mean input PSNR is taken, evenly spaced over the list."""
+"""Largest number of pairs of which the mean input PSNR is taken, evenly spaced over the list."""
 PSNR_TOLERANCE = 0.05
-"""dB; a copy whose mean input PSNR is farther off holds other files."""
+"""Tolerance in dB; a copy whose mean input PSNR is farther off holds other files."""
 REMEDY = "Complete or correct the files, or name them in `leave_out` of the split (config/datasets.yaml)"
 
 
@@ -36,14 +36,14 @@ class Checked:
     files: list[FileFacts]
     """Every file that its pairs name, sorted by path."""
     facts: dict[str, Any]
-    """Layout, counts, sizes, version, kinds, input PSNR, notes: the JSON beside the manifest."""
+    """Content of the JSON beside the manifest: layout, counts, sizes, version, kinds, input PSNR, notes."""
 
 
 def check_packages(list_id: str, files: Sequence[PackageFile]) -> Checked:
     """Check embedded photographs against their listed checksums.
 
     Raises:
-        AirpipeError: missing packages or files, or other contents.
+        AirpipeError: a package or file is missing, or has other contents.
     """
     found: list[FileFacts] = []
     problems: list[str] = []
@@ -82,12 +82,12 @@ def check_split(
     """Check one split of a folder; the folder is only read.
 
     Args:
-        list_id: data set dot split, for messages.
-        split: of the registry.
+        list_id: `dataset.split`, for messages.
+        split: settings of the split in the registry.
         root: folder of the data set.
-        threads: processes that read files.
+        threads: number of processes that read files.
         name_list: the file of `split.name_list`.
-        journal: keeps what was read, should the check be killed.
+        journal: file that keeps what was read, should the check be killed.
 
     Raises:
         AirpipeError: missing folder, no known layout, missing partners, clashing names, unreadable
@@ -133,7 +133,7 @@ def check_split(
 
 
 def remake(root: str) -> str:
-    """How a data set is made again, where `root` is results/generated/<id>; otherwise nothing.
+    """Say how a data set is made again, where `root` is results/generated/<id>; return nothing otherwise.
 
     Example:
         >>> remake("results/generated/shapes0")
@@ -178,7 +178,7 @@ def _version(known: Mapping[str, Sequence[str]], sizes: Mapping[str, int]) -> st
 
 
 def _input_psnr(rows: Sequence[Row], folder: Path, threads: int, list_id: str) -> dict[str, Any]:
-    """Mean RGB PSNR of the degraded files in dB."""
+    """Mean RGB PSNR in dB of the degraded files, over evenly spaced pairs."""
     pairs = [row for row in rows if row["degraded"]]
     if not pairs:
         return {}
@@ -189,7 +189,7 @@ def _input_psnr(rows: Sequence[Row], folder: Path, threads: int, list_id: str) -
 
 
 def pair_psnr(task: tuple[str, str, str, str]) -> float:
-    """RGB PSNR in dB of (degraded file, clean file, crop rule, name), as 8-bit images."""
+    """Measure the RGB PSNR in dB of a pair of 8-bit images: (degraded file, clean file, crop rule, name)."""
     degraded, clean, crop, name = task
     return float(cv2.PSNR(*align(read_rgb8(Path(degraded)), read_rgb8(Path(clean)), crop, name)))
 
@@ -227,7 +227,7 @@ def _notes(split: SplitSettings, pairing: Pairing, facts: Mapping[str, Any]) -> 
 
 
 def summary(facts: Mapping[str, Any]) -> str:
-    """Some lines for the terminal."""
+    """Sum up the facts of a split in some lines for the terminal."""
     words = [f"{facts['list']}: {facts['pairs']} pairs, layout {facts['layout']}, rule {facts['rule']}"]
     if facts.get("classes"):
         words.append(f"{facts['classes']} classes")

@@ -35,10 +35,10 @@ class Checksums(Settings):
 
 
 def read_checksums(lock: Path, dataset: str) -> dict[str, Recorded]:
-    """Recorded files of a data set by address; none when nothing was recorded.
+    """Read the recorded files of a data set, by address; none when nothing was recorded.
 
     Raises:
-        AirpipeError: the file is not what this module writes.
+        AirpipeError: the lock file is not what this module writes.
     """
     return dict(_read(lock).datasets.get(dataset, {}))
 
@@ -50,7 +50,7 @@ def record_checksums(lock: Path, guard: Path, dataset: str, files: dict[str, Rec
         lock: the tracked file.
         guard: an empty file that two processes lock, one after the other.
         dataset: name of the data set.
-        files: what to add.
+        files: recorded files to add, by address.
     """
     with only_process(guard):
         datasets = {name: dict(entries) for name, entries in _read(lock).datasets.items()}
@@ -60,7 +60,7 @@ def record_checksums(lock: Path, guard: Path, dataset: str, files: dict[str, Rec
 
 
 def today() -> str:
-    """The date, as 2025-01-31."""
+    """Return today's date in UTC, as 2025-01-31."""
     return datetime.datetime.now(datetime.UTC).date().isoformat()
 
 

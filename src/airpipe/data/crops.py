@@ -13,8 +13,14 @@ from airpipe.pixels import Rgb8
 def align(degraded: Rgb8, clean: Rgb8, crop: str, name: str) -> tuple[Rgb8, Rgb8]:
     """Cut the clean image to the degraded one's size by the pair list's crop rule.
 
+    Args:
+        degraded: (h, w, 3).
+        clean: (H, W, 3), as large or larger.
+        crop: none, centre, or top_left (which cuts both to the size that they share).
+        name: the pair, for messages.
+
     Raises:
-        AirpipeError: sizes still differ.
+        AirpipeError: the sizes still differ.
     """
     rows, columns = clean.shape[0] - degraded.shape[0], clean.shape[1] - degraded.shape[1]
     if crop == "centre" and rows >= 0 and columns >= 0 and not (rows % 2 or columns % 2):
@@ -28,7 +34,7 @@ def align(degraded: Rgb8, clean: Rgb8, crop: str, name: str) -> tuple[Rgb8, Rgb8
 
 
 def resized(layer: npt.NDArray[Any], shorter: int) -> npt.NDArray[Any]:
-    """A layer (H, W) or (H, W, 3) resized to this shorter side: by area when it shrinks, else bicubic.
+    """Resize a layer (H, W) or (H, W, 3) to a shorter side: by area when it shrinks, else bicubic.
 
     Args:
         layer: uint8, or float32 in [0, 1]; the result keeps type and range.
@@ -42,16 +48,17 @@ def resized(layer: npt.NDArray[Any], shorter: int) -> npt.NDArray[Any]:
     if scale < 1:
         return np.asarray(cv2.resize(layer, size, interpolation=cv2.INTER_AREA), layer.dtype)
     larger = np.asarray(cv2.resize(layer, size, interpolation=cv2.INTER_CUBIC), layer.dtype)
+    # bicubic weights overshoot; OpenCV clips 8 bit by itself
     return larger if layer.dtype == np.uint8 else np.clip(larger, 0, 1)
 
 
 def window_side(rescale: tuple[float, float], shortest: int, patch_size: int, generator: np.random.Generator) -> int:
-    """Side in pixels of the window that becomes the patch; larger than it when the image is shrunk.
+    """Return the side in pixels of the window that becomes the patch; larger than the patch where the image shrinks.
 
     Args:
         rescale: range of the factor; (1, 1) draws nothing.
-        shortest: shorter side of the image, an upper limit.
-        patch_size: side of the patch.
+        shortest: shorter side of the image in pixels, an upper limit.
+        patch_size: side of the patch in pixels.
         generator: draws the factor.
     """
     if rescale == (1.0, 1.0):
@@ -60,28 +67,30 @@ def window_side(rescale: tuple[float, float], shortest: int, patch_size: int, ge
 
 
 def shrunk(layer: npt.NDArray[Any], side: int) -> npt.NDArray[Any]:
-    """A square layer (S, S) or (S, S, 3) shrunk to `side` by area; the layer itself if it has that side."""
+    """Shrink a square layer (S, S) or (S, S, 3) to `side` by area; a layer of that side is returned itself."""
     if layer.shape[0] == side:
         return layer
     return np.asarray(cv2.resize(layer, (side, side), interpolation=cv2.INTER_AREA), layer.dtype)
 
 
 def jittered(clean: Rgb8, strength: float, generator: np.random.Generator) -> Rgb8:
-    """A patch with other colours: channels in random order, exponent exp(u), factor exp(-v), rounded to 8 bit.
+    """Change the colours of a patch: channels in random order, exponent exp(u), factor exp(-v), rounded to 8 bit.
 
     Args:
-        clean: (H, W, 3).
+        clean: patch (H, W, 3).
         strength: u is drawn from -strength to strength, v from 0 to strength.
         generator: draws order, u and v.
     """
+    # the order of draws is a contract: channels, exponent, factor
     order = generator.permutation(3)
     exponent, factor = np.exp(generator.uniform(-strength, strength)), np.exp(-generator.uniform(0, strength))
+    # the new value of each of the 256 levels: a power for every pixel would take longer
     levels = np.rint(255 * factor * np.linspace(0, 1, 256) ** exponent).astype(np.uint8)
     return np.ascontiguousarray(levels[clean[..., order]])
 
 
 def mirrored(layer: npt.NDArray[Any], side: int) -> npt.NDArray[Any]:
-    """A layer (H, W) or (H, W, 3) of at least `side` pixels each way, mirrored at its lower and right border.
+    """Mirror a layer (H, W) or (H, W, 3) at its lower and right border until it has `side` pixels each way.
 
     The border pixels are repeated. Source: Restormer's training data.
     """
@@ -92,13 +101,13 @@ def mirrored(layer: npt.NDArray[Any], side: int) -> npt.NDArray[Any]:
 
 
 def turned(layer: npt.NDArray[Any], turns: int, flip: bool) -> npt.NDArray[Any]:
-    """A contiguous copy, turned anticlockwise by quarter turns, then mirrored left to right.
+    """Copy a layer, turned anticlockwise by quarter turns, then mirrored left to right; the copy is contiguous.
 
     OpenCV copies pixels of three bytes 20 times as fast as NumPy does with negative strides.
 
     Args:
         layer: (H, W) or (H, W, 3).
-        turns: 0 to 3.
+        turns: number of quarter turns, 0 to 3.
         flip: whether to mirror.
     """
     if turns % 2:

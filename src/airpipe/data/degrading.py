@@ -30,10 +30,10 @@ def degraded_image(
         paired: whether there is a degraded file.
         how: a recipe to draw from, or what was drawn from one; an empty one leaves the image as it is.
         generator: fixes everything that is drawn here.
-        where: for messages: what asks, and its recipe.
-        name: of the image, for messages.
+        where: what asks, and its recipe, for messages.
+        name: name of the image, for messages.
         field: standard normal noise (H, W, 3) for operations that take it instead of drawing their own.
-        quantise: clip and round what a recipe gives to 8 bit, as a file would be.
+        quantise: whether to clip and round what a recipe gives to 8 bit, as a file would be.
 
     Returns:
         (H, W, 3) uint8, or float32 (neither clipped nor rounded) where a recipe is not quantised; and what was drawn.
@@ -49,6 +49,7 @@ def degraded_image(
         )
     if paired:
         return layers[1], Drawn(Recipe(), ())
+    # without a degraded file, a second layer is the depth
     clean, depth = as_floats(layers[0]), layers[1] if layers[1:] else None
     if isinstance(how, Drawn):
         image, drawn = apply(clean, how, generator, depth, field), how

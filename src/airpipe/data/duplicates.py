@@ -27,19 +27,22 @@ from airpipe.provenance import atomic_path, write_json
 Rgb = npt.NDArray[np.uint8]
 Relation = Literal["same file", "same pixels", "crop", "near"]
 MAX_DISTANCE = 10
-"""Bits of the perceptual hash. In 107,000 pairs of 611 images of 26 benchmark lists, the 39 true pairs differ in 0
-to 4 bits and all others in 14 or more; cuts of 4 % of a side reach 10."""
+"""Most differing bits of two perceptual hashes whose pictures are compared further. In 107,000 pairs of 611 images of
+26 benchmark lists, the 39 true pairs differ in 0 to 4 bits and all others in 14 or more; cuts of 4 % of a side reach
+10."""
 MIN_CORRELATION = 0.95
-"""Of 64x64 luminance. The same true pairs have 0.988 and more, all others at most 0.914; a copy of half size at JPEG
-quality 10 has 0.953 and more."""
+"""Least correlation of luminance at 64x64 of two pictures that show the same. The 39 true pairs have 0.988 and more,
+all others at most 0.914; a copy of half size at JPEG quality 10 has 0.953 and more."""
 MAX_CUT = 0.1
-"""Of a side: pairs whose sizes differ by more are not laid over one another (only resized)."""
+"""Largest part of a side that may be cut off; pairs that differ by more are resized, not laid over one another."""
 PATCH = 512
 """Side in pixels of the middle part that finds where a cut was made."""
 THUMBNAIL = 64
+"""Side in pixels at which luminance is correlated."""
 FLAT = 1.0
-"""Grey levels (standard deviation): flatter pictures correlate with nothing."""
+"""Least standard deviation in grey levels; flatter pictures correlate with nothing."""
 TRAIN_CHUNK, TEST_CHUNK = 1 << 16, 64
+"""Numbers of hashes that are compared at a time, in some 70 MB."""
 
 
 @dataclass(frozen=True)
@@ -51,16 +54,18 @@ class Leak:
     """Path below the data set's root, as in the pair list's column clean."""
     test_list: str
     test_image: str
+    """Path of the test image, likewise."""
     relation: Relation
-    """same file; same pixels (of another file); crop: a pixel-equal cut; near: resampled,
-    recompressed, brightened or taken again."""
+    """How the images are related. same file; same pixels (of another file); crop: a pixel-equal cut; near:
+    resampled, recompressed, brightened or taken again."""
     distance: int
-    """Differing bits of the perceptual hashes, of 64."""
+    """Number of differing bits of the perceptual hashes, of 64."""
     correlation: float
-    """Of luminance at 64x64, aligned; 1 for equal pixels."""
+    """Correlation of luminance at 64x64, aligned; 1 for equal pixels."""
 
 
 COLUMNS = tuple(field.name for field in fields(Leak))
+"""Columns of the csv of leaks."""
 
 
 def find_leaks(
@@ -70,14 +75,14 @@ def find_leaks(
 
     Args:
         train: fingerprints of training lists.
-        test: of test lists.
-        find: gives the file of (dataset.split, relative path); only files of candidates are read.
+        test: fingerprints of test lists.
+        find: function that gives the file of (dataset.split, relative path); only files of candidates are read.
 
     Returns:
         Leaks in the order of the lists.
 
     Raises:
-        AirpipeError: a candidate's file is missing or corrupt.
+        AirpipeError: the file of a candidate is missing or corrupt.
     """
     leaks = []
     read = lru_cache(maxsize=8)(read_rgb8)
@@ -104,7 +109,7 @@ def find_leaks(
 def _candidates(
     train: npt.NDArray[np.uint64], test: npt.NDArray[np.uint64], label: str
 ) -> Iterator[tuple[int, int, int]]:
-    """(train index, test index, distance) of hashes that are close, in blocks of some 70 MB."""
+    """Yield (train index, test index, distance) of hashes that are close, in blocks of some 70 MB."""
     starts = range(0, len(test), TEST_CHUNK)
     for j in track(starts, len(starts), f"comparing fingerprints of {label}"):
         for i in range(0, len(train), TRAIN_CHUNK):
@@ -115,14 +120,14 @@ def _candidates(
 
 
 def compare(one: Rgb, other: Rgb) -> tuple[Relation | None, float]:
-    """How two pictures of different pixels are related.
+    """Tell how two pictures of different pixels are related.
 
     Args:
         one: uint8 RGB (H, W, 3).
-        other: the same, of any size.
+        other: another one, of any size.
 
     Returns:
-        crop, near or None, and the correlation.
+        "crop", "near" or None, and the correlation of luminance, at most 1.
     """
     correlation = _correlation(one, other)
     if (laid := _laid_over(one, other)) is not None:
@@ -137,18 +142,20 @@ def _laid_over(one: Rgb, other: Rgb) -> tuple[Rgb, Rgb] | None:
     small, large = sorted((one, other), key=lambda picture: picture.shape)
     height, width = small.shape[:2]
     spare = large.shape[0] - height, large.shape[1] - width
+    # a negative spare width: neither picture holds the other
     if spare[1] < 0 or spare[0] > MAX_CUT * large.shape[0] or spare[1] > MAX_CUT * large.shape[1]:
         return None
     top, left = max(0, (height - PATCH) // 2), max(0, (width - PATCH) // 2)
     patch = small[top : top + PATCH, left : left + PATCH]
     window = large[top : top + patch.shape[0] + spare[0], left : left + patch.shape[1] + spare[1]]
+    # only the middle is searched for: it gives the place of the whole
     misfit = cv2.matchTemplate(luminance(window), luminance(patch), cv2.TM_SQDIFF)
     x, y = cv2.minMaxLoc(misfit)[2]
     return small, large[y : y + height, x : x + width]
 
 
 def _correlation(one: Rgb, other: Rgb) -> float:
-    """Of luminance, both resized to 64x64; 0 when one of them is flat."""
+    """Correlation of luminance, both resized to 64x64; 0 when one of them is flat."""
     first, second = (
         cv2.resize(luminance(picture), (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA).ravel()
         for picture in (one, other)
@@ -206,10 +213,10 @@ def write_leaks(
 
 
 def read_leaks(path: Path) -> tuple[list[Leak], dict[str, Any]]:
-    """The leaks and the summary that `write_leaks` wrote.
+    """Read the leaks and the summary that `write_leaks` wrote.
 
     Raises:
-        AirpipeError: missing or damaged.
+        AirpipeError: a file is missing or damaged.
     """
     remedy = "Make it again: scripts/find_leaks.py"
     try:
@@ -236,12 +243,12 @@ def read_leaks(path: Path) -> tuple[list[Leak], dict[str, Any]]:
 def without_leaks(
     rows: Sequence[Mapping[str, str]], list_id: str, path: Path, against: Sequence[str] = ()
 ) -> tuple[list[dict[str, str]], list[str]]:
-    """The rows of a training list whose clean image is shown by no test image.
+    """Keep the rows of a training list whose clean image is shown by no test image.
 
     Args:
-        rows: of the pair list.
+        rows: rows of the pair list.
         list_id: dataset.split of the list.
-        path: csv of `write_leaks`.
+        path: csv file that `write_leaks` wrote.
         against: test lists that count; none: all.
 
     Returns:

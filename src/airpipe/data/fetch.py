@@ -22,20 +22,20 @@ from airpipe.provenance import write_failed, write_json
 from airpipe.settings.datasets import DatasetSettings, RemoteFile, Source
 
 ZIP_INSIDE = (".npz", ".pth", ".pt", ".ckpt", ".docx", ".xlsx", ".pptx", ".jar", ".whl")
-"""Files that are zip archives by their bytes and are not unpacked."""
+"""Suffixes of files that are zip archives by their bytes and are not unpacked."""
 
 
 WAIT_MINUTES = 60.0
-"""How long a person at a terminal is given for a file by hand."""
+"""Minutes that a person at a terminal is given to drop a file in by hand."""
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where a data set goes.
+    """Places of a data set on disk.
 
     Args:
-        folder: the finished data set; appears by a rename.
-        downloads: received files, kept until somebody deletes them; also where files are dropped by hand.
+        folder: folder of the finished data set; appears by a rename.
+        downloads: folder of received files, kept until somebody deletes them; also where files are dropped by hand.
         lock: the tracked file of checksums.
     """
 
@@ -45,7 +45,7 @@ class Places:
 
     @property
     def facts(self) -> Path:
-        """What was fetched from where, beside the folder."""
+        """JSON file beside the folder that says what was fetched from where."""
         return self.folder.with_name(f"{self.folder.name}.fetched.json")
 
     @property
@@ -61,10 +61,10 @@ def fetch_dataset(dataset: str, entry: DatasetSettings, places: Places, wait_min
     fetched again. The call may be killed at any moment and repeated.
 
     Args:
-        dataset: its name, for messages and the lock file.
+        dataset: name of the data set, for messages and the lock file.
         entry: its sources, home and licence.
-        places: folders and the lock file.
-        wait_minutes: how long to wait for files that only a person can download; after all other
+        places: its folders, and the lock file.
+        wait_minutes: minutes to wait for files that only a person can download; after all other
             sources have failed.
 
     Raises:
@@ -100,7 +100,7 @@ def fetch_dataset(dataset: str, entry: DatasetSettings, places: Places, wait_min
 
 
 def default_wait() -> float:
-    """Minutes to wait for files by hand: some on a terminal, none in a log."""
+    """Return the minutes to wait for files by hand: `WAIT_MINUTES` on a terminal, none in a log."""
     return WAIT_MINUTES if sys.stdin.isatty() and sys.stderr.isatty() else 0.0
 
 
@@ -198,7 +198,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _kind(file: Obtained) -> str | None:
-    """As what it is unpacked, if at all."""
+    """Kind of archive that a file is unpacked as; None: it is placed as it is."""
     return None if file.path.name.lower().endswith(ZIP_INSIDE) else archive_kind(file.path)
 
 

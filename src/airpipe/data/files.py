@@ -11,7 +11,7 @@ from airpipe.errors import AirpipeError
 from airpipe.settings.datasets import SplitSettings
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-"""Files with other suffixes (Thumbs.db, README, .mat) are never taken for images; upper case counts, too."""
+"""Suffixes of images, in lower or upper case; other files (Thumbs.db, README, .mat) are never taken for images."""
 
 
 @lru_cache(maxsize=1024)
@@ -20,7 +20,7 @@ def _part(glob: str) -> re.Pattern[str]:
 
 
 def matching(paths: Iterable[str], globs: Sequence[str]) -> list[str]:
-    """The image files among `paths` that one of the globs names, in order; * stays within a folder."""
+    """Choose the image files among `paths` that one of the globs names, in order; * stays within a folder."""
     patterns = [[_part(part) for part in glob.split("/")] for glob in globs]
     return [path for path in paths if is_image(path) and any(_fits(path.split("/"), p) for p in patterns)]
 
@@ -32,16 +32,16 @@ def _fits(parts: Sequence[str], patterns: Sequence[re.Pattern[str]]) -> bool:
 
 
 def is_image(path: str) -> bool:
-    """Whether the suffix is that of an image; the attachments that macOS puts into archives (._1.png) are none."""
+    """Tell whether a suffix is that of an image; the attachments that macOS puts into archives (._1.png) are none."""
     return path.lower().endswith(SUFFIXES) and not path.rpartition("/")[2].startswith("._")
 
 
 def list_images(root: Path, globs: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Image files below a folder.
+    """List the image files below a folder.
 
     Args:
         root: the folder.
-        globs: relative to it.
+        globs: patterns of paths relative to the folder, see `matching`.
 
     Returns:
         Paths relative to root, sorted, each once; and problems, one line each: links that lead out of
@@ -61,7 +61,7 @@ def list_images(root: Path, globs: Sequence[str]) -> tuple[list[str], list[str]]
 
 
 def split_is_there(root: str, split: SplitSettings) -> bool:
-    """Whether a folder holds images of a split, in any of its layouts; looks no further than the first ones."""
+    """Tell whether a folder holds images of a split, in any of its layouts; looks no further than the first ones."""
     return any(
         all(_any_image(root, globs) for globs in (layout.degraded, layout.clean) if globs) for layout in split.layouts
     )
@@ -74,6 +74,7 @@ def _any_image(root: str, globs: Sequence[str]) -> bool:
 def _walk(root: str, folder: str, parts: Sequence[str]) -> Iterator[str]:
     pattern = _part(parts[0])
     place = f"{root}/{folder}"
+    # not Path.glob, which passes over folders that cannot be read
     try:
         with os.scandir(place) as entries:
             chosen = [e for e in entries if pattern.match(e.name) and (len(parts) > 1) == e.is_dir()]

@@ -22,27 +22,31 @@ from airpipe.progress import track
 from airpipe.provenance import atomic_path, sha256_file, write_failed
 
 COLUMNS = ("name", "path", "bytes_sha256", "pixels_sha256", "phash", "width", "height")
+"""Columns of a finished table."""
 STAMP = ("file_bytes", "file_mtime_ns")
 """Further columns of a table in the making: a file that was changed since is read again."""
 BATCH = 1024
-"""Images handed to the threads at a time."""
+"""Number of images handed to the threads at a time."""
 DCT_SIDE = 32
+"""Side in pixels of the picture that is transformed."""
 HASH_SIDE = 8
+"""Side of the square of lowest coefficients that make the hash."""
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What identifies an image, exactly and roughly."""
+    """Fingerprint of an image, which identifies it exactly (checksums) and roughly (perceptual hash)."""
 
     bytes_sha256: str
-    """Of the file."""
+    """Checksum of the file."""
     pixels_sha256: str
-    """Of size and decoded 8-bit RGB pixels."""
+    """Checksum of size and decoded 8-bit RGB pixels."""
     phash: int
-    """64 bit: similar pictures differ in few bits."""
+    """Perceptual hash of 64 bit; similar pictures differ in few."""
     width: int
-    """Pixels."""
+    """Width in pixels."""
     height: int
+    """Height in pixels."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +54,9 @@ class FingerprintTable:
     """The fingerprints of one list, column by column (2 million rows take about 500 MB)."""
 
     list_id: str
-    """dataset.split"""
+    """Id of the list, dataset.split."""
     paths: Sequence[str]
-    """Below the data set's root, each once."""
+    """Path of each image below the data set's root, each once."""
     bytes_sha256: npt.NDArray[np.bytes_]
     pixels_sha256: npt.NDArray[np.bytes_]
     phash: npt.NDArray[np.uint64]
@@ -62,7 +66,7 @@ def fingerprint(path: Path) -> Fingerprint:
     """Read an image and take its fingerprint.
 
     Raises:
-        AirpipeError: missing or corrupt.
+        AirpipeError: the file is missing or corrupt.
     """
     pixels = read_rgb8(path)
     height, width = pixels.shape[:2]
@@ -72,12 +76,12 @@ def fingerprint(path: Path) -> Fingerprint:
 
 
 def perceptual_hash(pixels: npt.NDArray[np.uint8]) -> int:
-    """64 bits that survive resampling, recompression and small cuts, not mirroring or rotation.
+    """Hash a picture to 64 bits that survive resampling, recompression and small cuts, not mirroring or rotation.
 
-    The signs, against their median, of the 8x8 lowest DCT coefficients of luminance at 32x32.
+    They are the signs, against their median, of the 8x8 lowest DCT coefficients of luminance at 32x32.
 
     Args:
-        pixels: uint8 RGB (H, W, 3).
+        pixels: picture (H, W, 3), uint8 RGB.
 
     Source: the DCT hash in C. Zauner, Implementation and Benchmarking of Perceptual Image Hash
     Functions, 2010; own code, averaging instead of its 7x7 blur.
@@ -88,18 +92,18 @@ def perceptual_hash(pixels: npt.NDArray[np.uint8]) -> int:
 
 
 def luminance(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """Grey values, float32 (H, W) in [0, 255], of RGB."""
+    """Return the grey values of RGB pixels, float32 (H, W) in [0, 255]."""
     return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.float32)
 
 
 def file_finder(roots: Sequence[str]) -> Callable[[str, str], Path]:
-    """A function from (dataset.split, relative path) to the file.
+    """Make a function from (dataset.split, relative path) to the file.
 
     Args:
-        roots: texts `dataset=folder`; data sets without one are embedded ones.
+        roots: texts `dataset=folder`; a data set without one is the embedded one.
 
     Raises:
-        AirpipeError: a text without "=".
+        AirpipeError: a text has no "=".
     """
     if wrong := [text for text in roots if "=" not in text]:
         raise AirpipeError(f"--root {wrong[0]}: expected dataset=folder, for example bsd400=/data/BSD400")
@@ -116,17 +120,17 @@ def write_fingerprints(pair_list: Path, find: Callable[[str, str], Path], output
     """Fingerprint the distinct clean images of a pair list; a killed run goes on where it was.
 
     Args:
-        pair_list: dataset.split.csv.
-        find: gives the file of (dataset.split, relative path).
-        output: csv with `COLUMNS`; `name` is that of the first pair with the image. Beside it lies
+        pair_list: csv file of the list, named dataset.split.csv.
+        find: function that gives the file of (dataset.split, relative path).
+        output: csv file with `COLUMNS`; `name` is that of the first pair with the image. Beside it lies
             `<output>.part` until all is done.
-        threads: images read at the same time.
+        threads: number of images read at the same time.
 
     Returns:
         The number of images.
 
     Raises:
-        AirpipeError: an empty list, or a missing or corrupt image.
+        AirpipeError: the list is empty, or an image is missing or corrupt.
     """
     names: dict[str, str] = {}
     for row in read_rows(pair_list):
@@ -194,7 +198,7 @@ def read_fingerprints(path: Path) -> FingerprintTable:
     """Read a table that `write_fingerprints` wrote; its name is that of the list.
 
     Raises:
-        AirpipeError: missing, empty, other columns or damaged rows.
+        AirpipeError: the table is missing or empty, or has other columns or damaged rows.
     """
     remedy = "Make it again: scripts/fingerprint.py"
     paths: list[str] = []

@@ -12,26 +12,29 @@ from airpipe.errors import AirpipeError
 from airpipe.settings.datasets import ClassShare, SplitSettings
 
 MARKET_NAME = re.compile(r"(-1|\d{4})_c(\d)s\d_\d+_\d+")
-"""Person and camera, as in `0002_c1s1_000451_03.jpg`."""
+"""File names of Market-1501, with person and camera: `0002_c1s1_000451_03.jpg`."""
 JUNK = "-1"
-"""Person of detections that Market-1501's protocol leaves out."""
+"""Number in place of a person, for detections that Market-1501's protocol leaves out."""
 CUB_LISTS = ("images.txt", "image_class_labels.txt", "classes.txt", "train_test_split.txt")
+"""Text files of CUB-200-2011: files, their classes, names of classes, sides of the published division."""
 
 
 @dataclass(frozen=True)
 class Label:
-    """What an image shows."""
+    """Label of an image: what it shows."""
 
     category: str
+    """Class of what it shows."""
     camera: str = ""
+    """Camera that took it; empty where nobody says it."""
 
 
 def label_of(path: str, split: SplitSettings) -> Label | str:
-    """Class and camera of an image.
+    """Read class and camera of an image off its path.
 
     Args:
-        path: below the root.
-        split: with classes.
+        path: path of the image below the root.
+        split: settings of a split that has classes.
 
     Returns:
         The label, or why there is none.
@@ -48,7 +51,7 @@ def label_of(path: str, split: SplitSettings) -> Label | str:
 
 
 def name_of(category: str, stem: str) -> str:
-    """Name of a labelled pair, fit for a file name.
+    """Return the name of a labelled pair, fit for a file name.
 
     Example:
         >>> name_of("brown bear", "0001")
@@ -61,12 +64,12 @@ def name_of(category: str, stem: str) -> str:
 
 
 def chosen_files(root: Path, paths: Sequence[str], split: SplitSettings) -> tuple[list[str], list[str]]:
-    """The files of a labelled split, before they are paired.
+    """Choose the files of a labelled split, before they are paired.
 
     Args:
         root: folder of the data set.
         paths: image files below it.
-        split: with classes.
+        split: settings of a split that has classes.
 
     Returns:
         Paths that stay, in order; and problems, one line each: images outside of class folders, a single
@@ -128,20 +131,21 @@ def _strays(root: Path, split: SplitSettings) -> list[str]:
 
 
 def place_of(path: str, seed: int) -> float:
-    """Place of a file in [0, 1), fixed by seed and path."""
+    """Give a file a place in [0, 1) that depends on nothing but seed and path."""
+    # not Python's hash, which differs from run to run
     digest = hashlib.sha256(f"{seed}/{path}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def shared_out(classes: Mapping[str, str], share: ClassShare) -> tuple[list[str], list[str]]:
-    """The files of a share of every class.
+    """Choose the files that lie in a share of every class.
 
     A file stays on its side whatever other files come, unless a side had to be filled: where all places of a class lie
     on one side of a cut, the other gets the nearest file, and gives it back once files of its own are there.
 
     Args:
-        classes: class of each path.
-        share: start, stop, seed.
+        classes: class of each file, by its path.
+        share: start and stop in [0, 1], and the seed of the places.
 
     Returns:
         Paths, sorted; and problems: classes of which nothing lies in the share.

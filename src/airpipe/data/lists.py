@@ -19,9 +19,11 @@ from airpipe.settings.datasets import NameList
 
 ListFormat = Literal["names", "bar", "comma"]
 FORMS = {"names": "one file name a line", "bar": "degraded|clean", "comma": "clean,degraded"}
+"""Form of a line of each format, in words for messages."""
 BSD_NAME = re.compile(r"^a(\d+\.jpg)$")
-"""Lists write `a247012.jpg` for a file that is distributed as `247012.jpg`."""
+"""Name of a BSD image as some lists write it: `a247012.jpg` for a file that is distributed as `247012.jpg`."""
 Row = dict[str, str]
+"""Row of a pair list: text by column."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +31,11 @@ class ListedPair:
     """One row of a published list: `name`, or `clean` with or without `degraded`."""
 
     name: str | None = None
-    """Of format names: the degraded file where the split has degraded files, else the clean one."""
+    """File of format names: the degraded one where the split has degraded files, else the clean one."""
     degraded: str | None = None
-    """None: synthesised from the clean file."""
+    """Degraded file of formats bar and comma; None: synthesised from the clean file."""
     clean: str | None = None
+    """Clean file of formats bar and comma."""
 
     def __str__(self) -> str:
         return self.name or " with ".join(path for path in (self.degraded, self.clean) if path)
@@ -40,12 +43,12 @@ class ListedPair:
 
 @dataclass(frozen=True)
 class Chosen:
-    """What a list chooses."""
+    """Choice of a published list among the rows of a pair list."""
 
     rows: list[Row]
-    """In the order of the list."""
+    """Chosen rows, in the order of the list."""
     repeats: int
-    """Rows of the list beyond the first that name the same pair (DSRIR lists its rain pairs 25 times)."""
+    """Number of rows of the list beyond the first that name the same pair (DSRIR lists its rain pairs 25 times)."""
 
 
 # Reading
@@ -55,7 +58,7 @@ def read_list(path: Path, settings: NameList) -> list[ListedPair]:
     """Read a published list.
 
     Args:
-        path: a UTF-8 text file.
+        path: the list, a UTF-8 text file.
         settings: format, prefix to remove, whether the first row is lost.
 
     Returns:
@@ -63,13 +66,13 @@ def read_list(path: Path, settings: NameList) -> list[ListedPair]:
         Repeated rows of bar and comma are kept.
 
     Raises:
-        AirpipeError: unreadable, empty, not UTF-8, another format, paths that leave the folder, or a
-            name that is listed twice.
+        AirpipeError: the list is unreadable, empty, not UTF-8 or of another format, a path leaves the folder,
+            or a name is listed twice.
     """
     if settings.lose_first_row and settings.format != "comma":
         raise AirpipeError(f"{path}: lose_first_row is for format comma, found {settings.format}. Remove it")
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_text(encoding="utf-8-sig")  # some editors of Windows put a mark before the first name
     except UnicodeDecodeError as error:
         raise AirpipeError(f"{path}: byte {error.start + 1} is not UTF-8. Expected a text file: convert it") from None
     except OSError as error:
@@ -192,13 +195,13 @@ def choose(rows: Sequence[Row], listed: Sequence[ListedPair], where: Path) -> Ch
     once, since names are unique in a pair list.
 
     Args:
-        rows: as in a pair list's csv.
-        listed: from `read_list`.
-        where: the list's file, for messages.
+        rows: rows of a pair list.
+        listed: entries that `read_list` read.
+        where: file of the list, for messages.
 
     Raises:
-        AirpipeError: listed files that the rows do not have, or that several rows have: the first
-            ten and a count; two names that mean one row.
+        AirpipeError: no row or several rows have a listed file (says the first ten and a count), or two
+            names mean one row.
     """
     index = {"degraded": _Index(), "clean": _Index()}
     for number, row in enumerate(rows):
@@ -246,19 +249,19 @@ def export(
     bsd_prefix: bool = False,
     file_names: bool = False,
 ) -> str:
-    """The text of a list for published code.
+    """Write the text of a list for published code.
 
     Args:
-        rows: as in a pair list's csv.
-        form: names writes the degraded file, or the clean one where there is none; comma repeats the
-            clean path where there is no degraded file.
-        prefix: put in front of every path, for example "Rain100L/train/".
-        bsd_prefix: write `a247012.jpg` for `247012.jpg`, as AirNet's lists do (names only).
-        file_names: leave the folders out, as denoising lists do (names only).
+        rows: rows of a pair list.
+        form: format of the list. names writes the degraded file, or the clean one where there is none; comma
+            repeats the clean path where there is no degraded file.
+        prefix: text in front of every path, for example "Rain100L/train/".
+        bsd_prefix: whether to write `a247012.jpg` for `247012.jpg`, as AirNet's lists do (names only).
+        file_names: whether to leave the folders out, as denoising lists do (names only).
 
     Raises:
-        AirpipeError: a path that the format cannot hold, a bar row without degraded file, or
-            nothing to write.
+        AirpipeError: the format cannot hold a path, a bar row has no degraded file, or there is nothing to
+            write.
     """
     if form != "names" and (bsd_prefix or file_names):
         raise AirpipeError(f"format {form}: the BSD prefix and bare file names are for format names. Leave them out")

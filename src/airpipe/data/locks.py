@@ -1,4 +1,4 @@
-"""One process at a time."""
+"""A lock that lets one process at a time do its work."""
 
 import fcntl
 import os
@@ -16,8 +16,8 @@ def only_process(guard: Path, wait: bool = True, message: str = "") -> Iterator[
 
     Args:
         guard: an empty file, made when missing.
-        wait: until another process lets go; otherwise that is an error.
-        message: of this error.
+        wait: whether to wait until another process lets go; otherwise its lock is an error.
+        message: text of this error.
 
     Raises:
         AirpipeError: another process holds the lock and `wait` is false, or the file cannot be made.
@@ -36,4 +36,4 @@ def only_process(guard: Path, wait: bool = True, message: str = "") -> Iterator[
             print(f"{guard}: this file system has no locks ({error.strerror}); going on without", file=sys.stderr)
         yield
     finally:
-        os.close(handle)
+        os.close(handle)  # lets go of the lock

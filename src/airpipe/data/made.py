@@ -1,4 +1,4 @@
-"""Data sets that are made here: whole or not at all."""
+"""Making of data sets that nobody has to download: whole or not at all."""
 
 import shutil
 from pathlib import Path
@@ -14,13 +14,13 @@ def make_dataset(made: MadeShapes | MadeCrops, target: Path, source: str = "") -
     """Make a data set in a folder of its own beside `target`, then put it in its place.
 
     Args:
-        made: of the registry.
+        made: settings of the data set in the registry.
         target: results/generated/<id>; a folder that is there is replaced, once the new one is whole. A run that was
             killed between the two leaves it as .<id>.old: the next one puts it back first.
         source: folder of the data set that objects are cut from.
 
     Returns:
-        Images by split.
+        Number of images by split.
 
     Raises:
         AirpipeError: the source does not fit, the disk is full, or another process makes the same data set.

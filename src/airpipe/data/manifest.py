@@ -13,8 +13,9 @@ from airpipe.progress import in_parallel
 from airpipe.provenance import atomic_path, sha256_file, write_failed
 
 COLUMNS = ("path", "bytes", "sha256", "width", "height")
+"""Columns of a manifest."""
 LONGEST_NAME = 200
-"""Bytes; restored images are written under the same name, with something added."""
+"""Longest file name in bytes; restored images are written under the same name, with something added."""
 SIGNATURES = {
     b"\x89PNG": (".png",),
     b"\xff\xd8\xff": (".jpg", ".jpeg"),
@@ -23,35 +24,37 @@ SIGNATURES = {
     b"MM\0*": (".tif", ".tiff"),
     b"RIFF": (".webp",),
 }
+"""Suffixes that fit a file, by its first bytes."""
 
 
 @dataclass(frozen=True)
 class FileFacts:
-    """One row of a manifest, and what is worth a note."""
+    """Facts of one file: a row of a manifest, and what is worth a note."""
 
     path: str
-    """Relative to the root."""
+    """Path relative to the data set's root."""
     bytes: int
     sha256: str
     width: int
-    """Upright, in pixels."""
+    """Width of the upright picture in pixels."""
     height: int
+    """Height of the upright picture in pixels."""
     kinds: str = ""
-    """Words such as "grey" or "16 bit", joined by ", "."""
+    """What is special about the file: words such as "grey" or "16 bit", joined by ", "."""
 
     def row(self) -> dict[str, str | int]:
-        """As written into the manifest."""
+        """Return the row that is written into the manifest."""
         return {key: value for key, value in asdict(self).items() if key in COLUMNS}
 
 
 def describe(task: tuple[str, str]) -> FileFacts | str:
-    """Read one file completely.
+    """Read one file completely, with both decoders.
 
     Args:
         task: path below the root, and where the file lies.
 
     Returns:
-        Facts, or why the file cannot be used.
+        Facts of the file, or why it cannot be used.
     """
     path, place = task
     if len(os.fsencode(Path(path).name)) > LONGEST_NAME:
@@ -82,12 +85,12 @@ def _other_format(path: Path) -> list[str]:
 
 
 class Journal:
-    """Files read so far by a check that may be killed: the next one does not read them again.
+    """Journal of the files that a check has read; after a kill, the next check does not read them again.
 
     A row counts while the file's size and time of change stay as they were.
 
     Args:
-        path: removed by `close`; None keeps no journal.
+        path: file of the journal, removed by `close`; None keeps no journal.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -96,16 +99,17 @@ class Journal:
         if path is not None and path.is_file():
             with path.open(newline="", encoding="utf-8", errors="replace") as stream:
                 for row in csv.reader(line.replace("\0", "") for line in stream):
+                    # a kill may cut the last row off: whole ones end with a dot
                     if len(row) == 8 and row[-1] == "." and all(row[n].isdecimal() for n in (2, 4, 5)):
                         facts = FileFacts(row[1], int(row[2]), row[3], int(row[4]), int(row[5]), row[6])
                         self._known[(row[0], row[1])] = facts
 
     def known(self, path: str, place: str) -> FileFacts | None:
-        """Facts of a file that has not changed since it was read."""
+        """Return the facts of a file that has not changed since it was read; None for others."""
         return self._known.get((_stamp(place), path))
 
     def describe(self, tasks: Sequence[tuple[str, str]], threads: int, label: str) -> list[FileFacts | str]:
-        """`describe` for every (path, place), in order, known ones not read again."""
+        """Describe every (path, place), in order, without reading known files again; see the function `describe`."""
         results: dict[str, FileFacts | str] = {}
         for path, place in tasks:
             facts = self.known(path, place)
@@ -128,7 +132,7 @@ class Journal:
         return self._ordered(tasks, results)
 
     def close(self) -> None:
-        """Forget: the manifest is written."""
+        """Remove the journal, once the manifest is written."""
         if self.path is not None:
             self.path.unlink(missing_ok=True)
 
@@ -157,16 +161,17 @@ def write_manifest(path: Path, files: Sequence[FileFacts]) -> bool:
             writer.writeheader()
             writer.writerows(file.row() for file in files)
         if path.is_file() and path.read_bytes() == temporary.read_bytes():
+            # with the old times, so that Snakemake does not redo what depends on it
             os.utime(temporary, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
             return False
     return True
 
 
 def read_manifest(path: Path) -> list[FileFacts]:
-    """Rows of a manifest.
+    """Read the rows of a manifest.
 
     Raises:
-        AirpipeError: missing, or not a manifest.
+        AirpipeError: the file is missing, or no manifest.
     """
     try:
         with path.open(newline="", encoding="utf-8") as stream:

@@ -21,24 +21,28 @@ from airpipe.provenance import write_json
 from airpipe.settings.datasets import DatasetSettings, RemoteFile, Source
 
 POLL_SECONDS = 2.0
-"""Between two looks into the folder that a file is dropped into."""
+"""Time between two looks into the folder that a file is dropped into."""
 UNFINISHED = (".part", ".crdownload", ".download", ".opdownload", ".wrong", ".json")
+"""Suffixes of files that are no finished download: first those of browsers, then our own."""
 
 
 @dataclass(frozen=True)
 class Received:
-    """What came over the network for a file, over all runs."""
+    """Note about a downloaded file: its address, and the bytes that came over the network in all runs."""
 
     address: str
     sha256: str
     received: int
+    """Number of bytes that came."""
     again: int
+    """Number of them that were thrown away to start again."""
     length_unknown: bool = False
+    """Whether no server said how long the file is, so that it may be cut."""
 
 
 @dataclass(frozen=True)
 class Obtained:
-    """A file that is there and checked. `received` is None when it was dropped in by hand."""
+    """A file of a data set that is there and checked. `received` is None when it was dropped in by hand."""
 
     wanted: Wanted
     path: Path
@@ -48,12 +52,12 @@ class Obtained:
 
     @property
     def address(self) -> str:
-        """Where its bytes came from."""
+        """Address that the bytes came from; a text that stands for it when somebody dropped the file in."""
         return self.wanted.address if self.received else self.wanted.dropped_address
 
     @property
     def length_unknown(self) -> bool:
-        """Whether it may have been cut without anybody noticing."""
+        """Whether the file may have been cut without anybody noticing."""
         return self.received is not None and self.received.length_unknown
 
 
@@ -74,7 +78,12 @@ class Shelf:
     entry: DatasetSettings
 
     def expected(self, wanted: Wanted, dropped: bool = False) -> tuple[str | None, str]:
-        """The sha256 that a file must have, and who says so; `dropped` when it did not come over the network."""
+        """Return the sha256 that a file must have (None: nobody knows), and who says so.
+
+        Args:
+            wanted: the file.
+            dropped: whether somebody dropped it in, so that it did not come over the network.
+        """
         if wanted.sha256:
             return wanted.sha256, "the registry"
         if wanted.folder_zip:
@@ -85,7 +94,7 @@ class Shelf:
         return (entry.sha256 if entry else None), str(self.lock)
 
     def obtain(self, wanted: Wanted, source: Source, wait_minutes: float) -> Obtained:
-        """Have the file on disk.
+        """Have a file on disk, checked.
 
         Raises:
             SourceFailed: it cannot be had from this address, or is not what was expected.
@@ -140,6 +149,7 @@ class Shelf:
         self._check(wanted, transfer.part, sha256, expected, who)
         size = transfer.part.stat().st_size
         received = Received(wanted.address, sha256, state.again + size, state.again, state.length_unknown)
+        # the note before the file: a file without a note counts as dropped in by hand
         path.unlink(missing_ok=True)
         write_json(_received_file(path), vars(received))
         transfer.finish()
@@ -209,7 +219,7 @@ class Shelf:
 
 
 def hash_file(path: Path) -> str:
-    """Hex sha256 of a file with progress, for downloads of many gigabytes (else `provenance.sha256_file`)."""
+    """Return the hex sha256 of a file of many gigabytes and show progress (for others: `provenance.sha256_file`)."""
     digest = hashlib.sha256()
     with Meter(f"checking {path.name}", path.stat().st_size) as meter, path.open("rb") as stream:
         while chunk := stream.read(1 << 20):
@@ -219,7 +229,7 @@ def hash_file(path: Path) -> str:
 
 
 def read_received(path: Path, sha256: str) -> Received | None:
-    """Where a file of downloads came from; None when it was dropped in by hand."""
+    """Read where a downloaded file came from; None when it was dropped in by hand."""
     try:
         received = Received(**json.loads(_received_file(path).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):  # no such note, or not one of ours
@@ -232,7 +242,7 @@ def _received_file(path: Path) -> Path:
 
 
 def manual_steps(file: RemoteFile, downloads: Path) -> str:
-    """What a person does to get a file: where to look, where to put it."""
+    """Say what a person does to get a file: where to look, where to put it."""
     name = f"{file.name}.zip" if file.gdrive_folder else file.name
     size = f" ({file.bytes / MEGABYTE:.0f} MB)" if file.bytes else ""
     return (

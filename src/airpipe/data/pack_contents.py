@@ -1,4 +1,4 @@
-"""What a pack will hold, laid out from a pair list and its manifest before anything is decoded."""
+"""Contents of a pack, laid out from a pair list and its manifest before anything is decoded."""
 
 import csv
 import hashlib
@@ -17,37 +17,39 @@ from airpipe.errors import AirpipeError
 from airpipe.provenance import sha256_file
 
 NAMED = 10
-"""Missing files that a message names."""
+"""Largest number of missing files that a message names."""
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What a pack will hold, known before it is made."""
+    """Contents of a pack, known before it is made."""
 
     name: str
     """List id, `<dataset>.<split>`."""
     pairs_sha256: str
+    """Checksum of the pair list."""
     key: str
     """First 12 hex digits of the sha256 over format version, pairs, and checksums and sizes of their files."""
     files: list[str]
     """Path of each image below the root."""
     sha256: npt.NDArray[np.uint8]
-    """(images, 32), of the files."""
+    """Checksums of the files, (images, 32) uint8."""
     images: npt.NDArray[Any]
-    """`IMAGE` records, checksums still 0."""
+    """One `IMAGE` record per image, its checksum still 0."""
     pairs: npt.NDArray[Any]
-    """`PAIR` records."""
+    """One `PAIR` record per pair, in the order of the list."""
     text: bytes
+    """Bytes of text.bin."""
 
     @property
     def pixel_bytes(self) -> int:
-        """Size of pixels.bin."""
+        """Size of pixels.bin in bytes."""
         last = self.images[-1]
         return int(last["offset"]) + 3 * int(last["height"]) * int(last["width"])
 
     @property
     def total_bytes(self) -> int:
-        """Size of the pack, but for its header."""
+        """Size of the pack in bytes, but for its header."""
         return self.pixel_bytes + self.images.nbytes + self.pairs.nbytes + len(self.text)
 
 
@@ -55,11 +57,11 @@ def read_contents(pair_list: Path, manifest: Path) -> Contents:
     """Lay out the pack of a pair list.
 
     Args:
-        pair_list: csv with the columns of a pair list.
-        manifest: csv with path, sha256, width and height of its files.
+        pair_list: csv file with the columns of a pair list.
+        manifest: csv file with path, sha256, width and height of its files.
 
     Raises:
-        AirpipeError: unreadable lists, unknown crop rules, files that the manifest lacks.
+        AirpipeError: a list is unreadable, a crop rule unknown, or the manifest lacks a file.
     """
     key = hashlib.sha256(f"{FORMAT} {VERSION}\n".encode())
     numbers: dict[str, int] = {}
@@ -78,7 +80,7 @@ def read_contents(pair_list: Path, manifest: Path) -> Contents:
         raise AirpipeError(f"{pair_list}: holds no pairs. Make it again: snakemake {pair_list}")
     sha256, images = _images(numbers, manifest)
     for path, digest, image in zip(numbers, sha256, images, strict=True):
-        key.update(json.dumps([path, digest.tobytes().hex(), *image.item()[1:3]]).encode())
+        key.update(json.dumps([path, digest.tobytes().hex(), *image.item()[1:3]]).encode())  # height and width
     return Contents(
         name=pair_list.stem,
         pairs_sha256=sha256_file(pair_list),

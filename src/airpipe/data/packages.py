@@ -10,10 +10,10 @@ from airpipe.errors import AirpipeError
 
 
 def locate(name: str) -> Path:
-    """Path of an embedded file.
+    """Find an embedded file in its installed package.
 
     Args:
-        name: for example "skimage:data/astronaut.png".
+        name: package and path, for example "skimage:data/astronaut.png".
 
     Raises:
         AirpipeError: the package is not installed or ships no such file.
@@ -21,7 +21,7 @@ def locate(name: str) -> Path:
     package, colon, relative = name.partition(":")
     if not colon:
         raise AirpipeError(f"{name}: a file of a folder, but no folder was given (--root dataset=folder)")
-    spec = find_spec(package)
+    spec = find_spec(package)  # imports nothing
     if spec is None or spec.origin is None:
         raise AirpipeError(f"{name}: package {package} is not installed; run: make setup")
     path = Path(spec.origin).parent / relative

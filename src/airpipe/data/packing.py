@@ -34,29 +34,33 @@ from airpipe.provenance import sha256_file, write_failed, write_json
 MARGIN = 0.02
 """Part of a pack's size that must stay free beside it."""
 CHUNK = 16
-"""Images of one task of a process."""
+"""Number of images in one task of a process."""
 FLUSH_SECONDS = 2.0
 """Time between two flushes to the disk: what a power cut can cost."""
 NAMED = 10
-"""Bad files that a message names."""
+"""Largest number of bad files that a message names."""
 
 
 class Job(NamedTuple):
     """One image to decode."""
 
     number: int
+    """Number of the image in the pack."""
     path: Path
     sha256: str
+    """Checksum of the file, as the manifest says it."""
     height: int
     width: int
     offset: int
+    """Place of its first byte in pixels.bin."""
 
 
 class Packed(NamedTuple):
-    """What became of a job."""
+    """Result of a job."""
 
     number: int
     crc32: int
+    """Checksum of the pixels; 0 where the file cannot be used."""
     problem: str
     """Why the file cannot be used; "" if it can."""
 
@@ -65,18 +69,18 @@ def pack_pairs(pair_list: Path, manifest: Path, root: Path, packed: Path, thread
     """Decode the images of a pair list into a pack, or find the finished pack.
 
     Args:
-        pair_list: `<dataset>.<split>.csv`.
+        pair_list: csv file of the list, named `<dataset>.<split>.csv`.
         manifest: csv with the columns path, sha256, width, height for every file of the list.
         root: the data set's folder.
         packed: folder of all packs.
-        threads: processes that decode.
+        threads: number of processes that decode.
 
     Returns:
         Facts for JSON: list, pairs_sha256, folder, pairs, images, bytes, seconds.
 
     Raises:
-        AirpipeError: no space (told before anything is written), files that differ from the
-            manifest, a damaged pack, another process that makes the same pack.
+        AirpipeError: there is no space (told before anything is written), files differ from the manifest,
+            the pack is damaged, or another process makes it.
     """
     started = time.monotonic()
     contents = read_contents(pair_list, manifest)
@@ -103,7 +107,7 @@ def tell_old_packs(name: str, packed: Path, reports: Path) -> None:
     """Print one line about packs of a list that no report names any more; they are not deleted.
 
     Args:
-        name: of the list, `<dataset>.<split>`.
+        name: id of the list, `<dataset>.<split>`.
         packed: folder of all packs.
         reports: folder of the JSON files that `pack_pairs` gave the facts for; the list's own is written already.
     """
@@ -120,7 +124,7 @@ def _on_disk(folder: Path) -> int:
     total = 0
     with suppress(FileNotFoundError):  # not begun, or another process finishes or removes it
         for path in folder.iterdir():
-            total += path.stat().st_blocks * 512
+            total += path.stat().st_blocks * 512  # the unit of st_blocks on Linux, whatever the disk uses
     return total
 
 
@@ -167,6 +171,7 @@ def _decode_all(contents: Contents, root: Path, partial: Path, threads: int) -> 
     if not _resumable(contents, partial):
         (partial / "done.bin").unlink(missing_ok=True)
         write_index(contents, partial)
+        # takes the whole space now, so that the disk cannot fill up halfway
         with pixels.open("wb") as stream:
             os.posix_fallocate(stream.fileno(), 0, contents.pixel_bytes)
         np.zeros(len(contents.files), np.uint8).tofile(partial / "done.bin")
@@ -176,6 +181,7 @@ def _decode_all(contents: Contents, root: Path, partial: Path, threads: int) -> 
     finished: list[int] = []
 
     def flush() -> None:
+        # pixels before checksums before marks: after a power cut, a mark still means a whole image
         _sync(pixels)
         images.flush()
         done[finished] = 1
@@ -204,7 +210,7 @@ def _decode_all(contents: Contents, root: Path, partial: Path, threads: int) -> 
 
 
 def write_index(contents: Contents, folder: Path) -> None:
-    """Write images.bin, pairs.bin and text.bin."""
+    """Write images.bin, pairs.bin and text.bin of a pack into a folder."""
     contents.images.tofile(folder / "images.bin")
     contents.pairs.tofile(folder / "pairs.bin")
     (folder / "text.bin").write_bytes(contents.text)

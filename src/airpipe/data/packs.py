@@ -34,15 +34,17 @@ IMAGE = np.dtype([("offset", "<u8"), ("height", "<u4"), ("width", "<u4"), ("crc3
 PAIR = np.dtype([("clean", "<u4"), ("degraded", "<u4"), ("crop", "u1"), ("text", "<u8"), ("length", "<u4")])
 """Image numbers, index into `CROPS`, and the pair's bytes in text.bin: name, level, degradation with NUL between."""
 NO_IMAGE = 2**32 - 1
-"""Stands for the degraded image of a pair that has none."""
+"""Image number that stands for the degraded image of a pair that has none."""
 CROPS = ("none", "centre", "top_left")
+"""Crop rules, in the order that `PAIR` records count them."""
 INDEX = ("images.bin", "pairs.bin", "text.bin")
+"""Files whose checksums stand in the header; pixels have one for each image."""
 SAMPLED = 4
-"""Images whose checksum is compared whenever a pack is opened."""
+"""Number of images whose checksum is compared whenever a pack is opened."""
 
 
 def check_index(header: dict[str, Any], sizes: dict[str, int]) -> str | None:
-    """Why a header does not describe files of these sizes in bytes; None if it does."""
+    """Say why a header does not describe files of these sizes in bytes; None if it does."""
     if header.get("format") != FORMAT:
         return f"header.json says format {header.get('format')!r}, expected {FORMAT!r}"
     if header.get("version") != VERSION:
@@ -62,10 +64,10 @@ class Pack:
     """A pack, as a source of pairs (`airpipe.data.sources.Source`); pickled by its path.
 
     Args:
-        folder: of the pack; use `open` for one that may be damaged.
+        folder: folder of the pack; use `open` for one that may be damaged.
 
     Raises:
-        AirpipeError: missing, truncated or foreign.
+        AirpipeError: the pack is missing, truncated or foreign.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -85,10 +87,10 @@ class Pack:
 
     @classmethod
     def open(cls, folder: Path) -> "Pack":
-        """Open a pack and compare a few evenly spaced images with their checksums; the cost knows no pack size.
+        """Open a pack and compare a few evenly spaced images with their checksums; large packs take no longer.
 
         Raises:
-            AirpipeError: missing, truncated, foreign or damaged.
+            AirpipeError: the pack is missing, truncated, foreign or damaged.
         """
         pack = cls(folder)
         images = len(pack._images)
@@ -103,16 +105,16 @@ class Pack:
 
     @property
     def images(self) -> int:
-        """Number of images, each counted once."""
+        """Number of images in the pack; one that several pairs share counts once."""
         return len(self._images)
 
     @property
     def pixel_bytes(self) -> int:
-        """Size of pixels.bin."""
+        """Size of pixels.bin in bytes."""
         return len(self._pixels)
 
     def layers(self, index: int) -> list[npt.NDArray[Any]]:
-        """[clean] or [clean, degraded] of a pair, equally large: read-only views (H, W, 3), uint8.
+        """Return [clean] or [clean, degraded] of a pair, equally large: read-only views (H, W, 3), uint8.
 
         Raises:
             AirpipeError: sizes differ after the list's crop rule, as for files.
@@ -124,23 +126,23 @@ class Pack:
         return [original, seen]
 
     def paired(self, index: int) -> bool:
-        """Whether there is a degraded image."""
+        """Tell whether a pair has a degraded image."""
         return bool(self._pairs[index]["degraded"] != NO_IMAGE)
 
     def name(self, index: int) -> str:
-        """Unique in the list."""
+        """Name of the image, unique in the list."""
         return self._words(index)[0]
 
     def level(self, index: int) -> str:
-        """Of the degradation, as the list says it."""
+        """Level of the degradation, as the list says it."""
         return self._words(index)[1]
 
     def degradation(self, index: int) -> str:
-        """As the list says it."""
+        """Degradation of the image, as the list says it."""
         return self._words(index)[2]
 
     def verify(self) -> None:
-        """Compare everything with its checksum.
+        """Compare all files and images with their checksums.
 
         Raises:
             AirpipeError: something differs.
@@ -177,7 +179,7 @@ class Pack:
 
 
 def usable_packs(lists: Sequence[Path], facts: Sequence[Path]) -> dict[str, Pack]:
-    """Packs that may stand for pair lists; one line is printed for each one that may not.
+    """Find packs that may stand for pair lists; print one line for each one that may not.
 
     Args:
         lists: pair lists of a mix.
@@ -187,7 +189,7 @@ def usable_packs(lists: Sequence[Path], facts: Sequence[Path]) -> dict[str, Pack
         Pack by list id (`dataset.split`).
 
     Raises:
-        AirpipeError: a JSON file that cannot be read, or a damaged pack.
+        AirpipeError: a JSON file cannot be read, or a pack is damaged.
     """
     by_id = {path.stem: path for path in lists}
     packs: dict[str, Pack] = {}

@@ -24,23 +24,25 @@ from airpipe.settings.datasets import Layout, PackageFile, SplitSettings
 COLUMNS = ("degraded", "clean", "degradation", "level", "crop", "name", "group")
 Row = dict[str, str]
 NO_DEGRADED = ": no degraded file"
+"""End of the problem of a lone clean file; choosing by names drops the problems that end so."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One row: the clean file, and the degraded one unless it is synthesised."""
+    """One row of a pair list: the clean file, and the degraded one unless it is synthesised."""
 
     clean: Path
     degraded: Path | None
-    """None: synthesised by the stage's or test's recipe."""
+    """Degraded file; None: synthesised by the stage's or test's recipe."""
     degradation: str
     level: str
+    """Strength of the degradation, as text."""
     crop: str
-    """none, centre or top_left: how the larger file is cut to the smaller."""
+    """Crop rule none, centre or top_left: how the larger file is cut to the smaller."""
     name: str
-    """Unique in the list; seeds and scores go by it."""
+    """Name of the pair, unique in the list; seeds and scores go by it."""
     group: str
-    """Scene; never split over train and test."""
+    """Scene of the pair; never split over train and test."""
     depth: Path | None = None
     """Disparity file of the clean image, where there is one."""
     category: str = ""
@@ -51,30 +53,31 @@ class Pair:
 
 @dataclass
 class Pairing:
-    """What pairing found in the files of a split."""
+    """Result of pairing the files of a split."""
 
     layout: Layout
+    """Layout that most files fit."""
     rows: list[Row] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
-    """One line each: files without partner, names that clash or do not fit the rule."""
+    """Problems, one line each: files without partner, names that clash or do not fit the rule."""
     left_out: list[str] = field(default_factory=list)
     """Files that `leave_out` names."""
     lone_clean: list[str] = field(default_factory=list)
     """Clean files that no degraded file shows (no problem where several share one)."""
     repeats: int = 0
-    """Rows of the name list beyond the first that name the same pair."""
+    """Number of rows of the name list beyond the first that name the same pair."""
     classes: dict[str, str] = field(default_factory=dict)
-    """What the image of each pair shows, by name, in labelled splits."""
+    """Class of what each pair's image shows, by the pair's name, in labelled splits."""
     cameras: dict[str, str] = field(default_factory=dict)
-    """Camera of each pair, by name, where the split tells it."""
+    """Camera of each pair, by the pair's name, where the split tells it."""
 
     def labels(self) -> dict[str, dict[str, str]]:
-        """For the JSON of the pair list: classes and cameras, where there are any."""
+        """Return classes and cameras for the JSON of the pair list, where there are any."""
         both = {"classes": self.classes, "cameras": self.cameras}
         return {key: known for key, known in both.items() if known}
 
     def files(self) -> list[str]:
-        """Every file that the rows name, each once, sorted."""
+        """List every file that the rows name, each once, sorted."""
         return sorted({path for row in self.rows for path in (row["clean"], row["degraded"]) if path})
 
 
@@ -86,7 +89,7 @@ def read_pairs(path: Path, root: Path | None) -> list[Pair]:
         root: the data set's folder; None: files of installed packages.
 
     Raises:
-        AirpipeError: missing or empty list, other columns.
+        AirpipeError: the list is missing or empty, or has other columns.
     """
     rows = read_rows(path)
     depth, classes, cameras = (read_facts(path).get(key, {}) for key in ("depth", "classes", "cameras"))
@@ -116,10 +119,10 @@ def read_pairs(path: Path, root: Path | None) -> list[Pair]:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Rows of a pair list as they stand in the file.
+    """Read the rows of a pair list as they stand in the file.
 
     Raises:
-        AirpipeError: missing list or other columns.
+        AirpipeError: the list is missing, or has other columns.
     """
     try:
         with path.open(newline="", encoding="utf-8") as stream:
@@ -133,7 +136,11 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def read_facts(path: Path) -> dict[str, Any]:
-    """The JSON beside a pair list."""
+    """Read the JSON beside a pair list.
+
+    Raises:
+        AirpipeError: it is missing or damaged.
+    """
     try:
         return cast(dict[str, Any], json.loads(path.with_suffix(".json").read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
@@ -142,6 +149,7 @@ def read_facts(path: Path) -> dict[str, Any]:
 
 def write_pairs(path: Path, rows: Sequence[Mapping[str, str]], facts: Mapping[str, Any]) -> None:
     """Write a pair list and its JSON, each atomically, the list last."""
+    # the list last: who finds it finds its JSON, too
     write_json(path.with_suffix(".json"), {"pairs": len(rows), **facts})
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, COLUMNS)
@@ -150,7 +158,7 @@ def write_pairs(path: Path, rows: Sequence[Mapping[str, str]], facts: Mapping[st
 
 
 def package_pairs(files: Sequence[PackageFile]) -> tuple[list[Row], dict[str, str]]:
-    """Rows of embedded files, and the depth files of the images by name."""
+    """Make the rows of embedded files; return them and the depth file of each image that has one, by name."""
     rows = [_row(clean=f"{file.package}:{file.path}", name=Path(file.name).stem, group=file.group) for file in files]
     depth = {Path(file.name).stem: f"{file.package}:{file.depth}" for file in files if file.depth}
     return rows, depth
@@ -161,7 +169,7 @@ def pair_up(paths: Sequence[str], split: SplitSettings, name_list: Path | None =
 
     Args:
         paths: image files below the root.
-        split: layouts, and what is left out or chosen.
+        split: settings with the layouts, and with what is left out or chosen.
         name_list: the file of `split.name_list`, when the split has one.
 
     Raises:
@@ -280,11 +288,11 @@ def _refuse_repeated(pairing: Pairing) -> None:
 
 
 def size_problems(rows: Sequence[Row], sizes: Mapping[str, tuple[int, int]]) -> list[str]:
-    """Pairs whose files differ in size after their crop rule: one line each.
+    """Find pairs whose files differ in size after their crop rule: one line each.
 
     Args:
-        rows: of a pair list.
-        sizes: (width, height) of every file.
+        rows: rows of a pair list.
+        sizes: (width, height) of every file in pixels, by its path.
     """
     problems = []
     for row in rows:

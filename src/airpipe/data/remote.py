@@ -1,4 +1,4 @@
-"""Where the files of a data set are: Google Drive, Hugging Face and plain addresses become HTTP transfers.
+"""HTTP transfers for the files of a data set on Google Drive, on Hugging Face and at plain addresses.
 
 The libraries of the two services find the address of the bytes; `airpipe.data.transfer` moves them,
 because neither library goes on with a half-received file of an earlier run when it has changed since.
@@ -15,7 +15,7 @@ from airpipe.data.transfer import PATIENCE, QUOTA, SourceFailed, Transfer, new_s
 from airpipe.settings.datasets import RemoteFile
 
 HOPS = 3
-"""Pages of Google Drive that may come before the file."""
+"""Largest number of pages of Google Drive that may come before the file."""
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,12 @@ class Wanted:
     """One file to fetch.
 
     Args:
-        file: its entry in the registry.
-        name: where it is kept below the folder of downloads; differs from the entry's name for the
+        file: entry of the file in the registry.
+        name: path of the file below the folder of downloads; differs from the entry's name for the
             files of a Drive folder.
-        address: what a person can open; also the identity of its bytes.
+        address: address that a person can open; also the identity of the bytes.
         drive_id: the file's id on Google Drive.
-        folder_zip: it is the zip of a Drive folder that somebody dropped in. Google makes such a zip
+        folder_zip: whether it is the zip of a Drive folder that somebody dropped in. Google makes such a zip
             afresh for everybody, with other bytes each time, and gives it to browsers only.
     """
 
@@ -40,28 +40,28 @@ class Wanted:
 
     @property
     def dropped_address(self) -> str:
-        """Stands in for the address when somebody dropped the file in: nobody knows where it is from."""
+        """Text instead of the address of a file that somebody dropped in: nobody knows where it is from."""
         return f"by hand: {self.name}"
 
     @property
     def into(self) -> PurePosixPath:
-        """Folder below root that it is unpacked in."""
+        """Folder below the data set's root that the file is unpacked in."""
         inside = PurePosixPath(*PurePosixPath(self.name).parts[1:-1])  # only files of a Drive folder have folders
         return PurePosixPath(self.file.into) / inside
 
     @property
     def size(self) -> int | None:
-        """Bytes that the registry expects."""
+        """Number of bytes that the registry expects; None: it does not say."""
         return None if self.file.gdrive_folder else self.file.bytes
 
     @property
     def sha256(self) -> str | None:
-        """What the registry expects."""
+        """Checksum that the registry expects; None: it does not say."""
         return None if self.file.gdrive_folder else self.file.sha256
 
 
 def list_files(file: RemoteFile) -> list[Wanted]:
-    """The files behind an entry: one, or those of a Drive folder.
+    """List the files behind an entry: one, or those of a Drive folder.
 
     Raises:
         SourceFailed: the Drive folder cannot be listed or is empty.
@@ -91,8 +91,8 @@ def transfer_of(wanted: Wanted, downloads: Path, known: bool) -> Transfer:
 
     Args:
         wanted: the file.
-        downloads: the folder.
-        known: whether its sha256 is known.
+        downloads: folder of downloads.
+        known: whether the file's sha256 is known.
 
     Raises:
         SourceFailed: Google Drive shows no way to the bytes, for example because of a quota.

@@ -14,28 +14,36 @@ from airpipe.settings.datasets import PairRule
 
 @dataclass(frozen=True)
 class Rule:
-    """Templates are those of `re.Match.expand`."""
+    """One pairing rule: a pattern and templates, which are those of `re.Match.expand`."""
 
     pattern: re.Pattern[str]
+    """Pattern of a degraded file's stem."""
     clean: str
+    """Template of the clean file's stem."""
     name: str
+    """Template of the pair's name."""
     group: str
+    """Template of the pair's scene."""
     degradation: str = ""
+    """Template of the degradation; empty: the rule does not tell it."""
     whole_path: bool = False
-    """Pattern and clean file are paths below the root, not bare stems."""
+    """Whether pattern and clean file are paths below the root, not bare stems."""
     shared_clean: bool = False
-    """Several degraded files may show one clean file."""
+    """Whether several degraded files may show one clean file."""
 
 
 @dataclass(frozen=True)
 class Partner:
-    """What a rule says about one degraded file."""
+    """Partner of a degraded file, as a rule tells it."""
 
     clean: str
     """Stem, or path without suffix, of the clean file."""
     name: str
+    """Name of the pair."""
     group: str
+    """Scene of the pair."""
     degradation: str
+    """Degradation; empty: the rule does not tell it."""
 
 
 RULES: dict[str, Rule] = {
@@ -66,25 +74,25 @@ RULES: dict[str, Rule] = {
     ),
 }
 AUTO = ("same", "rain_no", "no_prefix")
-"""What the rule `auto` tries, in this order."""
+"""Names of the rules that `auto` tries, in this order."""
 
 
 def tried(rule: PairRule) -> tuple[Rule, ...]:
-    """The rules that a name stands for."""
+    """Return the rules that a name stands for."""
     return tuple(RULES[name] for name in (AUTO if rule == "auto" else (rule,)))
 
 
 def without_suffix(path: str) -> str:
-    """The path of a file without its suffix, folders kept."""
+    """Return the path of a file without its suffix, folders kept."""
     return str(PurePosixPath(path).with_suffix(""))
 
 
 def partners(degraded: str, rule: PairRule) -> list[Partner]:
-    """Clean files that a degraded file may belong to, the likeliest first; none if its name does not fit.
+    """Name the clean files that a degraded file may belong to, the likeliest first; none if its name does not fit.
 
     Args:
-        degraded: path below the root.
-        rule: its name.
+        degraded: path of the degraded file below the root.
+        rule: name of the rule.
 
     Example:
         >>> partners("hazy/0001_0.8_0.2.jpg", "haze_id")[0].clean

@@ -26,23 +26,24 @@ class _Patch:
     """An aligned patch of one listed image."""
 
     layers: list[npt.NDArray[Any]]
-    """See `pair_layers`."""
+    """Clean image, then the degraded one or the depth, if any; see `pair_layers`."""
     paired: bool
+    """Whether the second layer is a degraded image."""
     index: int
-    """Of the image in its part."""
+    """Number of the image in its part."""
     name: str
     level: str
-    """As the list says it."""
+    """Level of the degradation, as the list says it."""
 
 
 class TrainingSamples(Dataset[dict[str, Any]]):
-    """Sample of a `SampleKey`: the same whatever process, worker or run asks for it, from files or packs.
+    """Training samples by their `SampleKey`: equal in every process, worker and run, from files or packs.
 
     Args:
-        parts: the mix, recipes written out.
+        parts: parts of the mix, with their recipes written out.
         sources: the pairs of each part, or a pack of them.
-        seed: of the stage.
-        cache_bytes: decoded images that each loader process keeps.
+        seed: seed of the stage.
+        cache_bytes: bytes of decoded images that each loader process keeps.
         categories: class of the images of each part, by name; packs do not know it. None: as the pairs say.
     """
 
@@ -65,11 +66,11 @@ class TrainingSamples(Dataset[dict[str, Any]]):
         self._columns = _columns(self.parts)
 
     def name(self, key: SampleKey) -> str:
-        """Name of the image of a sample."""
+        """Return the name of a sample's image."""
         return self.sources[key.part].name(key.image)
 
     def __getitem__(self, key: SampleKey) -> dict[str, Any]:
-        """Random crop (of the resized or shrunk image), the part's flips and turns, then its degradation."""
+        """Make a sample: a random crop (of the resized or shrunk image), flipped and turned, then degraded."""
         # The order of draws is a contract, because another one gives other samples for the same seed: the patch, then
         # the companion and its patch, then what degrades them (see `_sample`).
         part, generator = self.parts[key.part], np.random.default_rng([self.seed, key.slot])
@@ -189,9 +190,9 @@ class ValidationSamples(Dataset[dict[str, Any]]):
 
     Args:
         parts, pairs, seed: as for `TrainingSamples`.
-        patch_size: largest side of the crop; smaller images are used whole, cut to `multiple`.
-        multiple: the network's size multiple.
-        classes: of the training samples; an image of another class has category -1.
+        patch_size: largest side of the crop in pixels; smaller images are used whole, cut to `multiple`.
+        multiple: number of pixels that the sides must be multiples of, for the network.
+        classes: class names of the training samples; an image of another class has category -1.
     """
 
     def __init__(
@@ -214,7 +215,7 @@ class ValidationSamples(Dataset[dict[str, Any]]):
         return len(self.rows)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
-        """Sample of one (part, image)."""
+        """Make the sample of one listed image."""
         number, index, pair = self.rows[row]
         # 2**32 sets these streams apart from those of training slots
         part, generator = self.parts[number], np.random.default_rng([self.seed, 2**32, number, index])

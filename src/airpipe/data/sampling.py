@@ -23,23 +23,27 @@ class SampleKey(NamedTuple):
     """All that fixes one training sample, beside the seed."""
 
     slot: int
+    """Number of the sample in the whole run."""
     part: int
+    """Index of its part in the mix."""
     image: int
+    """Index of its image in the part."""
     patch_size: int
+    """Side of its patch in pixels."""
 
 
 MAX_PERIOD = 4_000_000
-"""Slots of the longest interleaving whose counts are kept exactly; it takes 20 MB."""
+"""Number of slots of the longest interleaving whose counts are kept exactly; it takes 20 MB."""
 KEPT_EPOCHS = 2
-"""Permutations that are kept for each part: loaders read a little ahead of the loop."""
+"""Number of permutations that are kept for each part: loaders read a little ahead of the loop."""
 
 
 def interleave(shares: Sequence[float], exact: bool = False) -> npt.NDArray[np.unsignedinteger[Any]]:
-    """The shortest periodic order of parts that keeps the shares, each part spread evenly.
+    """Return the shortest periodic order of parts that keeps the shares, each part spread evenly.
 
     Args:
         shares: relative shares, positive; rounded to thousandths of the largest.
-        exact: the shares are whole numbers and are kept as they are, if the period has at most
+        exact: whether the shares are whole numbers that are kept as they are, if the period has at most
             `MAX_PERIOD` slots.
 
     Returns:
@@ -60,6 +64,7 @@ def interleave(shares: Sequence[float], exact: bool = False) -> npt.NDArray[np.u
             f"shares {list(shares)}: the smallest is below 1/1000 of the largest. "
             "Raise it, or leave the part out of the mix"
         )
+    # slot k of the n of a part lies at (k + 1/2) / n of the period; the stable sort gives ties to the earlier part
     places = np.concatenate([(np.arange(count) + 0.5) / count for count in counts])
     parts = np.repeat(np.arange(len(counts), dtype=np.uint8 if len(counts) < 256 else np.uint16), counts)
     return cast(npt.NDArray[np.unsignedinteger[Any]], parts[np.argsort(places, kind="stable")])
@@ -70,14 +75,14 @@ def _shortest(counts: Sequence[int]) -> list[int]:
 
 
 def part_counts(parts: Sequence[DataPart], lengths: Sequence[int]) -> tuple[list[float], bool]:
-    """Shares of a mix, and whether they are counts to keep exactly (parts with `repeat`).
+    """Return the shares of a mix, and whether they are counts to keep exactly (parts with `repeat`).
 
     Args:
-        parts: the mix.
-        lengths: images in each part.
+        parts: parts of the mix.
+        lengths: number of images in each part.
 
     Raises:
-        AirpipeError: a repeat that leaves no sample of a part.
+        AirpipeError: a repeat leaves no sample of a part.
     """
     if all(part.repeat is None for part in parts):
         return [float(part.share or 0) for part in parts], False
@@ -89,14 +94,14 @@ def part_counts(parts: Sequence[DataPart], lengths: Sequence[int]) -> tuple[list
 
 
 class SamplePlan:
-    """Maps a step to the keys of its global batch.
+    """Map from each step of a stage to the keys of its global batch.
 
     Args:
-        lengths: images in each part.
+        lengths: number of images in each part.
         shares: relative share of each part.
         phases: patch and batch sizes over the run.
-        seed: of the stage.
-        exact: shares are whole numbers, kept as they are (see `interleave`).
+        seed: seed of the stage.
+        exact: whether shares are whole numbers, kept as they are (see `interleave`).
     """
 
     def __init__(
@@ -117,7 +122,11 @@ class SamplePlan:
         self.steps = sum(phase.steps for phase in phases)
 
     def phase(self, step: int) -> tuple[int, Phase]:
-        """First slot of a step, and its phase. Steps count from 0."""
+        """Return the first slot of a step, and the step's phase. Steps count from 0.
+
+        Raises:
+            IndexError: the run has fewer steps.
+        """
         slot = 0
         for phase in self.phases:
             if step < phase.steps:
@@ -127,7 +136,7 @@ class SamplePlan:
         raise IndexError(f"the run has only {self.steps} steps")
 
     def key(self, slot: int, patch_size: int) -> SampleKey:
-        """The sample of a slot."""
+        """Return the key of a slot's sample."""
         cycle, position = divmod(slot, len(self._order))
         part = int(self._order[position])
         epoch, place = divmod(cycle * self._counts[part] + int(self._before[position]), self.lengths[part])
@@ -136,6 +145,7 @@ class SamplePlan:
     def _permutation(self, part: int, epoch: int) -> npt.NDArray[np.uint32]:
         kept = self._permutations[part]
         if epoch not in kept:
+            # a generator for each part and pass: no other part, and no resume, changes the order
             generator = np.random.default_rng([self.seed, part, epoch])
             kept[epoch] = generator.permutation(self.lengths[part]).astype(np.uint32)
             if len(kept) > KEPT_EPOCHS:
@@ -144,7 +154,7 @@ class SamplePlan:
         return kept[epoch]
 
     def batch(self, step: int) -> list[SampleKey]:
-        """Keys of the global batch of a step."""
+        """Return the keys of the global batch of a step."""
         first, phase = self.phase(step)
         return [self.key(first + i, phase.patch_size) for i in range(phase.batch_size)]
 
@@ -155,13 +165,13 @@ class MicroBatches(Sampler[list[SampleKey]]):
     A process takes every world_size-th slot; where a batch cannot be shared evenly, some have one sample more.
 
     Args:
-        plan: of the stage.
+        plan: plan of the stage.
         first_step: where the run starts or resumes.
         rank, world_size: this process among all.
         accumulate: micro-batches per step, of each process, in phases that say no other number.
 
     Raises:
-        AirpipeError: a batch without a sample for every micro-batch of every process.
+        AirpipeError: a batch has not a sample for every micro-batch of every process.
     """
 
     def __init__(self, plan: SamplePlan, first_step: int, rank: int, world_size: int, accumulate: int) -> None:
@@ -186,7 +196,7 @@ class MicroBatches(Sampler[list[SampleKey]]):
             size, more = divmod(len(mine), self._count(self.plan.phase(step)[1]))
             start = 0
             while start < len(mine):
-                end = start + size + (more > 0)
+                end = start + size + (more > 0)  # what is left over makes the first micro-batches larger by one
                 yield mine[start:end]
                 start, more = end, more - 1
 

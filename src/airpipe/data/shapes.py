@@ -18,9 +18,9 @@ from airpipe.progress import track
 from airpipe.settings.datasets import MadeShapes
 
 FINER = 4
-"""Shapes are drawn this many times larger, then averaged: soft edges."""
+"""Factor by which shapes are drawn larger before they are averaged, for soft edges."""
 SUBPIXEL = 4
-"""Binary digits of OpenCV's coordinates behind the point."""
+"""Number of binary digits of OpenCV's coordinates behind the point."""
 Mask = npt.NDArray[np.uint8]
 Points = npt.NDArray[np.float64]
 
@@ -74,31 +74,34 @@ SHAPES: dict[str, Callable[[Mask, Points, float, float], None]] = {
     "star": _outlines(_regular(10, (1.0, 0.4))),
     "triangle": _outlines(_regular(3)),
 }
-"""Class: how it is filled in, given centre, radius (both in pixels of the mask) and angle (radians)."""
+"""How the shape of each class is filled in, given centre, radius (both in pixels of the mask) and angle (radians)."""
 CLASSES = tuple(sorted(SHAPES))
+"""Names of the classes, sorted."""
 
 
 def class_of(seed: int, split: str, number: int) -> str:
-    """Class of a picture: every eight pictures show all classes, in a drawn order."""
+    """Tell the class of a picture: every eight pictures show all classes, in a drawn order."""
     block, place = divmod(number, len(CLASSES))
+    # the 1 sets this stream apart from the one that draws the picture, which has a 0 there
     order = np.random.default_rng([seed, zlib.crc32(split.encode()), 1, block]).permutation(len(CLASSES))
     return CLASSES[int(order[place])]
 
 
 def draw_picture(seed: int, split: str, number: int, side: int) -> Rgb8:
-    """A picture, (side, side, 3) uint8 RGB.
+    """Draw a picture of one shape, (side, side, 3) uint8 RGB.
 
     Args:
-        seed: of the data set.
-        split: name.
-        number: from 0.
-        side: in pixels.
+        seed: seed of the data set.
+        split: name of the split.
+        number: number of the picture, from 0.
+        side: side of the picture in pixels.
 
     Returns:
         One shape of radius 22 to 36 % of the side, its centre at most 12 % off the middle, turned by any angle, over
         a background of 2 to 6 cells a side at 0.8 of full brightness; its colour differs from the background's mean
         by at least 0.3 in a channel. All of it varies in brightness by up to 7.5 %, in 12 cells a side.
     """
+    # The order of draws is a contract: another one gives other pictures for the same seed.
     generator = np.random.default_rng([seed, zlib.crc32(split.encode()), 0, number])
     cells = int(generator.integers(2, 6, endpoint=True))
     grid = generator.random((cells, cells, 3), dtype=np.float32)
@@ -109,7 +112,7 @@ def draw_picture(seed: int, split: str, number: int, side: int) -> Rgb8:
         colour = generator.random(3, dtype=np.float32)
     mask = np.zeros((FINER * side, FINER * side), np.uint8)
     radius = generator.uniform(0.22, 0.36) * FINER * side
-    centre = (0.5 + generator.uniform(-0.12, 0.12, 2)) * FINER * side - 0.5
+    centre = (0.5 + generator.uniform(-0.12, 0.12, 2)) * FINER * side - 0.5  # OpenCV counts from the middle of a pixel
     SHAPES[class_of(seed, split, number)](mask, centre, radius, generator.uniform(0, 2 * np.pi))
     cover = as_floats(cv2.resize(mask, (side, side), interpolation=cv2.INTER_AREA))[..., None]
     spots = generator.uniform(0.925, 1.075, (12, 12)).astype(np.float32)
@@ -125,7 +128,7 @@ def make_shapes(made: MadeShapes, folder: Path) -> dict[str, int]:
         Number of pictures by split.
 
     Raises:
-        AirpipeError: a picture cannot be written.
+        AirpipeError: a picture cannot be written, for example because the disk is full.
     """
     for split, count in made.counts.items():
         for name in CLASSES:

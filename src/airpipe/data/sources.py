@@ -1,4 +1,4 @@
-"""Where decoded pairs come from: files through a cache, or a pack."""
+"""Sources of decoded pairs: files through a cache, or a pack."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -15,22 +15,26 @@ from airpipe.images import read_rgb8
 from airpipe.pixels import FloatImage, Rgb8
 
 CACHE_BYTES = 512 * 2**20
-"""Decoded images that one loader process keeps."""
+"""Bytes of decoded images that one loader process keeps."""
 
 
 class ImageCache:
-    """Decoded images, the least recently used dropped when `CACHE_BYTES` is exceeded."""
+    """Cache of decoded images; drops the least recently used ones.
+
+    Args:
+        limit: bytes that it keeps; a single image may be larger.
+    """
 
     def __init__(self, limit: int = CACHE_BYTES) -> None:
         self._limit, self._bytes = limit, 0
         self._images: OrderedDict[Path, npt.NDArray[Any]] = OrderedDict()
 
     def rgb8(self, path: Path) -> Rgb8:
-        """uint8 (H, W, 3)."""
+        """Return the image of a file, uint8 (H, W, 3) RGB."""
         return cast(Rgb8, self._get(path, read_rgb8))
 
     def depth(self, path: Path) -> FloatImage:
-        """Relative depth (H, W) in [0, 1] from a disparity file: 0 at the nearest point."""
+        """Return the relative depth (H, W) in [0, 1] of a disparity file, see `read_depth`."""
         return cast(FloatImage, self._get(path, read_depth))
 
     def _get(self, path: Path, read: Any) -> npt.NDArray[Any]:
@@ -44,10 +48,16 @@ class ImageCache:
 
 
 def read_depth(path: Path) -> FloatImage:
-    """Relative depth in [0, 1] from a stored disparity map (npz, first array); unknown places become far.
+    """Read relative depth in [0, 1] from a stored disparity map (npz, first array); unknown places become far.
 
     Depth is proportional to 1 / disparity; it is scaled so that the 1st and 99th percentile
-    become 0 and 1.
+    become 0 (near) and 1 (far).
+
+    Returns:
+        (H, W) float32.
+
+    Raises:
+        AirpipeError: no place has a positive disparity.
     """
     with np.load(path, allow_pickle=False) as stored:
         disparity = np.asarray(stored[stored.files[0]], np.float32)
@@ -65,11 +75,14 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def layers(self, index: int) -> list[npt.NDArray[Any]]:
-        """[clean], [clean, degraded] or [clean, depth], equally large."""
+        """Return [clean], [clean, degraded] or [clean, depth] of a pair, equally large.
+
+        Images are uint8 (H, W, 3) RGB, depth is float32 (H, W) in [0, 1].
+        """
         ...
 
     def paired(self, index: int) -> bool:
-        """Whether there is a degraded image."""
+        """Tell whether a pair has a degraded image."""
         ...
 
     def name(self, index: int) -> str:
@@ -96,11 +109,11 @@ class PairFiles:
         return len(self.pairs)
 
     def layers(self, index: int) -> list[npt.NDArray[Any]]:
-        """Decoded images of a pair, see `pair_layers`."""
+        """Decode the images of a pair, see `pair_layers`."""
         return pair_layers(self.pairs[index], self.cache)
 
     def paired(self, index: int) -> bool:
-        """Whether there is a degraded file."""
+        """Tell whether a pair has a degraded file."""
         return self.pairs[index].degraded is not None
 
     def name(self, index: int) -> str:
@@ -113,7 +126,13 @@ class PairFiles:
 
 
 def pair_layers(pair: Pair, cache: ImageCache) -> list[npt.NDArray[Any]]:
-    """[clean], [clean, degraded] or [clean, depth] of a pair, equally large."""
+    """Decode a pair to [clean], [clean, degraded] or [clean, depth], equally large.
+
+    Images are uint8 (H, W, 3) RGB, depth is float32 (H, W) in [0, 1].
+
+    Raises:
+        AirpipeError: a file is missing or corrupt, or the sizes differ after the crop rule.
+    """
     clean = cache.rgb8(pair.clean)
     if pair.degraded is not None:
         degraded, clean = align(cache.rgb8(pair.degraded), clean, pair.crop, pair.name)

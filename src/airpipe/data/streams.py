@@ -13,10 +13,11 @@ from airpipe.progress import LINE_SECONDS
 
 MEGABYTE = 1_000_000
 FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Error numbers of a full disk and of a used-up quota."""
 
 
 class Meter:
-    """A bar on a terminal, a plain line every few seconds in a log, both on stderr.
+    """Progress of a byte stream on stderr: a bar on a terminal, a plain line every few seconds in a log.
 
     Args:
         label: what is done, for example "fetching rain.zip".

@@ -25,13 +25,16 @@ from airpipe.errors import AirpipeError
 from airpipe.provenance import write_json
 
 CHUNK = 1 << 18
+"""Bytes that are read at a time."""
 PROGRESS = 1 << 20
-"""An attempt that gains this many bytes does not count as a failed one."""
+"""Bytes that an attempt has to gain in order not to count as a failed one."""
 BUSY = (429, 500, 502, 503, 504)
+"""Answers of a busy server, which is then asked again."""
 QUOTA = (
     "Most likely it is an error page or, on Google Drive, the page that says that the file's download quota is used "
     "up: try again in a day, or open the address in a browser"
 )
+"""Likely reason why something else than the file came, for messages."""
 
 
 class SourceFailed(AirpipeError):
@@ -40,12 +43,16 @@ class SourceFailed(AirpipeError):
 
 @dataclass(frozen=True)
 class Patience:
-    """How often and how long a transfer tries again. Times in seconds."""
+    """Patience of a transfer: how often and how long it tries again. Times in seconds."""
 
     tries: int = 4
+    """Number of failed attempts in a row after which it gives up."""
     backoff: float = 0.5
+    """Half of the wait after the first failure; the wait doubles with each further one."""
     longest_wait: int = 30
+    """Longest wait that a server may ask for."""
     timeout: tuple[float, float] = (30.0, 60.0)
+    """Longest times to connect, and to wait for the next bytes."""
 
 
 PATIENCE = Patience()
@@ -53,7 +60,7 @@ PATIENCE = Patience()
 
 @dataclass
 class Part:
-    """What is known of a half-received file.
+    """Note about a half-received file.
 
     `again` counts the bytes that were thrown away to start again, over all runs; `validator` is the
     ETag or date that the server gave; `sha256` what a Hugging Face server says of the file;
@@ -73,13 +80,15 @@ class Transfer:
     """One HTTP transfer to one file; `run` does it.
 
     Args:
-        url: where to get it.
-        target: the finished file; appears by a rename.
+        url: address that is asked.
+        target: path of the finished file; appears by a rename.
         address: identity of the bytes over runs (the url itself may hold a one-time token).
-        size: bytes that are expected; None when nobody knows.
+        size: number of bytes that are expected; None when nobody knows.
         known: whether the caller knows the file's sha256. Otherwise bytes of an earlier run are kept only
             when the server can tell whether the file has changed since.
-        headers: sent with every request.
+        headers: headers that are sent with every request.
+        patience: how often and how long it tries again.
+        session: session with cookies from before; None: a new one.
     """
 
     url: str
@@ -140,6 +149,7 @@ class Transfer:
             state = Part(**json.loads(self.notes.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):  # missing or damaged: nothing is known of the bytes
             state = Part("unknown")
+        # kept are bytes of this address of which somebody can tell whether the file has changed since
         same = state.address == self.address
         if same and self.part.exists() and (state.validator or self.known or state.total == self._there()):
             return state
@@ -148,6 +158,7 @@ class Transfer:
         return fresh
 
     def _ask(self, session: requests.Session, state: Part, have: int) -> requests.Response:
+        # identity: a server that compresses on the way would count other bytes than those to go on behind
         headers = {"User-Agent": "airpipe", "Accept-Encoding": "identity", **self.headers}
         if have and (state.validator or state.total):
             headers["Range"] = f"bytes={have}-"
@@ -161,12 +172,12 @@ class Transfer:
     def _receive(self, response: requests.Response, state: Part) -> bool:
         """Take one answer; True when the file is complete."""
         have = self._there()
-        if response.status_code == 416 and have:
+        if response.status_code == 416 and have:  # nothing lies behind what is here: another file
             self._forget(state)
             return False
         if response.status_code not in (200, 206):
             raise SourceFailed(f"{self.url}: the server answered {_status(response)}")
-        first = response.raw.read(512)
+        first = response.raw.read(512)  # enough to tell a web page from the file
         start_of_file = first if response.status_code == 200 else b""
         refuse_page(self.url, self.target.name, response.headers.get("Content-Type", ""), start_of_file)
         length = _number(response.headers.get("Content-Length"))
@@ -221,7 +232,8 @@ class Transfer:
 
 
 def new_session(patience: Patience) -> requests.Session:
-    """A session that asks a busy server (429, 5xx) again, after the time that it names, up to a cap."""
+    """Make a session that asks a busy server (429, 5xx) again, after the time that it names, up to a cap."""
+    # connections that break are not tried again here: `Transfer.run` goes on behind the bytes that came
     retry = Retry(
         total=None,
         connect=0,

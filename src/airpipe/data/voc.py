@@ -19,7 +19,7 @@ from airpipe.progress import track
 from airpipe.settings.datasets import MadeCrops
 
 LARGEST_ANNOTATION = 1_000_000
-"""Bytes; those of VOC have some thousand."""
+"""Largest annotation file in bytes; those of VOC have some thousand."""
 CLASS_NAME = re.compile(r"[A-Za-z0-9][\w-]{0,60}")
 IMAGE_NAME = re.compile(r"[\w-]{1,100}")
 
@@ -30,20 +30,22 @@ class Box:
 
     name: str
     left: float
-    """Pixels from 0; right and bottom are the first pixels outside."""
+    """Left edge in pixels from 0; right and bottom are the first pixels outside."""
     top: float
     right: float
     bottom: float
     difficult: bool
+    """Whether annotators found it hard to recognise."""
     truncated: bool
+    """Whether the box holds a part of the object only."""
 
 
 def read_boxes(path: Path) -> list[Box]:
-    """Boxes of an annotation file, in its order.
+    """Read the boxes of an annotation file, in its order.
 
     Raises:
-        AirpipeError: unreadable, larger than `LARGEST_ANNOTATION`, not UTF-8, with a document type or
-            entities (which may expand without end), not XML, or objects without name or box.
+        AirpipeError: the file is unreadable, larger than `LARGEST_ANNOTATION`, not UTF-8 or not XML, declares a
+            document type or entities (which may expand without end), or has objects without name or box.
     """
     try:
         if path.stat().st_size > LARGEST_ANNOTATION:
@@ -71,17 +73,18 @@ def _box(item: ElementTree.Element) -> Box:
     if not (left <= right and top <= bottom):
         raise ValueError(f"the box of object {name} runs backwards")
     flags = [(item.findtext(key) or "0").strip() != "0" for key in ("difficult", "truncated")]
+    # corners of VOC count from 1 and belong to the box
     return Box(name, left - 1, top - 1, right, bottom, *flags)
 
 
 def wanted(box: Box, made: MadeCrops) -> bool:
-    """Whether an object is cut out."""
+    """Tell whether an object is large and clear enough for the settings to be cut out."""
     large = min(box.right - box.left, box.bottom - box.top) >= made.smallest
     return large and (made.difficult or not box.difficult) and (made.truncated or not box.truncated)
 
 
 def cut_out(image: Rgb8, box: Box, margin: float) -> Rgb8:
-    """The part of an image (H, W, 3) that a box with its margin covers; the rim of the image limits it."""
+    """Cut out the part of an image (H, W, 3) that a box and its margin (a part of the box's sides) cover."""
     across, down = margin * (box.right - box.left), margin * (box.bottom - box.top)
     top, bottom = max(0, round(box.top - down)), min(image.shape[0], round(box.bottom + down))
     left, right = max(0, round(box.left - across)), min(image.shape[1], round(box.right + across))
@@ -89,7 +92,7 @@ def cut_out(image: Rgb8, box: Box, margin: float) -> Rgb8:
 
 
 def kit_folder(root: Path, year: int) -> Path:
-    """VOC<year> in a folder that is VOCdevkit, holds it, or is VOC<year> itself.
+    """Find VOC<year> in a folder that is VOCdevkit, holds it, or is VOC<year> itself.
 
     Raises:
         AirpipeError: there is no such folder.

@@ -7,12 +7,15 @@ from airpipe.pixels import FloatImage
 
 
 def line_kernel(length: float, angle: float, width: float = 1.0) -> FloatImage:
-    """A straight line through the centre of a square kernel, anti-aliased; its values sum to one.
+    """Draw a straight line through the centre of a square kernel, anti-aliased; its values sum to one.
 
     Args:
-        length: of the line, in pixels; at least 1.
-        angle: against the horizontal, in degrees, counter-clockwise.
-        width: of the line, in pixels.
+        length: length of the line in pixels, at least 1.
+        angle: angle against the horizontal in degrees, counter-clockwise.
+        width: width of the line in pixels, at least 1.
+
+    Returns:
+        Kernel (S, S) float32 of odd side S.
 
     Raises:
         ValueError: length or width below 1.
@@ -23,16 +26,20 @@ def line_kernel(length: float, angle: float, width: float = 1.0) -> FloatImage:
     rows, columns = np.mgrid[-half : half + 1, -half : half + 1].astype(np.float32)
     cosine, sine = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
     along, across = columns * cosine - rows * sine, columns * sine + rows * cosine
+    # a pixel that the rim of the line cuts gets the covered part of 1
     profile = np.clip((length + 1) / 2 - abs(along), 0, 1) * np.clip((width + 1) / 2 - abs(across), 0, 1)
     return np.asarray(profile / profile.sum(), np.float32)
 
 
 def disc_kernel(diameter: float, margin: int = 0) -> FloatImage:
-    """A disc in the middle of a square kernel, 1 inside, its edge anti-aliased.
+    """Draw a disc in the middle of a square kernel: 1 inside, its edge anti-aliased.
 
     Args:
-        diameter: in pixels, at least 1.
+        diameter: diameter of the disc in pixels, at least 1.
         margin: zeros that are added on each side, in pixels.
+
+    Returns:
+        Kernel (S, S) float32 of odd side S.
 
     Raises:
         ValueError: diameter below 1.
@@ -50,7 +57,7 @@ def defocus_blur(image: FloatImage, generator: np.random.Generator, *, diameter:
     Args:
         image: clean image, (H, W, 3) in [0, 1].
         generator: not used; every degradation takes one.
-        diameter: of the disc (circle of confusion), in pixels; 1 leaves the image as it is.
+        diameter: diameter of the disc (circle of confusion) in pixels; 1 leaves the image as it is.
 
     Returns:
         Blurred image of the same shape.
@@ -72,8 +79,8 @@ def motion_blur(image: FloatImage, generator: np.random.Generator, *, length: fl
     Args:
         image: clean image, (H, W, 3) in [0, 1].
         generator: not used; every degradation takes one.
-        length: of the movement, in pixels; 1 leaves the image as it is.
-        angle: of the movement, in degrees.
+        length: length of the movement in pixels; 1 leaves the image as it is.
+        angle: angle of the movement against the horizontal in degrees, counter-clockwise.
 
     Returns:
         Blurred image of the same shape.

@@ -12,9 +12,9 @@ def colour_shift(
 
     Args:
         image: clean image, (H, W, 3) in [0, 1].
-        generator: draws nothing.
+        generator: not used; every degradation takes one.
         contrast: factor, at least 0; 1 changes nothing.
-        brightness: added to all channels, in [-1, 1]; 0 changes nothing.
+        brightness: constant added to all channels, in [-1, 1]; 0 changes nothing.
 
     Returns:
         Image of the same shape; values may leave [0, 1].

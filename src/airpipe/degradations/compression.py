@@ -6,7 +6,7 @@ import numpy as np
 from airpipe.pixels import FloatImage, as_floats, quantised
 
 LARGEST_JPEG_SIDE = 65_500
-"""Pixels; a limit of the encoder."""
+"""Longest side in pixels that the encoder takes."""
 
 
 def jpeg(image: FloatImage, generator: np.random.Generator, *, quality: int) -> FloatImage:
@@ -15,7 +15,7 @@ def jpeg(image: FloatImage, generator: np.random.Generator, *, quality: int) -> 
     Args:
         image: clean image, (H, W, 3) in [0, 1]; clipped and rounded to 8 bit first.
         generator: not used; every degradation takes one.
-        quality: of the encoder, from 1 (worst) to 100.
+        quality: setting of the encoder, from 1 (worst) to 100.
 
     Returns:
         Decoded image of the same shape; every value is a multiple of 1/255.

@@ -6,24 +6,24 @@ import numpy as np
 from airpipe.pixels import FloatImage
 
 THICKEST = 32_767
-"""Pixels; a limit of OpenCV's lines."""
+"""Thickest line that OpenCV draws, in pixels."""
 
 
 def stroke_mask(shape: tuple[int, int], generator: np.random.Generator, segments: int, thickness: int) -> FloatImage:
-    """Straight segments with round ends between points drawn uniformly in the image.
+    """Draw straight segments with round ends; both ends lie anywhere in the image, uniformly.
 
     Args:
-        shape: (H, W).
+        shape: size (H, W) of the image.
         generator: draws the ends, whole pixels from 0 to W and 0 to H, both included as in DCPT's code.
-        segments: how many.
-        thickness: of all of them, in pixels; OpenCV draws up to two pixels more.
+        segments: number of segments.
+        thickness: thickness of all segments in pixels; OpenCV draws up to two pixels more.
 
     Returns:
-        (H, W), 1 on a stroke and 0 elsewhere; edges are not smoothed.
+        Mask (H, W) float32, 1 on a stroke and 0 elsewhere; edges are not smoothed.
     """
     height, width = shape
     mask = np.zeros(shape, np.uint8)
-    ends = generator.integers(0, (width, height), (segments, 2, 2), endpoint=True)
+    ends = generator.integers(0, (width, height), (segments, 2, 2), endpoint=True)  # (x, y) of two ends
     for start, end in ends.tolist():
         cv2.line(mask, start, end, color=1, thickness=thickness)
     return mask.astype(np.float32)
@@ -38,7 +38,7 @@ def strokes(
         image: clean image, (H, W, 3) in [0, 1]; clipped to that range.
         generator: draws the ends of the strokes.
         segments: number of strokes, at least 1.
-        thickness: of the strokes, in pixels, 1 to `THICKEST`.
+        thickness: thickness of the strokes in pixels, 1 to `THICKEST`.
         colour: 0 paints black, 1 white.
 
     Returns:

@@ -7,11 +7,11 @@ import numpy.typing as npt
 from airpipe.pixels import FloatImage, Rgb8, as_floats, quantised
 
 SMALLEST_SIDE = 3
-"""Pixels; OpenCV's edge-aware routine returns black for smaller images, without an error."""
+"""Shortest side in pixels; OpenCV's edge-aware routine returns black for smaller images, without an error."""
 
 
 def bayer_pattern(pixels: Rgb8) -> npt.NDArray[np.uint8]:
-    """What a sensor with the filter RGGB sees: (H, W, 3) RGB to (H, W), red at (0, 0), blue at (1, 1)."""
+    """Keep the colour that a sensor with filter RGGB sees: (H, W, 3) RGB to (H, W), red at (0, 0), blue at (1, 1)."""
     sensor = pixels[..., 1].copy()
     sensor[0::2, 0::2] = pixels[0::2, 0::2, 0]
     sensor[1::2, 1::2] = pixels[1::2, 1::2, 2]
@@ -24,7 +24,7 @@ def mosaic(image: FloatImage, generator: np.random.Generator, *, compat_swap_rb:
     Args:
         image: clean image, (H, W, 3) in [0, 1], any size from 3x3 on; clipped and rounded to 8 bit first.
         generator: not used; every degradation takes one.
-        compat_swap_rb: return blue, green, red, as DCPT's published code does by mistake. Its official
+        compat_swap_rb: whether to return blue, green, red, as DCPT's published code does by mistake. Its official
             ten-task weights saw such inputs; use it for nothing else.
 
     Returns:

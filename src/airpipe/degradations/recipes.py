@@ -40,8 +40,9 @@ OPERATIONS: dict[str, Callable[..., FloatImage]] = {
     "snow": snow,
     "strokes": strokes,
 }
+"""Operations that recipes name; each takes an image, a generator, and its parameters by keyword."""
 EXPECTED = {float: "a finite number", int: "a whole number", bool: "true or false"}
-"""What a parameter of each type takes, in words."""
+"""Values that a parameter of each type takes, in words."""
 SUPPLIED = ("depth", "field")
 """Keyword arguments of operations that come with the sample, not from the recipe."""
 
@@ -51,17 +52,19 @@ class Step:
     """One operation that is applied, with its drawn parameters."""
 
     place: int
-    """Of the operation in `Recipe.operations`."""
+    """Index of the operation in `Recipe.operations`."""
     parameters: dict[str, Any]
+    """Drawn value of each parameter, by its name."""
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """What was drawn from a recipe: it can be applied to any number of images."""
+    """Draw from a recipe, which can be applied to any number of images."""
 
     recipe: Recipe
+    """Recipe that was drawn from."""
     steps: tuple[Step, ...]
-    """In the order of their application."""
+    """Drawn operations, in the order of their application."""
 
     @property
     def effective(self) -> tuple[Step, ...]:
@@ -69,7 +72,7 @@ class Drawn:
         return self.steps[-1:] if self.recipe.composition == "last" else self.steps
 
     def named(self) -> dict[str, Any]:
-        """Parameters of the effective steps by name (see `drawn_names`), in the order of application."""
+        """Return the parameters of the effective steps by name (see `drawn_names`), in the order of application."""
         names = drawn_names(self.recipe)
         return {names[s.place][name]: value for s in self.effective for name, value in s.parameters.items()}
 
@@ -79,6 +82,10 @@ def check_operations(recipe: Recipe, where: str) -> None:
 
     Every end and choice is tried on a small grey image, so that a training run does not meet the first
     impossible value after hours.
+
+    Args:
+        recipe: the recipe.
+        where: what it belongs to, for messages.
 
     Raises:
         AirpipeError: unknown operation or parameter, a missing parameter, a value of the wrong type or
@@ -106,6 +113,7 @@ def _check_values(operation: Operation, drawn: Mapping[str, inspect.Parameter], 
             if kind in EXPECTED and not _fits(value, kind):
                 raise AirpipeError(f"{where}: parameter {name!r} is {value!r}; expected {EXPECTED[kind]}")
     first = {name: values[0] for name, values in possible.items()}
+    # one parameter leaves its first value at a time: all combinations would be too many
     trials = [first] + [{**first, name: value} for name, values in possible.items() for value in values[1:]]
     for trial in trials:
         grey = np.full((32, 32, 3), 0.5, np.float32)
@@ -120,6 +128,7 @@ def _ends(how: Draw) -> Sequence[Any]:
 
 
 def _fits(value: Any, kind: type) -> bool:
+    # in Python a bool is an int; in a recipe `true` is no number
     if isinstance(value, bool) or kind is bool:
         return isinstance(value, bool) and kind is bool
     return isinstance(value, int) or (kind is float and isinstance(value, float) and math.isfinite(value))
@@ -132,6 +141,7 @@ def draw_parameter(how: Draw, generator: np.random.Generator) -> Any:
     if how.uniform is not None:
         return float(generator.uniform(*how.uniform))
     if how.log_uniform is not None:
+        # base 10 belongs to the contract: another base rounds to other values
         return float(10 ** generator.uniform(*np.log10(how.log_uniform)))
     if how.integers is not None:
         return int(generator.integers(how.integers[0], how.integers[1], endpoint=True))
@@ -142,7 +152,7 @@ def draw(recipe: Recipe, generator: np.random.Generator) -> Drawn:
     """Draw operations, their order and their parameters, without an image.
 
     Args:
-        recipe: what is drawn from.
+        recipe: operations and distributions.
         generator: fixes the draw; what operations draw by themselves (noise, places of drops) comes in `apply`.
     """
     return Drawn(recipe, tuple(_steps(recipe, generator)))
@@ -155,11 +165,11 @@ def apply(
     depth: FloatImage | None = None,
     field: FloatImage | None = None,
 ) -> FloatImage:
-    """Degrade an image with what was drawn.
+    """Degrade an image by operations and parameters that were drawn before.
 
     Args:
         image: clean image, (H, W, 3) float32 in [0, 1].
-        drawn: from `draw`.
+        drawn: result of `draw`.
         generator: fixes what the operations draw by themselves.
         depth: relative depth (H, W) in [0, 1] for operations that take one.
         field: standard normal noise (H, W, 3) for operations that take it instead of drawing their own.
@@ -184,7 +194,7 @@ def degrade(
 
     Args:
         image, depth, field: see `apply`.
-        recipe: what is drawn from.
+        recipe: operations and distributions.
         generator: fixes everything that is drawn.
 
     Returns:
@@ -244,9 +254,9 @@ def _applied(
 
 
 def full_names(recipe: Recipe) -> list[dict[str, str]]:
-    """For each operation, the full name of each of its parameters.
+    """Return, for each operation, the full name of each of its parameters.
 
-    `operation.parameter`, or `operation.parameter.2` and so on for an operation that comes again.
+    A full name is `operation.parameter`, or `operation.parameter.2` and so on for an operation that comes again.
     """
     named = []
     for name, operation in zip(recipe.names, recipe.operations, strict=True):
@@ -256,9 +266,9 @@ def full_names(recipe: Recipe) -> list[dict[str, str]]:
 
 
 def drawn_names(recipe: Recipe) -> list[dict[str, str]]:
-    """For each operation, under which name each of its parameters is written down.
+    """Return, for each operation, the name under which each of its parameters is written down.
 
-    The parameter's own name, or its full one where several operations of the recipe have it.
+    It is the parameter's own name, or its full one where several operations of the recipe have it.
 
     Example:
         A recipe of rain_streaks and motion_blur has `density` and `rain_streaks.length`, `motion_blur.length`.

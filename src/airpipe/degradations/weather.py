@@ -7,7 +7,7 @@ from airpipe.degradations.blur import disc_kernel, line_kernel
 from airpipe.pixels import FloatImage
 
 SNOW_LAYERS = ((0.25, 0.75), (0.5, 0.2), (1.0, 0.05))
-"""Far, middle and near flakes: diameter against the nearest, and share of the number."""
+"""Far, middle and near flakes: diameter as a part of the nearest flakes', and share of all flakes."""
 
 
 def rain_streaks(
@@ -24,11 +24,11 @@ def rain_streaks(
 
     Args:
         image: clean image, (H, W, 3) in [0, 1].
-        generator: places the drops and draws each one's brightness.
+        generator: places the drops and draws each one's brightness, from 0.4 to 1 times `strength`.
         density: drops per pixel; 0.002 is light rain.
-        length: of a streak, in pixels.
-        angle: against the vertical, in degrees; positive leans to the right.
-        width: of a streak, in pixels.
+        length: length of a streak in pixels, at least 1.
+        angle: angle against the vertical in degrees; positive leans to the right.
+        width: width of a streak in pixels, at least 1.
         strength: largest brightness of a single streak, in [0, 1].
 
     Returns:
@@ -42,8 +42,10 @@ def rain_streaks(
     if not (0 <= density <= 1 and 0 <= strength <= 1):
         raise ValueError(f"density {density} and strength {strength} must lie in [0, 1]")
     kernel = line_kernel(length, 90 - angle, width)
+    # drops are drawn around the image as well: their streaks reach into it
     margin = kernel.shape[0] // 2
     height, columns = image.shape[0] + 2 * margin, image.shape[1] + 2 * margin
+    # the order of draws is a contract (see `recipes.degrade`): first the places, then the brightness
     drops = generator.random((height, columns), dtype=np.float32)
     brightness = generator.uniform(0.4, 1.0, (height, columns)).astype(np.float32)
     streaks = cv2.filter2D(np.where(drops < density, brightness, 0), -1, kernel / kernel.max())
@@ -53,12 +55,12 @@ def rain_streaks(
 
 
 def flake_kernel(diameter: float, motion: float, angle: float) -> FloatImage:
-    """A soft disc that moved along a line; its values sum to the area of the disc.
+    """Blur a soft disc along the line of its movement; the values sum to the area of the disc.
 
     Args:
-        diameter: of the disc, in pixels, at least 1.
+        diameter: diameter of the disc in pixels, at least 1.
         motion: length of the movement, in pixels; 0 is none. A moving flake is longer and more transparent.
-        angle: of the movement against the vertical, in degrees; positive leans to the right.
+        angle: angle of the movement against the vertical in degrees; positive leans to the right.
     """
     path = line_kernel(1 + motion, 90 - angle)
     disc = disc_kernel(diameter, path.shape[0] // 2)
@@ -75,15 +77,17 @@ def snow_mask(
     angle: float,
     strength: float,
 ) -> FloatImage:
-    """Opacity of falling snow, (H, W) in [0, 1]; for the arguments see `snow`."""
+    """Draw the opacity of falling snow, (H, W) in [0, 1]; for the arguments see `snow`."""
     transmitted = np.ones(shape, np.float32)
     for scale, share in SNOW_LAYERS:
         kernel = flake_kernel(max(1.0, scale * size), scale * motion, angle)
         margin = kernel.shape[0] // 2
         padded = (shape[0] + 2 * margin, shape[1] + 2 * margin)
+        # order of draws, a contract: in each layer first the places, then the opacity
         places = generator.random(padded, dtype=np.float32) < density * share
         opacity = generator.uniform(0.5, 1.0, padded).astype(np.float32) * np.float32(strength)
         layer = cv2.filter2D(np.where(places, opacity, 0), -1, kernel)
+        # flakes of one layer add up, layers cover one another
         transmitted *= 1 - np.clip(layer[margin : margin + shape[0], margin : margin + shape[1]], 0, 1)
     return 1 - transmitted
 
@@ -108,7 +112,7 @@ def snow(
         density: flakes per pixel; 0.01 is dense.
         size: diameter of the nearest flakes, in pixels, at least 1.
         motion: length of the nearest flakes' movement, in pixels; 0 is none.
-        angle: of the movement against the vertical, in degrees; positive leans to the right.
+        angle: angle of the movement against the vertical in degrees; positive leans to the right.
         strength: largest opacity of a single flake, in [0, 1].
 
     Returns:
@@ -129,13 +133,16 @@ def snow(
 
 
 def procedural_depth(shape: tuple[int, int], generator: np.random.Generator) -> FloatImage:
-    """A smooth made-up depth map in [0, 1], for photographs without a measured one.
+    """Make up a smooth depth map in [0, 1], for photographs without a measured one.
 
     A plane, mostly far at the top as in outdoor views, plus a few broad bumps.
 
     Args:
-        shape: (H, W).
+        shape: size (H, W) of the map.
         generator: draws the plane and the bumps.
+
+    Returns:
+        Relative depth (H, W) float32; 0 is nearest, 1 farthest.
 
     Source: ours.
     """
@@ -147,7 +154,7 @@ def procedural_depth(shape: tuple[int, int], generator: np.random.Generator) -> 
     broad = np.asarray(cv2.resize(bumps, (width, height), interpolation=cv2.INTER_CUBIC), np.float32)
     depth = plane + np.float32(0.12) * broad
     spread = float(depth.max() - depth.min())
-    return np.asarray((depth - depth.min()) / max(spread, 1e-6), np.float32)
+    return np.asarray((depth - depth.min()) / max(spread, 1e-6), np.float32)  # a single pixel has no spread
 
 
 def haze(

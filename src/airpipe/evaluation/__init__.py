@@ -1,1 +1,1 @@
-"""Protocols, metrics, tiled restoration, complexity."""
+"""Restoration of whole images, and what is measured on it: protocols, metrics, features, recognition, memory."""

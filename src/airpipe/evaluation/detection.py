@@ -21,10 +21,10 @@ from airpipe.errors import AirpipeError
 Array = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
-"""Intersection over union from which a detection counts."""
+"""Shares of intersection over union from which on a detection counts as right."""
 RECALLS = np.linspace(0.0, 1.0, 101)
 MOST = 100
-"""Detections per image and category."""
+"""Largest number of detections that count, per image and category."""
 METRICS = ("AP", "AP50", "AP75")
 
 
@@ -33,9 +33,9 @@ class Objects:
     """Boxes of one category in one image."""
 
     boxes: Array
-    """(n, 4): x, y of the upper left corner, width, height, in pixels."""
+    """Boxes (n, 4): x, y of the upper left corner, width, height, in pixels."""
     marks: Array
-    """(n,): 1 for a crowd region among true objects, else 0; the score of a detection."""
+    """A number for each box, (n,). Of true objects: 1 for a crowd region, else 0; of detections: the score."""
 
 
 Key = tuple[int, int]
@@ -47,13 +47,15 @@ class Truth:
     """True objects of a test."""
 
     images: tuple[int, ...]
-    """Ids, sorted."""
+    """Ids of the images, sorted."""
     categories: tuple[int, ...]
+    """Ids of the categories, sorted."""
     objects: Mapping[Key, Objects]
+    """Objects by category and image; where there are none, there is no entry."""
 
 
 def read_truth(path: Path) -> Truth:
-    """Annotations as COCO writes them: lists `images`, `annotations`, `categories`.
+    """Read annotations as COCO writes them: lists `images`, `annotations`, `categories`.
 
     `area` and segmentations are not needed; `iscrowd` is 0 where it is missing.
 
@@ -82,7 +84,7 @@ _LISTS = ("images", "annotations", "categories")
 
 
 def read_detections(path: Path, truth: Truth) -> dict[Key, Objects]:
-    """Detections as COCO takes them: a list of objects with image_id, category_id, bbox, score.
+    """Read detections as COCO takes them: a list of objects with image_id, category_id, bbox, score.
 
     Raises:
         AirpipeError: not such a file, or images and categories that the annotations do not have.
@@ -98,11 +100,11 @@ def read_detections(path: Path, truth: Truth) -> dict[Key, Objects]:
 
 
 def average_precision(truth: Truth, detections: Mapping[Key, Objects]) -> dict[str, float]:
-    """`AP` (mean over IoU 0.50 to 0.95), `AP50` and `AP75` in percent.
+    """Average precision in percent: `AP` (mean over IoU 0.50 to 0.95), `AP50` and `AP75`.
 
     Args:
-        truth: from `read_truth`.
-        detections: from `read_detections`.
+        truth: true objects, from `read_truth`.
+        detections: detections of the same images, from `read_detections`.
     """
     values = {threshold: _mean_over_categories(truth, detections, threshold) for threshold in THRESHOLDS}
     return {"AP": float(np.mean(list(values.values()))), "AP50": values[0.5], "AP75": values[0.75]}
@@ -140,6 +142,7 @@ def _match(boxes: Array, true: Objects, threshold: float) -> tuple[Flags, Flags]
     right, ignored = np.zeros(len(boxes), bool), np.zeros(len(boxes), bool)
     for place, share in enumerate(shares):
         for candidates in (free & ~crowd, crowd):  # real objects come first, whatever a crowd covers
+            # as COCO's code: at a threshold of 1 rounding must not cost a perfect overlap its match
             chosen = np.flatnonzero(candidates & (share >= min(threshold, 1 - 1e-10)))
             if len(chosen):
                 best = chosen[np.flatnonzero(share[chosen] == share[chosen].max())[-1]]  # COCO: the last of equals
@@ -150,7 +153,13 @@ def _match(boxes: Array, true: Objects, threshold: float) -> tuple[Flags, Flags]
 
 
 def overlaps(boxes: Array, others: Array, crowd: Flags) -> Array:
-    """Intersection over union (n, m); over the first box alone where the other is a crowd region."""
+    """Intersection over union (n, m) of boxes (n, 4) and others (m, 4); over the box alone where the other is a crowd.
+
+    Args:
+        boxes: x, y, width and height in pixels.
+        others: likewise.
+        crowd: (m,), whether the other is a crowd region.
+    """
     low = np.maximum(boxes[:, None, :2], others[None, :, :2])
     high = np.minimum(boxes[:, None, :2] + boxes[:, None, 2:], others[None, :, :2] + others[None, :, 2:])
     shared = np.clip(high - low, 0, None).prod(2)

@@ -23,18 +23,20 @@ class Crop:
     """One degraded crop, 8-bit as a file would be."""
 
     pixels: Rgb8
-    """(P, P, 3) RGB."""
+    """Pixels (P, P, 3), RGB."""
     label: int
+    """Label of its class."""
     image: str
+    """Name of the image that it was cut from."""
     scene: str
     """Data set and scene: the same photograph in several classes is one scene."""
 
 
 def class_crops(settings: FeatureSettings, pairs: Mapping[str, Sequence[Pair]]) -> list[Crop]:
-    """All crops, class by class in the order of labels.
+    """Cut and degrade all crops, class by class in the order of labels.
 
     Args:
-        settings: classes with their recipes and labels written out.
+        settings: feature settings, whose classes have their recipes and labels written out.
         pairs: pairs of every list that a class names.
 
     Raises:
@@ -60,7 +62,7 @@ def in_order(settings: FeatureSettings) -> list[tuple[str, FeatureClass]]:
 
 
 def evenly(pairs: Sequence[Pair], count: int) -> list[Pair]:
-    """At most `count` of a list, evenly spaced: neighbours in a list often show one scene."""
+    """Choose at most `count` pairs of a list, evenly spaced: neighbours in a list often show one scene."""
     kept = min(count, len(pairs))
     return [pairs[place * len(pairs) // kept] for place in range(kept)]
 
@@ -98,6 +100,7 @@ def _crops(
     scene = f"{entry.pairs.split('.')[0]}/{pair.group}"
     for number, (top, left) in enumerate(crop_places(height, width, side, settings.crops_per_image)):
         cut = [np.ascontiguousarray(layer[top : top + side, left : left + side]) for layer in layers]
+        # a stream for each crop: other classes, images or numbers of crops change nothing of it
         key = [settings.seed, zlib.crc32(name.encode()), zlib.crc32(pair.name.encode()), number]
         pixels, _ = degraded_image(
             cut, paired, entry.operations, np.random.default_rng(key), where=where, name=pair.name

@@ -42,12 +42,12 @@ def analyse(
     """Analyse the features of a checkpoint, or of the same architecture with random weights.
 
     Args:
-        model: from `load_model`.
-        settings: with operations and labels written out (`ProjectSettings.feature_analysis`).
-        pairs: of every list that a class names.
+        model: what `load_model` gave.
+        settings: the feature settings, with operations and labels written out (`ProjectSettings.feature_analysis`).
+        pairs: pairs of every list that a class names, by its id.
         scratch: folder with space for the features; nothing stays in it.
         init: "random" takes nothing but the architecture.
-        device: CPU when None.
+        device: where the network runs; None: on the CPU.
 
     Returns:
         `knn` (see `neighbours.classify`), `classifier` (`accuracy`, `per_class`, `confusion`, `other` in percent
@@ -107,7 +107,7 @@ def probed_network(model: LoadedModel, settings: FeatureSettings, init: Init) ->
     _check_network(model.network, entry["name"])
     if init == "trained":
         return model.network, None
-    entry = entry["arguments"].get("backbone", entry)  # of a network with a head
+    entry = entry["arguments"].get("backbone", entry)  # a network with a head names the one below it
     seed = settings.seed + (model.card.get("seed") or 0)
     network = random_network(entry["name"], entry.get("arguments", {}), settings.random_init, seed)
     return network.eval().requires_grad_(False), seed
@@ -117,11 +117,11 @@ def random_network(name: str, arguments: Mapping[str, Any], how: Literal["publis
     """A registered network with random weights; equal arguments give equal weights.
 
     Args:
-        name: of the registry.
-        arguments: of its constructor.
+        name: registered name of the network.
+        arguments: arguments of its constructor.
         how: "published": Kaiming-uniform weights with a = 2 and zero biases in all Conv2d and Linear layers, the
             rest (NAFNet's beta and gamma: zeros) as built; "own": as built.
-        seed: of the weights; torch's global state stays as it was.
+        seed: seed of the weights; torch's global state stays as it was.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -192,7 +192,7 @@ def extract(
 
 
 def as_batch(pixels: Rgb8, device: torch.device) -> Tensor:
-    """(P, P, 3) in 8 bit as (1, 3, P, P) float32 in [0, 1]."""
+    """A crop (P, P, 3) in 8 bit as a batch (1, 3, P, P) of float32 in [0, 1]."""
     return in_floats(torch.from_numpy(pixels).to(device).permute(2, 0, 1)[None])
 
 
@@ -200,8 +200,8 @@ def feature_vector(levels: Sequence[Tensor], settings: FeatureSettings) -> Vecto
     """The features of one crop as a vector (D,) float32.
 
     Args:
-        levels: (1, C_i, H_i, W_i), shallow first.
-        settings: `feature` and `pooling`.
+        levels: feature maps (1, C_i, H_i, W_i), shallow first.
+        settings: `feature` and `pooling` say which levels count, and how.
     """
     chosen = levels if settings.feature == "all" else levels[:1]
     parts = [level.mean((2, 3)) if settings.pooling == "mean" else level for level in chosen]
@@ -221,7 +221,7 @@ def _projection(length: int, settings: FeatureSettings) -> SparseRandomProjectio
 
 
 def as_samples(settings: FeatureSettings, crops: Sequence[Crop]) -> Samples:
-    """What the classifiers see of the crops.
+    """Classes, class numbers and scenes of the crops: what the classifiers need to know of them.
 
     Raises:
         AirpipeError: a class without images.
@@ -237,12 +237,12 @@ def as_samples(settings: FeatureSettings, crops: Sequence[Crop]) -> Samples:
 
 
 def judge(samples: Samples, settings: FeatureSettings, answers: Rows) -> dict[str, Any]:
-    """Top-1 of a classifier.
+    """Score the answers of a classifier: the share of them that is right.
 
     Args:
         samples: the n crops.
-        settings: for the labels.
-        answers: (n,) labels.
+        settings: the feature settings, which say the labels.
+        answers: label that it gave each crop, (n,).
 
     Returns:
         `accuracy` and `per_class` in percent, `confusion` (rows: true class, columns: answer; counts) and

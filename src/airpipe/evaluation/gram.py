@@ -24,7 +24,7 @@ Matrix = npt.NDArray[np.float64]
 Vector = npt.NDArray[np.float32]
 
 CHUNK_BYTES = 64 * 2**20
-"""Of the columns that are in memory at a time."""
+"""Size in bytes of the columns that are in memory at a time."""
 ZERO = 1e-12
 """Squared distances below this share of both squared lengths are rounding: the vectors are the same in float32."""
 START = 1e-4
@@ -50,7 +50,7 @@ class FeatureRows:
         self.count, self.length = self.count + 1, len(row)
 
     def chunks(self, size: int = CHUNK_BYTES) -> Iterator[Matrix]:
-        """All vectors, some columns at a time: (n, d) float64 of at most `size` bytes (or one column)."""
+        """Yield all vectors, some columns at a time: (n, d) float64 of at most `size` bytes (or one column)."""
         self._stream.flush()
         stored = np.memmap(cast(Any, self._stream), np.float32, "r", shape=(self.count, self.length))
         step = max(1, size // (8 * self.count))
@@ -68,7 +68,7 @@ class FeatureRows:
 
 @contextmanager
 def feature_rows(folder: Path) -> Iterator[FeatureRows]:
-    """Vectors in a nameless file in `folder`: its space is free again however the process ends.
+    """Keep vectors in a nameless file in `folder`: its space is free again however the process ends.
 
     Raises:
         AirpipeError: the folder cannot be written or the disk is full.
@@ -105,8 +105,9 @@ def principal_components(gram: Matrix, count: int) -> Matrix:
 
     Args:
         gram: inner products (n, n).
-        count: at most n.
+        count: number of components, at most n.
     """
+    # inner products of the vectors less their mean
     centred = gram - gram.mean(0) - gram.mean(1)[:, None] + gram.mean()
     values, vectors = np.linalg.eigh(centred)
     values, vectors = values[::-1][:count], vectors[:, ::-1][:, :count]
@@ -132,9 +133,9 @@ def tsne(gram: Matrix, perplexity: float, iterations: int, seed: int) -> Matrix:
 
     Args:
         gram: inner products (n, n) of the vectors as they are.
-        perplexity: below n.
-        iterations: at least 250.
-        seed: of scikit-learn's solver.
+        perplexity: number of neighbours that count for a vector, roughly; below n.
+        iterations: iterations of the solver, at least 250.
+        seed: seed of scikit-learn's solver.
 
     Raises:
         AirpipeError: see `check_perplexity`.

@@ -42,9 +42,9 @@ def fitting_tile(
     """The largest tile whose passes fit into so much memory; 0 where the whole image does.
 
     Args:
-        network: on any device.
-        height: of the image, in pixels.
-        width: of the image, in pixels.
+        network: the network, on any device.
+        height: height of the image, in pixels.
+        width: width of the image, in pixels.
         memory: bytes for the tensors of a pass, without the weights. An estimate
             (`airpipe.evaluation.memory`): proportional to the pixels, and on the safe side.
         overlap: pixels that neighbouring tiles share.
@@ -75,7 +75,7 @@ def fitting_tile(
 
 
 def lay_tiles(network: nn.Module, height: int, width: int, tile: int, overlap: int) -> list[Tile]:
-    """As `plan_tiles`, with what the network needs; one that pads itself gets a whole image as it is.
+    """Lay tiles as `plan_tiles` does, with what the network needs; one that pads itself gets a whole image as it is.
 
     A network that looks at an image as a whole (`whole_image`) is never tiled.
 
@@ -99,8 +99,8 @@ def plan_tiles(height: int, width: int, tile: int, overlap: int, multiple: int) 
     """Lay equal tiles over an image, row by row, so that the fewest pixels are computed.
 
     Args:
-        height: of the image, in pixels.
-        width: of the image, in pixels.
+        height: height of the image, in pixels.
+        width: width of the image, in pixels.
         tile: largest side of a tile in pixels, rounded up to `multiple`; 0: one tile for all.
         overlap: least number of pixels that neighbours share.
         multiple: sides and starts of all tiles are multiples of it.
@@ -154,9 +154,9 @@ def blend_weights(starts: list[int], size: int, length: int) -> Tensor:
     middle half, so that a network which sees no further than a quarter leaves no seam.
 
     Args:
-        starts: rising first pixels of the tiles.
-        size: of every tile, in pixels.
-        length: of the axis, in pixels.
+        starts: first pixel of each tile, rising.
+        size: size of every tile, in pixels.
+        length: length of the axis, in pixels.
 
     Returns:
         (tiles, length) float32; zero outside a tile, each column sums to one.
@@ -174,6 +174,6 @@ def blend_weights(starts: list[int], size: int, length: int) -> Tensor:
 
 
 def _ramp(distance: Tensor, shared: int) -> Tensor:
-    """From 0 to 1 over the middle half of `shared` pixels, by the distance from the tile's edge."""
+    """Weight that rises from 0 to 1 over the middle half of `shared` pixels, by the distance from the tile's edge."""
     margin = shared // 4
     return ((distance - margin) / (shared - 2 * margin)).clamp(0, 1)

@@ -13,13 +13,14 @@ import numpy.typing as npt
 
 Image = npt.NDArray[np.float64]
 K1, K2, TOP = 0.01, 0.03, 255.0
+"""Constants of SSIM (Wang et al., TIP 2004), and the largest value of a pixel."""
 
 
 def luma(image: npt.NDArray[np.generic]) -> Image:
     """Studio-range luma of BT.601: 16 + 65.481 R + 128.553 G + 24.966 B for R, G, B in [0, 1].
 
     Args:
-        image: (H, W, 3) on the 0 to 255 scale.
+        image: image (H, W, 3), RGB, on the 0 to 255 scale.
 
     Returns:
         (H, W, 1) in [16, 235], rounded to float32 as BasicSR stores it.
@@ -68,6 +69,10 @@ def _ssim(
     border: int,
     unbias: float,
 ) -> float:
+    """SSIM with any window: `mean` averages over it, and the `border` pixels at each side have no complete one.
+
+    unbias: n / (n - 1) for the sample moments of windows of n pixels, 1 for population moments.
+    """
     _same_shape(restored, clean)
     if min(clean.shape[:2]) < 2 * border + 1:
         raise ValueError(f"image {clean.shape[:2]} is smaller than the SSIM window of {2 * border + 1}")
@@ -102,13 +107,16 @@ def score(
     """PSNR (dB) and SSIM of one image under one convention.
 
     Args:
-        restored: (H, W, 3) float, nominally in [0, 1].
-        clean: (H, W, 3) uint8.
+        restored: restored image, (H, W, 3) float, nominally in [0, 1].
+        clean: clean image, (H, W, 3) uint8.
         colour: all three channels, or BT.601 luma.
         border: pixels cut from each side before scoring.
         round_output: round the restored image to 8 bit, half to even, before everything else.
         clip: clip the restored image to [0, 1] first.
-        ssim: which variant.
+        ssim: variant of SSIM.
+
+    Raises:
+        ValueError: shapes differ, or a side that is smaller than SSIM's window after the cut.
     """
     first: Image = np.asarray(restored, np.float64) * TOP
     if clip:
@@ -132,11 +140,11 @@ def score_batch(
     The images lie below each other in one picture for the filters: complete windows see one image each.
 
     Args:
-        restored: (B, H, W, 3) float, nominally in [0, 1]; clipped and rounded to 8 bit.
-        clean: (B, H, W, 3) uint8.
+        restored: restored images, (B, H, W, 3) float, nominally in [0, 1]; they are clipped and rounded to 8 bit.
+        clean: clean images, (B, H, W, 3) uint8.
 
     Returns:
-        Two arrays (B,).
+        PSNR and SSIM of each image, two arrays (B,); PSNR is inf for equal images.
 
     Raises:
         ValueError: shapes differ, or a side below 11.

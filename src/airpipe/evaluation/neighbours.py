@@ -1,4 +1,4 @@
-"""k nearest neighbours: how well do distances tell classes apart. This module needs no torch."""
+"""How well distances tell classes apart, by the k nearest neighbours. This module needs no torch."""
 
 import math
 from collections.abc import Sequence
@@ -22,14 +22,14 @@ Split = tuple[Rows, Rows]
 
 @dataclass(frozen=True)
 class Samples:
-    """What is classified; one entry per row."""
+    """The crops that are classified; one entry per row."""
 
     classes: tuple[str, ...]
-    """Names, in the order of their labels."""
+    """Names of the classes, in the order of their labels."""
     numbers: Rows
-    """(n,) index into `classes`."""
+    """Class of each row, (n,), as its place in `classes`."""
     scenes: tuple[str, ...]
-    """(n,) photograph of each."""
+    """Photograph that each row shows, (n,)."""
 
     @property
     def chance(self) -> float:
@@ -38,7 +38,14 @@ class Samples:
 
 
 def splits(samples: Samples, settings: FeatureSettings) -> dict[int, Split]:
-    """The split of every seed.
+    """Divide the samples once for every seed, by single crops or by whole scenes.
+
+    Args:
+        samples: the n crops.
+        settings: `split`, `test_share` and `seeds`; so many `neighbours` must be there.
+
+    Returns:
+        Seed to rows to look among and rows to classify.
 
     Raises:
         AirpipeError: too few scenes or crops for the settings; says which class and what to change.
@@ -51,7 +58,12 @@ def splits(samples: Samples, settings: FeatureSettings) -> dict[int, Split]:
 
 
 def at_random(samples: Samples, test_share: float, seed: int) -> Split:
-    """Single crops, in equal shares of each class.
+    """Divide samples crop by crop, with equal shares of each class.
+
+    Args:
+        samples: the n crops.
+        test_share: share of the rows to classify, in (0, 1).
+        seed: seed of the split.
 
     Raises:
         AirpipeError: classes that are too small to be divided.
@@ -70,7 +82,7 @@ def at_random(samples: Samples, test_share: float, seed: int) -> Split:
 
 
 def by_scene(samples: Samples, test_share: float, seed: int) -> Split:
-    """Whole scenes, in equal shares of the scenes that occur in the same classes.
+    """Divide samples scene by scene, with equal shares of the scenes that occur in the same classes.
 
     Scenes that one recipe after the other degrades occur in all classes; scenes of separate data sets
     in one. Each such group is divided by itself, so that every class keeps its share.
@@ -147,6 +159,6 @@ def classify(between: Matrix, samples: Samples, settings: FeatureSettings) -> di
 
 
 def spread(values: Sequence[float]) -> dict[str, float | None]:
-    """`mean` and `sd` (n - 1) of some values; the latter None for one value."""
+    """Mean and standard deviation (n - 1) of some values, as `mean` and `sd`; the latter None for one value."""
     sd = None if len(values) < 2 else float(np.std(values, ddof=1))
     return {"mean": math.fsum(values) / len(values), "sd": sd}

@@ -1,4 +1,4 @@
-"""What the results in a folder were made from, so that a later run skips those that it would make again.
+"""A record of what the results in a folder were made from, so that a later run skips what it would make again.
 
 A folder of results holds a hidden `.airpipe.json`: the name of each result, with the sha256 of its
 photo and of its model, which variant of it, and the options.
@@ -24,12 +24,12 @@ Origin = dict[str, Any]
 
 
 def origin(source: Path, model: Any, options: Mapping[str, Any]) -> Origin:
-    """What a result is made from, in the form that the record holds.
+    """Describe what a result is made from, in the form that the record holds.
 
     Args:
         source: the photo.
         model: a path, a `LoadedModel` or a network; a network without a file is known by its class and weights.
-        options: of `restore`, those that change the result, as JSON holds them.
+        options: those options of `restore` that change the result, as JSON holds them.
 
     Raises:
         AirpipeError: the photo cannot be read, or there is no such model.
@@ -44,7 +44,7 @@ def origin(source: Path, model: Any, options: Mapping[str, Any]) -> Origin:
 
 
 def is_made_from(target: Path, expected: Origin) -> bool:
-    """Whether the record beside the target says that it was made from this.
+    """Tell whether the record beside the target says that it was made from what is expected.
 
     Raises:
         AirpipeError: the record cannot be read.
@@ -53,7 +53,7 @@ def is_made_from(target: Path, expected: Origin) -> bool:
 
 
 def note(target: Path, made_from: Origin | None) -> None:
-    """Write into the record what the target is made from; None: forget it.
+    """Write into the record beside the target what it is made from; None takes its entry out.
 
     Raises:
         AirpipeError: the record cannot be read or written.
@@ -86,7 +86,7 @@ def _unreadable(path: Path, reason: str) -> str:
 
 
 def _variant(model: Any) -> str:
-    """Which network of a file it is; files of variants have one hash."""
+    """Name of the variant that is meant; all variants of a file share its hash."""
     if isinstance(model, str | os.PathLike):
         return split_variant(Path(model))[1]
     return str(getattr(model, "variant", ""))
@@ -119,5 +119,6 @@ def _network_hash(network: nn.Module) -> str:
     for name, value in network.state_dict().items():
         if isinstance(value, Tensor):
             digest.update(name.encode())
+            # as bytes, because NumPy has no bfloat16
             digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -30,9 +30,9 @@ from airpipe.settings.scoring import NoiseRule, ProtocolSettings, TestSettings
 from airpipe.weights.checkpoints import load_model
 
 Restorer = Callable[[Sample], FloatImage]
-"""Makes (H, W, 3) float32 of a sample's degraded image, of the same shape; nominally in [0, 1]."""
+"""A function that restores a sample: returns (H, W, 3) float32, as large as its degraded image, nominally in [0, 1]."""
 References = Callable[[str], FloatImage | None]
-"""The reference of an image by its name in the list, (h, w, 3) float32; None: it has none."""
+"""A function that gives the reference of an image by its name in the list, (h, w, 3) float32; None: it has none."""
 COLUMNS = ("image", "degradation", "level", "protocol", "metric", "value")
 
 
@@ -40,7 +40,7 @@ class NoiseStream:
     """Noisy inputs of one test under one rule; ask for the images in list order.
 
     Args:
-        rule: of the protocol.
+        rule: noise rule of the protocol.
         sigma: standard deviation in 8-bit grey levels.
     """
 
@@ -49,7 +49,7 @@ class NoiseStream:
         self._legacy = np.random.RandomState(rule.seed)  # noqa: NPY002 - published protocols use the legacy stream
 
     def noisy(self, clean: Rgb8, name: str) -> FloatImage:
-        """Noisy version of (H, W, 3), float32 on the 0 to 1 scale; outside it where the rule does not clip."""
+        """Add noise to an image (H, W, 3); float32 on the 0 to 1 scale, outside it where the rule does not clip."""
         levels = clean + self.sigma * self._noise(clean.shape, name)
         if self.rule.clip:
             levels = np.clip(levels, 0, 255)
@@ -61,6 +61,7 @@ class NoiseStream:
 
     def _noise(self, shape: tuple[int, ...], name: str) -> npt.NDArray[np.float64]:
         if self.rule.generator == "per_image":
+            # seeds are whole numbers: thousandths of a grey level, and a checksum (hash() differs from run to run)
             key = [self.rule.seed, round(1000 * self.sigma), zlib.crc32(name.encode())]
             return np.random.default_rng(key).standard_normal(shape)
         if self.rule.generator == "restart":
@@ -91,7 +92,11 @@ def distinct_inputs(test: TestSettings, protocols: dict[str, ProtocolSettings]) 
 
 
 def noise_sigma(test: TestSettings) -> float | None:
-    """Sigma when the test is pure Gaussian noise of one level, so that the protocol's noise rule applies."""
+    """Sigma in grey levels where a test is pure Gaussian noise, so that the protocol's noise rule applies; else None.
+
+    Raises:
+        AirpipeError: sigma is drawn; a noise test has one level.
+    """
     recipe = test.operations
     if len(recipe.operations) != 1 or recipe.operations[0].operation != "gaussian_noise":
         return None
@@ -120,18 +125,21 @@ def evaluate(
     """Score every image of a test under every protocol of it.
 
     Args:
-        test: with its recipe written out.
-        protocols: by name.
-        pairs: scored in natural order of their names.
+        test: the test, with its recipe written out.
+        protocols: the protocols that it names, by name.
+        pairs: its images, which are scored in natural order of their names.
         restorer: the model; None scores the degraded images exactly as a model gets them ("no
             restoration": the textbook input PSNR, 14.15 dB for unclipped noise of sigma 50).
         keep: called with (name, restored, clean) for the first `keep_images` images, under the
             first protocol's input.
-        label: for the progress display.
+        label: text of the progress display.
         references: what the model is shown beside each image, where the test has that.
 
     Returns:
         One row per image, protocol and metric, with the keys of `COLUMNS`.
+
+    Raises:
+        AirpipeError: an image that is too small for a metric, or a recipe for an image that has a degraded file.
     """
     inputs = distinct_inputs(test, protocols)
     cache, rows = ImageCache(), []
@@ -156,11 +164,11 @@ def evaluate(
 def degraded_input(
     test: TestSettings, pair: Pair, layers: list[npt.NDArray[Any]], noise: NoiseStream | None
 ) -> FloatImage:
-    """What a model gets to restore, (H, W, 3) in float32: `degraded_file`, or what a protocol's noise rule gives.
+    """The image that a model gets to restore, (H, W, 3) float32: that of `degraded_file`, or by a noise rule.
 
     Args:
         test, pair, layers: see `degraded_file`.
-        noise: of a protocol with a noise rule of its own.
+        noise: noisy inputs of a noise test under the protocol's rule; None: the test is another one.
 
     Raises:
         AirpipeError: a recipe for an image that has a degraded file.
@@ -171,12 +179,12 @@ def degraded_input(
 
 
 def degraded_file(test: TestSettings, pair: Pair, layers: list[npt.NDArray[Any]]) -> Rgb8:
-    """The degraded image of a test as a file of 8 bit holds it: there is one, or the test's seed and recipe make it.
+    """The degraded image of a test in 8 bit, (H, W, 3): its file, or what seed and recipe make of the clean one.
 
     Args:
-        test: with its recipe written out.
-        pair: of one image; its name fixes what is drawn.
-        layers: see `pair_layers`.
+        test: the test, with its recipe written out.
+        pair: the image; its name fixes what is drawn.
+        layers: what `pair_layers` reads of it: the clean image first.
 
     Raises:
         AirpipeError: a recipe for an image that has a degraded file.
@@ -213,14 +221,14 @@ def _rows(
 def network_restorer(
     model: Path, device: str, threads: int, tile: int, variant: str = ""
 ) -> tuple[Restorer, dict[str, Any]]:
-    """A restorer from a model file, and the model's card.
+    """Load a model file as a restorer, with the model's card.
 
     Args:
         model: anything that `load_model` takes.
         device: "cpu", "cuda" or "cuda:<n>".
-        threads: torch threads.
+        threads: number of torch's threads.
         tile: side of the tiles in pixels; 0: whole images.
-        variant: of the model; empty: as its card has it.
+        variant: name of a variant of the model; empty: the network of its card.
 
     Returns:
         A function of a sample, whose reference goes only to a network that takes one, and the card.
@@ -240,7 +248,7 @@ def network_restorer(
 
 
 def _planes(image: FloatImage) -> torch.Tensor:
-    """(H, W, 3) as (3, H, W)."""
+    """An image (H, W, 3) as a tensor (3, H, W)."""
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
 

@@ -23,27 +23,30 @@ BATCH_PIXELS = 2**16
 SHARED_VALUES = 64
 """Tensors of fewer values say nothing about whether two networks share a part."""
 Lists = Mapping[str, Sequence[Pair]]
+"""Pairs of each list, by its id."""
 Rows = npt.NDArray[Any]
-"""(n, D) numbers, one row per image."""
+"""Numbers (n, D), one row per image."""
 Said = Mapping[str, Rows]
-"""By task: logits (classification) or embeddings (retrieval)."""
+"""What a recogniser says of images, by task: logits (classification) or embeddings (retrieval)."""
 
 
 def grouped(images: Iterable[tuple[Rgb8, ...]]) -> Iterator[tuple[tuple[int, ...], tuple[npt.NDArray[np.uint8], ...]]]:
-    """Equally large images together, at most `BATCH_PIXELS` of them; only what waits for its batch is in memory.
+    """Gather equally large images in batches of at most `BATCH_PIXELS` pixels; no more is in memory than waits.
 
     Args:
-        images: of each place some of one size, (H, W, 3).
+        images: one tuple per place, for example a degraded and a clean image; the images of a tuple are equally
+            large, (H, W, 3).
 
     Yields:
-        Places, each once, and of each column (B, H, W, 3); the order is fixed by that of the images.
+        The places of a batch, and a stack (B, H, W, 3) for each member of the tuples. Every place comes once; the
+        order is fixed by that of the images.
     """
     waiting: dict[tuple[int, ...], list[tuple[int, tuple[Rgb8, ...]]]] = {}
     for place, row in enumerate(images):
         shape = row[0].shape
         group = waiting.setdefault(shape, [])
         group.append((place, row))
-        if (len(group) + 1) * shape[0] * shape[1] > BATCH_PIXELS:
+        if (len(group) + 1) * shape[0] * shape[1] > BATCH_PIXELS:  # one more would be too many
             yield _stacked(waiting.pop(shape))
     for group in waiting.values():
         yield _stacked(group)
@@ -57,7 +60,7 @@ def _stacked(
 
 
 def in_order(places: Sequence[Sequence[int]], parts: Sequence[Rows]) -> Rows:
-    """Rows of all batches in the order of their places."""
+    """Join the rows of all batches in the order of their places."""
     return np.asarray(np.concatenate(parts)[np.argsort(np.concatenate(places))])
 
 
@@ -65,8 +68,8 @@ class Recogniser:
     """A frozen recogniser and the galleries that it has seen.
 
     Args:
-        name: for messages.
-        model: from `load_model`; the card's `classes` name its answers.
+        name: its name, for messages.
+        model: what `load_model` gave; the card's `classes` name its answers.
         device: where it runs.
         retrieves: whether its embeddings are used.
     """
@@ -78,10 +81,10 @@ class Recogniser:
         self._galleries: dict[str, Entries] = {}
 
     def check(self, name: str, test: RecognitionTest, pairs: Sequence[Pair]) -> None:
-        """Check that it knows the classes of a test, where it is to name them.
+        """Check that the recogniser knows the classes of a test, where it is to name them.
 
         Raises:
-            AirpipeError: it does not.
+            AirpipeError: its card names no classes, or lacks one of the test's.
         """
         if "classification" not in test.tasks:
             return
@@ -97,18 +100,32 @@ class Recogniser:
             )
 
     def tasks(self, test: RecognitionTest) -> tuple[str, ...]:
-        """What a test asks of it."""
+        """The tasks of a test that this recogniser takes part in."""
         return tuple(task for task in test.tasks if task == "classification" or self.retrieves)
 
     def look(self, images: npt.NDArray[np.uint8], tasks: Sequence[str]) -> dict[str, Rows]:
-        """What it says of equally large images (B, H, W, 3), by task."""
+        """Show equally large images (B, H, W, 3) to the recogniser; logits or embeddings (B, D) by task."""
         say: dict[str, Callable[..., Rows]] = {"classification": self._logits, "retrieval": self._embeddings}
         return {task: say[task](images) for task in tasks}
 
     def judge(
         self, name: str, test: RecognitionTest, pairs: Sequence[Pair], said: Said, lists: Lists
     ) -> dict[str, dict[str, float]]:
-        """Scores on a test by task; `said` in the order of the pairs."""
+        """Score what the recogniser said of the images of a test.
+
+        Args:
+            name: name of the test, for messages.
+            test: tasks, list and gallery.
+            pairs: the images.
+            said: rows by task, in the order of the pairs.
+            lists: pairs of the gallery's list, by its id.
+
+        Returns:
+            Task to metric to value, see `top1` and `retrieve`.
+
+        Raises:
+            AirpipeError: an answer beyond the classes of the card, or no match in the gallery.
+        """
         found = {}
         if "classification" in said:
             answers = said["classification"].argmax(1)
@@ -172,6 +189,12 @@ def top1(
 ) -> dict[str, float]:
     """Share of right answers in percent, and that of the largest class: what guessing reaches.
 
+    Args:
+        categories: true class of each of the n images.
+        answers: class that the recogniser gave each image, (n,), as a place in `known`.
+        known: classes of the recogniser's card, in its order.
+        recogniser: name, for messages.
+
     Raises:
         AirpipeError: an answer beyond the classes of the card.
     """
@@ -188,9 +211,9 @@ def top1(
 
 
 def fitted(images: Tensor, side: int | None) -> Tensor:
-    """Images (B, 3, H, W) at the size of a recogniser: shorter side to `side` pixels, then the centre square.
+    """Bring images (B, 3, H, W) to the size of a recogniser: shorter side to `side` pixels, then the centre square.
 
-    None: any size will do.
+    Without a side (None) any size will do.
     """
     if side is None:
         return images
@@ -204,8 +227,8 @@ def fitted(images: Tensor, side: int | None) -> Tensor:
 
 
 def shared_values(first: nn.Module, second: nn.Module) -> int:
-    """Weights of `second` that stand in `first`, too, tensor by tensor: tells whether a recogniser and an enhancer
-    share a part.
+    """Count the weights of `second` that stand in `first`, too, tensor by tensor: tells whether a recogniser and an
+    enhancer share a part.
 
     Short tensors, buffers and tensors of one value only (norms that nothing has changed) tell nothing.
     """

@@ -35,8 +35,9 @@ class Bucket:
     places: tuple[int, ...]
     """Place of each image in the list of the test."""
     degraded: npt.NDArray[np.uint8]
-    """(B, H, W, 3), what the enhancer gets."""
+    """Images (B, H, W, 3) that the enhancer gets."""
     clean: npt.NDArray[np.uint8]
+    """Their clean images, (B, H, W, 3)."""
 
 
 def recognise(
@@ -49,12 +50,12 @@ def recognise(
     """Run one enhancer through all tests.
 
     Args:
-        enhancer: from `load_model`; None: the images as they are.
+        enhancer: what `load_model` gave; None: the images stay as they are.
         recognisers: by name, as the job names them; `net(image)` gives logits (B, K), `net(image, features=True)`
             embeddings (B, D).
-        job: with operations written out and seeds filled in.
+        job: the tests, with operations written out and seeds filled in.
         lists: pairs of every list that a test names.
-        device: CPU when None.
+        device: where the networks run; None: on the CPU.
 
     Returns:
         Facts for JSON: for every test `restoration` (mean `psnr_in`, `ssim_in`, `psnr`, `ssim`; a PSNR of equal
@@ -152,7 +153,7 @@ def _scores(
 
 
 def buckets(name: str, test: RecognitionTest, pairs: Sequence[Pair]) -> Iterator[Bucket]:
-    """Images of a test, equally large ones together; each image once, the order is fixed by the list.
+    """Gather the images of a test, equally large ones together; each image once, the order is fixed by the list.
 
     Raises:
         AirpipeError: an image that nothing degrades.

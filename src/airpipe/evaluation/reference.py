@@ -1,4 +1,4 @@
-"""What a restorer is given, and networks that want to be shown a second image."""
+"""The sample that a restorer gets, and networks that are shown a second image beside it."""
 
 from dataclasses import dataclass
 
@@ -13,19 +13,19 @@ class Sample:
     """An image to restore, and what its task has beside it."""
 
     degraded: FloatImage
-    """(H, W, 3) float32, RGB, nominally in [0, 1]."""
+    """The image to restore: (H, W, 3) float32, RGB, nominally in [0, 1]."""
     name: str = ""
-    """In the pair list; for messages and for choices that depend on it."""
+    """Name of the image in the pair list, for messages and for choices that depend on it."""
     reference: FloatImage | None = None
-    """Shows how the result should look, (h, w, 3) of any size; None: the task has none."""
+    """A second image that shows how the result should look, (h, w, 3) float32 of any size; None: the task has none."""
 
 
 class Guided(Network):
     """A network with a reference bound to it, so that it restores images and tiles like any other.
 
     Args:
-        network: one that takes a reference.
-        reference: (3, h, w), RGB in [0, 1]; every tile gets it whole.
+        network: a network that takes a reference.
+        reference: image (3, h, w), RGB in [0, 1]; every tile gets the whole of it.
     """
 
     reference: Tensor

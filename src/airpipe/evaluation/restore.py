@@ -29,20 +29,25 @@ from airpipe.weights.checkpoints import LoadedModel, load_model
 PathLike: TypeAlias = str | os.PathLike[str]
 Model: TypeAlias = PathLike | LoadedModel | nn.Module
 TILE = 512
+"""Largest side of a tile in pixels, unless told otherwise."""
 OVERLAP = 32
+"""Pixels that neighbouring tiles share, unless told otherwise."""
 
 
 @dataclass(frozen=True)
 class RestoredFile:
-    """What `restore_file` did."""
+    """A report of what `restore_file` did."""
 
     source: Path
     target: Path
     height: int = 0
     width: int = 0
+    """Size of the photo in pixels, with `height`."""
     tiles: int = 0
+    """Number of tiles that it was restored in."""
     tile_height: int = 0
     tile_width: int = 0
+    """Size of each tile in pixels, with `tile_height`."""
     seconds: float = 0.0
     """Wall time from reading to the written file."""
     skipped: bool = False
@@ -50,7 +55,7 @@ class RestoredFile:
 
 
 class Options(TypedDict, total=False):
-    """How an image goes through the network; see `restore`."""
+    """Options of `restore`: how an image goes through the network."""
 
     tile: int
     overlap: int
@@ -296,7 +301,7 @@ def _recorded(options: Options) -> dict[str, Any]:
 
 
 def _is_done(target: Path, source: Path, keep: Collection[Path], made_from: Origin) -> bool:
-    """Whether an earlier run left this result there: files appear only when they are complete."""
+    """Tell whether an earlier run left this result there: files appear only when they are complete."""
     if not target.is_file() or target.samefile(source) or target.resolve() in keep:
         return False
     return target.stat().st_mtime_ns >= source.stat().st_mtime_ns and is_made_from(target, made_from)

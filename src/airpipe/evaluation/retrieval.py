@@ -18,32 +18,32 @@ RANKS = (1, 5, 10)
 DECIMALS = 6
 """Cosines that agree to so many decimals are equal; of equals the first one of the gallery's list comes first."""
 CHUNK = 2**23
-"""Similarities that are in memory at once."""
+"""Number of similarities that are in memory at once."""
 JUNK = "-1"
 """Identity of images that count neither as right nor as wrong, as Market-1501 names it."""
 
 
 @dataclass(frozen=True)
 class Entries:
-    """Queries, or a gallery."""
+    """The images of a set of queries, or of a gallery."""
 
     embeddings: npt.NDArray[np.float32]
-    """(n, D), any length."""
+    """Embeddings (n, D), of any length."""
     identities: Sequence[str]
-    """(n,) equal for images that match."""
+    """Identity of each image, (n,): equal for images that match."""
     images: Sequence[str]
-    """(n,) what tells an image from all others: a query never finds itself."""
+    """A text that tells each image from all others, (n,): a query never finds itself."""
     cameras: Sequence[str] = ()
-    """(n,) or nothing; "" where unknown."""
+    """Camera of each image, (n,), "" where unknown; empty: no image has one."""
 
 
 def retrieve(queries: Entries, gallery: Entries, where: str = "retrieval") -> dict[str, float]:
     """Look for images of each query's identity in the gallery.
 
     Args:
-        queries: junk among them is left out.
-        gallery: may hold the queries themselves, junk and identities that nobody asks for.
-        where: for messages.
+        queries: images whose identity is looked for; junk among them is left out.
+        gallery: images to look among: may hold the queries themselves, junk and identities that nobody asks for.
+        where: what is looked for, for messages.
 
     Returns:
         `rank1`, `rank5`, `rank10` and `map` in percent, means over the queries with a match; `chance_rank1` and
@@ -69,8 +69,8 @@ def retrieve(queries: Entries, gallery: Entries, where: str = "retrieval") -> di
 
 
 def _ordered(queries: Entries, gallery: Entries) -> Iterator[tuple[npt.NDArray[np.bool_], Numbers]]:
-    """For some queries at a time: (q, g) whether the entry at each place is a match, best first; and (q,) how
-    many places count."""
+    """Yield for some queries at a time whether the entry at each place is a match, best first (q, g), and how many
+    places count (q,)."""
     identity, of_gallery = _numbered(queries.identities, gallery.identities)
     camera, their_camera = _numbered(_cameras(queries), _cameras(gallery))
     image, their_image = _numbered(queries.images, gallery.images)
@@ -90,7 +90,7 @@ def _ordered(queries: Entries, gallery: Entries) -> Iterator[tuple[npt.NDArray[n
 
 
 def _scores(match: npt.NDArray[np.bool_], counted: Numbers) -> dict[str, npt.NDArray[np.float64]]:
-    """Of the queries with a match, as shares."""
+    """Scores of the queries with a match, as shares in [0, 1]."""
     found = match.any(1)
     match, counted = match[found], counted[found]
     total = match.sum(1)
@@ -103,13 +103,14 @@ def _scores(match: npt.NDArray[np.bool_], counted: Numbers) -> dict[str, npt.NDA
 
 
 def random_precision(matches: Numbers, count: Numbers) -> npt.NDArray[np.float64]:
-    """Expected average precision of a random order.
+    """Expected average precision of a random order, (q,), in [0, 1].
 
     Args:
-        matches: (q,) at least 1.
-        count: (q,) entries of the gallery, matches included.
+        matches: number of matches of each query, (q,), at least 1.
+        count: number of entries that each query may find, (q,), matches included.
     """
     harmonic = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, count.max(initial=0) + 1))])[count]
+    # mean of (1 + (k - 1) * others) / k over the places k at which a match may stand
     others = (matches - 1) / np.maximum(count - 1, 1)
     return np.asarray((others * (count - harmonic) + harmonic) / np.maximum(count, 1), float)
 

@@ -21,7 +21,7 @@ from airpipe.pixels import Pixels, in_floats, to_pixels, to_tensor
 
 T = TypeVar("T")
 Progress = Callable[[int, int], None]
-"""Called with (tiles done, tiles in all)."""
+"""A function that is called with (tiles done, tiles in all)."""
 BAND = 32
 """Rows that are rounded and given away at a time."""
 
@@ -38,9 +38,9 @@ def restore_tiled(
 ) -> Tensor:
     """Pass an image through a network that stays on the device; only tiles travel to it.
 
-    One of `airpipe.models` gets an image that is one tile as it is, and pads it itself. Else sizes are
-    filled up on the right and below: by reflection, or with the last pixel where the image is too small
-    to be reflected. Equal inputs give equal bits on a CPU.
+    A network that pads itself gets an image that is one tile as it is. For all others images are filled
+    up on the right and below: by reflection, or with the last pixel where the image is too small to be
+    reflected. Equal inputs give equal bits on a CPU.
 
     Args:
         network: maps (B, 3, H, W) to the same shape, H and W multiples of its `size_multiple`
@@ -80,7 +80,7 @@ def restore_pixels(
     in_place: bool = False,
     progress: Progress | None = None,
 ) -> Pixels:
-    """As `restore_tiled`, for pixels as files have them; no float copy of the image is made.
+    """Restore pixels as files have them, as `restore_tiled` does; no float copy of the image is made.
 
     Besides `pixels` and the result it needs the network's memory for one batch of tiles, and
     12 bytes for each pixel of one row of tiles.
@@ -176,7 +176,7 @@ def _finished_rows(
         if t.top > first:
             complete = t.top - first
             yield from _bands(sums[:, :complete], first)
-            shared = sums[:, complete:].clone()
+            shared = sums[:, complete:].clone()  # the rows that move up may overlap their new place
             sums[:, : shared.shape[1]] = shared
             sums[:, shared.shape[1] :] = 0
             first = t.top
@@ -233,6 +233,7 @@ def _forward(network: nn.Module, inputs: Tensor, device: torch.device | str) -> 
             images = images.to(first.dtype)
         outputs: Tensor = network(images).float().cpu()
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        # torch tells of a full main memory by a plain RuntimeError
         if isinstance(error, RuntimeError) and "memory" not in str(error):
             raise
         raise AirpipeError(

@@ -1,1 +1,1 @@
-"""One paper, one folder."""
+"""Methods: each paper has a folder of its own."""

@@ -1,7 +1,7 @@
-"""What a network may tell of itself, each with a default, and the only way in which the other rooms ask.
+"""The contract of networks: what a network may tell about itself, and the functions by which all other modules ask.
 
-Registered networks derive from `Network` and override what differs. Any `nn.Module` that maps images to images is
-restored as well: what it does not say is as `Network` has it.
+Registered networks derive from `Network` and override what differs. Any `nn.Module` that maps images to images can
+restore as well: for what it does not tell, the defaults of `Network` hold.
 
 The call is `network(image)`, (B, C, H, W) in [0, 1] to the same shape; `network(image, reference)` where
 `takes_reference`; `network(image, features=True)` gives a list of maps with `feature_channels`.
@@ -17,7 +17,7 @@ from airpipe.errors import AirpipeError
 
 T = TypeVar("T")
 Shapes = Mapping[str, tuple[int, ...]]
-"""Name of a state-dict entry to its shape."""
+"""Shape of each state-dict entry, by its name."""
 Inputs = tuple[Tensor | list[Tensor], ...]
 """Positional arguments of a call."""
 
@@ -28,24 +28,24 @@ class Network(nn.Module):
     # Images
 
     size_multiple: int = 1
-    """Tiles have sides of multiples of this many pixels, so that strides and windows fall as in the whole image."""
+    """Multiple in pixels that sides of tiles must have, so that strides and windows fall as in the whole image."""
     pads_itself: bool = False
-    """Whether it takes images of any size; else it gets multiples of `size_multiple`."""
+    """Whether the network takes images of any size; otherwise it gets sides that are multiples of `size_multiple`."""
     whole_image: bool = False
-    """Whether tiles would change what it makes of an image: it then gets none, whatever is asked for."""
+    """Whether tiles would change the result: the network then gets whole images, whatever is asked for."""
     takes_reference: bool = False
-    """Whether it is called with a second image, (B, 3, h, w) of any size, that shows how the result should look."""
+    """Whether the network is called with a second image, (B, 3, h, w) of any size, that shows how the result looks."""
     no_restorer: str = ""
-    """Why it restores no image ("it tells classes of images apart"); empty: it restores."""
+    """Why the network restores no image ("it tells classes of images apart"); empty: it restores."""
 
     # Features
 
     feature_channels: Sequence[int] = ()
-    """Channels of each map of `forward(image, features=True)`; empty: it gives none."""
+    """Channels of each map of `forward(image, features=True)`; empty: the network gives none."""
     classes: int = 0
-    """Classes that its logits tell apart; 0: it has none."""
+    """Number of classes that the logits tell apart; 0: the network has no logits."""
     branches: int = 0
-    """Branches whose weights `guidance(image)` tells, (B, branches, h, w); below 2 there is nothing to weigh."""
+    """Number of branches whose weights `guidance(image)` gives, (B, branches, h, w); below 2: it gives none."""
 
     # Files
 
@@ -55,43 +55,43 @@ class Network(nn.Module):
     """Constructor arguments that change the result and that no shape of a published file tells."""
 
     def takes_images_as(self, network: nn.Module) -> None:
-        """Say of images what another network says: for those that wrap one."""
+        """Copy from another network all that concerns images; for networks that wrap one."""
         self.size_multiple, self.pads_itself = size_multiple(network), pads_itself(network)
         self.whole_image, self.no_restorer = whole_image(network), no_restorer(network)
         self.takes_reference = takes_reference(network)
 
     def example_input(self, height: int, width: int) -> Inputs:
-        """What it is called with for one image of this size, without data.
+        """Return the inputs of a call with one image of this size in pixels, as meta tensors without data.
 
-        By default the image (1, C, height, width), and a reference of the same size where it takes one.
+        By default the image (1, C, height, width), and a reference of the same size where the network takes one.
         """
         image = torch.empty(1, image_channels(self), height, width, device="meta")
         return (image, image) if self.takes_reference else (image,)
 
     @staticmethod
     def published_key(key: str) -> str | None:
-        """Name here of a published state-dict entry; None for one that is not needed. By default the same."""
+        """Return the name here of a published state-dict entry; None for one without use. By default: the same."""
         return key
 
     def published_state(self, buffers: bool = False, layout: str = "") -> dict[str, Tensor]:
-        """Weights under their published names; by default those here.
+        """Return the weights under their published names; by default these are the names here.
 
         Args:
-            buffers: also those that are computed here and that published files store.
+            buffers: whether to add the buffers that are computed here and that published files store.
             layout: one of `PUBLISHED_LAYOUTS`; empty: the usual one.
 
         Raises:
-            ValueError: another layout.
+            ValueError: the network has no such layout.
         """
         self.published_layout(layout)
         return dict(self.state_dict())
 
     @classmethod
     def published_layout(cls, layout: str) -> str:
-        """The layout that is meant: the one given, or the usual one.
+        """Return the layout that is meant: the one given, or the usual one.
 
         Raises:
-            ValueError: it has no such layout, or none at all.
+            ValueError: the network has no such layout, or none at all.
         """
         known = cls.PUBLISHED_LAYOUTS
         if not known or layout not in ("", *known):
@@ -100,44 +100,44 @@ class Network(nn.Module):
 
     @classmethod
     def arguments_from(cls, shapes: Shapes) -> dict[str, Any] | None:
-        """Constructor arguments that a published state has; None: it is another network. By default always None.
+        """Return the constructor arguments that fit a published state; None: it is of another network (the default).
 
         Args:
-            shapes: published name to shape.
+            shapes: shape of each entry, by its published name.
         """
         return None
 
 
-# How the other rooms ask; `network` is any module
+# How all other modules ask; `network` is any `nn.Module`
 
 
 def size_multiple(network: nn.Module) -> int:
-    """Multiple that the sides of its images must have, in pixels."""
+    """Return the multiple, in pixels, that the sides of a network's images must have."""
     return _told(network, "size_multiple", int, 1)
 
 
 def pads_itself(network: nn.Module) -> bool:
-    """Whether it takes images of any size."""
+    """Tell whether a network takes images of any size."""
     return _told(network, "pads_itself", bool, False)
 
 
 def whole_image(network: nn.Module) -> bool:
-    """Whether tiles would change what it makes of an image."""
+    """Tell whether tiles would change what a network makes of an image."""
     return _told(network, "whole_image", bool, False)
 
 
 def takes_reference(network: nn.Module) -> bool:
-    """Whether it is called with a reference beside the image."""
+    """Tell whether a network is called with a reference beside the image."""
     return _told(network, "takes_reference", bool, False)
 
 
 def no_restorer(network: nn.Module) -> str:
-    """Why it restores no image; empty: it does."""
+    """Return why a network restores no image; empty: it does."""
     return _told(network, "no_restorer", str, "")
 
 
 def feature_channels(network: nn.Module) -> list[int]:
-    """Channels of each of its feature maps; empty: it gives none."""
+    """Return the channels of each of a network's feature maps; empty: it gives none."""
     found = getattr(network, "feature_channels", ())
     if not isinstance(found, Sequence) or not all(isinstance(channels, int) for channels in found):
         raise _mistold(network, "feature_channels", found, "whole numbers in a list")
@@ -145,17 +145,17 @@ def feature_channels(network: nn.Module) -> list[int]:
 
 
 def classes(network: nn.Module) -> int:
-    """Classes that its logits tell apart; 0: it has none."""
+    """Return the number of classes that a network's logits tell apart; 0: it has no logits."""
     return _told(network, "classes", int, 0)
 
 
 def branches(network: nn.Module) -> int:
-    """Branches whose weights `network.guidance(image)` tells; below 2 there is nothing to weigh."""
+    """Return the number of branches whose weights `network.guidance(image)` gives; below 2 nothing is weighed."""
     return _told(network, "branches", int, 0)
 
 
 def image_channels(network: nn.Module) -> int:
-    """Channels of the first convolution's input: 3, but 1 or 6 for some published networks."""
+    """Return the channels of the first convolution's input: 3, but 1 or 6 for some published networks."""
     first = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
     return first.in_channels if first is not None else 3
 
@@ -163,14 +163,14 @@ def image_channels(network: nn.Module) -> int:
 def example_input(
     network: nn.Module, height: int, width: int, device: torch.device | str, channels: int | None = None
 ) -> Inputs:
-    """Random inputs for one image of this size.
+    """Make random inputs for a call with one image.
 
     Args:
-        network: of any kind.
-        height: of the image, in pixels.
-        width: of the image, in pixels.
-        device: where to make them.
-        channels: of the image; None: those of its first convolution.
+        network: any module that maps images.
+        height: height of the image in pixels.
+        width: width of the image in pixels.
+        device: device of the inputs.
+        channels: channels of the image; None: as the network tells, or as many as its first convolution takes.
     """
     if isinstance(network, Network) and channels is None:
         return tuple(_random(shown, device) for shown in network.example_input(height, width))
@@ -184,7 +184,7 @@ def _random(shown: Tensor | list[Tensor], device: torch.device | str) -> Tensor 
 
 
 def _told(network: nn.Module, name: str, kind: type[T], default: T) -> T:
-    """What a network says, or the default.
+    """What a network tells, or the default.
 
     Raises:
         AirpipeError: something of another type, which would be read wrongly.

@@ -1,4 +1,4 @@
-"""What a network costs: parameters, multiply-accumulates, latency; for memory see `airpipe.evaluation.memory`.
+"""Cost of a network: parameters, multiply-accumulates, latency; for memory see `airpipe.evaluation.memory`.
 
 Multiply-accumulates are counted by torch's `FlopCounterMode` on the meta device, where nothing is
 computed: half of its floating point operations, with two corrections. The gradient of a grouped
@@ -21,8 +21,9 @@ from airpipe.registry import build_network
 
 aten = torch.ops.aten
 CONVOLUTIONS = ("convolution", "_convolution", "cudnn_convolution", "convolution_overrideable", "convolution_backward")
+"""Names of torch's convolutions."""
 PRODUCTS = ("mm", "addmm")
-"""Matrix products with weights; those of two activations (attention) are batched."""
+"""Names of torch's matrix products with weights; those of two activations (attention) are batched."""
 
 
 @dataclass(frozen=True)
@@ -30,29 +31,29 @@ class Operations:
     """Multiply-accumulates by kind."""
 
     conv: int
-    """Convolutions."""
+    """Multiply-accumulates of convolutions."""
     linear: int
-    """Linear layers."""
+    """Multiply-accumulates of linear layers."""
     attention: int
-    """Products of two activations: `bmm`, `matmul`, `einsum`, scaled dot products. Papers often leave them out."""
+    """Those of products of two activations (`bmm`, `einsum`, scaled dot products). Papers often leave them out."""
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """Multiply-accumulates of all kinds."""
         return self.conv + self.linear + self.attention
 
 
 def count_operations(
     network: nn.Module, height: int = 256, width: int = 256, channels: int | None = None, *, backward: bool = False
 ) -> Operations:
-    """Multiply-accumulates of one pass of an image of this size; element-wise operations and FFTs count nothing.
+    """Count the multiply-accumulates of one pass of one image; element-wise operations and FFTs count nothing.
 
     Args:
-        network: on any device, of which nothing is changed.
-        height: of the image, in pixels.
-        width: of the image, in pixels.
-        channels: of the image; None: as many as the network takes.
-        backward: count the gradients of all parameters, too, as in a training step.
+        network: any network, on any device; nothing of it is changed.
+        height: height of the image in pixels.
+        width: width of the image in pixels.
+        channels: channels of the image; None: as many as the network takes.
+        backward: whether to count the gradients of all parameters, too, as in a training step.
     """
     inputs = example_input(network, height, width, "meta", channels)
     state = meta_state(network)
@@ -68,7 +69,7 @@ def count_operations(
 
 
 def meta_state(network: nn.Module) -> dict[str, Tensor]:
-    """Its parameters and buffers without data, for `torch.func.functional_call` on the meta device."""
+    """Return a network's parameters and buffers without data, for `torch.func.functional_call` on the meta device."""
     state = {name: torch.empty_like(tensor, device="meta") for name, tensor in network.named_buffers()}
     for name, parameter in network.named_parameters():
         # torch multiplies by weights that need no gradient in another way, which looks like attention
@@ -100,17 +101,17 @@ def _attention_on_cpu(
 
 
 def multiply_accumulates(network: nn.Module, height: int = 256, width: int = 256) -> int:
-    """All multiply-accumulates of one pass of an image of this size; see `count_operations`."""
+    """Count all multiply-accumulates of one pass of an image of this size; see `count_operations`."""
     return count_operations(network, height, width).total
 
 
 def count_parameters(network: nn.Module) -> int:
-    """Number of trained values."""
+    """Count the values in all parameters of a network."""
     return sum(parameter.numel() for parameter in network.parameters())
 
 
 def latency_ms(network: nn.Module, device: torch.device, side: int = 256, repeats: int = 7) -> float:
-    """Median wall time in ms of a forward pass of (1, C, side, side) after two warm-up passes."""
+    """Measure the median wall time in ms of a forward pass of (1, C, side, side), after two warm-up passes."""
     inputs = example_input(network, side, side, device)
     network = network.to(device).eval()
     times = []
@@ -118,17 +119,17 @@ def latency_ms(network: nn.Module, device: torch.device, side: int = 256, repeat
         for _ in range(repeats + 2):
             start = time.perf_counter()
             network(*inputs)
-            if device.type == "cuda":
+            if device.type == "cuda":  # the call returns before the GPU is done
                 torch.cuda.synchronize(device)
             times.append(time.perf_counter() - start)
     return 1000 * median(times[2:])
 
 
 def network_cost(name: str, arguments: dict[str, Any]) -> dict[str, int]:
-    """Parameters and multiply-accumulates (for 1xCx256x256) of a registered network; builds no weights.
+    """Count parameters and multiply-accumulates (of 1xCx256x256) of a registered network; builds no weights.
 
     Returns:
-        parameters, macs (all), and its parts macs_conv, macs_linear, macs_attention.
+        `parameters`, `macs` (all), and their parts `macs_conv`, `macs_linear`, `macs_attention`.
     """
     with torch.device("meta"):
         network = build_network(name, **arguments)

@@ -1,4 +1,4 @@
-"""What the backbones' features have in common: how they are asked for, and how parts of an image are hidden."""
+"""Features of the backbones: how they are asked for, and how parts of an image are hidden."""
 
 from typing import Literal
 
@@ -8,13 +8,14 @@ from torch import Tensor
 from airpipe.models.padding import Pad, pad_to_multiple
 
 Features = bool | Literal["also"]
-"""False: the restored image; True: the features of the decoder instead; "also": (restored image, features)."""
+"""What a backbone is asked for. False: the restored image; True: the decoder's features instead; "also": both, as
+(restored image, features)."""
 Output = Tensor | list[Tensor] | tuple[Tensor, list[Tensor]]
-"""Of a backbone, by `Features`."""
+"""Result of a backbone: what `Features` asks for."""
 
 
 def pad_visible(visible: Tensor | None, multiple: int, pad: Pad = "reflect") -> Tensor | None:
-    """What is visible (B, 1, H, W) of an image that `pad_to_multiple` pads in the same way."""
+    """Pad a mask of visible places (B, 1, H, W) as `pad_to_multiple` pads its image; None stays None."""
     return None if visible is None else pad_to_multiple(visible, multiple, pad)
 
 
@@ -22,8 +23,8 @@ def hide(features: Tensor, visible: Tensor | None) -> Tensor:
     """Set the hidden places of an image or feature map to zero, so that nothing leaks to them from around.
 
     Args:
-        features: (B, C, h, w).
-        visible: (B, 1, H, W), 1 or 0, resized to h x w by the nearest neighbour; None: all is visible.
+        features: image or feature map (B, C, h, w).
+        visible: mask (B, 1, H, W) of 1 and 0, resized to h x w by the nearest neighbour; None: all is visible.
 
     Returns:
         (B, C, h, w).

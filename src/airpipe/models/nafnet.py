@@ -43,7 +43,7 @@ class ChannelNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Normalise (B, C, H, W)."""
+        """Normalise (B, C, H, W) to the same shape."""
         last = rearrange(features, "b c y x -> b y x c")
         normal = F.layer_norm(last, self.weight.shape, self.weight, self.bias, 1e-6)
         return rearrange(normal, "b y x c -> b c y x")
@@ -53,7 +53,7 @@ class GlobalPool(nn.Module):
     """Mean over all pixels: (B, C, H, W) to (B, C, 1, 1)."""
 
     def forward(self, features: Tensor) -> Tensor:
-        """Pool."""
+        """Map (B, C, H, W) to (B, C, 1, 1)."""
         return features.mean((2, 3), keepdim=True)
 
 
@@ -208,33 +208,33 @@ class NAFNet(Network):
         return decoded
 
     def _bottom(self, image: Tensor) -> Tensor:
-        """A network without stages: only the middle blocks."""
+        """Features of a network without stages, which has the middle blocks only."""
         return cast(Tensor, self.middle_blks(self.intro(image)))
 
     @staticmethod
     def published_key(key: str) -> str | None:
-        """Name here of a published state-dict entry: `decoder0.` and `decoders.0.` are the same."""
+        """Return the name here of a published state-dict entry: `decoder0.` and `decoders.0.` are the same."""
         return re.sub(r"^decoders?\.?(\d+)\.", r"decoders.\1.", key)
 
     def published_state(self, buffers: bool = False, layout: str = "") -> dict[str, Tensor]:
-        """Weights under their published names.
+        """Return the weights under their published names.
 
         Args:
-            buffers: no published layout of this network has any; for the common interface.
+            buffers: without effect, no published layout of this network has any.
             layout: "milab" (MILab-PKU, `decoder0.0.conv1`, the usual one) or "megvii" (`decoders.0.0.conv1`).
 
         Raises:
-            ValueError: another layout.
+            ValueError: the network has no such layout.
         """
         stage = r"decoder\1." if self.published_layout(layout) == "milab" else r"decoders.\1."
         return {re.sub(r"^decoders\.(\d+)\.", stage, key): value for key, value in self.state_dict().items()}
 
     @classmethod
     def arguments_from(cls, shapes: Shapes) -> dict[str, Any] | None:
-        """Constructor arguments that a published state has, or None when it is no NAFNet.
+        """Return the constructor arguments that fit a published state, or None when it is no NAFNet.
 
         Args:
-            shapes: published (or own) key to shape.
+            shapes: shape of each entry, by its published name or the one here.
         """
         renamed = {cls.published_key(key): shape for key, shape in shapes.items()}
         intro = renamed.get("intro.weight", ())
@@ -272,7 +272,7 @@ class NAFNetTLC(NAFNet):
     (floor of 1.5 x size, divided by the stage's stride) and never changes with the image.
 
     Args:
-        train_size: (B, C, H, W) of the training crops; only H and W count.
+        train_size: shape (B, C, H, W) of the training crops; only H and W count. Other arguments: see `NAFNet`.
     """
 
     assumed: ClassVar[tuple[str, ...]] = ("train_size",)
@@ -296,6 +296,7 @@ class NAFNetTLC(NAFNet):
         stages += [(levels - 1 - i, decoder) for i, decoder in enumerate(self.decoders)]
         for level, stage in stages:
             size = [-(-side // self.size_multiple) * self.size_multiple // 2**level for side in (height, columns)]
+            # rounded as the published converter does it: 1.5 times the crop first, then its share of this map
             kernel = (int(size[0] * int(1.5 * height) / height), int(size[1] * int(1.5 * columns) / columns))
             for block in cast(nn.Sequential, stage):
                 cast(NAFBlock, block).sca[0] = LocalPool(kernel)

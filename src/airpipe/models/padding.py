@@ -1,4 +1,4 @@
-"""Images are filled up to the grid of a network at right and bottom; its result is cropped back.
+"""Padding at right and bottom, up to the grid of a network, whose result is cropped back.
 
 Source: reflection as in SwinIR (`check_image_size`) and the runner of MILab-PKU/DCPT, zeros as in
 megvii-research/NAFNet.
@@ -10,14 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Pad = Literal["reflect", "zero", "none"]
+"""Way to fill in missing pixels, see `pad_to_multiple`."""
 
 
 def pad_to_multiple(image: Tensor, multiple: int, pad: Pad = "reflect") -> Tensor:
     """Pad (B, C, H, W) at right and bottom until H and W are multiples.
 
     Args:
-        image: of any size from one pixel.
-        multiple: in pixels.
+        image: images of any size from one pixel.
+        multiple: number of pixels that divides the padded sides.
         pad: "reflect" (by the last row or column where the image is too small to be reflected), "zero", or
             "none": other sizes are an error.
 

@@ -33,7 +33,7 @@ from airpipe.models.features import Features, Output, hide
 from airpipe.models.restormer import RestormerEncoder, sizes_from, upsample
 
 PROMPTS = 5
-"""Prompts that are mixed at each level, whatever the number of degradations."""
+"""Number of prompts that are mixed at each level, whatever the number of degradations."""
 PROMPT_SIZES = {1: (64, 64), 2: (128, 32), 3: (320, 16)}
 """Channels and side of the prompts of each level: the maps of a 128x128 crop."""
 
@@ -43,7 +43,7 @@ class PromptGenerator(nn.Module):
 
     Args:
         level: 1, 2 or 3, see `PROMPT_SIZES` (P channels, side S).
-        channels: C of the features.
+        channels: channels C of the features.
     """
 
     def __init__(self, level: int, channels: int) -> None:
@@ -56,7 +56,7 @@ class PromptGenerator(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Map (B, C, H, W) to a prompt (B, P, H, W)."""
         shares = self.linear_layer(features.mean((2, 3))).softmax(1)  # (B, 5)
-        shares = shares.to(self.prompt_param.dtype)
+        shares = shares.to(self.prompt_param.dtype)  # autocast may give the shares another type
         prompts = rearrange(self.prompt_param, "1 prompts p y x -> prompts (p y x)")
         _, _, channels, side, _ = self.prompt_param.shape
         prompt = rearrange(shares @ prompts, "b (p y x) -> b p y x", p=channels, y=side)
@@ -84,9 +84,9 @@ class PromptIR(RestormerEncoder):
         num_refinement_blocks: blocks at full resolution after the decoder, 2D wide.
         heads: attention heads at levels 1, 2, 3 and latent; all three prompt interactions have heads[2].
         ffn_expansion_factor: hidden channels of the feed-forward part over its width.
-        bias: of the convolutions, except patch embedding, down- and upsampling and prompts (never).
+        bias: whether convolutions have a bias, except patch embedding, down- and upsampling and prompts (never).
         LayerNorm_type: "WithBias" or "BiasFree".
-        decoder: use prompts. Only True runs.
+        decoder: whether prompts are used; only True runs.
 
     Raises:
         ValueError: impossible sizes, or decoder=False.
@@ -173,15 +173,15 @@ class PromptIR(RestormerEncoder):
 
     @staticmethod
     def published_key(key: str) -> str | None:
-        """Name here of a published state-dict entry: the same; None for convolutions that nothing uses."""
+        """Return the name here of a published state-dict entry: the same; None for convolutions that nothing uses."""
         return None if re.match(r"(chnl_reduce|reduce_noise_channel_)\d\.", key) else key
 
     @classmethod
     def arguments_from(cls, shapes: Shapes) -> dict[str, Any] | None:
-        """Constructor arguments that a published state has, or None when it is no PromptIR.
+        """Return the constructor arguments that fit a published state, or None when it is no PromptIR.
 
         Args:
-            shapes: published key to shape.
+            shapes: shape of each entry, by its published name.
         """
         sizes = sizes_from(shapes) if "noise_level3.attn.temperature" in shapes else None
         return sizes and {**sizes, "decoder": "prompt3.prompt_param" in shapes}

@@ -17,15 +17,15 @@ from airpipe.models.contract import Network
 from airpipe.models.vgg import VGGFront
 
 SMALLEST = 8
-"""Least side in pixels: three halvings leave one."""
+"""Shortest side of an image in pixels: three halvings leave one."""
 
 
 class Recogniser(Network):
-    """What recognisers have in common.
+    """Base of the two classifiers: the number of classes and the size of the images.
 
     Args:
-        num_classes: K, at least 2.
-        image_size: side in pixels that images are to be resized to before; None: any size.
+        num_classes: number of classes K, at least 2.
+        image_size: side in pixels that the caller resizes images to; None: any size.
 
     Raises:
         ValueError: too few classes, or too small a size.
@@ -44,12 +44,12 @@ class Recogniser(Network):
 
 
 class RecogniserVGG(Recogniser):
-    """A: the encoder of VRD-IR, then a small classifier.
+    """Classifier A: the first layers of VGG16 (the encoder of VRD-IR), then two convolutions and a linear layer.
 
     Args:
-        num_classes: K.
+        num_classes: number of classes K.
         widths: channels of the front, see `VGGFront`.
-        body: channels of the two convolutions behind it.
+        body: channels of the two convolutions behind the front.
         image_size: see `Recogniser`.
     """
 
@@ -76,15 +76,15 @@ class RecogniserVGG(Recogniser):
         self.head = nn.Linear(4 * body[1], num_classes)
 
     def forward(self, image: Tensor, features: bool = False, front: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-        """Logits (B, K) of (B, 3, H, W).
+        """Return the logits (B, K) of images (B, 3, H, W).
 
         Args:
             image: RGB in [0, 1], H and W at least 8.
-            features: return the embedding (B, 4 * body[1]) instead.
-            front: return (logits, features of the front (B, widths[1], H // 2, W // 2)), for training.
+            features: whether to return the embedding (B, 4 * body[1]) instead.
+            front: whether to return (logits, features of the front (B, widths[1], H // 2, W // 2)), for training.
 
         Raises:
-            AirpipeError: a smaller image.
+            AirpipeError: a side is shorter than 8 pixels.
         """
         first = self.front(normalised(image))
         embedding = self.body(first)
@@ -95,9 +95,9 @@ class RecogniserVGG(Recogniser):
 
 
 class Quarters(nn.Module):
-    """Means of the four quarters of a map, which share the middle row or column of an odd side.
+    """Average each quarter of a map; quarters share the middle row or column of an odd side.
 
-    What `nn.AdaptiveAvgPool2d(2)` computes, whose gradient on a GPU is not deterministic.
+    The result is that of `nn.AdaptiveAvgPool2d(2)`, whose gradient on a GPU is not deterministic.
     """
 
     def forward(self, features: Tensor) -> Tensor:
@@ -132,12 +132,12 @@ class ResidualBlock(nn.Module):
 
 
 class RecogniserResidual(Recogniser):
-    """B: a small residual network, independent of the enhancer.
+    """Classifier B: a small residual network that shares no part with VRD-IR.
 
     Args:
-        num_classes: K.
+        num_classes: number of classes K.
         stem: channels of the first convolution.
-        widths: channels of the residual blocks; D is the last.
+        widths: channels of the residual blocks; the last one is D.
         image_size: see `Recogniser`.
     """
 
@@ -155,16 +155,16 @@ class RecogniserResidual(Recogniser):
         self.head = nn.Linear(widths[-1], num_classes)
 
     def forward(self, image: Tensor, features: bool = False) -> Tensor:
-        """Logits (B, K) of (B, 3, H, W), RGB in [0, 1]; or the embedding (B, D)."""
+        """Return the logits (B, K) of images (B, 3, H, W), RGB in [0, 1]; with `features` the embeddings (B, D)."""
         embedding = self.blocks(self.stem(normalised(image)).relu()).mean((2, 3))
         return cast(Tensor, embedding if features else self.head(embedding))
 
 
 def normalised(image: Tensor) -> Tensor:
-    """Map [0, 1] to [-1, 1].
+    """Map images (B, 3, H, W) from [0, 1] to [-1, 1].
 
     Raises:
-        AirpipeError: an image that is too small.
+        AirpipeError: a side is shorter than `SMALLEST`.
     """
     height, width = image.shape[-2:]
     if min(height, width) < SMALLEST:

@@ -40,6 +40,7 @@ STAGES = (
     *("encoder_level1", "encoder_level2", "encoder_level3", "latent"),
     *("decoder_level3", "decoder_level2", "decoder_level1", "refinement"),
 )
+"""Names of the stages in state-dict keys, in forward order; `num_blocks` and `heads` have the first four."""
 
 
 class ChannelNorm(nn.Module):
@@ -56,7 +57,7 @@ class ChannelNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels)) if kind == "WithBias" else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise."""
+        """Normalise (B, C, H, W) to the same shape."""
         if self.bias is None:
             variance = channel_variance(x, x.is_cuda)
             return x * torch.rsqrt(variance + self.eps) * self.weight[:, None, None]
@@ -98,6 +99,7 @@ class ChannelAttention(nn.Module):
         )  # a view: nothing is copied
         query, key, value = qkv.unbind(1)  # (B, h, d, N)
         precise = torch.promote_types(qkv.dtype, torch.float32)
+        # the least length is that of F.normalize, which published code calls
         norms = torch.linalg.vector_norm(qkv[:, :2], dim=-1, keepdim=True, dtype=precise)
         query_scale, key_scale = norms.clamp_min(1e-12).reciprocal().unbind(1)  # (B, h, d, 1)
         scores = query @ key.transpose(-2, -1) * query_scale * key_scale.transpose(-2, -1) * self.temperature
@@ -125,16 +127,16 @@ class GatedFeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """x + attention(norm1(x)), then x + feed_forward(norm2(x)): (B, C, H, W) to the same shape.
+    """Transformer block: x + attention(norm1(x)), then x + feed_forward(norm2(x)), for x of (B, C, H, W).
 
     Args:
-        channels: C; `heads` must divide it.
-        heads: of the attention.
+        channels: number of channels C; `heads` must divide it.
+        heads: number of attention heads h.
         expansion: hidden channels of the feed-forward part over C.
-        bias: of the convolutions.
-        norm: "WithBias" or "BiasFree".
-        eps: of the layer norm.
-        activation: of the attention, "softmax" or "relu".
+        bias: whether the convolutions have a bias.
+        norm: "WithBias" or "BiasFree", see `ChannelNorm`.
+        eps: constant that the layer norm adds to the variance.
+        activation: "softmax" or "relu", what turns scores into attention.
     """
 
     def __init__(
@@ -154,24 +156,24 @@ class TransformerBlock(nn.Module):
         self.ffn = GatedFeedForward(channels, expansion, bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply."""
+        """Map (B, C, H, W) to the same shape."""
         x = x + self.attn(self.norm1(x))
         return cast(Tensor, x + self.ffn(self.norm2(x)))
 
 
 def named(**modules: nn.Module) -> nn.Sequential:
-    """Modules in a row under the names that published keys have."""
+    """Put modules in a row, under the names that published keys have."""
     return nn.Sequential(OrderedDict(modules))
 
 
 def downsample(channels: int) -> nn.Sequential:
-    """(B, C, H, W) to (B, 2C, H / 2, W / 2)."""
+    """Make layers that map (B, C, H, W) to (B, 2C, H / 2, W / 2)."""
     convolution = nn.Conv2d(channels, channels // 2, 3, padding=1, bias=False)
     return named(body=nn.Sequential(convolution, nn.PixelUnshuffle(2)))
 
 
 def upsample(channels: int) -> nn.Sequential:
-    """(B, C, H, W) to (B, C / 2, 2H, 2W)."""
+    """Make layers that map (B, C, H, W) to (B, C / 2, 2H, 2W)."""
     convolution = nn.Conv2d(channels, 2 * channels, 3, padding=1, bias=False)
     return named(body=nn.Sequential(convolution, nn.PixelShuffle(2)))
 
@@ -206,7 +208,7 @@ def check_sizes(
 
 
 def sizes_from(shapes: Shapes) -> dict[str, Any] | None:
-    """Arguments that all Restormer-like networks share, from keys `<stage>.<block>.`; None for other networks.
+    """Read off the arguments that all Restormer-like networks share, from keys `<stage>.<block>.`; None for others.
 
     Heads come from the temperatures. The expansion factor is 2.66 where that gives the hidden
     channels found, else the number with the fewest decimals that does.
@@ -236,10 +238,10 @@ def sizes_from(shapes: Shapes) -> dict[str, Any] | None:
 
 
 class RestormerEncoder(Network):
-    """What Restormer and PromptIR share: patch embedding, levels 1 to 3 and latent.
+    """Base of Restormer and PromptIR: patch embedding, levels 1 to 3 and latent.
 
     Args:
-        inp_channels: as in `Restormer`, and so for all others.
+        inp_channels: see `Restormer`, which has all arguments under the same names.
 
     Raises:
         ValueError: impossible sizes.
@@ -248,7 +250,7 @@ class RestormerEncoder(Network):
     size_multiple = 8
     pads_itself = True
     stages_in_body = False
-    """Stages are keyed <stage>.body.<block>, and their convolutions never have a bias."""
+    """Whether stages are keyed <stage>.body.<block>, and their convolutions never have a bias."""
 
     def __init__(
         self,
@@ -280,16 +282,16 @@ class RestormerEncoder(Network):
         self.latent = self.stage(3, 8 * dim, num_blocks[3])
 
     def block(self, level: int, width: int) -> TransformerBlock:
-        """A block of `width` channels with the heads of a level: 0, 1, 2 or 3 (latent)."""
+        """Make a block of `width` channels with the heads of a level: 0, 1, 2 or 3 (latent)."""
         return TransformerBlock(width, self.heads[level], *self.block_options)
 
     def stage(self, level: int, width: int, blocks: int) -> nn.Sequential:
-        """Blocks in a row, see `block`."""
+        """Make a row of blocks, see `block`."""
         body = nn.Sequential(*(self.block(level, width) for _ in range(blocks)))
         return named(body=body) if self.stages_in_body else body
 
     def encode(self, image: Tensor, visible: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Patch embedding, levels 1, 2, 3 and latent of (B, inp_channels, H, W); `visible` as in `Restormer`.
+        """Encode images (B, inp_channels, H, W): patch embedding, levels 1, 2, 3, latent; `visible` as in `Restormer`.
 
         Returns:
             With H' and W' the padded size: twice (B, D, H', W'), (B, 2D, H' / 2, W' / 2),
@@ -314,12 +316,12 @@ class Restormer(RestormerEncoder):
         num_refinement_blocks: blocks at full resolution after the decoder, 2D wide.
         heads: attention heads at levels 1, 2, 3 and latent.
         ffn_expansion_factor: hidden channels of the feed-forward part over its width.
-        bias: of the convolutions, except patch embedding, down- and upsampling (never).
+        bias: whether convolutions have a bias, except patch embedding, down- and upsampling (never).
         LayerNorm_type: "WithBias" or "BiasFree", see `ChannelNorm`.
-        global_residual: add the input image to the output.
-        dual_pixel_task: add a 1x1 convolution of the patch embedding before `output`; no image is added.
+        global_residual: whether the input image is added to the output.
+        dual_pixel_task: whether to add a 1x1 convolution of the patch embedding before `output`; no image is added.
         attention: "softmax", or "relu" (not normalised), as a fork of it has.
-        norm_eps: of the layer norms.
+        norm_eps: constant that layer norms add to the variance.
 
     Raises:
         ValueError: impossible sizes, or an image to be added to a result of other channels.
@@ -396,12 +398,12 @@ class Restormer(RestormerEncoder):
 
     @classmethod
     def arguments_from(cls, shapes: Shapes) -> dict[str, Any] | None:
-        """Constructor arguments that a published state has, or None when it is no Restormer.
+        """Return the constructor arguments that fit a published state, or None when it is no Restormer.
 
         Shapes do not tell whether the image is added: it is taken to be where the channels allow it.
 
         Args:
-            shapes: published key to shape.
+            shapes: shape of each entry, by its published name.
         """
         sizes = None if "noise_level3.attn.temperature" in shapes else sizes_from(shapes)
         if sizes is None:

@@ -47,7 +47,7 @@ MASKED = -100.0
 
 
 def relative_index(window: int, device: torch.device | None = None) -> Tensor:
-    """Row of the bias table for each pair of tokens of a window: (N, N) int64."""
+    """Return the row of the bias table for each pair of tokens of a window: (N, N) int64."""
     position = torch.arange(window, device=device)
     apart = position[:, None] - position[None, :] + window - 1  # (window, window)
     index = apart[:, None, :, None] * (2 * window - 1) + apart[None, :, None, :]
@@ -55,17 +55,18 @@ def relative_index(window: int, device: torch.device | None = None) -> Tensor:
 
 
 def shift_mask(height: int, width: int, window: int, like: Tensor | None = None) -> Tensor:
-    """What to add to the logits of a map rolled by window // 2: (M, N, N), 0 or `MASKED`.
+    """Return what is added to the logits of a map that is rolled by window // 2: (M, N, N), 0 or `MASKED`.
 
     Args:
-        height: of the map, a multiple of `window`.
-        width: of the map, a multiple of `window`.
+        height: height of the map, a multiple of `window`.
+        width: width of the map, a multiple of `window`.
         window: side of a window.
-        like: gives dtype and device; None: float32 on the current device.
+        like: tensor that gives dtype and device; None: float32 on the current device.
     """
     device, dtype = (None, torch.float32) if like is None else (like.device, like.dtype)
 
     def bands(length: int) -> Tensor:
+        # 0 in all windows but the last; 1 and 2 in its halves, which only the roll made neighbours
         position = torch.arange(length, device=device)
         band = (position >= length - window).int() + (position >= length - window // 2).int()
         return rearrange(band, "(m side) -> m side", side=window)
@@ -77,7 +78,7 @@ def shift_mask(height: int, width: int, window: int, like: Tensor | None = None)
 
 
 def fused_is_faster(query: Tensor, bias: Tensor | None) -> bool:
-    """Whether torch's fused attention beats matrix products for these tensors.
+    """Tell whether torch's fused attention beats matrix products for these tensors.
 
     Measured on one CPU core: 1.13 times in float32; slower in bfloat16 and where the bias needs a gradient.
     """
@@ -89,7 +90,7 @@ def fused_is_faster(query: Tensor, bias: Tensor | None) -> bool:
 
 
 def head_multiple(device: torch.device) -> int:
-    """Fused kernels of this device want a multiple of this many channels in each head."""
+    """Return the number that fused kernels of a device want to divide the channels of a head."""
     return 8 if device.type == "cuda" else 1
 
 
@@ -97,10 +98,10 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale
     """Softmax attention inside each window.
 
     Args:
-        query: (B, M, h, N, d), as `key` and `value`.
-        key: what it is compared with.
+        query: (B, M, h, N, d), like `key` and `value`.
+        key: what the queries are compared with.
         value: what is averaged.
-        bias: (1 or M, h or 1, N, N), added to the logits.
+        bias: (1 or M, h or 1, N, N), added to the logits; None: nothing.
         scale: factor of the products.
 
     Returns:
@@ -121,7 +122,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale
 
 
 class WindowAttention(nn.Module):
-    """Multi-head attention inside windows, every second time of the rolled map."""
+    """Multi-head attention inside windows of a map; the map is rolled by `shift` pixels before, and back after."""
 
     def __init__(self, channels: int, heads: int, window: int, shift: int, relative_bias: bool) -> None:
         super().__init__()
@@ -137,7 +138,7 @@ class WindowAttention(nn.Module):
         """Map (B, H, W, C) to the same shape.
 
         Args:
-            tokens: H and W multiples of the window.
+            tokens: (B, H, W, C), H and W multiples of the window.
             index: `relative_index`, or None without relative bias.
             mask: `shift_mask` of this size, or None without masks; only a shifted block uses it.
         """
@@ -168,12 +169,12 @@ class WindowAttention(nn.Module):
 
 
 def as_tokens(features: Tensor) -> Tensor:
-    """(B, C, H, W) as (B, H, W, C); a view."""
+    """View a map (B, C, H, W) as tokens (B, H, W, C)."""
     return rearrange(features, "b c y x -> b y x c")
 
 
 def as_map(tokens: Tensor) -> Tensor:
-    """(B, H, W, C) as (B, C, H, W); a view, channels-last."""
+    """View tokens (B, H, W, C) as a map (B, C, H, W), channels last in memory."""
     return rearrange(tokens, "b y x c -> b c y x")
 
 
@@ -241,7 +242,7 @@ class SwinIR(Network):
 
     Args:
         upscale: 1; super-resolution is not implemented.
-        upsampler: "".
+        upsampler: empty, for the same reason.
         in_chans: channels of the image.
         img_range: factor of the image inside the network, with `rgb_mean` only.
         window_size: side of a window in pixels.
@@ -250,12 +251,12 @@ class SwinIR(Network):
         num_heads: heads of each group; must divide `embed_dim`.
         mlp_ratio: hidden channels of an MLP by `embed_dim`.
         resi_connection: convolution after a group, "1conv" or "3conv" (a bottleneck).
-        global_residual: add the image to the output.
+        global_residual: whether the image is added to the output.
         drop_path_rate: chance that training drops the last branch of a sample; rises linearly
             from 0 at the first block. Drawn from torch's global generator of the device.
-        relative_bias: learn a bias for each offset inside a window.
-        attn_mask: keep apart pixels that only the roll made neighbours.
-        rgb_mean: subtract `RGB_MEAN` (0 unless `in_chans` is 3) and scale by `img_range`;
+        relative_bias: whether a bias is learned for each offset inside a window.
+        attn_mask: whether pixels are kept apart that only the roll made neighbours.
+        rgb_mean: whether to subtract `RGB_MEAN` (0 unless `in_chans` is 3) and scale by `img_range`;
             undone at the end.
         pad: "reflect": any size, filled up at right and bottom (edge replication where the image is too
             small) and cropped; "none": other sizes than multiples of the window are an error.
@@ -384,9 +385,10 @@ class SwinIR(Network):
 
     @staticmethod
     def published_key(key: str) -> str | None:
-        """Name here of a published state-dict entry; None for stored masks and index tables."""
+        """Return the name here of a published state-dict entry; None for stored masks and index tables."""
         if key.endswith((".attn_mask", ".relative_position_index")):
             return None
+        # the published fork counts the groups of its decoder anew, behind three of its encoder
         key = re.sub(r"^encode_layers\.", "layers.", key)
         key = re.sub(r"^decode_layers(\d+)\.", lambda found: f"layers.{int(found[1]) + 3}.", key)
         return key.replace(".residual_group.", ".").replace("patch_embed.norm.", "embed_norm.")
@@ -397,10 +399,10 @@ class SwinIR(Network):
         return re.sub(r"^(layers\.\d+)\.blocks\.", r"\1.residual_group.blocks.", key)
 
     def published_state(self, buffers: bool = False, layout: str = "") -> dict[str, Tensor]:
-        """Weights under their published names.
+        """Return the weights under their published names.
 
         Args:
-            buffers: also the index tables and masks that published files store (masks for 64 x 64 pixels,
+            buffers: whether to add the index tables and masks that published files store (masks for 64 x 64 pixels,
                 the published `img_size`, rounded up to a multiple of the window).
             layout: see `Network.published_state`.
         """
@@ -419,13 +421,13 @@ class SwinIR(Network):
 
     @classmethod
     def arguments_from(cls, shapes: Shapes) -> dict[str, Any] | None:
-        """Constructor arguments that a published state has, or None when it is no SwinIR of this kind.
+        """Return the constructor arguments that fit a published state, or None when it is no SwinIR of this kind.
 
         Shapes do not show what happens to the image outside the weights: mean and residual are
         taken to be those of the original release (DegAE's have `rgb_mean` False).
 
         Args:
-            shapes: key to shape, published names or those here.
+            shapes: shape of each entry, by its published name or the one here.
         """
         found = sizes_from(shapes)
         if found is None or not found["tables"]:
@@ -437,7 +439,7 @@ class SwinIR(Network):
 
 
 def sizes_from(shapes: Shapes) -> dict[str, Any] | None:
-    """Arguments that every variant's shapes show, and the shape of each group's first bias table."""
+    """Return the arguments that the shapes of every variant show; `tables` has each group's first bias table."""
     named = {name: shape for key, shape in shapes.items() if (name := SwinIR.published_key(key)) is not None}
     needed = ["conv_first.weight", "embed_norm.weight", "conv_last.weight"]
     needed += ["layers.0.blocks.0.attn.qkv.bias", "layers.0.blocks.0.mlp.fc1.weight"]
@@ -453,6 +455,7 @@ def sizes_from(shapes: Shapes) -> dict[str, Any] | None:
     embed_dim, in_chans = named["conv_first.weight"][:2]
     hidden = named["layers.0.blocks.0.mlp.fc1.weight"][0]
     ratio = hidden / embed_dim
+    # the constructor cuts the product to a whole number: where rounding would lose one channel, aim between two
     return {
         "in_chans": in_chans,
         "embed_dim": embed_dim,

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from airpipe.models.contract import Network, Shapes
 
 CONVOLUTIONS = (0, 2, 5, 7)
-"""Modules with weights."""
+"""Numbers of the modules that have weights."""
 TORCHVISION = "features."
-"""Before their numbers in torchvision's files."""
+"""Prefix of the modules' numbers in torchvision's files."""
 
 
 class VGGFront(Network, nn.Sequential):
@@ -27,7 +27,7 @@ class VGGFront(Network, nn.Sequential):
         widths: channels of the two sizes; VGG16: (64, 128).
 
     Raises:
-        ValueError: other than two widths, or one below 1.
+        ValueError: there are not two widths, or one is below 1.
     """
 
     no_restorer = "it makes features of an image: the frozen encoder of VRD-IR (parents: {encoder: imported/...})"
@@ -55,7 +55,7 @@ class VGGFront(Network, nn.Sequential):
 
     @staticmethod
     def published_key(key: str) -> str | None:
-        """Name here of an entry of torchvision's VGG16, or None for its later layers."""
+        """Return the name here of an entry of torchvision's VGG16, or None for its later layers."""
         if key.startswith("classifier."):
             return None
         found = re.fullmatch(r"features\.(\d+)\.(weight|bias)", key)
@@ -64,16 +64,16 @@ class VGGFront(Network, nn.Sequential):
         return f"{found[1]}.{found[2]}" if int(found[1]) in CONVOLUTIONS else None
 
     def published_state(self, buffers: bool = False, layout: str = "") -> dict[str, Tensor]:
-        """The weights under torchvision's names; there are no buffers."""
+        """Return the weights under torchvision's names; there are no buffers."""
         self.published_layout(layout)
         return {f"{TORCHVISION}{key}": value for key, value in self.state_dict().items()}
 
     @classmethod
     def arguments_from(cls, shapes: Shapes) -> dict[str, Any] | None:
-        """Widths of a file with torchvision's names (a whole VGG16 or its front) or ours, or None.
+        """Return the widths of a file with torchvision's names (a whole VGG16 or its front) or ours; None for others.
 
         Args:
-            shapes: published key to shape.
+            shapes: shape of each entry, by its name.
         """
         prefix = TORCHVISION if f"{TORCHVISION}0.weight" in shapes else ""
         weights = [shapes.get(f"{prefix}{module}.weight", ()) for module in CONVOLUTIONS]

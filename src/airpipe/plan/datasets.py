@@ -8,11 +8,11 @@ from airpipe.settings.base import unknown_name
 from airpipe.settings.datasets import DatasetSettings, Made
 
 NOLEAK = "_noleak"
-"""End of a pair list's name whose images no test shows."""
+"""Ending of the names of pair lists without the images that tests show."""
 
 
 class DataSets(Models):
-    """The data sets of a project."""
+    """Answers about the data sets of a project."""
 
     def dataset(self, name: str) -> DatasetSettings:
         """The registry's entry of a data set; AirpipeError for an unknown one."""
@@ -46,7 +46,7 @@ class DataSets(Models):
         return DatasetSettings(title="", splits={split: chosen.model_copy(update=update)})
 
     def pairs_entry(self, pairs: str) -> DatasetSettings:
-        """What a pair list depends on: another expectation changes no pair."""
+        """Entry of a data set, cut to what a pair list depends on: another expectation changes no pair."""
         entry = self.split_entry(pairs)
         plain: dict[str, Any] = {"expected": None, "sizes": {}, "input_psnr": None, "strict": False}
         splits = {name: split.model_copy(update=plain) for name, split in entry.splits.items()}
@@ -58,7 +58,7 @@ class DataSets(Models):
         return self.project.list_file(name, split) if self.split_entry(pairs).splits else None
 
     def source_entry(self, name: str) -> DatasetSettings:
-        """How a data set comes here; where its folder lies and what is expected of its files change nothing."""
+        """Entry of a data set, cut to how it comes here; where it lies and what is expected of it change nothing."""
         entry = self.dataset(name)
         plain: dict[str, Any] = {
             "expected": None,
@@ -72,7 +72,7 @@ class DataSets(Models):
         return entry.model_copy(update={"root": None, "splits": splits})
 
     def made(self, name: str) -> Made:
-        """How a data set is made here.
+        """Settings by which a data set is made here.
 
         Raises:
             AirpipeError: it is unknown, or not made here.

@@ -15,11 +15,11 @@ from airpipe.settings.degrading import Recipe
 from airpipe.settings.project import check_compute, check_recognisers, load_project
 
 DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-"""The fast one, where PyYAML was built with it; both write the same."""
+"""The fast YAML writer where PyYAML was built with it, else the slow one; both write the same."""
 
 
 class Plan(Lists):
-    """What a project asks for."""
+    """All that a project asks for: models, data sets, tests, studies and lists."""
 
     def operations(self) -> dict[str, Recipe]:
         """All degradations by the key that names them, to be checked."""
@@ -53,7 +53,7 @@ class Plan(Lists):
 
         Args:
             kind: one of `frozen_kinds`.
-            name: of the test, pair list, data set, study or seed ("seed0").
+            name: name of the test, pair list, data set, study or seed ("seed0").
         """
         lines: list[str] = self._once((kind, name), lambda: frozen_lines(self._freezers[kind](name)))
         return lines

@@ -14,7 +14,7 @@ TRAINING_SPLITS = ("train", "val")
 
 
 class Lists(Studies):
-    """The stages and pair lists that a project uses."""
+    """Answers about the stages and pair lists that a project uses."""
 
     def stages_in_use(self, of: str | None = None) -> list[StageSettings]:
         """Settings of every stage that chosen models, tables and recognition tests need, those before them included.
@@ -96,7 +96,7 @@ class Lists(Studies):
         return self.not_embedded(self.used_lists())
 
     def not_embedded(self, lists: Iterable[str]) -> list[str]:
-        """Those of some lists whose files are in a folder of the user's, each once, in order."""
+        """Keep those lists whose files are in a folder of the user's, each once, in order."""
         return [name for name in dict.fromkeys(lists) if not self.dataset_of(name).embedded]
 
     def leak_tests(self) -> list[str]:
@@ -120,6 +120,6 @@ class Lists(Studies):
         return any(self.project.compute_for(task).pack for task in tasks)
 
     def made_sets(self) -> list[str]:
-        """Made data sets in use."""
+        """Names of the data sets in use that are made here."""
         names = {name.split(".")[0] for name in self.used_lists()}
         return [name for name in sorted(names) if self.project.datasets[name].made]

@@ -12,7 +12,7 @@ from airpipe.settings.project import ProjectSettings, SettingPlan
 from airpipe.settings.stages import StageSettings
 
 HINTS = {"imported/vgg16": "torchvision's ImageNet weights, vgg16-397923af.pth"}
-"""What FILE is, for imported models that settings name as parents."""
+"""Words on the file to import, for imported models that settings name as parents, by model id."""
 
 
 def _there(*_: str) -> bool:
@@ -21,7 +21,7 @@ def _there(*_: str) -> bool:
 
 @dataclass(frozen=True)
 class Machine:
-    """What only the machine knows; everything is there unless told otherwise."""
+    """Facts that only the machine knows; everything is there unless told otherwise."""
 
     model: Callable[[str], bool] = _there
     """Whether the file of an imported model is there, by its id."""
@@ -31,7 +31,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Models:
-    """The models of a project. Every answer is computed once."""
+    """Answers about the models of a project. Every answer is computed once."""
 
     project: ProjectSettings
     machine: Machine = Machine()
@@ -71,10 +71,10 @@ class Models:
         return ids
 
     def there(self, model: str) -> str:
-        """The same id; an imported model, which no rule makes, must be there.
+        """Return the same id after a check: an imported model, which no rule makes, must be there.
 
         Raises:
-            AirpipeError: it is not, and how to import it.
+            AirpipeError: it is not there; says how to import it.
         """
         found = ModelId.parse(model)
         if not found.trained and model != NONE and not self.machine.model(found.folder):
@@ -86,7 +86,7 @@ class Models:
         return model
 
     def chosen_models(self) -> list[str]:
-        """Ids of `models`."""
+        """Ids of the models that the configuration chooses under `models`."""
         return self.model_ids(self.project.models)
 
     def table_models(self, table: str) -> list[str]:
@@ -158,7 +158,7 @@ class Models:
 
 
 def trained(models: Iterable[str]) -> list[str]:
-    """Those of some model ids that stages of this project train."""
+    """Keep those model ids whose models are trained by stages of this project."""
     return [model for model in models if ModelId.parse(model).trained]
 
 

@@ -14,7 +14,7 @@ from airpipe.settings.studies import FeatureSettings, RecognitionJob, check_labe
 
 
 class Studies(DataSets):
-    """The tests and studies of a project."""
+    """Answers about the tests and studies of a project."""
 
     def test_job(self, name: str) -> TestJob:
         """A test with its recipe and its protocols written out.
@@ -81,8 +81,8 @@ class Studies(DataSets):
         """Seed and enhancer of every job of the recognition tests: no restoration first.
 
         Args:
-            seeds: of the runs.
-            of: the method whose enhancers are meant; empty: all.
+            seeds: seeds of the runs.
+            of: method whose enhancers are meant; empty: all.
         """
         models = [model for model in self.project.recognition.models if of in ("", model_name(model).method)]
         if not models:
@@ -116,12 +116,12 @@ class Studies(DataSets):
         return found
 
     def detection_texts(self) -> dict[str, dict[str, str]]:
-        """What the tables say of each set of detections."""
+        """Texts that the tables show of each set of detections, by data set."""
         texts = {"recogniser", "degradation", "level"}
         return {name: entry.model_dump(include=texts) for name, entry in self.project.recognition.detections.items()}
 
     def abouts(self) -> dict[str, str]:
-        """What the configuration says about each enhancer's setting."""
+        """Words of the configuration on what each enhancer's setting is for, by method/setting."""
         shown = [name for name in map(model_name, self.project.recognition.models) if not name.imported]
         settings = sorted({name.of_setting: name for name in shown}.items())
         return {setting: self.setting(name).about for setting, name in settings}

@@ -1,1 +1,1 @@
-"""Tables, figures and the page."""
+"""What people read: tables and figures of the results, and the report page."""

@@ -32,7 +32,7 @@ SAME_SIZE = 0.02
 
 
 def read_published_costs(path: Path) -> pd.DataFrame:
-    """Printed parameters and multiply-accumulates of networks; columns PUBLISHED_COST_COLUMNS, numbers as float.
+    """Read the sizes and costs that papers print of networks; columns PUBLISHED_COST_COLUMNS, numbers as float.
 
     Raises:
         AirpipeError: wrong columns, a number that is none, a row without its source, or an

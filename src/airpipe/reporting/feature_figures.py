@@ -14,8 +14,9 @@ from airpipe.reporting.figures import open_figure
 from airpipe.reporting.pivots import short_labels
 
 MARKERS = "osD^vPX*<>"
-"""Beside colours: readable without them."""
+"""Markers of the classes, beside their colours: the figure can be read without these."""
 INITS = ("random", "trained")
+"""Weights of a checkpoint's network, in the order of the panels."""
 Panel = tuple[str, npt.NDArray[np.float64], list[str], list[str]]
 """Title, shares in percent, names of rows and of columns."""
 
@@ -29,10 +30,10 @@ def by_model(results: Sequence[Result]) -> dict[str, dict[str, Result]]:
 
 
 def draw_tsne(results: Sequence[Result], target: Path) -> None:
-    """One row of panels per checkpoint: t-SNE with random weights, and as trained.
+    """Draw t-SNE with random weights and as trained, one row of panels per checkpoint.
 
     Args:
-        results: from `features.read_results`.
+        results: results of the analysis, from `features.read_results`.
         target: PNG to write.
     """
     models = by_model(results)
@@ -67,10 +68,10 @@ def _scatter(axis: Axes, result: Result | None, title: str, classes: Sequence[st
 
 
 def draw_confusion(results: Sequence[Result], target: Path) -> None:
-    """One row of matrices per checkpoint: kNN with random and with trained weights, and the trained classifier.
+    """Draw confusion matrices, one row per checkpoint: kNN with random and trained weights, the trained classifier.
 
     Args:
-        results: from `features.read_results`.
+        results: results of the analysis, from `features.read_results`.
         target: PNG to write.
     """
     models = by_model(results)

@@ -16,7 +16,7 @@ from airpipe.reporting.pivots import latex_tabular, pipe_table, short_labels
 from airpipe.reporting.tables import PAPER_SCALE, Row
 
 Result = Mapping[str, Any]
-"""results/features/<model>/<init>.json, see `airpipe.evaluation.features.analyse`."""
+"""Content of results/features/<model>/<init>.json, see `airpipe.evaluation.features.analyse`."""
 
 COLUMNS = (
     *("model", "network", "init", "measure", "class", "value", "sd", "chance", "neighbours", "split"),
@@ -38,12 +38,12 @@ PROTOCOL = {
 }
 """Settings of the published analysis."""
 CLASSES = {"haze", "motion_blur", "noise", "rain", "low_light"}
-"""Its degradations."""
+"""Degradations of the published analysis."""
 KNN, CLASSIFIER = "knn", "classifier"
 
 
 def read_results(paths: Sequence[Path]) -> list[dict[str, Any]]:
-    """Results of the analysis, in the order given.
+    """Read results of the analysis, in the order given.
 
     Raises:
         AirpipeError: a file is missing or not JSON.
@@ -58,7 +58,7 @@ def read_results(paths: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def read_published_features(path: Path) -> list[Row]:
-    """Printed accuracies, resources/published/features.csv.
+    """Read the accuracies that papers print (resources/published/features.csv).
 
     Raises:
         AirpipeError: wrong columns, a row without its source, or a value that is not a number.
@@ -79,14 +79,16 @@ def read_published_features(path: Path) -> list[Row]:
 
 
 def build_table(results: Sequence[Result], published: Sequence[Row]) -> pd.DataFrame:
-    """One row per checkpoint, weights, measure and class ('': all of them); value, sd and chance in percent.
+    """The long table: one row per checkpoint, weights, measure and class ('': all of them).
+
+    value, sd and chance are in percent.
 
     sd is over the seeds of the splits (n - 1). A published number stands beside the row of the same network and
     training, `differs` says in what the two analyses are not the same.
 
     Args:
-        results: from `read_results`.
-        published: from `read_published_features`.
+        results: results of the analysis, from `read_results`.
+        published: printed accuracies, from `read_published_features`.
 
     Returns:
         COLUMNS; empty cells are "" or NaN.
@@ -125,14 +127,14 @@ def _spread(values: Mapping[str, Any]) -> Row:
 
 
 def network_name(result: Result) -> str:
-    """The backbone: of a network with a head, the network below it."""
+    """Name of the backbone: of a network with a head, that of the network below it."""
     network = result["network"]
     backbone = network["arguments"].get("backbone")
     return str((backbone or network)["name"])
 
 
 def compare(result: Result, published: Sequence[Row]) -> Row:
-    """published, differs and source of a checkpoint; the first printed number of its network and training."""
+    """Set the first printed number of its network and training beside a checkpoint: published, differs and source."""
     training = result["training"]
     backbone = family(network_name(result))
     for printed in published:
@@ -153,7 +155,7 @@ def _same_training(training: Mapping[str, Any], printed: Row) -> bool:
 
 
 def differences(result: Result) -> list[str]:
-    """Why our number and the printed one measure different things."""
+    """Reasons why our number and the printed one measure different things."""
     settings = result["settings"]
     found = [
         f"{name} {settings[name]} instead of {value}" for name, value in PROTOCOL.items() if settings[name] != value
@@ -204,7 +206,7 @@ def _percent(row: Mapping[Any, Any] | None) -> str:
 
 
 def feature_notes(table: pd.DataFrame) -> list[str]:
-    """What must be said under the table."""
+    """Notes that must stand under the table of the feature analysis."""
     first = table[table["measure"] == KNN].iloc[0]
     how = "whole photographs apart" if first["split"] == "scene" else "single crops apart"
     lines = [
@@ -227,7 +229,7 @@ def feature_notes(table: pd.DataFrame) -> list[str]:
 
 
 def read_feature_table(path: Path) -> pd.DataFrame:
-    """The long table as `write_feature_table` wrote it: texts as text, numbers as float."""
+    """Read the long table that `write_feature_table` wrote: texts as text, numbers as float."""
     frame = pd.read_csv(path, dtype=str, keep_default_na=False)
     return frame.assign(**{name: pd.to_numeric(frame[name]).astype(np.float64) for name in NUMBERS})
 
@@ -238,7 +240,7 @@ def write_feature_table(results: Sequence[Path], published: Path, folder: Path) 
     Args:
         results: results/features/<model>/<init>.json files.
         published: resources/published/features.csv.
-        folder: of the tables.
+        folder: folder of the tables.
     """
     table = build_table(read_results(results), read_published_features(published))
     head, body = feature_cells(table)

@@ -44,7 +44,11 @@ CELL = (1.62, 1.24)
 
 @contextmanager
 def open_figure(target: Path, width: float, height: float, rows: int = 1, columns: int = 1) -> Iterator[Any]:
-    """A figure of that size in inches and its (rows, columns) array of axes; written at the end."""
+    """Open a figure of that size in inches with a (rows, columns) array of axes; it is written to `target` at the end.
+
+    Raises:
+        AirpipeError: the disk refuses.
+    """
     sns.set_theme(
         style="whitegrid", context="notebook", font="DejaVu Sans", font_scale=0.85, rc={"grid.linewidth": 0.6}
     )
@@ -68,13 +72,13 @@ def model_colours(models: Sequence[str]) -> dict[str, Any]:
 
 
 def draw_bars(table: pd.DataFrame, protocols: Sequence[str], target: Path) -> None:
-    """Grouped bars of PSNR in dB, one group per degradation and level, one panel per protocol.
+    """Draw grouped bars of PSNR in dB, one group per degradation and level, one panel per protocol.
 
     The gain over no restoration stands above each bar, in dB.
 
     Args:
         table: long table (`tables.read_table`).
-        protocols: those to draw; when the table has none of them, its first one is drawn.
+        protocols: protocols to draw; when the table has none of them, its first one is drawn.
         target: PNG to write.
 
     Raises:
@@ -113,6 +117,7 @@ def _bar_panel(axis: Axes, part: pd.DataFrame, protocol: str) -> None:
             _bar_text(axis, x, height, numbers.get((model, *place, "psnr_gain"), math.nan))
     axis.set_xticks(np.arange(len(places)), [_wrapped(name) for name in place_names(places)])
     axis.set(ylabel="PSNR (dB)", title=f"PSNR, protocol {protocol}; above the bars: gain in dB")
+    # a quarter above the tallest bar: room for the gains, which stand upright on the bars
     axis.set_ylim(0, 1.24 * max((v for k, v in numbers.items() if k[-1] == "psnr" and math.isfinite(v)), default=1.0))
     axis.grid(False, axis="x")
     sns.despine(ax=axis, left=True)
@@ -139,7 +144,7 @@ def _bar_text(axis: Axes, x: float, height: float, gain: float) -> None:
 
 
 def _wrapped(name: str) -> str:
-    """'noise 25' on two lines, so that neighbouring labels do not meet."""
+    """Break a label such as 'noise 25' into two lines, so that neighbouring labels do not meet."""
     return name.replace(" ", "\n")
 
 
@@ -147,7 +152,7 @@ def _wrapped(name: str) -> str:
 
 
 def draw_curves(curves: Mapping[str, pd.DataFrame], target: Path) -> None:
-    """Total loss and validation PSNR against the step; one colour per model, one line per seed.
+    """Draw total loss and validation PSNR against the step; one colour per model, one line per seed.
 
     Args:
         curves: columns step, name, value (`curves.csv`) by model id.
@@ -220,17 +225,17 @@ class Scene:
 
     @property
     def degraded(self) -> Shown:
-        """The input of the models."""
+        """The picture that the models get."""
         return self.pictures[0]
 
     @property
     def restored(self) -> tuple[Shown, ...]:
-        """What each model made of it."""
+        """What each model made of the degraded picture."""
         return self.pictures[1:-1]
 
 
 def read_pixels(path: Path) -> Pixels:
-    """An 8-bit picture that the evaluation wrote, (H, W, 3) RGB.
+    """Read an 8-bit picture that the evaluation wrote, (H, W, 3) RGB.
 
     Raises:
         AirpipeError: missing or not decodable.
@@ -243,7 +248,7 @@ def read_pixels(path: Path) -> Pixels:
 
 
 def read_scenes(scores: Sequence[Path], pictures: Path, protocol: str, per_test: int) -> list[Scene]:
-    """The first kept pictures of every test, each with all models (first seed of each).
+    """Read the first kept pictures of every test, each with all models (first seed of each).
 
     Args:
         scores: score files of `none` and the models; their tests and models give the order.
@@ -299,7 +304,7 @@ def image_psnr(path: Path, image: str, protocol: str) -> float:
 
 
 def crop_place(degraded: Pixels, restored: Sequence[Pixels], side: int) -> tuple[int, int, int]:
-    """Where restored and degraded pictures differ most: top, left and side of a square, in pixels.
+    """Find the square where restored and degraded pictures differ most: its top, left and side in pixels.
 
     The mean absolute difference over models, channels and the square is compared on a grid of a
     quarter of the side. The square is as large as the picture allows, at most `side`. Without
@@ -327,12 +332,12 @@ def crop_place(degraded: Pixels, restored: Sequence[Pixels], side: int) -> tuple
 
 
 def draw_qualitative(scenes: Sequence[Scene], zoom: int, target: Path) -> None:
-    """Grid of pictures: one row per image, columns degraded, each model, clean.
+    """Draw a grid of pictures: one row per image, columns degraded, each model, clean.
 
     Every cell shows the picture with a frame, the framed crop beside it, and its PSNR in dB.
 
     Args:
-        scenes: from `read_scenes`; all with the same models.
+        scenes: test images, from `read_scenes`; all with the same models.
         zoom: side of the crop in pixels.
         target: PNG to write.
     """
@@ -399,8 +404,8 @@ def draw_figures(
 
     Args:
         table: long table.
-        curves: curves.csv by model id.
-        scenes: from `read_scenes`.
+        curves: content of curves.csv by model id.
+        scenes: test images, from `read_scenes`.
         report: the fields of ReportSettings.
         folder: where to write.
     """
@@ -410,5 +415,5 @@ def draw_figures(
 
 
 def read_curves(paths: Sequence[Path], root: Path) -> dict[str, pd.DataFrame]:
-    """curves.csv files by model id; the id is the file's folder below `root` (usually results/)."""
+    """Read curves.csv files, by model id: the file's folder below `root` (usually results/)."""
     return {path.parent.relative_to(root).as_posix(): pd.read_csv(path) for path in paths}

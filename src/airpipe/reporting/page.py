@@ -32,10 +32,11 @@ TEMPLATE = "page.html.j2"
 SIDES = (448, 384, 320, 256, 192)
 """Longest side in pixels of gallery pictures: the largest with which all stay below PICTURE_BYTES."""
 PICTURE_BYTES = 2_600_000
+"""Largest size of all gallery pictures together, in bytes."""
 LARGE_FIGURE = 300_000
 """Figures of more bytes (pictures, not charts) become JPEG."""
 FIGURE_WIDTH = 1600
-"""Wider ones of them are scaled down to this many pixels."""
+"""Width in pixels to which wider JPEG figures are scaled down."""
 FIGURES = (
     ("bars", "PSNR by degradation and level"),
     ("curves", "Training loss and validation PSNR"),
@@ -60,7 +61,7 @@ class Sources:
     figures: Path
     """Folder with <name>/bars.png, curves.png and qualitative.png of each table."""
     efficiency: Path
-    """efficiency.csv."""
+    """The efficiency table, efficiency.csv."""
     scores: Sequence[Path]
     """Score files of all tests, `none` and the models."""
     pictures: Path
@@ -68,13 +69,14 @@ class Sources:
     lists: Sequence[Path] = ()
     """JSON of the pair lists of folders: results/pairs/<dataset>.<split>.json."""
     checks: Sequence[Path] = ()
-    """For each of them results/manifests/<dataset>.<split>.json."""
+    """What the check of each of these lists found: results/manifests/<dataset>.<split>.json."""
     leakage: Path | None = None
-    """results/data/leakage.json."""
+    """The leakage report, results/data/leakage.json; None: no list is of a folder."""
     features: Path | None = None
-    """results/tables/features.csv, where features were analysed; its figures are in `figures`/features."""
+    """The feature table, features.csv, where features were analysed; its figures are in `figures`/features."""
     recognition: Sequence[Path] = ()
-    """recognition.csv and restoration.csv, where there were recognition tests; figures in `figures`/recognition."""
+    """The tables recognition.csv and restoration.csv, where there were recognition tests; figures in
+    `figures`/recognition."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ class Section:
     notes: list[str]
     gains: list[GainLine]
     figures: list[dict[str, str]]
-    """title and data address."""
+    """Title and data address of each figure."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ class FeatureSection:
     body: list[list[str]]
     notes: list[str]
     figures: list[dict[str, str]]
-    """title and data address."""
+    """Title and data address of each figure."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ class RecognitionSection:
     blocks: list[Table]
     notes: list[str]
     figures: list[dict[str, str]]
-    """title and data address."""
+    """Title and data address of each figure."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,7 @@ def _smaller(pixels: Any, side: int) -> Any:
 
 
 def embed_pictures(scenes: Sequence[Scene], quality: int) -> tuple[dict[str, str], list[Slider]]:
-    """All gallery pictures as data addresses by class name, and the sliders that use them."""
+    """Encode all gallery pictures as data addresses by class name, and lay out the sliders that use them."""
     for side in SIDES:
         encoded, sliders = _encode(scenes, quality, side)
         if sum(map(len, encoded.values())) <= PICTURE_BYTES:
@@ -207,7 +209,7 @@ def embed_figure(path: Path) -> str:
 
 
 def gain_lines(gains: pd.DataFrame) -> list[GainLine]:
-    """Per-image gains gathered by model, column and protocol; the smallest over seeds counts."""
+    """Gather per-image gains by model, column and protocol, all seeds together."""
     if gains.empty:
         return []
     own = gains.assign(key=gains["model"].map(without_seed))
@@ -230,8 +232,8 @@ def summary(gains: pd.DataFrame, cards: Mapping[str, Card], scale: str) -> str:
 
     Args:
         gains: per-image gains to speak of, each measurement once.
-        cards: of every trained model.
-        scale: of this run.
+        cards: card of every trained model, by model id.
+        scale: scale of this run.
     """
     models = len({without_seed(model) for model in cards})
     text = f"{_count(models, 'model')}, {_count(len(cards), 'training run')}, {scale} scale."
@@ -260,7 +262,7 @@ def all_gains(tables: Sequence[Path], protocol: str) -> pd.DataFrame:
 
 
 def gains_path(table: Path) -> Path:
-    """The file with the gains of a table."""
+    """Path of the file with the gains of a table."""
     return table.with_name(f"{table.stem}_gains.csv")
 
 
@@ -315,7 +317,7 @@ def provenance_lines(cards: Mapping[str, Card]) -> list[list[str]]:
 
 
 def data_lines(sources: Sources) -> list[str]:
-    """What a reader should know about the data: odd copies, missing files, test images that were trained on."""
+    """Lines on what a reader should know of the data: odd copies, missing files, test images that were trained on."""
     lines = []
     for path, check in zip(sources.lists, sources.checks, strict=True):
         facts, checked = (json.loads(each.read_text(encoding="utf-8")) for each in (path, check))
@@ -342,8 +344,8 @@ def write_page(
         sources: the files to show.
         cards: card of every trained model, by model id.
         report: the fields of ReportSettings.
-        scale: of this run.
-        target: html file.
+        scale: scale of this run.
+        target: html file to write.
 
     Raises:
         AirpipeError: a picture or score is missing, or the disk refuses.

@@ -59,7 +59,7 @@ class Block:
 
     protocol: str
     dataset: str
-    """Its id where the block has only one; the columns name it otherwise."""
+    """Id of the data set where the block has only one; the columns name it otherwise."""
     columns: tuple[str, ...]
     lines: tuple[Line, ...]
 
@@ -70,7 +70,7 @@ class Block:
 
 
 def pivot(table: pd.DataFrame) -> list[Block]:
-    """The long table as one block per protocol: rows are models, columns are degradation and level.
+    """Turn the long table into one block per protocol: rows are models, columns are degradation and level.
 
     The best of our own numbers in a column (no restoration takes part) is marked, PSNR and SSIM
     each. Published rows stand last in their block and take no part.
@@ -130,7 +130,7 @@ def place_names(places: Sequence[tuple[Any, ...]]) -> list[str]:
 
 
 def published_label(row: Mapping[Any, Any]) -> str:
-    """How a published row is called, with its setting and source."""
+    """Name of a published row, with its setting and source."""
     return f"{row['method']}, {row['setting']} [{row['source']}]"
 
 
@@ -160,7 +160,7 @@ def short_labels(models: Iterable[str]) -> dict[str, str]:
 
 
 def notes(table: pd.DataFrame, scale: str) -> list[str]:
-    """What must be said under a table: the scale, the spread over seeds, infinite values, published rows."""
+    """Notes that must stand under a table: the scale, the spread over seeds, infinite values, published rows."""
     lines = []
     if scale != PAPER_SCALE:
         lines.append(f"{scale} scale: not comparable with published numbers.")
@@ -307,5 +307,5 @@ def write_tables(
 
 
 def write_metrics(tables: Sequence[Path], target: Path) -> None:
-    """Write metrics.json for DVC from long tables; a table is called as its file."""
+    """Write metrics.json for DVC from long tables, each under the name of its file."""
     write_json(target, metrics({path.stem: read_table(path) for path in tables}))

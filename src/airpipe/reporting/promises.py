@@ -27,12 +27,12 @@ class Promise(Settings):
         return self
 
     def kept(self, found: float) -> bool:
-        """Whether a value is large enough; one that is not a number is not."""
+        """Whether a value from a table keeps the promise; one that is not a number does not."""
         return found >= self.least if self.least is not None else found > float(self.above or 0)
 
     @property
     def bound(self) -> str:
-        """The bound in words."""
+        """The least value that keeps the promise, in words."""
         return f"at least {self.least:g}" if self.least is not None else f"above {self.above:g}"
 
 

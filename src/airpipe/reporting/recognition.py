@@ -22,7 +22,7 @@ from airpipe.reporting.tables import NONE, Row, read_json, without_seed
 from airpipe.settings.studies import CLEAN
 
 Result = Mapping[str, Any]
-"""results/recognition/seed<k>/<model>.json, see `airpipe.evaluation.recognition.recognise`."""
+"""Content of results/recognition/seed<k>/<model>.json, see `airpipe.evaluation.recognition.recognise`."""
 COLUMNS = (
     *("recogniser", "task", "metric", "dataset", "degradation", "level", "variant", "model"),
     *("value", "sd", "seeds", "recovery", "n_images", "chance"),
@@ -37,8 +37,9 @@ MEASURES = {
     ("retrieval", "rank1"): ("chance_rank1", "queries"),
     ("retrieval", "map"): ("chance_map", "queries"),
 }
-"""Task and metric: where chance and count stand."""
+"""Under which keys of a result chance and count stand, by task and metric."""
 PLACE = ["dataset", "degradation", "level"]
+"""Columns that together name a test for readers."""
 
 
 @dataclass(frozen=True)
@@ -47,17 +48,18 @@ class Story:
 
     scale: str
     tests: Sequence[str]
-    """In the order of the columns."""
+    """Names of the tests, in the order of the columns."""
     recognisers: Sequence[str]
-    """The headline first."""
+    """Names of the recognisers, the headline first."""
     abouts: Mapping[str, str] = field(default_factory=dict)
-    """Of method/setting."""
+    """What each enhancer's setting is for, in words, by method/setting."""
     detections: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Data set: `annotations`, `detections` (variant: file), `recogniser`, `degradation`, `level`."""
+    """Files of an external detector and what tables say of them, by data set: `annotations`, `detections` (variant:
+    file), `recogniser`, `degradation`, `level`."""
 
 
 def read_recognition(paths: Iterable[Path]) -> list[dict[str, Any]]:
-    """Results of the recognition tests, in the order given.
+    """Read results of the recognition tests, in the order given.
 
     Raises:
         AirpipeError: a file is missing or not JSON.
@@ -66,11 +68,11 @@ def read_recognition(paths: Iterable[Path]) -> list[dict[str, Any]]:
 
 
 def variant_of(model: str, degradation: str) -> str | None:
-    """What recognisers saw; None where it is not shown.
+    """Name the variant that recognisers saw after a model, see above; None where it is not shown.
 
     Args:
-        model: id without its seed.
-        degradation: of the test.
+        model: model id without its seed.
+        degradation: degradation of the test.
 
     >>> variant_of("imported/mine", "haze")
     'restored'
@@ -87,10 +89,10 @@ def variant_of(model: str, degradation: str) -> str | None:
 
 
 def part_of(model: str) -> tuple[str, str]:
-    """Which part of its method's network a model is, and the degradation that it is told; empty: none.
+    """Name the part of its method's network that a model is, and the degradation that it is told; each "" for none.
 
     Args:
-        model: id without its seed.
+        model: model id without its seed.
     """
     method, stage = model.partition("/")[0], model.rpartition("/")[2]
     entry, wildcards = stage_at(method, stage) or (None, {})
@@ -101,14 +103,14 @@ def part_of(model: str) -> tuple[str, str]:
 
 
 def recognition_table(results: Sequence[Result], story: Story) -> pd.DataFrame:
-    """One row per recogniser, metric, test, variant and model: mean over seeds, in percent.
+    """The recognition table: one row per recogniser, metric, test, variant and model, mean over seeds in percent.
 
-    n_images: of the seed with the fewest. sd is over seeds (n - 1). recovery is (restored - degraded) / (clean -
-    degraded), where a clean test of the same list is there and the degradation costs something. chance: what guessing
-    reaches.
+    n_images is the number of the seed with the fewest, sd is over seeds (n - 1). recovery is (restored - degraded) /
+    (clean - degraded), where a clean test of the same list is there and the degradation costs something. chance is
+    what guessing reaches.
 
     Args:
-        results: from `read_recognition`.
+        results: results of the tests, from `read_recognition`.
         story: order of tests and recognisers, detections.
 
     Returns:
@@ -195,16 +197,19 @@ def _recovery(row: Row, rows: Sequence[Row]) -> float:
 
 
 def recovery(restored: float, degraded: float, clean: float) -> float:
-    """(restored - degraded) / (clean - degraded); NaN where degrading costs nothing."""
+    """Share of the loss by degrading that restoring brings back; NaN where degrading costs nothing.
+
+    It is (restored - degraded) / (clean - degraded): 1 is all of it, below 0 restoring does harm.
+    """
     lost = clean - degraded
     return (restored - degraded) / lost if lost > 0 else math.nan
 
 
 def detection_rows(name: str, entry: Mapping[str, Any]) -> list[Row]:
-    """AP, AP50 and AP75 of an external detector on each variant.
+    """Rows with AP, AP50 and AP75 of an external detector on each variant.
 
     Args:
-        name: of the data set.
+        name: name of the data set.
         entry: see `Story.detections`.
 
     Raises:
@@ -229,9 +234,10 @@ def detection_rows(name: str, entry: Mapping[str, Any]) -> list[Row]:
 
 
 def restoration_table(results: Sequence[Result], story: Story) -> pd.DataFrame:
-    """One row per test, variant and model: PSNR in dB and SSIM of input and result, means over images and seeds.
+    """The restoration table: PSNR in dB and SSIM of input and result by test, variant and model.
 
-    n is that of the seed with the fewest images; sd is that of psnr over seeds; inf: an image equals its clean one.
+    Values are means over images and seeds; n is the number of images of the seed with the fewest; sd is that of psnr
+    over seeds; inf: an image equals its clean one.
 
     Returns:
         RESTORATION_COLUMNS.
@@ -251,7 +257,7 @@ def restoration_table(results: Sequence[Result], story: Story) -> pd.DataFrame:
 
 
 def read_long(path: Path) -> pd.DataFrame:
-    """A long table as written here: texts as text, numbers as float."""
+    """Read a long table of the recognition tests: texts as text, numbers as float."""
     frame = pd.read_csv(path, dtype=str, keep_default_na=False)
     numbers = [name for name in (*NUMBERS, "n", "n_images", "seeds") if name in frame]
     return frame.assign(**{name: pd.to_numeric(frame[name]).astype(np.float64) for name in numbers})

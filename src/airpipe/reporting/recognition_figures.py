@@ -24,11 +24,11 @@ CELL = 1.35
 
 
 def draw_top1(table: pd.DataFrame, recogniser: str, target: Path) -> None:
-    """Bars of the headline recogniser by degradation, one colour per enhancer; its value on clean images as a line.
+    """Draw bars of a recogniser by degradation, one colour per enhancer; its value on clean images as a line.
 
     Args:
         table: long table (`recognition.read_long`).
-        recogniser: whose.
+        recogniser: name of the recogniser, usually the headline.
         target: PNG to write.
     """
     own = table[(table["recogniser"] == recogniser) & (table["task"] != "detection")]
@@ -97,19 +97,19 @@ class Row:
     restored: Picture
     clean: Picture
     maps: Picture
-    """(N, h, w) shares; N is 0 where the enhancer has no branches."""
+    """Share of each branch at each place, (N, h, w); N is 0 where the enhancer has no branches."""
 
 
 def read_pictures(results: Sequence[Result], files: Sequence[Path], tests: Sequence[str]) -> tuple[str, list[Row]]:
-    """Kept pictures of the first enhancer that has guidance maps, or of the first one, in the order of tests.
+    """Read the kept pictures of the first enhancer that has guidance maps, or of the first one, in the order of tests.
 
     Args:
-        results: from `read_recognition`.
-        files: npz of each of them.
-        tests: names.
+        results: results of the tests, from `read_recognition`.
+        files: npz file beside each result.
+        tests: names of the tests.
 
     Returns:
-        Its model id and its rows.
+        Model id of that enhancer, and a row for each picture.
     """
     found: list[tuple[str, list[Row]]] = []
     for result, file in zip(results, files, strict=True):
@@ -140,11 +140,11 @@ def _rows(stored: Mapping[str, Picture], test: str, facts: Mapping[str, Any]) ->
 
 
 def draw_pictures(model: str, rows: Sequence[Row], branches: Sequence[str], target: Path) -> None:
-    """One row per kept image: degraded, restored, clean, and how much each branch counts, from 0 to 1.
+    """Draw one row per kept image: degraded, restored, clean, and how much each branch counts, from 0 to 1.
 
     Args:
         model: id of the enhancer.
-        rows: from `read_pictures`.
+        rows: pictures of each image, from `read_pictures`.
         branches: names of its branches; numbers where they are not known.
         target: PNG to write.
     """

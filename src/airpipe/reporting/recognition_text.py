@@ -28,12 +28,12 @@ from airpipe.reporting.tables import PAPER_SCALE, Row
 
 TITLES = {"top1": "top-1", "rank1": "Rank-1", "map": "mAP", **{name: name for name in METRICS}}
 HURTS = "↓"
-"""Behind a value below that without restoration."""
+"""Mark behind a value that is below the one without restoration."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A block for readers."""
+    """A table for readers, with its title."""
 
     title: str
     head: list[str]
@@ -41,11 +41,11 @@ class Table:
 
 
 def row_label(model: str, models: Iterable[str]) -> str:
-    """What a row of a table for readers is called: setting, and which part of its network the model is.
+    """Name a row of a table for readers: the setting, and which part of its network the model is.
 
     Args:
-        model: id without its seed; empty: no restoration.
-        models: all of the table.
+        model: model id without its seed; empty: no restoration.
+        models: ids of all models in the table.
 
     >>> row_label("method/nafnet_5d/train", [])
     'method/nafnet_5d'
@@ -66,7 +66,7 @@ def row_label(model: str, models: Iterable[str]) -> str:
 
 
 def column_names(places: Sequence[tuple[str, str, str]]) -> list[str]:
-    """Degradation and level, with the data set in front where there are several."""
+    """Column titles: degradation and level, with the data set in front where there are several."""
     several = len({place[0] for place in places}) > 1
     return [" ".join(part for part in (place if several else place[1:]) if part) for place in places]
 
@@ -127,7 +127,7 @@ def restoration_block(table: pd.DataFrame) -> Table:
 
 
 def recognition_notes(table: pd.DataFrame, results: Sequence[Result], story: Story) -> list[str]:
-    """What must be said under the table."""
+    """Notes that must stand under the recognition table."""
     lines = [f"{story.scale} scale: not comparable with published numbers."] if story.scale != PAPER_SCALE else []
     lines.append(
         "Recognisers were trained on clean images and are frozen; no enhancer learns from their answers. Restored "
@@ -143,6 +143,7 @@ def recognition_notes(table: pd.DataFrame, results: Sequence[Result], story: Sto
 
 def _about_seeds(table: pd.DataFrame, results: Sequence[Result]) -> list[str]:
     seeds = sorted({result["seed"] for result in results})
+    # largest standard error of a share: sqrt(p (1 - p) / n) with p = 1/2, in percent
     counts = table.loc[table["task"] == "classification", "n_images"]
     error = f"; of {int(counts.min())} images a share has a standard error of up to " if len(counts) else ""
     error += f"{50 / math.sqrt(counts.min()):.1f} points" if len(counts) else ""
@@ -166,7 +167,7 @@ def _about_sharing(results: Sequence[Result], story: Story) -> list[str]:
 
 
 def restoration_notes(table: pd.DataFrame, story: Story) -> list[str]:
-    """What must be said under the restoration table."""
+    """Notes that must stand under the restoration table."""
     lines = [f"{story.scale} scale: not comparable with published numbers."] if story.scale != PAPER_SCALE else []
     lines.append(f"RGB, [0, 1], rounded to 8 bit; mean over images. {HURTS}: below the input.")
     if (table["seeds"] > 1).any():
@@ -181,7 +182,7 @@ def restoration_notes(table: pd.DataFrame, story: Story) -> list[str]:
 
 
 def read_notes(path: Path) -> list[str]:
-    """The notes of a table's Markdown twin."""
+    """Read the notes under a table from its Markdown twin."""
     return [line[2:] for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("- ")]
 
 
@@ -189,10 +190,10 @@ def write_recognition(paths: Sequence[Path], story: Story, recognition: Path, re
     """Write both tables as csv, md and tex.
 
     Args:
-        paths: of all results.
+        paths: files of all results.
         story: what the configuration says.
-        recognition: csv file of the one; its twins stand beside it.
-        restoration: csv file of the other.
+        recognition: csv file of the recognition table; its twins stand beside it.
+        restoration: csv file of the restoration table, likewise.
     """
     results = read_recognition(paths)
     first, second = recognition_table(results, story), restoration_table(results, story)

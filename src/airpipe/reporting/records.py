@@ -10,7 +10,7 @@ from airpipe.errors import AirpipeError
 from airpipe.provenance import sha256_file
 
 VALIDATION = "validation/"
-"""Names of curves that begin with it are measured on held-out images."""
+"""Beginning of the names of curves that are measured on held-out images."""
 
 
 def record_training(folders: Sequence[Path], results: Path) -> tuple[pd.DataFrame, pd.DataFrame]:

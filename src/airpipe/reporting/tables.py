@@ -29,7 +29,7 @@ COLUMNS = (
     *("protocol", "metric", "value", "sd", "n_images", "published", "gap", "comparable", "reason", "source"),
     "samples",
 )
-"""Of the long table; `samples` are those of a model's training and of all that it started from."""
+"""Columns of the long table; `samples` are those of a model's training and of all that it started from."""
 SCORE_COLUMNS = ("image", "degradation", "level", "protocol", "metric", "value")
 GAIN_COLUMNS = (
     *("model", "dataset", "test", "image", "degradation", "level"),
@@ -40,11 +40,11 @@ PUBLISHED_COLUMNS = (
     *("protocol", "metric", "value", "paper", "table", "note"),
 )
 OTHER_PUBLISHED = ("efficiency.csv", "features.csv")
-"""Printed costs and accuracies have columns of their own."""
+"""Files of printed costs and accuracies, which have columns of their own."""
 METRICS = ("psnr", "ssim", "psnr_gain", "psnr_gain_min")
 """Order of metrics in the long table; others follow."""
 PLACE = ["dataset", "degradation", "level"]
-"""What one column of a pivot stands for."""
+"""Columns of the long table that together name one column of a pivot."""
 
 NONE = "none"
 NO_RESTORATION = "no restoration"
@@ -61,7 +61,7 @@ IMAGES = {
 }
 """Pictures in a complete test set (CDD-11: of one degradation); fewer are not comparable with published numbers."""
 TASKS = {"single_denoise": "denoise", "allinone3": "3d", "allinone5": "5d", "allinone10": "10d", "cdd11": "cdd11"}
-"""Setting of a published row: the tasks of our setting (`<backbone>_<tasks>`)."""
+"""Tasks in the name of our setting (`<backbone>_<tasks>`), by the setting of a published row."""
 TRAINING_DATA = {
     "single_denoise": {"bsd400", "wed"},
     "allinone3": {"bsd400", "wed", "rain100l", "reside_ots"},
@@ -75,7 +75,7 @@ TRAINING_DATA = {
 
 
 def score_info(path: Path) -> dict[str, Any]:
-    """The JSON beside a score file: model, test, dataset, scale, kept, hashes.
+    """Read the JSON beside a score file: model, test, dataset, scale, kept, hashes.
 
     Raises:
         AirpipeError: it is missing or not JSON.
@@ -84,12 +84,12 @@ def score_info(path: Path) -> dict[str, Any]:
 
 
 def read_cards(paths: Iterable[Path], root: Path) -> dict[str, Card]:
-    """Cards by model id; the id is the card's folder below `root` (usually results/)."""
+    """Read cards, by model id: the card's folder below `root` (usually results/)."""
     return {path.parent.relative_to(root).as_posix(): read_json(path) for path in paths}
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object that the pipeline wrote.
+    """Read a JSON object that the pipeline wrote.
 
     Raises:
         AirpipeError: it is missing or not JSON.
@@ -104,7 +104,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_scores(paths: Sequence[Path]) -> pd.DataFrame:
-    """Per-image scores of all files, no restoration first, otherwise in the order given.
+    """Read the per-image scores of all files, no restoration first, otherwise in the order given.
 
     Returns:
         The columns of the files (value as float, dB for psnr) after model_id, model (id without
@@ -145,7 +145,7 @@ def _csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
 
 
 def read_published(paths: Sequence[Path]) -> pd.DataFrame:
-    """Printed numbers of all files under resources/published; columns PUBLISHED_COLUMNS.
+    """Read the printed numbers of all files under resources/published; columns PUBLISHED_COLUMNS.
 
     Raises:
         AirpipeError: wrong columns, a value that is not a number, or a row without its source.
@@ -160,7 +160,7 @@ def read_published(paths: Sequence[Path]) -> pd.DataFrame:
 
 
 def without_seed(model_id: str) -> str:
-    """'method/nafnet_5d/seed0/train' to 'method/nafnet_5d/train'; other ids stay."""
+    """Take the seed out of a model id: method/nafnet_5d/seed0/train becomes method/nafnet_5d/train; others stay."""
     return "/".join(part for part in model_id.split("/") if not re.fullmatch(r"seed\d+", part))
 
 
@@ -243,10 +243,10 @@ def build_table(scores: pd.DataFrame, cards: Mapping[str, Card], published: pd.D
     standard deviation (n - 1) over the seeds' means, empty with one seed. psnr in dB.
 
     Args:
-        scores: from `read_scores`.
+        scores: per-image scores, from `read_scores`.
         cards: card of every model id but `none`.
-        published: from `read_published`.
-        scale: of this run; anything but "paper" makes published numbers not comparable.
+        published: printed numbers, from `read_published`.
+        scale: scale of this run; anything but "paper" makes published numbers not comparable.
 
     Returns:
         COLUMNS; empty cells are "" or NaN.
@@ -334,7 +334,7 @@ def _identity(model_id: str, cards: Mapping[str, Card]) -> Row:
 
 
 def _compare(row: Row, card: Card, published: pd.DataFrame) -> Row:
-    """published, gap, comparable, reason and source of one of our rows."""
+    """Set the matching printed number beside one of our rows: published, gap, comparable, reason and source."""
     none: Row = {"published": math.nan, "gap": math.nan, "comparable": "no", "source": ""}
     if row["model"] == NONE or row["metric"] not in ("psnr", "ssim"):
         return {**none, "reason": "nothing published to compare with"}
@@ -374,7 +374,7 @@ def _same_model(row: Row, reference: Mapping[Any, Any]) -> bool:
 
 
 def differences(row: Row, card: Card, reference: Row) -> list[str]:
-    """Why our number and the printed one measure different things; empty when nothing is known to differ."""
+    """Reasons why our number and the printed one measure different things; empty when nothing is known to differ."""
     imported = "imported" in card
     reasons = []
     if row["scale"] != PAPER_SCALE and not imported:
@@ -433,7 +433,7 @@ def source_of(reference: Mapping[Any, Any]) -> str:
 
 
 def metrics(tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
-    """What DVC compares: {table: {model: {degradation_level: {protocol: {metric: number}}}}}.
+    """Numbers that DVC compares: {table: {model: {degradation_level: {protocol: {metric: number}}}}}.
 
     Our own finite numbers only (JSON has no infinity); the data set stands in front of the
     degradation where a table has several.
@@ -455,13 +455,13 @@ def metrics(tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """A long table as `write_tables` wrote it: texts as text, numbers as float."""
+    """Read a long table that `write_tables` wrote: texts as text, numbers as float."""
     frame = pd.read_csv(path, dtype=str, keep_default_na=False)
     numbers = {name: pd.to_numeric(frame[name]).astype(float) for name in ("value", "sd", "published", "gap")}
     return frame.assign(**numbers)
 
 
 def read_gains(path: Path) -> pd.DataFrame:
-    """Per-image gains as `write_tables` wrote them."""
+    """Read the per-image gains that `write_tables` wrote: texts as text, PSNR and gain in dB as float."""
     frame = pd.read_csv(path, dtype=str, keep_default_na=False)
     return frame.assign(**{name: frame[name].astype(float) for name in ("none", "restored", "gain")})

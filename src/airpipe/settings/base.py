@@ -49,7 +49,7 @@ def check_settings(model: type[S], values: Any, where: str) -> S:
     Args:
         model: the settings class.
         values: plain mapping, as read from YAML.
-        where: what is being read, for the message ("config/config.yaml", "stage train of ...").
+        where: name of what is read, for the message ("config/config.yaml", "stage train of ...").
 
     Raises:
         AirpipeError: one line per problem, each with its path, what was found and what is valid.
@@ -99,7 +99,7 @@ def read_settings(model: type[S], path: Path) -> S:
 
     Args:
         model: the settings class.
-        path: of the file.
+        path: path of the file.
 
     Raises:
         AirpipeError: the file cannot be read, or is not valid.

@@ -104,7 +104,7 @@ class PackageFile(Settings):
 
     name: str = Field(description="Name in manifests and lists, with suffix.")
     package: Name
-    path: str = Field(description="Below the package's folder.")
+    path: str = Field(description="Path below the package's folder.")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     split: Name
     group: Name = Field(description="Scene; never split over train and test.")
@@ -116,8 +116,8 @@ class Layout(Settings):
     """One way in which copies of a split arrange their files. Globs name image files only."""
 
     name: Name = "own"
-    clean: Globs = Field(description='Below root, for example "clean/*"; several: a list.')
-    degraded: Globs | None = Field(None, description="Pairs are matched by `rule`.")
+    clean: Globs = Field(description='Glob of the clean files below root, for example "clean/*"; several: a list.')
+    degraded: Globs | None = Field(None, description="Globs of the degraded files; pairs are matched by `rule`.")
     rule: PairRule = Field("same", description="How a degraded file's name gives its clean file (airpipe.data.rules).")
     crop: Crop = Field("none", description="How the larger file is cut: centre the clean one, top_left any.")
     read_in: str = Field("", description="Where this layout was met.")
@@ -159,7 +159,7 @@ class SplitSettings(Settings):
 
     layouts: tuple[Layout, ...] = Field(min_length=1, description="The one that matches most files is taken.")
     degradation: Name | None = Field(None, description="What the degraded files show; none: clean images.")
-    level: str = Field("", description="Its strength, as tables show it.")
+    level: str = Field("", description="Strength of the degradation, as tables show it.")
     names: tuple[str, ...] | None = Field(
         None, max_length=1000, description="File stems of the split; a missing one is an error. Longer: name_list."
     )
@@ -174,7 +174,7 @@ class SplitSettings(Settings):
         {}, description='Version: its image sizes, as "480x320" (width x height).'
     )
     input_psnr: PositiveFloat | None = Field(
-        None, description="Mean of the degraded files, RGB, in dB: tells copies apart."
+        None, description="Mean PSNR of the degraded files, RGB, in dB: tells copies apart."
     )
     strict: bool = Field(False, description="Another number of pairs than expected is an error.")
     classes: Classes | None = Field(
@@ -239,7 +239,9 @@ class MadeCrops(Settings):
     dataset: Name = Field(description="Data set whose folder is, or holds, VOCdevkit.")
     year: int = Field(2007, ge=2005, le=2012, description="VOC<year> is taken.")
     lists: dict[Name, Name] = Field(min_length=1, description="Split: file of ImageSets/Main, without suffix.")
-    margin: NonNegativeFloat = Field(0.1, description="Added on each side, as part of the box; the image's rim limits.")
+    margin: NonNegativeFloat = Field(
+        0.1, description="Rim added on each side, as a share of the box's side; the image's own rim limits it."
+    )
     smallest: PositiveInt = Field(32, description="Boxes with a shorter side below this many pixels are left out.")
     difficult: bool = Field(False, description="Take objects that are marked as difficult.")
     truncated: bool = Field(False, description="Take objects that the image's rim cuts.")
@@ -268,24 +270,24 @@ class DatasetSettings(Settings):
     root: str | None = Field(
         None, description="Folder; ~ and ${VARIABLES} are expanded; default resources/datasets/<id>, fetched on demand."
     )
-    sources: tuple[Source, ...] = Field((), description="In order of preference.")
+    sources: tuple[Source, ...] = Field((), description="Ways to get it, in order of preference.")
     packages: tuple[PackageFile, ...] = ()
     splits: dict[Name, SplitSettings] = {}
     made: Made | None = Field(None, description="Made here, below results/generated/<id>; its splits follow from it.")
 
     @property
     def embedded(self) -> bool:
-        """Whether everybody has its files: there is nothing to fetch, to search for leaks or to tell."""
+        """Whether everybody has the files: there is nothing to fetch, to search for leaks or to tell."""
         return bool(self.packages or self.drawn)
 
     @property
     def drawn(self) -> bool:
-        """Whether its images are drawn here: they show no photograph, so that there are no leaks to search for."""
+        """Whether the images are drawn here: they show no photograph, so that there are no leaks to search for."""
         return isinstance(self.made, MadeShapes)
 
     @property
     def split_names(self) -> list[str]:
-        """Names of its splits, sorted."""
+        """Names of the data set's splits, sorted."""
         return sorted({file.split for file in self.packages} or self.splits)
 
     @model_validator(mode="after")

@@ -100,7 +100,7 @@ class Recipe(Settings):
         return values["operations"] if plain else values
 
     def __bool__(self) -> bool:
-        """Whether there is anything to apply."""
+        """Whether the recipe has an operation."""
         return bool(self.operations)
 
     @property

@@ -16,7 +16,7 @@ from airpipe.settings.stages import StageSettings
 
 
 def without_leaks(project: ProjectSettings, pairs: str) -> str:
-    """Id of the pair list without images of the tests; embedded lists have none."""
+    """Id of the same pair list without images of the tests; an embedded list stays: it shows none of them."""
     embedded = project.datasets[pairs.split(".")[0]].embedded
     return pairs if embedded or pairs.endswith("_noleak") else f"{pairs}_noleak"
 
@@ -27,8 +27,8 @@ def parent_id(project: ProjectSettings, model: str, seed: int, stage: str, paren
     Args:
         project: the merged configuration.
         model: "method/setting" of the stage.
-        seed: of the stage; its parents were trained with the same one.
-        stage: of `model`.
+        seed: seed of the stage; its parents were trained with the same one.
+        stage: stage of `model` whose parent is meant.
         parent: another stage of `model`, "method/setting/stage" of another one, or "imported/<name>".
 
     Raises:
@@ -70,10 +70,10 @@ def frozen_stage(
     Args:
         project: the merged configuration.
         model: "method/setting".
-        seed: of this run.
+        seed: seed of this run.
         stage: stage folder, for example "train".
-        settings_class: of the stage's task, from the registry.
-        revision: of the stage's task, from the registry.
+        settings_class: settings class of the stage's task, from the registry.
+        revision: revision of the stage's task, from the registry.
 
     Raises:
         AirpipeError: unknown names, a scale that this stage does not have, invalid values.

@@ -205,9 +205,9 @@ def clean_setting(entry: Any) -> Any:
 
 
 DATASETS = Inheritance("data set", "datasets", "title and splits", merge_patch, ("root",))
-"""Another copy of a known data set."""
+"""How a data set follows another one: as another copy of it, in a folder of its own."""
 SETTINGS = Inheritance("setting", "settings", "stages", follow_setting, ("about",), clean_setting)
-"""A setting that differs from another one of its method in a few values."""
+"""How a setting follows another one of its method, from which it differs in a few values."""
 
 
 def inherited(

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field
 
 SEED = "{seed}"
-"""Stands for the run's seed in pair lists of data parts; `frozen_stage` replaces it."""
+"""Text that stands for the run's seed in pair lists of data parts; `frozen_stage` replaces it."""
 
 
 def _of_no_seed(pairs: Any) -> Any:
@@ -60,9 +60,9 @@ class ModelId:
     """
 
     method: str
-    """IMPORTED for imported models, NONE for none."""
+    """Name of the method; IMPORTED for imported models, NONE for none."""
     setting: str = ""
-    """For imported models, their name."""
+    """Name of the setting; of imported models, their own name."""
     seed: int | None = None
     stage: str = ""
     variant: str = ""
@@ -88,18 +88,18 @@ class ModelId:
 
     @property
     def trained(self) -> bool:
-        """Whether a stage of this project trains it."""
+        """Whether a stage of this project trains the model."""
         return self.seed is not None
 
     @property
     def folder(self) -> str:
-        """Its folder below results/; variants share one."""
+        """Folder of the model below results/; variants share one."""
         parts = (self.method, self.setting, f"seed{self.seed}" if self.trained else "", self.stage)
         return "/".join(part for part in parts if part)
 
     @property
     def name(self) -> "ModelName":
-        """How a configuration names it, for all seeds."""
+        """The name that a configuration gives the model, for all seeds."""
         return ModelName(self.method, self.setting, self.stage, self.variant)
 
     def __str__(self) -> str:
@@ -139,20 +139,20 @@ class ModelName:
 
     @property
     def imported(self) -> bool:
-        """Whether it comes from a published file."""
+        """Whether the model comes from a published file."""
         return self.method == IMPORTED
 
     @property
     def of_setting(self) -> str:
-        """method/setting: the key of its plan; imported/name of an imported one."""
+        """The name without stage and variant: method/setting, or imported/name."""
         return f"{self.method}/{self.setting}"
 
     def of_seed(self, seed: int, stage: str = "") -> ModelId:
-        """The model of a seed; imported models have none.
+        """Id of the model that has this name in the run of a seed; imported models have no seed.
 
         Args:
-            seed: of the run.
-            stage: the evaluated one, where the name does not say a stage.
+            seed: seed of the run.
+            stage: the evaluated stage, for names that do not say one.
         """
         if self.imported:
             return ModelId(self.method, self.setting, variant=self.variant)

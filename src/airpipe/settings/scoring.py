@@ -43,7 +43,7 @@ class TestSettings(Settings):
 
     pairs: PairListId
     degradation: Name = Field(description="What the degraded images show, as tables call it.")
-    level: str = Field("", description="Its strength, as tables show it.")
+    level: str = Field("", description="Strength of the degradation, as tables show it.")
     recipe: Name | None = Field(None, description="Degrades the clean image; none: the list has degraded files.")
     fixed: dict[Name, Json] = Field({}, description="Parameters that replace the recipe's draws.")
     operations: Recipe = Field(Recipe(), description="The recipe, written out.")

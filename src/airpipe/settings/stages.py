@@ -192,7 +192,7 @@ class OptimizerSettings(Settings):
 
     @property
     def places(self) -> dict[str, tuple[int, ...]]:
-        """Where something happens to the rate, by the setting that says it."""
+        """Steps or epochs at which something happens to the rate, by the setting that names them."""
         return {"milestones": self.milestones, "restarts": tuple(restart.step for restart in self.restarts)}
 
 

@@ -140,7 +140,7 @@ class RecognitionTest(Settings):
     pairs: SeededPairListId = Field(description="Labelled pair list; {seed} in it stands for the run's seed.")
     dataset: str = Field("", description="Name of the data set in tables; none: that of the list, without {seed}.")
     degradation: Name = Field(description="What the images show, as tables call it; clean: they stay as they are.")
-    level: str = Field("", description="Its strength, as tables show it.")
+    level: str = Field("", description="Strength of the degradation, as tables show it.")
     recipe: Name | None = Field(None, description="Degrades the clean image; none: the list has degraded files.")
     fixed: dict[Name, Json] = Field({}, description="Parameters that replace the recipe's draws.")
     operations: Recipe = Field(Recipe(), description="The recipe, written out.")
@@ -194,7 +194,7 @@ class DetectionSettings(Settings):
     )
     recogniser: str = Field("", description="Name of the detector in tables; none: detector.")
     degradation: str = Field("", description="What the images show, as tables call it.")
-    level: str = Field("", description="Its strength, as tables show it.")
+    level: str = Field("", description="Strength of the degradation, as tables show it.")
 
 
 class RecognitionSettings(Settings):
@@ -204,7 +204,9 @@ class RecognitionSettings(Settings):
         (), description="Enhancers: method/setting, method/setting/stage or imported/name; none: no recognition tests."
     )
     scales: tuple[Name, ...] | None = Field(None, description="Scales at which there are these tests; none: all.")
-    recognisers: dict[Name, StageModel] = Field({}, description="By name: method/setting/stage or imported/name.")
+    recognisers: dict[Name, StageModel] = Field(
+        {}, description="Model of each recogniser, by its name: method/setting/stage or imported/name."
+    )
     headline: Name | None = Field(
         None, description="Recogniser that figures show and tables begin with; none: the first."
     )
@@ -271,7 +273,7 @@ class RecognitionSettings(Settings):
 
 
 class RecognitionJob(Settings):
-    """What one job tests an enhancer with. A change redoes the job."""
+    """Tests and recognisers with which one job tests an enhancer. A change redoes the job."""
 
     tests: dict[Name, RecognitionTest]
     recognisers: dict[Name, str] = Field(description="Model id of each recogniser by name, with the seed of the run.")
@@ -300,7 +302,7 @@ def check_names(
 
     Args:
         settings: nothing is checked where they name no model.
-        seeds: of all runs.
+        seeds: seeds of all runs.
         recipes: names of recipes.
         datasets: names of their splits, by data set.
         tables: names of the other tables.

@@ -101,12 +101,12 @@ class StepLoop:
     """Runs a task from where its state folder stands to the last step.
 
     Args:
-        fabric: launched.
-        task: its networks get wrapped in place.
-        plan: maps steps to samples; names the batch of a failed step.
-        state: claimed state folder.
+        fabric: Fabric, already launched.
+        task: the task to train; its networks get wrapped in place.
+        plan: phases and samples of all steps.
+        state: the stage's state folder, already claimed.
         checkpoint_seconds: wall time between two checkpoints.
-        batch_names: names of the images of a step's global batch, for messages.
+        batch_names: gives the names of the images of a step's global batch, for messages.
 
     Raises:
         AirpipeError: turns that do not fit the task, or a weight of a loss that it has not (see `check_turns`).
@@ -164,7 +164,7 @@ class StepLoop:
         return {name for name, parameters in moved.items() if any(id(one) in own for one in parameters)}
 
     def stored(self) -> dict[str, Any]:
-        """Everything a checkpoint holds, beside step and settings hash."""
+        """Everything that a checkpoint holds beside step and identity, by name."""
         content: dict[str, Any] = {f"network.{name}": n for name, n in self.task.networks.items()}
         content |= {f"average.{name}": n for name, n in self.averages.items()}
         content |= {f"optimizer.{name}": o for name, o in self.task.optimizers.items()}
@@ -187,13 +187,18 @@ class StepLoop:
     def run(self, loader: DataLoader[Any], first_step: int, validation: DataLoader[Any] | None) -> None:
         """Train from `first_step` to the end.
 
+        Args:
+            loader: micro-batches of this process, from `first_step` on.
+            first_step: number of steps that are done already.
+            validation: batches that are held out; None: no validation.
+
         Raises:
             AirpipeError: non-finite loss or gradient, other losses than declared, or a checkpoint that cannot be
                 written.
             Interrupted: SIGTERM; the state is saved first.
         """
         steps = self.plan.steps
-        log_every = max(1, steps // 200)
+        log_every = max(1, steps // 200)  # some 200 points make a curve, and few waits for the device
         batches, saved = iter(loader), time.monotonic()
         display = StepDisplay(first_step, steps, self.fabric.is_global_zero)
         with display, self._sigterm(), _ended(batches):
@@ -282,7 +287,7 @@ class StepLoop:
             yield
 
     def _update(self, step: int, turn: Turn, sums: dict[str, Tensor]) -> dict[str, Tensor]:
-        limit = self.settings.clip_norm or float("inf")
+        limit = self.settings.clip_norm or float("inf")  # without a limit the norm is measured all the same
         norms = {}
         for name in turn.optimizers:
             optimizer = self.task.optimizers[name]
@@ -323,7 +328,11 @@ class StepLoop:
         return bool(stop), bool(save)
 
     def checkpoint(self, done: int) -> None:
-        """Save after `done` completed steps."""
+        """Save a checkpoint after `done` completed steps.
+
+        Raises:
+            AirpipeError: an earlier step was not finite, or the checkpoint cannot be written.
+        """
         with self.shares.spent("checkpoint"):
             self._raise_if_bad()
             self.state.save(self.fabric, done, self.stored())

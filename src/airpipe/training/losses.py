@@ -7,10 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 PixelLoss = Callable[[Tensor, Tensor], Tensor]
+"""A loss of restored and clean images of one shape, (B, C, H, W); gives a scalar."""
 
 
 def charbonnier(restored: Tensor, clean: Tensor, epsilon: float = 1e-3) -> Tensor:
-    """Mean of sqrt(d^2 + epsilon^2), a smooth L1.
+    """Mean of sqrt(d^2 + epsilon^2) over all differences d, a smooth L1.
 
     Source: Lai et al., LapSRN, CVPR 2017, eq. 4 (epsilon 1e-3).
     """
@@ -28,6 +29,7 @@ def mse(restored: Tensor, clean: Tensor) -> Tensor:
 
 
 PIXEL_LOSSES: dict[str, PixelLoss] = {"l1": l1, "charbonnier": charbonnier, "mse": mse}
+"""Pixel losses by the names that settings give them."""
 
 
 IGNORED = -100
@@ -40,9 +42,9 @@ def focal_loss(logits: Tensor, labels: Tensor, gamma: float = 2.0) -> Tensor:
     Source: Lin et al., Focal Loss, ICCV 2017, eq. 4, without class weights.
 
     Args:
-        logits: (B, classes).
-        labels: (B,) int64, classes or `IGNORED`.
-        gamma: at least 1, or 0 for the cross entropy (between them the gradient at p = 1 is infinite).
+        logits: scores of the classes, (B, classes).
+        labels: right class of each sample or `IGNORED`, (B,) int64.
+        gamma: exponent, at least 1, or 0 for the cross entropy (between them the gradient at p = 1 is infinite).
     """
     counted = labels != IGNORED
     log_p = logits.float().log_softmax(1).gather(1, labels.where(counted, 0)[:, None])[:, 0]
@@ -51,5 +53,5 @@ def focal_loss(logits: Tensor, labels: Tensor, gamma: float = 2.0) -> Tensor:
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean of -log p; see `focal_loss`."""
+    """Mean of -log p, p the probability of the right class; arguments as for `focal_loss`."""
     return focal_loss(logits, labels, gamma=0.0)

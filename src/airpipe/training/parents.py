@@ -16,13 +16,13 @@ def fill_backbone(backbone: nn.Module, parent: nn.Module, role: str, partial: bo
     """Fill a network from a parent of the same kind, or from the `backbone` within a parent.
 
     Args:
-        backbone: to fill, in place.
-        parent: where the weights come from; its submodule `backbone` where it has one.
-        role: the parent's, for messages.
+        backbone: network to fill, in place.
+        parent: network that the weights come from, or from its submodule `backbone` where it has one.
+        role: role of the parent, for messages.
         partial: allow entries that the parent lacks, or has in another shape.
 
     Returns:
-        See `load_matching`; entries beside the parent's backbone are unexpected, under their names in the file.
+        What `load_matching` returns; entries beside the parent's backbone are unexpected, under their names in it.
 
     Raises:
         AirpipeError: nothing fits, or not everything and `partial` is not set.
@@ -45,10 +45,10 @@ def fill_part(part: nn.Module, source: nn.Module, role: str, reports: dict[str, 
     """Fill a part of a network completely from a part of a parent.
 
     Args:
-        part: to fill, in place.
-        source: a module with the same entries.
-        role: the parent's.
-        reports: of the task (`parent_reports`); what was filled is added to that of the role, under the part's class.
+        part: module to fill, in place.
+        source: module with the same entries.
+        role: role of the parent.
+        reports: the task's `parent_reports`; what was filled is added to that of the role, under the part's class.
 
     Raises:
         AirpipeError: entries are missing, left over, or have another shape.

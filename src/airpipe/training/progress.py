@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 LINE_SECONDS = 10.0
+"""Least time between two plain lines."""
 
 
 class StepDisplay:
@@ -15,7 +16,7 @@ class StepDisplay:
 
     Args:
         first_step: where the run starts or resumes.
-        steps: of the whole run.
+        steps: number of steps of the whole run.
         shown: False silences it.
     """
 

@@ -43,6 +43,7 @@ class RunOptions:
     """What a run needs beside its settings; none of it may change a number, but `threads`."""
 
     workdir: Path
+    """The stage's folder: outputs, and `state/` to resume from."""
     gpus: int = 0
     """GPUs per node; 0 trains on the CPU."""
     processes: int = 1
@@ -51,9 +52,13 @@ class RunOptions:
     threads: int = 1
     """Torch threads of each process; the bits of a CPU run depend on it."""
     workers: int = 0
+    """Loader processes per device; 0: samples are made in the training process."""
     checkpoint_seconds: float = 60.0
+    """Wall time between two checkpoints."""
     attempt: int = 1
+    """Number of the attempt in this submission, from 1."""
     resume: Path | None = None
+    """Checkpoint to resume from; None: the newest one in `state/`."""
     parents: Mapping[str, Path] = field(default_factory=dict)
     """Model file of each role; an optional one may be missing."""
 
@@ -64,7 +69,7 @@ class PairLists:
 
     files: Sequence[Path]
     pairs: Sequence[Sequence[Pair]]
-    """Empty where `packs` has the list."""
+    """Pairs of each list; empty where `packs` has it."""
     packs: Mapping[str, Pack] = field(default_factory=dict)
     """Decoded pairs by list id (`dataset.split`); they change no number."""
 
@@ -73,7 +78,7 @@ class PairLists:
         return [read_facts(file).get("classes", {}) for file in self.files]
 
     def sources(self) -> list[Sequence[Pair] | Source]:
-        """Where the samples of each part come from."""
+        """The source of each part's samples: a pack where there is one, otherwise its pairs."""
         return [self.packs.get(file.stem, pairs) for file, pairs in zip(self.files, self.pairs, strict=True)]
 
 
@@ -81,9 +86,9 @@ def train_stage(settings: StageSettings, train: PairLists, validation: PairLists
     """Train a stage to its end, resuming from its state folder.
 
     Args:
-        settings: frozen.
+        settings: frozen settings of the stage.
         train, validation: one pair list per data part.
-        options: device, threads, folders.
+        options: device, threads, folders and parents.
 
     Raises:
         AirpipeError: see the messages: no GPU, foreign state, non-finite loss, full disk, ...
@@ -171,6 +176,7 @@ def launch(settings: StageSettings, options: RunOptions) -> Fabric:
             f"torchrun --standalone --nproc-per-node {per_node}, or srun with {world} tasks"
         )
     if settings.deterministic:
+        # cuBLAS is deterministic only with a fixed workspace; torch refuses to run without it
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = not settings.deterministic

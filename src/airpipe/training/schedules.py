@@ -12,14 +12,14 @@ from airpipe.settings.stages import OptimizerSettings, Phase
 
 
 def schedule_time(step: int, phases: Sequence[Phase], per: str) -> tuple[int, int]:
-    """Where the schedule is at an optimizer step, and how long it is: in steps, or in epochs.
+    """Place of an optimizer step in the schedule, and the schedule's length: in steps, or in epochs.
 
     Epochs count on over phases: the passes of a phase with larger batches have fewer steps.
 
     Args:
-        step: of the run, from 0.
-        phases: of the stage; with epochs each has `epoch_steps`.
-        per: "step" or "epoch".
+        step: number of the step in the run, from 0.
+        phases: phases of the stage; with epochs each has `epoch_steps`.
+        per: what the schedule counts, "step" or "epoch".
 
     Returns:
         Steps or complete epochs before this step, and those of the whole run.
@@ -35,11 +35,11 @@ def schedule_time(step: int, phases: Sequence[Phase], per: str) -> tuple[int, in
 
 
 def learning_rate_at(time: int, length: int, settings: OptimizerSettings) -> float:
-    """Rate of a schedule.
+    """Learning rate of a schedule at a time.
 
     Args:
-        time: from 0, in steps or epochs (see `schedule_time`).
-        length: of the whole run.
+        time: steps or epochs since the start, from 0 (see `schedule_time`).
+        length: steps or epochs of the whole run.
         settings: peak rate and schedule.
     """
     time, length = time - settings.delay_steps, length - settings.delay_steps

@@ -20,6 +20,7 @@ from airpipe.errors import AirpipeError
 from airpipe.provenance import atomic_path, write_failed, write_json
 
 KEPT = 2
+"""Checkpoints that stay: the one before serves where the newest cannot be read."""
 
 
 class StateFolder:
@@ -132,6 +133,11 @@ class StateFolder:
 
     def load(self, fabric: Fabric, state: dict[str, Any], file: Path | None = None) -> int:
         """Restore `state` in place from `file`, or from the newest checkpoint that can be read.
+
+        Args:
+            fabric: Fabric, already launched.
+            state: modules, optimizers and dicts by name, as `save` got them.
+            file: a checkpoint of this run; None: the newest.
 
         Returns:
             Completed steps; 0 where there is nothing to resume.

@@ -28,7 +28,7 @@ class Turn:
     losses: tuple[str, ...] = ()
     """Losses that `Task.step` returns in this turn, all of them."""
     drawn_losses: tuple[str, ...] = ()
-    """Losses of which it returns some or none, as it draws: those of the variant that is trained in a step."""
+    """Losses of which `Task.step` returns some or none, as it draws: those of the variant that is trained in a step."""
 
     def check(self, found: Iterable[str]) -> None:
         """Refuse other losses than the declared ones.
@@ -52,44 +52,44 @@ class Moment:
     turn: str = "train"
     """Name of the turn."""
     step: int = 0
-    """Place in the stage, from 0."""
+    """Number of the step in the stage, from 0."""
     steps: int = 1
     """Steps of the whole stage."""
     generator: np.random.Generator = field(default_factory=lambda: step_generator(0, 0))
-    """For what all samples of a step share, such as a depth: it draws the same on all processes, in all micro-batches
-    and in all turns of a step. What differs between samples comes from `Batch.slot`."""
+    """Generator for what all samples of a step share, such as a depth: it draws the same on all processes, in all
+    micro-batches and in all turns of a step. What differs between samples comes from `Batch.slot`."""
     handed: dict[str, Tensor] = field(default_factory=dict)
-    """What earlier turns of this step computed for this micro-batch, and what this one hands on: detached tensors.
-    Empty where this turn is the first one; forgotten after the step."""
+    """Detached tensors that earlier turns of this step computed for this micro-batch, and those that this turn hands
+    on. Empty where this turn is the first one; forgotten after the step."""
 
 
 class Task(ABC):
     """A training stage. The loop wraps, moves, saves and restores what stands in the attributes.
 
     Args:
-        settings: of the stage.
-        parents: role to loaded network of each named parent; optional ones may be missing.
+        settings: frozen settings of the stage.
+        parents: loaded network of each named parent, by role; optional ones may be missing.
     """
 
     losses: tuple[str, ...] = ()
-    """Names of what `step` returns, for tasks with one turn."""
+    """Names of the losses that `step` returns, for tasks with one turn."""
 
     def __init__(self, settings: StageSettings, parents: Mapping[str, nn.Module]) -> None:
         self.settings, self.parents = settings, parents
         self.networks: dict[str, nn.Module] = {}
-        """Trained; wrapped by the loop, so `step` may only call them, not their methods."""
+        """Networks that are trained. The loop wraps them, so `step` may only call them, not their methods."""
         self.frozen: dict[str, nn.Module] = {}
-        """Used but not trained: evaluation mode, no gradients, not wrapped."""
+        """Networks that are used but not trained: in evaluation mode, without gradients, not wrapped."""
         self.optimizers: dict[str, Optimizer] = {}
-        """The keys of `settings.optimizers`, which hold each one's schedule."""
+        """Optimizers under the names that they have in `settings.optimizers`, which hold the schedule of each."""
         self.exported = "net"
-        """The network that becomes model.safetensors."""
+        """Name of the network that becomes model.safetensors."""
         self.averaged: tuple[str, ...] = ("net",)
-        """Networks with a moving average, where the settings ask for one."""
+        """Names of the networks with a moving average, where the settings ask for one."""
         self.other_losses: tuple[str, ...] = ()
-        """Losses that this task has under other settings only: `loss_weights` may name them all the same."""
+        """Names of losses that `step` returns under other settings, not under these; `loss_weights` may name them."""
         self.parent_reports: dict[str, dict[str, list[str]]] = {}
-        """How parents that were loaded into a network fitted, by role: what `load_matching` returned."""
+        """A report of how each parent fitted that was loaded into a network, by role, as `load_matching` returns it."""
 
     def turns(self, step: int) -> Sequence[Turn]:
         """Backward passes of a step, in order; by default one for all optimizers.
@@ -98,7 +98,7 @@ class Task(ABC):
         left out of some steps, which then log nothing for it.
 
         Args:
-            step: from 0.
+            step: number of the step, from 0.
         """
         return (Turn("train", tuple(self.optimizers), self.losses),)
 
@@ -120,23 +120,23 @@ class Task(ABC):
         """
 
     def measure(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Validation measures of the exported network, or its average: name to values, any number of them (n,).
+        """Measure the exported network, or its average, on a validation batch: name to values, any number of them (n,).
 
         The curves get each name's mean over all batches. By default `psnr` in dB, one value an image.
         """
         error = (network(batch.degraded).float().clamp(0, 1) - batch.clean).square().mean((1, 2, 3))
-        return {"psnr": -10 * torch.log10(error.clamp_min(1e-10))}
+        return {"psnr": -10 * torch.log10(error.clamp_min(1e-10))}  # at most 100 dB: a mean stays finite
 
 
 def check_turns(task: Task, steps: int) -> set[Turn]:
     """Refuse turns that do not fit the task, and weights of losses that it has not, before the first step.
 
     Args:
-        task: set up.
-        steps: of the stage.
+        task: the task, with networks and optimizers set up.
+        steps: number of steps of the stage.
 
     Returns:
-        All turns of all steps.
+        The distinct turns of all steps.
 
     Raises:
         AirpipeError: optimizers that differ from the settings' ones, a step without turns or with one twice, an unknown
@@ -186,7 +186,7 @@ def _check_turn(turn: Turn, task: Task, where: dict[str, str]) -> None:
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], settings: OptimizerSettings) -> Optimizer:
-    """Adam or AdamW with the stage's betas and weight decay; the loop sets the rate at each step."""
+    """Make Adam or AdamW with the stage's betas and weight decay; the loop sets the rate at each step."""
     make = AdamW if settings.kind == "adamw" else Adam
     return make(parameters, lr=settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay)
 
@@ -204,6 +204,7 @@ def parameters_of(optimizer: Optimizer) -> list[Tensor]:
 
 def step_seed(seed: int, step: int, rank: int) -> int:
     """Seed of a step's model randomness (dropout and the like), different on every rank."""
+    # factors far apart, so that neighbouring seeds, steps and ranks seldom meet
     return int(torch.tensor([seed * 1_000_003 + step * 1009 + rank]).remainder(2**31).item())
 
 

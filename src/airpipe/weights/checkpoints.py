@@ -25,7 +25,9 @@ from airpipe.weights.published import read_published
 log = logging.getLogger(__name__)
 
 WEIGHTS = "model.safetensors"
+"""Name of the file of weights in a model's folder."""
 CARD = "card.json"
+"""Name of the file beside it that tells what the weights are."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,9 @@ class LoadedModel:
     card: dict[str, Any]
     """The card beside the file; for published files only `network`, `assumed`, `source`, `sha256`."""
     path: Path
+    """The file of weights."""
     variant: str = ""
-    """Which of the file's networks it is; the card then has the arguments of this one. Empty: that of the card."""
+    """Name of the loaded variant, whose arguments `card` has; empty: the network as the file's card has it."""
 
 
 def save_model(folder: Path, network: nn.Module, card: Mapping[str, Any]) -> None:
@@ -47,12 +50,13 @@ def save_model(folder: Path, network: nn.Module, card: Mapping[str, Any]) -> Non
         AirpipeError: the folder cannot be written or the disk is full.
     """
     state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+    # the weights last: where they are, the folder is complete
     write_json(folder / CARD, dict(card))
     with atomic_path(folder / WEIGHTS) as temporary:
         try:
             save_file(state, temporary)
         except SafetensorError as error:
-            raise OSError(str(error)) from None
+            raise OSError(str(error)) from None  # which `atomic_path` reports like any failed write
 
 
 def load_model(path: Path, variant: str = "") -> LoadedModel:
@@ -62,11 +66,12 @@ def load_model(path: Path, variant: str = "") -> LoadedModel:
     do not tell is taken as usual, logged as a warning and named in the card under `assumed`.
 
     Args:
-        path: with or without @ and a variant behind it.
-        variant: one that the card lists; empty: that of the path, or the network as the card has it.
+        path: folder or file, with or without @ and a variant behind it.
+        variant: name of one that the card lists; empty: that of the path, or the network as the card has it.
 
     Raises:
-        AirpipeError: missing, truncated, foreign or unsafe file, a card that does not fit, or no such variant.
+        AirpipeError: the file is missing, truncated, foreign or unsafe, its card does not fit, or it has no
+            such variant.
     """
     path, named = split_variant(Path(path))
     variant = variant or named
@@ -96,17 +101,17 @@ def load_model(path: Path, variant: str = "") -> LoadedModel:
 
 
 def split_variant(path: Path) -> tuple[Path, str]:
-    """A model's path, and the variant named behind its last @; a path that exists as it is has none."""
+    """Split a model's path from the variant named behind its last @; a path that exists as it is has none."""
     place, at, variant = path.name.rpartition("@")
     return (path.with_name(place), variant) if at and place and not path.exists() else (path, "")
 
 
 def card_of_variant(card: Mapping[str, Any], variant: str, what: str) -> dict[str, Any]:
-    """The card of one of a file's networks: the arguments are those of the variant, and the id names it.
+    """Return the card of one of a file's networks: the arguments are those of the variant, and the id names it.
 
     Args:
-        card: of the file.
-        variant: its name; empty: the card as it is.
+        card: the card of the file.
+        variant: name of the variant; empty: the card as it is.
         what: the model, for the message.
 
     Raises:
@@ -126,9 +131,9 @@ def check_variants(name: str, arguments: Mapping[str, Any], variants: Mapping[st
     """Check that one file of weights fits a network and all its variants; takes no memory for weights.
 
     Args:
-        name: of a registered network.
-        arguments: of its constructor.
-        variants: name to the arguments that differ.
+        name: name of a registered network.
+        arguments: arguments of its constructor.
+        variants: the arguments that differ, by name of the variant.
 
     Raises:
         AirpipeError: an argument that the network does not have or refuses, or weights of other names or shapes.
@@ -149,7 +154,12 @@ def check_variants(name: str, arguments: Mapping[str, Any], variants: Mapping[st
 
 
 def load_strictly(network: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
-    """Load every entry or nothing.
+    """Load a state into a network, every entry or nothing.
+
+    Args:
+        network: filled in place.
+        state: tensors by own name.
+        what: the file, for messages.
 
     Raises:
         AirpipeError: missing, unexpected or wrongly shaped entries: counts and the first of each.
@@ -175,8 +185,8 @@ def load_matching(network: nn.Module, state: Mapping[str, Tensor], what: str) ->
     """Load the entries that fit a parent model and report the rest.
 
     Args:
-        network: to fill; in place.
-        state: the parent's entries.
+        network: filled in place.
+        state: the parent's tensors, by name.
         what: the parent, for messages.
 
     Returns:
@@ -198,14 +208,14 @@ def load_matching(network: nn.Module, state: Mapping[str, Tensor], what: str) ->
 
 
 def read_card(path: Path) -> dict[str, Any]:
-    """A model's card.
+    """Read a model's card.
 
     Raises:
-        AirpipeError: it cannot be read, or names no network.
+        AirpipeError: the card cannot be read, or names no network.
     """
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
-        card["network"]["name"], card["network"]["arguments"]
+        card["network"]["name"], card["network"]["arguments"]  # looked up here, so that a lack is told here
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AirpipeError(f"{path}: not a model card ({error!r}); it must name network.name and .arguments") from None
     if not isinstance(card, dict):

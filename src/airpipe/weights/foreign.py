@@ -23,18 +23,19 @@ from airpipe.errors import AirpipeError
 CONTAINERS = ("params_ema", "params", "state_dict", "model")
 """Keys under which published files keep the weights, in order of preference."""
 PREFIXES = ("module.", "_orig_mod.", "net_g.", "net_dc.", "net.", "model.", "PretrainEncoder.", "Encoder.")
-"""Of wrappers (DataParallel, torch.compile, BasicSR, Lightning, DegAE); stripped where every name has one."""
+"""Prefixes that wrappers add to names (DataParallel, torch.compile, BasicSR, ...); stripped where all have one."""
 TRAINING_STATE = {
     *("optimizer", "optimizers", "optimizer_states", "optimizer_state_dict", "optim", "param_groups"),
     *("scheduler", "schedulers", "lr_scheduler", "lr_schedulers", "callbacks", "loops", "scaler", "hyper_parameters"),
 }
+"""Keys of a checkpoint that hold the state of a training, no weights."""
 TOP = "."
-"""The name of the outermost level for `key`."""
+"""Value of `key` that means the outermost level of a file."""
 UNREADABLE = (
     *(pickle.UnpicklingError, struct.error, RuntimeError, EOFError, OSError, LookupError, ValueError, TypeError),
     *(AttributeError, AssertionError, ArithmeticError, MemoryError),
 )
-"""What torch raises on damaged files."""
+"""Exceptions that torch raises on damaged files."""
 
 
 @dataclass(frozen=True)
@@ -43,18 +44,19 @@ class Weights:
 
     file: Path
     tensors: dict[str, Tensor]
+    """Tensors on the CPU, by their names without prefixes."""
     container: str
     """Dotted path of the container that they come from; "." where there is none."""
     others: tuple[str, ...] = ()
-    """Other containers that hold tensors."""
+    """Other containers in the file that hold tensors."""
     prefix: str = ""
-    """What was stripped from all names."""
+    """Prefixes that were stripped from all names, joined."""
     left_out: tuple[str, ...] = ()
-    """Entries beside the tensors that are none, such as `epoch`."""
+    """Entries of the container that are no tensors, such as `epoch`."""
 
 
 def read_weights(file: Path, key: str | None = None) -> Weights:
-    """Tensors of a `.safetensors` or torch file.
+    """Read the tensors of a `.safetensors` or torch file.
 
     Args:
         file: its content decides what it is, not its name.
@@ -62,8 +64,8 @@ def read_weights(file: Path, key: str | None = None) -> Weights:
             for the outermost level); None: the first of `CONTAINERS`, or the only one.
 
     Raises:
-        AirpipeError: no model file, damaged, holding no or several sets of weights, or a pickle
-            that needs code.
+        AirpipeError: the file is no model file, is damaged, holds no or several sets of weights, or is a
+            pickle that needs code.
     """
     content = _content(Path(file))
     if not isinstance(content, Mapping):
@@ -81,10 +83,10 @@ def read_weights(file: Path, key: str | None = None) -> Weights:
 
 
 def read_own(file: Path) -> dict[str, Tensor]:
-    """Tensors of a file that airpipe wrote, names as they are.
+    """Read the tensors of a file that airpipe wrote, under their names as they are.
 
     Raises:
-        AirpipeError: damaged, or no weights file.
+        AirpipeError: the file is damaged, or no weights file.
     """
     content = _content(file)
     if not isinstance(content, Mapping):
@@ -93,7 +95,7 @@ def read_own(file: Path) -> dict[str, Tensor]:
 
 
 def strip_prefixes(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
-    """Remove the prefixes that every name has; returns the rest and what was removed."""
+    """Remove the prefixes that every name has; return the tensors and the removed prefixes, joined."""
     stripped = ""
     while found := next((p for p in PREFIXES if all(name.startswith(p) and name != p for name in tensors)), None):
         tensors = {name.removeprefix(found): tensor for name, tensor in tensors.items()}
@@ -102,7 +104,7 @@ def strip_prefixes(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
 
 
 def parts(names: Mapping[str, Any]) -> dict[str, int]:
-    """Entries by the first word of their names, largest first."""
+    """Count entries by the first word of their names, the largest count first."""
     words = [name.split(".")[0] for name in names]
     counts = {word: words.count(word) for word in dict.fromkeys(words)}
     return dict(sorted(counts.items(), key=lambda item: -item[1]))
@@ -120,7 +122,7 @@ def _content(file: Path) -> Any:
         raise AirpipeError(f"{file}: cannot be read ({error.strerror}). Expected a weights file") from None
     if size == 0:
         raise AirpipeError(f"{file}: is empty. Copy or download it again")
-    if head.startswith(b"PK\x03\x04"):
+    if head.startswith(b"PK\x03\x04"):  # torch since 1.6
         return _torch(file, "zip")
     if head[:1] == b"\x80" and head[8:9] != b"{" and size >= 64:  # one in 32 safetensors headers starts so, too
         return _torch(file, "pickle")

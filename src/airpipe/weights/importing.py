@@ -23,30 +23,34 @@ from airpipe.weights.checkpoints import load_model, save_model
 from airpipe.weights.published import Published, read_published
 
 IMPORTED = "imported"
-"""Model ids of imported models begin with it, and so does their folder below results/."""
+"""First word of the ids of imported models, and their folder below results/."""
 
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """What the file does not tell by itself; None and empty: as found."""
+    """Options of an import: what a user says about a published file. None and empty values: as found in the file."""
 
     network: str | None = None
+    """Registered network that it has to be; None: the first that fits."""
     key: str | None = None
+    """Container of the weights in the file, see `read_weights`."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Constructor arguments that shapes cannot tell, or tell wrongly."""
     partial: bool = False
+    """Whether missing and unexpected entries are allowed."""
     method: str = IMPORTED
     """The registered method whose printed numbers belong to these weights, for tables."""
     setting: str | None = None
-    """Its setting, for tables: "nafnet_5d"; None: the name of the import."""
+    """Setting of that method, for tables: "nafnet_5d"; None: the name of the import."""
     parts: Mapping[str, Path] = field(default_factory=dict)
-    """Other files that belong to it by their roles (`part_options`); the import then is one network of them all."""
+    """Further files of the same network, by their roles (`part_options`); all together become one network."""
 
 
 def import_name(file: Path, name: str | None) -> str:
-    """The name of an import: as given, or made from the file's name.
+    """Return the name of an import: as given, or made from the file's name.
 
     Raises:
-        AirpipeError: other characters than a-z, 0-9 and _.
+        AirpipeError: the name has other characters than a-z, 0-9 and _.
     """
     made = name or re.sub(r"[^a-z0-9]+", "_", file.stem.lower()).strip("_")
     if not re.fullmatch(r"[a-z0-9_]+", made):
@@ -55,10 +59,10 @@ def import_name(file: Path, name: str | None) -> str:
 
 
 def network_arguments(texts: Sequence[str]) -> dict[str, Any]:
-    """Constructor arguments from words NAME=VALUE, values as YAML writes them.
+    """Read constructor arguments from words NAME=VALUE, with values as YAML writes them.
 
     Raises:
-        AirpipeError: no NAME=VALUE, a value that is no YAML, or a number that is not finite.
+        AirpipeError: a word that is not NAME=VALUE, a value that is no YAML, or a number that is not finite.
     """
     found = {}
     for text in texts:
@@ -87,17 +91,16 @@ def import_published(file: Path, folder: Path, options: ImportOptions, overwrite
     """Turn a published file into a model folder of ours: `model.safetensors` and `card.json`.
 
     Args:
-        file: torch or safetensors.
-        folder: to make, usually results/imported/<name>; its name is the model's.
-        options: what the file does not tell.
-        overwrite: replace the folder.
+        file: the published file, of torch or safetensors.
+        folder: the folder to make, usually results/imported/<name>; its name is the model's.
+        options: what the user says about the file.
+        overwrite: whether to replace a folder that is there.
 
     Returns:
         What was read, for `describe`.
 
     Raises:
-        AirpipeError: as `read_published`; the folder exists or cannot be written. Nothing is
-            then left half-written. `parts` that do not fit.
+        AirpipeError: as `read_all`; or the folder exists or cannot be written. Nothing is left half-written.
     """
     if folder.exists() and not overwrite:
         raise AirpipeError(f"{folder}: exists already. Add --overwrite to replace it, or choose another --name")
@@ -107,6 +110,7 @@ def import_published(file: Path, folder: Path, options: ImportOptions, overwrite
     card = _card(found, folder.name, options)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        # beside the folder, on the same file system: only there a rename moves it at once
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     except OSError as error:
         raise write_failed(folder, error) from None
@@ -122,7 +126,7 @@ def import_published(file: Path, folder: Path, options: ImportOptions, overwrite
 
 
 def part_options() -> dict[str, str]:
-    """Roles that other files can have beside the first one, with their help texts, of all methods."""
+    """Return the roles of further files that a network of any method can have, with their help texts."""
     return {role: text for assembly in assemblies().values() for role, text in assembly.roles.items()}
 
 
@@ -134,7 +138,8 @@ def read_all(file: Path, options: ImportOptions) -> Published:
     `first` and `parts`.
 
     Raises:
-        AirpipeError: as `read_published` and the method's function; roles of several methods, or of none.
+        AirpipeError: as `read_published` and the method's function; or the roles belong to several methods, or
+            to none.
     """
     if not options.parts:
         return read_published(file, options.network, options.key, options.arguments, options.partial)
@@ -168,6 +173,7 @@ def _replace(folder: Path, new: Path, old: Path) -> None:
 
 def _card(found: Published, name: str, options: ImportOptions) -> dict[str, Any]:
     weights = found.weights
+    # the keys of a trained model's card; None where a published file does not say it
     return {
         "schema_version": 1,
         "model": f"{IMPORTED}/{name}",
@@ -213,7 +219,7 @@ def _card(found: Published, name: str, options: ImportOptions) -> dict[str, Any]
 
 
 def _file_facts(part: Published) -> dict[str, Any]:
-    """Of a second file, for the card."""
+    """Facts of a further file, for the card."""
     file = part.weights.file
     return {
         "file": file.name,
@@ -225,7 +231,7 @@ def _file_facts(part: Published) -> dict[str, Any]:
 
 
 def describe(found: Published) -> list[str]:
-    """What was read, what was left out and why, line by line, file by file."""
+    """Describe what was read, what was left out and why: lines for the terminal, file by file."""
     lines = []
     if found.first is not None:
         lines = [f"{len(found.files())} files make one network: {_called(found)}", *_assumed(found)]
@@ -271,7 +277,7 @@ def _assumed(found: Published) -> list[str]:
 
 
 def table(found: Published) -> list[str]:
-    """One line per entry of each of its files: published name, own name, shape, type."""
+    """List every entry of the files, one line each: published name, own name, shape, type."""
     return [line for file in found.files() for line in _entries(file)]
 
 
@@ -307,12 +313,12 @@ def export_published(
     """Write a model's weights in the original key layout: `torch.save({"params": state})`.
 
     Args:
-        model: what `load_model` takes.
+        model: a path that `load_model` takes.
         target: .pth file to write.
         layout: which published layout, for networks that have several; None: the usual one.
-        overwrite: replace the file.
-        buffers: also the computed buffers that published files store, which strict loading there needs.
-        bare: save the state dict itself, without container, as some published code does.
+        overwrite: whether to replace a file that is there.
+        buffers: whether to write the computed buffers that published files store, too; strict loading needs them.
+        bare: whether to save the state dict itself, without container, as some published code does.
 
     Returns:
         Number of entries, buffers included.
@@ -332,6 +338,7 @@ def export_published(
         has = f"has {', '.join(layouts)}" if len(layouts) > 1 else "has one layout only: leave --layout out"
         raise AirpipeError(f"{model}: no layout {layout!r}: {name} {has}")
     state = network.published_state(buffers, layout or "")
+    # clones, because torch.save writes the whole storage behind a view
     plain = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
     with atomic_path(target) as temporary, temporary.open("wb") as stream:
         torch.save(plain if bare else {"params": plain}, stream)

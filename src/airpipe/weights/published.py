@@ -26,29 +26,33 @@ PARTS = (
     (r"basic_block\d+\.modulation_layer\.cond_scale\.", "a decoder with GFM modulation (*_PretrainDecoder.pth)"),
     (r"basic_block\d+\.modulation_layer\.", "a decoder (*_PretrainDecoder.pth)"),
 )
-"""Networks of published systems that no registered network reads yet: a pattern of names, what it is."""
+"""Parts of published systems that no registered network reads yet: a pattern of entry names, and what it is."""
 FINETUNE_HEAD = {"conv_last.weight", "conv_last.bias", "HRconv.weight", "HRconv.bias"}
+"""Names of all entries of the output head of a fine-tuned autoencoder."""
 PATCHGAN = {"0.weight", "2.weight", "3.running_mean", "5.weight", "8.weight", "11.weight"}
+"""Names of entries that every PatchGAN discriminator has."""
 
 
 @dataclass(frozen=True)
 class KeyReport:
-    """How published entries fitted a network; names as published, missing ones as the network has them."""
+    """Report on how published entries fitted a network; names as published, missing ones as the network has them."""
 
     matched: dict[str, str]
-    """Published name to own name."""
+    """Own name of each entry that fits, by its published name."""
     dropped: tuple[str, ...]
-    """Left out knowingly: buffers that are computed, parameters that the published code never used."""
+    """Entries left out knowingly: buffers that are computed, parameters that the published code never used."""
     missing: tuple[str, ...] = ()
+    """Entries of the network that the file lacks."""
     unexpected: tuple[str, ...] = ()
+    """Published entries that the network lacks."""
 
     def problems(self) -> list[str]:
-        """Counts and first names of what does not fit."""
+        """Return a phrase for each kind of entries that does not fit: how many, and the first name."""
         found = (("missing", self.missing), ("unexpected", self.unexpected))
         return [f"{len(names)} {what} (first {names[0]})" for what, names in found if names]
 
     def facts(self) -> dict[str, Any]:
-        """For a card: counts, and every name that did not match."""
+        """Return the report for a card: the number of matches, and every other name."""
         names = {"dropped": self.dropped, "missing": self.missing, "unexpected": self.unexpected}
         return {"matched": len(self.matched), **{what: list(keys) for what, keys in names.items()}}
 
@@ -58,23 +62,28 @@ class Published:
     """A network filled from a published file."""
 
     network: nn.Module
+    """The filled network, on the CPU in float32."""
     name: str
+    """Its registered name."""
     arguments: dict[str, Any]
+    """Its constructor arguments."""
     weights: Weights
+    """What was read from the file."""
     report: KeyReport
+    """How the entries fitted."""
     dtypes: dict[str, int]
-    """Tensors that were used, by their type in the file."""
+    """Number of tensors that were used, by their type in the file."""
     also: tuple[str, ...]
-    """Other networks that the same names and shapes fit."""
+    """Other registered networks that the same names and shapes fit."""
     assumed: dict[str, Any]
-    """Arguments that no shape tells, as they were taken."""
+    """Arguments that no shape tells, with the values that were taken."""
     first: "Published | None" = None
-    """What its file holds by itself, where other files made it part of a larger network."""
+    """What the first file holds by itself, where further files made it part of a larger network."""
     parts: Mapping[str, "Published"] = field(default_factory=dict)
-    """The other files by their roles, where all became one network."""
+    """What the further files hold, by their roles, where all became one network."""
 
     def files(self) -> "list[Published]":
-        """What each of its files holds; itself, where there is one file only."""
+        """Return what each of the files holds, the first one first; this object where there is one file only."""
         return [self.first or self, *self.parts.values()]
 
 
@@ -88,18 +97,18 @@ def read_published(
     """Read a published file into the network that its names and shapes tell.
 
     Args:
-        file: torch or safetensors.
-        name: the network it has to be; None: the first that fits.
+        file: the published file, of torch or safetensors.
+        name: registered network that it has to be; None: the first that fits.
         key: see `read_weights`.
         arguments: constructor arguments that shapes cannot tell, or tell wrongly.
-        partial: allow missing (they keep their seeded initial values) and unexpected entries.
+        partial: whether to allow missing (they keep their seeded initial values) and unexpected entries.
 
     Returns:
-        Network on the CPU in float32.
+        The filled network, and how the file fitted it.
 
     Raises:
-        AirpipeError: as `read_weights`; another or no known network; arguments of wrong type;
-            entries that do not fit; numbers that are not finite.
+        AirpipeError: as `read_weights`; or the file has another or no known network, an argument has the wrong
+            type, entries do not fit, or numbers are not finite.
     """
     weights = read_weights(file, key)
     shapes = {name: tuple(tensor.shape) for name, tensor in weights.tensors.items()}
@@ -139,7 +148,7 @@ def check_arguments(name: str, arguments: Mapping[str, Any]) -> None:
 
 
 def assumed_arguments(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The values used for the arguments that no shape tells: those given, else the constructor's defaults."""
+    """Return the values used for the arguments that no shape tells: those given, else the constructor's defaults."""
     network = cast(type[Network], network_class(name))
     known = inspect.signature(network).parameters
     return {argument: arguments.get(argument, known[argument].default) for argument in network.assumed}
@@ -148,12 +157,12 @@ def assumed_arguments(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]
 def identify(
     shapes: Shapes, file: Path | str, wanted: str | None = None
 ) -> tuple[str, dict[str, Any], tuple[str, ...]]:
-    """The registered network that has these names and shapes.
+    """Find the registered network that has these names and shapes.
 
     Args:
-        shapes: published name to shape.
-        file: for messages.
-        wanted: the network it has to be.
+        shapes: shape of each entry, by its published name.
+        file: the file, for messages.
+        wanted: the network that it has to be; None: the first that fits.
 
     Returns:
         Name, constructor arguments, and the other networks that fit as well.
@@ -176,7 +185,7 @@ def identify(
 
 
 def candidates(shapes: Shapes) -> dict[str, dict[str, Any]]:
-    """Constructor arguments of every registered network that has these names and shapes."""
+    """Find every registered network that has these names and shapes: constructor arguments by name of network."""
     found = {}
     for name, target in networks().items():
         try:
@@ -189,7 +198,7 @@ def candidates(shapes: Shapes) -> dict[str, dict[str, Any]]:
 
 
 def what_part(names: Iterable[str]) -> str | None:
-    """Which part of a published system these names belong to, where it is no network of its own."""
+    """Say which part of a published system these names belong to; None where they are of no known part."""
     names = {name.removeprefix("model.") for name in names}
     if names == FINETUNE_HEAD:
         return "the output head of a fine-tuned autoencoder (*_De1.pth)"
@@ -223,8 +232,8 @@ def load_published(network: nn.Module, state_dict: Mapping[str, Tensor]) -> nn.M
     says None (buffers that are computed, parameters that were never used) are left out and logged.
 
     Args:
-        network: from `airpipe.registry.build_network`.
-        state_dict: published names to tensors, without container or prefix.
+        network: network that `airpipe.registry.build_network` made, filled in place.
+        state_dict: tensors by published name, without container or prefix.
 
     Returns:
         The same network.
@@ -240,10 +249,13 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], what: str, partial: bo
     """Load published entries into a network: all or nothing.
 
     Args:
-        network: in place; `published_key` maps published names to its own.
-        state: published names to tensors of any floating type.
-        what: for messages.
-        partial: allow missing and unexpected entries, as long as one matches.
+        network: filled in place; its `published_key` maps published names to its own.
+        state: tensors of any floating type, by published name.
+        what: the source, for messages.
+        partial: whether to allow missing and unexpected entries, as long as one matches.
+
+    Returns:
+        How the entries fitted.
 
     Raises:
         AirpipeError: missing, unexpected, wrongly shaped, doubled, not floating or not finite

@@ -1,4 +1,4 @@
-"""The two published files of a pretraining, backbone and head, as one network."""
+"""Import the two published files of a pretraining, backbone and head, as one network."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,8 +15,8 @@ def with_head(file: Path, parts: Mapping[str, Path], options: ImportOptions) -> 
     """Read the two files of a published DCPT pretraining as one network, `dcpt`.
 
     Args:
-        file: of the backbone (net_g).
-        parts: `head`, the file of the head (net_dc).
+        file: file of the backbone (net_g).
+        parts: files by role: `head`, that of the head (net_dc).
         options: how the backbone is read; `partial` counts for the head, too.
 
     Raises:

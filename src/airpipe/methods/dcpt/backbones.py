@@ -23,10 +23,10 @@ class RestormerDCPT(restormer.Restormer):
     """The Restormer of DCPT: ReLU in place of the softmax, layer norm without bias and with eps 1e-6.
 
     Stages are keyed <stage>.body.<block>, convolutions inside blocks never have a bias, and
-    convolutions start from a truncated normal of standard deviation 0.02. Same features.
+    convolutions start from a truncated normal of standard deviation 0.02. Features are those of `Restormer`.
 
     Args:
-        inp_channels: as in `Restormer`, and so for all others; must equal `out_channels`.
+        inp_channels: channels of the image; must equal `out_channels`. All other arguments as in `Restormer`.
     """
 
     stages_in_body = True
@@ -55,7 +55,7 @@ class RestormerDCPT(restormer.Restormer):
         """Constructor arguments that a state of DCPT's fork has, or None when it is another network.
 
         Args:
-            shapes: published key to shape.
+            shapes: shape of each tensor, by its published name.
         """
         if "latent.body.0.attn.temperature" not in shapes:
             return None
@@ -64,7 +64,7 @@ class RestormerDCPT(restormer.Restormer):
 
 
 class SwinIRDCPT(swinir.SwinIR):
-    """The fork of DCPT: no relative bias, no shift mask, the mean subtracted, six groups.
+    """The SwinIR of DCPT: no relative bias, no shift mask, the mean subtracted, six groups.
 
     Published names: `encode_layers.<0-2>` and `decode_layers<0-2>` for the groups. Arguments as
     for `SwinIR`.
@@ -120,7 +120,7 @@ class SwinIRDCPT(swinir.SwinIR):
         largest smaller number that divides `embed_dim`.
 
         Args:
-            shapes: key to shape, published names or those here.
+            shapes: shape of each tensor, by its published name or the one here.
         """
         found = swinir.sizes_from(shapes)
         if found is None or found.pop("tables") or len(found["depths"]) != 6:

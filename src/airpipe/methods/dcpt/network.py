@@ -63,8 +63,8 @@ class DegradationHead(Network):
     """Tell degradations apart by the features of a restoration network's decoder.
 
     Args:
-        feature_dims: f_0 to f_(L-1), shallow (high resolution) first.
-        num_classes: logits.
+        feature_dims: channels f_0 to f_(L-1) of the levels, shallow (high resolution) first.
+        num_classes: number of logits.
         num_res_blocks: residual blocks of each level and after the last one.
         downsample: features of all levels have the size of level 0; level i is shrunk by 2^i (nearest).
 
@@ -99,7 +99,7 @@ class DegradationHead(Network):
         self.fc = nn.Linear(feature_dims[-1], num_classes)
 
     def forward(self, features: Sequence[Tensor] | Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """Logits (B, num_classes).
+        """Classify the features of B images: logits (B, num_classes).
 
         Args:
             features: L maps (B, f_i, H / 2^i, W / 2^i); with `downsample` all (B, f_i, H, W). Tokens
@@ -158,7 +158,7 @@ class DegradationHead(Network):
         same channels, as SwinIR's have and those of the other backbones do not.
 
         Args:
-            shapes: published key to shape.
+            shapes: shape of each tensor, by its published name.
         """
         levels, last = shapes.get("mixing_weights", ()), shapes.get("fc.weight", ())
         if len(levels) != 1 or len(last) != 2 or not 0 < levels[0] <= len(shapes):
@@ -200,7 +200,7 @@ class DCPT(Network):
 
     Args:
         backbone: name and arguments of a registered network that has features.
-        num_classes, num_res_blocks, downsample: of the head.
+        num_classes, num_res_blocks, downsample: arguments of the head.
         features: "all" levels, or only the "last" stage of the decoder (full resolution).
 
     Raises:
@@ -241,10 +241,11 @@ class DCPT(Network):
 
         Args:
             image: RGB in [0, 1].
-            features, visible: as the backbone has them.
+            features, visible: as the backbone takes them.
             classify: return logits (B, num_classes) instead.
-            generate: with `classify`: return (logits, restored `generate`); "input": of `image` itself. All
-                passes of a training step are one call, as data parallelism wants it.
+            generate: with `classify`: image to restore beside it, (B, 3, H, W), or "input" for `image` itself;
+                returns (logits, restored). All passes of a training step are one call, as data parallelism
+                wants it.
 
         Raises:
             ValueError: `generate` without `classify`.
@@ -269,10 +270,10 @@ class DCPT(Network):
         return self
 
     def published_state(self, buffers: bool = False, layout: str = "") -> dict[str, Tensor]:
-        """One of the two files of a published pretraining.
+        """State as in one of the two files of a published pretraining.
 
         Args:
-            buffers: as the backbone has it.
+            buffers: as the backbone takes it.
             layout: "net_g" (backbone, the usual one) or "net_dc" (head).
 
         Raises:

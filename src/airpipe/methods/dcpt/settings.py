@@ -39,7 +39,7 @@ class ClassifierSettings(_FromParents):
     """A stage that trains a head; `network` is the backbone."""
 
     head: HeadSettings
-    loss: Literal["focal", "ce"] = Field("focal", description="Of the classification. Source: paper and code: focal.")
+    loss: Literal["focal", "ce"] = Field("focal", description="Class loss. Source: paper and code: focal.")
     focal_gamma: float = Field(2.0, ge=1, description="Exponent of the focal loss. Source: code.")
 
     @property
@@ -70,7 +70,7 @@ class PretrainSettings(ClassifierSettings):
 
 
 class DirectSettings(PretrainSettings):
-    """dcpt.direct: restores and classifies the degraded image. Source: code, `DCTModel`; paper, table 12."""
+    """dcpt.direct: the degraded image is restored and classified. Source: code, `DCTModel`; paper, table 12."""
 
     generation_input: Literal["degraded"] = "degraded"
 
@@ -96,7 +96,7 @@ class MaskedPretrainSettings(ClassifierSettings):
 
 
 class ProbeSettings(ClassifierSettings):
-    """dcpt.probe: trains a new head (optimizer `head`) on a frozen backbone. Source: code, `DCModel`.
+    """dcpt.probe: a new head (optimizer `head`) is trained on a frozen backbone. Source: code, `DCModel`.
 
     Without the parent `init` the backbone is the freshly initialised one.
     """
@@ -111,12 +111,14 @@ class FinetuneSettings(_FromParents):
 
 
 class TransferSettings(_FromParents):
-    """dcpt.transfer: from a model of one degradation (`init`) to another one, guided by a head (`guide`).
+    """dcpt.transfer: a model of one degradation (`init`) learns another one, guided by a head (`guide`).
 
     Without `guide` it is the control: same loop, no class loss. Source: code, `DCDistModel`.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"init"})
     takes: ClassVar[frozenset[str]] = frozenset({"guide"})
-    loss: Literal["focal", "ce"] = Field("ce", description="Of the guide. Source: code: cross entropy, weight 1.")
+    loss: Literal["focal", "ce"] = Field(
+        "ce", description="Class loss of the guide. Source: code: cross entropy, weight 1."
+    )
     focal_gamma: float = Field(2.0, ge=1, description="Exponent of the focal loss.")

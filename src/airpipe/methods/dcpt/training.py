@@ -47,12 +47,12 @@ class ClassifierTask(Task):
         torch.manual_seed(settings.seed)
         found = settings.exported_network
         self.net = cast(DCPT, build_network(found.name, **found.arguments))
-        """Not wrapped: for set-up, not for steps."""
+        """The network itself, which the loop does not wrap: for set-up, not for steps."""
         self.networks = {"net": self.net}
         self.class_loss = class_loss(settings.loss, settings.focal_gamma)
 
     def train_both(self) -> None:
-        """Optimizers "net" for what is trained of the backbone, "head" for the head."""
+        """Make the optimizers: "net" for what is trained of the backbone, "head" for the head."""
         backbone = [parameter for parameter in self.net.backbone.parameters() if parameter.requires_grad]
         parts = {"net": backbone, "head": list(self.net.head.parameters())}
         self.optimizers = {name: make_optimizer(part, self.settings.optimizers[name]) for name, part in parts.items()}
@@ -90,7 +90,7 @@ class PretrainTask(ClassifierTask):
 
 
 class MaskedPretrainTask(ClassifierTask):
-    """MaskDCPT: from an image of which patches are hidden, its class and the whole clean image.
+    """MaskDCPT: from an image with hidden patches the network tells the class and restores the whole clean image.
 
     Source: Hu et al., "Universal Image Restoration Pre-training via Masked Degradation Classification"
     (arXiv 2510.13282), DCPT's successor; what its text leaves open stands in docs/methods/dcpt.md.
@@ -119,19 +119,19 @@ class MaskedPretrainTask(ClassifierTask):
 
 
 def random_patches(images: Tensor, patch: int, ratio: float, seed: int, slots: Sequence[int]) -> Tensor:
-    """What is visible when a share of an image's square patches is hidden, other ones in each image.
+    """Hide a share of an image's square patches, other ones in each image.
 
     Each image has a generator of its own, so that the number of processes changes nothing.
 
     Args:
-        images: (B, C, H, W).
-        patch: side in pixels; patches at right and bottom may be cut off.
-        ratio: hidden share of the patches, rounded to whole patches.
-        seed: of the training.
-        slots: B numbers of the samples.
+        images: B images, (B, C, H, W).
+        patch: side of a patch in pixels; patches at right and bottom may be cut off.
+        ratio: hidden share of the patches, in (0, 1), rounded to whole patches.
+        seed: seed of the training.
+        slots: number of each of the B samples in the training.
 
     Returns:
-        (B, 1, H, W), 1 where visible, otherwise 0.
+        Mask (B, 1, H, W): 1 where visible, otherwise 0.
     """
     batch, _, height, width = images.shape
     rows, columns = -(-height // patch), -(-width // patch)
@@ -170,7 +170,7 @@ class FinetuneTask(BaselineTask):
 
 
 class TransferTask(BaselineTask):
-    """From one degradation to another, guided by the frozen head of `guide`; without it, the control.
+    """A network goes from one degradation to another, guided by the frozen head of `guide`; without it, the control.
 
     The head sees the features of the network in training. A guide is a pretraining stage or a
     published head (net_dc).

@@ -1,4 +1,4 @@
-"""The published files of encoder, branches with fusion, and decoder as one network."""
+"""Import the published files of encoder, branches with fusion, and decoder as one network."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,15 +10,15 @@ from airpipe.weights.importing import ImportOptions
 from airpipe.weights.published import Published, assumed_arguments, check_arguments, read_published
 
 PARTS = {"sad": "vrdir_sad", "encoder": "vgg_front"}
-"""Role to network, beside the branches and their fusion (vrdir_ise)."""
+"""Network that is in the file of each role, beside that of the branches and their fusion (vrdir_ise)."""
 
 
 def with_parts(file: Path, parts: Mapping[str, Path], options: ImportOptions) -> Published:
     """Read the published files of VRD-IR as one network, `vrdir`.
 
     Args:
-        file: branches and fusion, of the third stage (ISE).
-        parts: `sad`, the file of the first stage, and `encoder`, torchvision's VGG16.
+        file: file of branches and fusion, from the third stage (ISE).
+        parts: files by role: `sad`, that of the first stage, and `encoder`, torchvision's VGG16.
         options: how ISE's file is read; its `arguments` are those of `vrdir` that no file tells: `normalise`
             ("half", as the published code trains), `max_pixels`.
 

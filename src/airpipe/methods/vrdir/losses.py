@@ -16,10 +16,10 @@ def rebuilding_losses(
     """Losses of SAD, which turns the features of either image back into that image.
 
     Args:
-        of_clean, of_degraded: what the decoder makes of the features of each, (B, 3, H, W).
-        clean, degraded: the images.
-        margin: by which the clean image is to be more like its source than the degraded one.
-        pixel_loss: on each.
+        of_clean, of_degraded: images (B, 3, H, W) that the decoder makes of the features of each.
+        clean, degraded: the images themselves, (B, 3, H, W).
+        margin: by how much (cosine) the rebuilt clean image is to be more like its source than the degraded one.
+        pixel_loss: loss of each image that is rebuilt.
 
     Returns:
         `clean` and `degraded` (pixel losses), `similarity` (the ranking, see `similarity_ranking`).
@@ -47,10 +47,10 @@ def restoring_losses(
     """Losses of DNC and ISE: the image, and the features behind it.
 
     Args:
-        restored, clean: (B, 3, H, W).
+        restored, clean: images (B, 3, H, W).
         normal: features that `restored` was made of, (B, C, h, w).
-        of_clean: features of the clean image, likewise.
-        pixel_loss: on the images.
+        of_clean: features of the clean image, (B, C, h, w).
+        pixel_loss: loss of the images.
 
     Returns:
         `pixel`, and `semantic`: mean of 1 - cosine of the features' largest values in each channel.

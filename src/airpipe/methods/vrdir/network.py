@@ -51,9 +51,9 @@ class SAD(_Part):
     """The decoder: a feature map becomes an image in (0, 1).
 
     Args:
-        in_channels: C.
+        in_channels: channels C of the features.
         hidden: channels at full size.
-        out_channels: of the image.
+        out_channels: channels of the image.
 
     Raises:
         ValueError: a number below 1.
@@ -93,7 +93,7 @@ class DNC(_Part):
     """A branch: features and their normalised version, each weighted by a gate for every channel.
 
     Args:
-        in_channels: C.
+        in_channels: channels C of the features.
         ratio: the gates are computed in C // ratio channels.
 
     Raises:
@@ -117,7 +117,7 @@ class DNC(_Part):
         )
 
     def normalised(self, features: Tensor) -> Tensor:
-        """Features (B, C, h, w) with learned mean and spread in each channel of each image.
+        """Give features (B, C, h, w) a learned mean and spread in each channel of each image.
 
         Raises:
             AirpipeError: a map of one pixel, which has no spread.
@@ -160,8 +160,8 @@ class FGM(_Part):
     Computed in float32 whatever the precision of the training, because half-precision FFTs know few sizes.
 
     Args:
-        in_channels: C.
-        num_branches: N.
+        in_channels: channels C of the features.
+        num_branches: number N of branches.
 
     Raises:
         ValueError: a number below 1.
@@ -188,7 +188,7 @@ class FGM(_Part):
             return cast(Tensor, self.conv_guidance(spatial).softmax(1))
 
     def forward(self, branches: Tensor, features: Tensor) -> Tensor:
-        """Fuse branches (B, N C, h, w), one after the other, by degraded features (B, C, h, w); (B, C, h, w)."""
+        """Fuse branches (B, N C, h, w), one after the other, by degraded features (B, C, h, w), into (B, C, h, w)."""
         weights = self.guidance(features)
         apart = rearrange(branches.float(), "b (n c) y x -> b n c y x", n=self.num_branches)
         return (weights[:, :, None] * apart).sum(1)
@@ -203,10 +203,10 @@ class ISE(_Part):
     """All branches and their fusion: degraded features become those of a clean image.
 
     Args:
-        in_channels: C.
-        num_branches: N.
-        ratio: of the branches, see `DNC`.
-        fusion: False: one branch by itself.
+        in_channels: channels C of the features.
+        num_branches: number N of branches.
+        ratio: ratio of each branch, see `DNC`.
+        fusion: whether there is a fusion; False: one branch by itself.
 
     Raises:
         ValueError: a number below 1, or several branches without fusion.
@@ -244,20 +244,20 @@ class ISE(_Part):
 
 
 class VRDIR(Network):
-    """The whole network; with fewer branches its parts that restore by themselves.
+    """VRD-IR as a whole; with fewer branches, those parts of it that restore by themselves.
 
     Statistics and Fourier transform are of the whole image, so that tiles would change the result: it is never tiled.
 
     Args:
-        in_channels: C, channels of the encoder's output.
-        num_branches: N. 0: encoder and decoder only.
-        ratio: of the branches, see `DNC`.
-        front_channels: of the encoder at full size.
-        hidden: of the decoder at full size.
-        fusion: False: one branch by itself.
+        in_channels: channels C of the encoder's output.
+        num_branches: number N of branches; 0: encoder and decoder only.
+        ratio: ratio of each branch, see `DNC`.
+        front_channels: channels of the encoder at full size.
+        hidden: channels of the decoder at full size.
+        fusion: whether there is a fusion; False: one branch by itself.
         normalise: what is done to an image in [0, 1] before the encoder: "none", "half" (mean and standard deviation
             0.5, as the published code trains), "imagenet" (those the weights of VGG16 were trained with).
-        max_pixels: images with more are refused.
+        max_pixels: largest image that is restored, in pixels; others are refused.
 
     Raises:
         ValueError: a number below 1, another normalisation, or several branches without fusion.
@@ -301,7 +301,7 @@ class VRDIR(Network):
         Args:
             image: RGB in [0, 1].
             clean: not used; published code is called with it.
-            features: True: what the decoder gets, [(B, C, h, w)], instead; "also": (restored, that).
+            features: True: return what the decoder gets, [(B, C, h, w)], instead; "also": (restored, that).
 
         Returns:
             (B, 3, H, W) in (0, 1).
@@ -319,7 +319,7 @@ class VRDIR(Network):
         return restored if features is False else (restored, [normal])
 
     def encode(self, image: Tensor) -> Tensor:
-        """Features (B, C, h, w) of (B, 3, H, W), RGB in [0, 1], odd sizes rounded up.
+        """Encode images (B, 3, H, W), RGB in [0, 1]: features (B, C, h, w), where odd sizes are rounded up.
 
         Raises:
             AirpipeError: no pixels, or more than `max_pixels`.
@@ -339,7 +339,7 @@ class VRDIR(Network):
         return cast(Tensor, self.ext(image))
 
     def guidance(self, image: Tensor) -> Tensor:
-        """Weights (B, N, h, w) of the branches for (B, 3, H, W), RGB in [0, 1]; they sum to 1.
+        """Weights (B, N, h, w) of the branches for images (B, 3, H, W), RGB in [0, 1]; they sum to 1.
 
         Raises:
             AirpipeError: fewer than two branches, which have none.

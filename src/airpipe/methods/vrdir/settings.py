@@ -46,7 +46,7 @@ class EnhancerSettings(StageSettings):
 
     @property
     def branches_trained(self) -> tuple[Name, ...]:
-        """Names of the branches of the network."""
+        """Names of the branches that the stage's network has; by default it has none."""
         return ()
 
     @property
@@ -109,7 +109,7 @@ class IseSettings(EnhancerSettings):
     needs: ClassVar[frozenset[str]] = frozenset({"sad"})
     takes: ClassVar[frozenset[str]] = frozenset({"encoder"})
     branches: tuple[Name, ...] = Field(
-        ("haze", "noise", "rain"), min_length=1, description="In the order of the network. Source: code."
+        ("haze", "noise", "rain"), min_length=1, description="Names, in the order of the network. Source: code."
     )
     freeze_branches: bool = Field(
         True, description="Train the fusion only, as the code's description says; false: the branches too, as it does."
@@ -117,7 +117,7 @@ class IseSettings(EnhancerSettings):
 
     @property
     def branches_trained(self) -> tuple[Name, ...]:
-        """All of them."""
+        """Names of all branches, in the order of the network."""
         return self.branches
 
     @property
@@ -126,7 +126,7 @@ class IseSettings(EnhancerSettings):
 
     @property
     def needed_roles(self) -> frozenset[str]:
-        """The prior, and a parent for every branch."""
+        """Roles that `parents` has to name: the prior, and one for every branch."""
         return self.needs | {f"dnc_{name}" for name in self.branches}
 
     @model_validator(mode="after")

@@ -59,7 +59,11 @@ class RecogniserTask(Task):
         self.pixel_loss = PIXEL_LOSSES[settings.pixel_loss]
 
     def accept(self, classes: tuple[str, ...]) -> None:
-        """Refuse images without classes, and another number of them than the network tells apart."""
+        """Refuse images without classes, and another number of classes than the network tells apart.
+
+        Raises:
+            AirpipeError: says how many there are, and what to set.
+        """
         model = self.settings.model_id
         if not classes:
             raise AirpipeError(
@@ -81,6 +85,7 @@ class RecogniserTask(Task):
             return {"class": cross_entropy(self.networks["net"](shown), wanted)}
         logits, front = self.networks["net"](shown, front=True)
         rebuilt = self.networks["decoder"](front)
+        # the front halves the size: it does not see an odd row or column at the rim
         even = shown[..., : rebuilt.shape[-2], : rebuilt.shape[-1]]
         return {"class": cross_entropy(logits, wanted), "rebuild": self.pixel_loss(rebuilt, even)}
 
@@ -101,7 +106,7 @@ class EnhancerTask(Task):
         torch.manual_seed(settings.seed)
         found = settings.exported_network
         self.net = cast(VRDIR, build_network(found.name, **found.arguments))
-        """Not wrapped: for set-up, not for steps."""
+        """The network itself, which the loop does not wrap: for set-up, not for steps."""
         self.networks = {"net": self.net}
         self.legacy_targets = settings.legacy_targets
         self.pixel_loss = PIXEL_LOSSES[settings.pixel_loss]
@@ -111,7 +116,11 @@ class EnhancerTask(Task):
         self.optimizers = {"net": make_optimizer(train_only(self.net, part), self.settings.optimizers["net"])}
 
     def load_encoder(self, role: str) -> None:
-        """Fill the encoder from a parent."""
+        """Fill the encoder from a parent.
+
+        Raises:
+            AirpipeError: the parent has no encoder, one of other channels, or one that saw images normalised otherwise.
+        """
         front, own = encoder_of(self.parents[role], role), self.net.ext
         if front.widths != own.widths:
             raise AirpipeError(
@@ -172,7 +181,7 @@ class SadTask(EnhancerTask):
 
 
 class RestoringTask(EnhancerTask):
-    """Degraded images become clean ones, and so do their features."""
+    """A stage that learns to make clean images of degraded ones, and clean features of theirs."""
 
     losses = ("pixel", "semantic")
 
@@ -209,7 +218,7 @@ class IseTask(RestoringTask):
 
 
 def encoder_of(parent: nn.Module, role: str) -> VGGFront:
-    """The encoder of a recogniser, of a network of VRD-IR, or the front of VGG16 itself.
+    """Find the encoder in a parent: that of a recogniser, of a network of VRD-IR, or the front of VGG16 itself.
 
     Raises:
         AirpipeError: the parent has none.
@@ -225,10 +234,10 @@ def encoder_of(parent: nn.Module, role: str) -> VGGFront:
 
 
 def branch_of(parent: nn.Module, role: str) -> DNC:
-    """The branch of a stage vrdir.dnc, or an imported branch itself.
+    """Find the branch in a parent: that of a stage vrdir.dnc, or an imported branch itself.
 
     Raises:
-        AirpipeError: none, or several.
+        AirpipeError: the parent has no branch, or several.
     """
     if isinstance(parent, VRDIR) and parent.ise is not None and len(parent.ise.dncs) == 1:
         return cast(DNC, parent.ise.dncs[0])
@@ -264,7 +273,7 @@ def check_normalise(parent: nn.Module, net: VRDIR, role: str) -> None:
         AirpipeError: names both ways.
     """
     if isinstance(parent, Recogniser):
-        found = "half"
+        found = "half"  # see `airpipe.models.recognisers.normalised`
     elif isinstance(parent, VRDIR):
         found = parent.normalise
     else:
