@@ -13,11 +13,11 @@ hypothesis.settings.register_profile("airpipe", deadline=None)  # a busy machine
 hypothesis.settings.load_profile("airpipe")
 
 LONGEST = (
-    *("test_slurm", "test_training", "test_data_workflow", "test_dvc", "test_reruns", "test_samples"),
-    *("test_recognition_workflow", "test_vrdir_workflow", "test_dcpt_workflow", "test_contributing"),
-    *("test_imported_workflow", "test_stages", "test_features"),
+    *("test_slurm", "test_dvc", "test_data_workflow", "test_training", "test_vrdir_workflow", "test_contributing"),
+    *("test_stages", "test_reruns", "test_samples", "test_dcpt", "test_features", "test_made_workflow"),
+    *("test_networks", "test_vrdir_stages", "test_recognition_workflow", "test_redone"),
 )
-"""Files of a minute or more, longest first (2026-11-20, CPU time with all that they start)."""
+"""Files of half a minute or more, longest first (2026-11-27, CPU time with all that they start)."""
 
 
 def pytest_collection_modifyitems(config, items):

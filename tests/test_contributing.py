@@ -1,7 +1,6 @@
 """CONTRIBUTING.md is true: its worked examples run, and its messages are the ones that users read."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -130,13 +129,25 @@ def test_the_new_method_runs_to_the_end_without_a_change_of_the_config(with_edge
     assert json.loads((results / "complexity" / f"{EDGE}.json").read_text())["parameters"] > 0
 
 
+LOADED = """
+from pathlib import Path
+from airpipe.plan import load_plan
+from airpipe.registry import METHODS
+from airpipe.settings.base import read_yaml
+from airpipe.settings.merging import deep_merge
+config = {}
+for name in ["config", "datasets", "recipes", "protocols", *(f"methods/{method}" for method in METHODS)]:
+    config = deep_merge(config, read_yaml(Path(f"config/{name}.yaml")))
+load_plan(deep_merge(config, read_yaml(Path("wrong.yaml")))).stages_in_use()
+"""
+
+
 def test_the_new_methods_settings_are_checked(with_edge):
     stage = {"train": {"common": {"edge_distanse": 2}}}
     wrong = {"models": ["edge/nafnet_5d"], "methods": {"edge": {"settings": {"nafnet_5d": {"stages": stage}}}}}
-    code = f"from test_plan import plan; plan({wrong}).stages_in_use()"  # with the copy's registry
-    variables = environment(with_edge)
-    variables["PYTHONPATH"] += os.pathsep + str(with_edge / "tests")
-    done = subprocess.run([sys.executable, "-c", code], cwd=with_edge, env=variables, capture_output=True, text=True)
+    write_overlay(with_edge, wrong, name="wrong.yaml")
+    command = [sys.executable, "-c", LOADED]  # with the copy's registry
+    done = subprocess.run(command, cwd=with_edge, env=environment(with_edge), capture_output=True, text=True)
     assert done.returncode == 1
     assert "unknown setting 'edge_distanse'; did you mean 'edge_distance'?" in done.stderr
 

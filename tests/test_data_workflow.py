@@ -9,7 +9,7 @@ import pytest
 from helpers import toy_images
 
 from airpipe.data.pairs import read_rows
-from workflow import TOY, copy_project, copy_run, job_table, planned, snakemake, write_overlay
+from workflow import TOY, copy_run, job_table, planned, snakemake, write_overlay
 
 pytestmark = pytest.mark.pipeline
 
@@ -55,8 +55,9 @@ def pictures(folder):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    folder = copy_project(tmp_path_factory.mktemp("project"))
+def finished(toy_run, tmp_path_factory):
+    """The toy run, trained and tested on a folder of files instead; what it has of the photographs stays."""
+    folder = copy_run(toy_run, tmp_path_factory.mktemp("project") / "run")
     pictures(folder / "pictures")
     (folder / "list.txt").write_text("".join(f"img{number}.png\n" for number in range(5)))
     write_overlay(folder, TOY, MINE)
