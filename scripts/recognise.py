@@ -48,9 +48,10 @@ def main() -> None:
         raise AirpipeError(f"recognition: no --pairs file for {', '.join(sorted(missing))}; found {', '.join(files)}")
     folders = {name: roots.get(name.split(".")[0]) for name in files}
     lists = {name: read_pairs(file, Path(root) if (root := folders[name]) else None) for name, file in files.items()}
-    models = {name: load_model(Path(file)) for name, file in (text.split("=", 1) for text in given.recogniser)}
-    if set(models) != set(job.recognisers):
-        raise AirpipeError(f"recognition: --recogniser {', '.join(models)}; expected {', '.join(job.recognisers)}")
+    files_of = dict(text.split("=", 1) for text in given.recogniser)
+    if set(files_of) != set(job.recognisers):
+        raise AirpipeError(f"recognition: --recogniser {', '.join(files_of)}; expected {', '.join(job.recognisers)}")
+    models = {name: load_model(Path(files_of[name]), variant_of(model)) for name, model in job.recognisers.items()}
     enhancer, device = (
         load_model(given.model, variant_of(given.id)) if given.model else None,
         choose_device(given.device),

@@ -122,7 +122,13 @@ def test_imported_models_have_no_seed_and_must_be_there():
 
 
 def test_variants_share_the_folder_of_their_model(demo):
-    found = demo.model_ids(["dcpt/nafnet_5d@s", "dcpt/nafnet_5d/pretrain@l", "imported/mine@s"])
+    small = {"variants": {"s": {"middle_blk_num": 1}, "l": {}}}
+    both = plan(*(common("dcpt", "nafnet_5d", stage, small) for stage in ("pretrain", "finetune")))
+    found = both.model_ids(["dcpt/nafnet_5d@s", "dcpt/nafnet_5d/pretrain@l", "imported/mine@s"])
+    with pytest.raises(AirpipeError, match=r"finetune@m: unknown variant 'm'.*Valid: l, s"):
+        both.model_ids(["dcpt/nafnet_5d@m"])
+    with pytest.raises(AirpipeError, match=r"train@s: unknown variant 's'.*Valid: \(none\)"):
+        demo.model_ids(["baseline/nafnet_5d@s"])
     assert found == [f"{FINETUNE}@s", f"{PRETRAIN}@l", "imported/mine@s"]
     assert [ModelId.parse(model).folder for model in found] == [FINETUNE, PRETRAIN, "imported/mine"]
     asked = []
@@ -500,3 +506,27 @@ def test_every_degradation_is_handed_out_with_its_key(demo):
         found
     )
     assert found["tests.photos_rain"].names == found["recipes.rain"].names == ("rain_streaks",)
+
+
+def test_no_frozen_line_is_too_long_to_paste(demo):
+    kinds = {"tests": demo.project.tests, "studies": ["features"], "recognition": ["seed0"]}
+    lists = [f"{name}.{split}" for name, entry in demo.project.datasets.items() for split in entry.split_names]
+    fetched = [name for name, entry in demo.project.datasets.items() if not entry.made]
+    made = [name for name, entry in demo.project.datasets.items() if entry.made]
+    kinds |= {"splits": lists, "pairs": lists, "sources": fetched, "made": made}
+    lines = [line for kind, names in kinds.items() for name in names for line in demo.frozen(kind, name)]
+    lines += [line for model in ids(demo.stages_in_use()) for line in demo.frozen_stage(model)]
+    assert len(lines) > 1000 and max(map(len, lines)) <= 200
+
+
+def test_a_made_data_set_is_not_fetched(demo):
+    with pytest.raises(AirpipeError, match="shapes0 is made here, not fetched: snakemake results/generated/shapes0"):
+        demo.frozen("sources", "shapes0")
+
+
+def test_a_method_is_planned_although_another_ones_import_is_missing():
+    absent = Machine(model=lambda model: model != "imported/vgg16")
+    paper = plan({"scale": "paper", "models": ["vrdir/reference", "baseline/nafnet_5d"]}, machine=absent)
+    assert paper.models_of("baseline") == ["baseline/nafnet_5d/seed0/train"]
+    with pytest.raises(AirpipeError, match="imported/vgg16 is not there: .*FILE: torchvision's ImageNet"):
+        paper.models_of("vrdir")

@@ -196,6 +196,24 @@ def test_costs_stand_beside_what_the_same_network_was_published_with(tree):
     assert (row["macs"], row["macs_attention"], row["peak_memory_mb"]) == (2_000_000_000, 50_000_000, 99)
 
 
+def test_a_variant_stands_in_tables_under_its_own_name_with_the_card_that_it_shares(tree, monkeypatch):
+    name = f"{MODELS[0]}@s"
+    scores = [file for file in tree.scores if MODELS[0] in str(file)]
+    for file in scores:
+        target = tree.root / "scores" / name / file.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(file.read_text())
+        facts = json.loads(file.with_suffix(".json").read_text()) | {"model": name}
+        target.with_suffix(".json").write_text(json.dumps(facts))
+        tree.scores.append(target)
+    table = tree.table("paper")
+    plain, variant = (pick(table, f"baseline/nafnet_5d/train{at}") for at in ("", "@s"))
+    assert (variant["method"], variant["backbone"], variant["setting"]) == ("baseline", "nafnet", "nafnet_5d")
+    assert (variant["value"], variant["seeds"], plain["seeds"]) == (25.5, 1, 2)  # one seed of two has the variant
+    cost = cost_table(tree, model=name)
+    assert (cost["model"], cost["wall_s"]) == (name, tree.cards[MODELS[0]]["wall_s"])
+
+
 @pytest.mark.parametrize(("counts", "ours"), [("layers", 1.95), ("all", 2.0)])
 def test_published_operations_are_compared_with_what_they_count(tree, counts, ours):
     row = cost_table(tree, COSTS.replace(",conv,", f",{counts},"), **PARTS)

@@ -126,6 +126,7 @@ def test_a_constant_rate_is_constant_after_its_warm_up():
         ({"restarts": [{"step": 70}]}, "optimizers.net: restarts has 70, but the stage has 60 steps"),
         ({"restarts": [{"step": 3}], "warmup_steps": 3}, "the first restart is at 3, warm-up and hold end at 3"),
         ({"restarts": [{"step": 3}], "cosine_steps": 3}, "found cosine_steps and restarts"),
+        ({"delay_steps": 60}, "delay_steps is 60, the stage has 60 steps: all would have rate 0"),
         ({"per": "epoch"}, "optimizers.net: per is epoch, but a phase does not say its epoch_steps"),
         ({"schedule": "steps", "milestone": [3]}, "unknown setting 'milestone'; did you mean 'milestones'"),
         ({"schedule": None}, "Input should be 'cosine', 'constant' or 'steps'"),

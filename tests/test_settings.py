@@ -332,6 +332,23 @@ def test_null_in_a_scale_takes_its_value_and_the_common_one_away(where):
     assert decays == [0.5 if where == "common" else 0.25, 0, 0]
 
 
+@pytest.mark.parametrize("where", ["common", "scales"])
+def test_a_mistyped_null_of_a_stage_is_told_when_its_class_is_known(where):
+    stage = {"common": {"ema_decai": None}} if where == "common" else {"scales": {"demo": {"ema_decai": None}}}
+    config = deep_merge(shipped(), {"methods": {"baseline": {"settings": {"nafnet_5d": {"stages": {"train": stage}}}}}})
+    with pytest.raises(AirpipeError, match="ema_decai is null, which takes a setting away; .*did you mean 'ema_decay'"):
+        frozen_stage(load_project(config), "baseline/nafnet_5d", 0, "train", StageSettings, 1)
+
+
+def test_null_in_a_list_of_a_stage_takes_a_key_away_too():
+    part = {"pairs": "photos.train", "recipe": "noise", "share": None, "label": None}
+    for values in ({"common": {"data": [part]}}, {"scales": {"demo": {"data": [part]}}}):
+        overlay = {"methods": {"baseline": {"settings": {"nafnet_5d": {"stages": {"train": values}}}}}}
+        project = load_project(deep_merge(shipped(), overlay))
+        (found,) = frozen_stage(project, "baseline/nafnet_5d", 0, "train", StageSettings, 1).data
+        assert (found.share, found.label) == (1.0, 0)
+
+
 def test_null_in_a_scale_for_what_neither_it_nor_common_has_is_told():
     scale = {"ema_decai": None}
     with pytest.raises(AirpipeError, match=r"scales.demo.ema_decai is null, .*did you mean 'ema_decay'"):

@@ -113,9 +113,11 @@ def test_a_drawn_depth_is_shared_by_all_micro_batches_and_logged_under_its_name(
         assert found[f"loss/pixel_{depth}"] == [step for step, d in enumerate(drawn[::2], 1) if d == depth] != []
 
 
-def test_micro_batches_that_draw_apart_are_told(tmp_path, monkeypatch):
+@pytest.mark.parametrize("names", [[("pixel_1",), ("pixel_2",)], [("pixel_1", "pixel_2"), ("pixel_1",)]])
+def test_micro_batches_that_draw_apart_are_told(tmp_path, monkeypatch, names):
     def apart(self, batch, at):
-        return {f"pixel_{1 + batch.slot[0] // 2 % 2}": self.networks["net"](batch.degraded).mean()}
+        drawn = names[batch.slot[0] // 2 % 2]
+        return {name: self.networks["net"](batch.degraded).mean() for name in drawn}
 
     monkeypatch.setattr(toys.DepthTask, "step", apart)
     with pytest.raises(AirpipeError, match="turn 'train': micro-batches drew other losses; draw from `at.generator`"):
@@ -161,10 +163,17 @@ def test_an_absent_optional_parent_is_told_and_a_present_one_counts_nothing(pare
         (None, {"loss_weights": {"fol": 1}}, "unknown loss 'fol'; did you mean 'fool'. Valid: fake, fool, pixel, real"),
         (None, {"optimizers": {**OPTIMIZERS, "x": {"learning_rate": 1}}}, r"its settings \['critic', 'net', 'x'\]"),
         ([], {}, r"task loop.adversarial, step 1: turns \[\]; expected one or more, each once"),
+        ([A_TURN], {}, r"no turn of any step has the optimizers \['critic'\]; they would train nothing"),
+        ([A_TURN, Turn("b", (), ("x",))], {}, "turn 'b' has no optimizer; it would train nothing"),
+        (
+            [A_TURN, Turn("b", ("net", "critic"), ("x",))],
+            {},
+            "one that follows two turns of a step would",
+        ),
         ([A_TURN, A_TURN], {}, r"turns \['a', 'a'\]; expected one or more, each once"),
         ([A_TURN, Turn("b", ("critic",), ("x",))], {}, "the turns 'a' and 'b' both have a loss 'x'"),
         ([Turn("a", ("nett",), ("x",))], {}, "turn 'a': unknown optimizer 'nett'; did you mean 'net'"),
-        ([Turn("a", ("net",), ("total_a",))], {}, "loss 'total_a' is called like another curve"),
+        ([Turn("a", ("net", "critic"), ("total_a",))], {}, "loss 'total_a' is called like another curve"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_the_first_step(parent, tmp_path, monkeypatch, turns, changes, message):

@@ -83,6 +83,8 @@ class Method:
     """Names of its models in published tables; {backbone}: the family of the network. Case does not count."""
     forks: Mapping[str, str] = field(default_factory=dict)
     """Family of a backbone to the network that this method's code has in its place."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """What FILE is, for imported models that its settings name as parents: model id to words, for a message."""
     control: bool = False
     """Whether the method is plain training from scratch, with which pretraining is compared."""
 

@@ -38,7 +38,7 @@ def told(function):
     def telling(*arguments, **named):
         try:
             return function(*arguments, **named)
-        except AirpipeError as error:
+        except (AirpipeError, ValueError) as error:
             raise WorkflowError(str(error)) from None
 
     return telling

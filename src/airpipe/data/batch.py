@@ -70,7 +70,7 @@ class DrawnNumbers(Tensors):
 
 @dataclass(frozen=True)
 class Companion(Tensors):
-    """Second images, one for each sample: other contents, the same draws, other noise."""
+    """Second images, one for each sample, from the same list (by chance the same image): equal draws, other noise."""
 
     degraded: Tensor
     """Degraded images (B, 3, H, W), as in `Batch`."""

@@ -60,6 +60,8 @@ class DataSets(Models):
     def source_entry(self, name: str) -> DatasetSettings:
         """Entry of a data set, cut to how it comes here; where it lies and what is expected of it change nothing."""
         entry = self.dataset(name)
+        if entry.made:
+            raise AirpipeError(f"data set {name} is made here, not fetched: snakemake results/generated/{name}.json")
         plain: dict[str, Any] = {
             "expected": None,
             "sizes": {},

@@ -35,12 +35,11 @@ class Lists(Studies):
                 continue
             try:
                 found[model] = self.stage_settings(model)
+                waiting += trained(self.parents_of(model).values())
             except AirpipeError:
                 if of in (None, model.split("/")[0]):
                     raise
                 found[model] = None
-                continue
-            waiting += trained(self.parents_of(model).values())
         return [settings for settings in found.values() if settings is not None]
 
     def models_of(self, paper: str) -> list[str]:

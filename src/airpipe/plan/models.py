@@ -5,14 +5,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from airpipe.errors import AirpipeError
-from airpipe.registry import settings_class, stage_entry
+from airpipe.registry import METHODS, method, settings_class, stage_entry
+from airpipe.settings.base import unknown_name
 from airpipe.settings.freezing import frozen_stage
 from airpipe.settings.names import NONE, ModelId, ModelName
 from airpipe.settings.project import ProjectSettings, SettingPlan
 from airpipe.settings.stages import StageSettings
-
-HINTS = {"imported/vgg16": "torchvision's ImageNet weights, vgg16-397923af.pth"}
-"""Words on the file to import, for imported models that settings name as parents, by model id."""
 
 
 def _there(*_: str) -> bool:
@@ -67,8 +65,16 @@ class Models:
         ids = []
         for name in map(model_name, names):
             runs = (0,) if name.imported else self.project.seeds if seeds is None else seeds
-            ids += [self.there(str(name.of_seed(seed, self.evaluated(name)))) for seed in runs]
+            ids += [self._checked(name.of_seed(seed, self.evaluated(name))) for seed in runs]
         return ids
+
+    def _checked(self, model: ModelId) -> str:
+        """Return the id of a model after a check: an imported file is there, and a stage has the variant it names."""
+        if model.variant and model.trained:
+            variants = self.stage_settings(model.folder).variants
+            if model.variant not in variants:
+                raise AirpipeError(f"{model}: " + unknown_name(model.variant, variants, "variant"))
+        return self.there(str(model))
 
     def there(self, model: str) -> str:
         """Return the same id after a check: an imported model, which no rule makes, must be there.
@@ -78,7 +84,8 @@ class Models:
         """
         found = ModelId.parse(model)
         if not found.trained and model != NONE and not self.machine.model(found.folder):
-            what = f" (FILE: {HINTS[found.folder]})" if found.folder in HINTS else ""
+            hints = [method(name).files[found.folder] for name in METHODS if found.folder in method(name).files]
+            what = f" (FILE: {hints[0]})" if hints else ""
             raise AirpipeError(
                 f"results/{found.folder} is not there: "
                 f"python scripts/import_weights.py FILE --name {found.setting}{what}"

@@ -13,7 +13,7 @@ import pandas as pd
 from airpipe.errors import AirpipeError
 from airpipe.provenance import write_text
 from airpipe.reporting.pivots import latex_tabular, pipe_table
-from airpipe.reporting.tables import Card, Row, read_json, source_of
+from airpipe.reporting.tables import Card, Row, card_of, read_json, source_of
 
 EFFICIENCY_COLUMNS = (
     *("model", "network", "parameters", "macs", "macs_conv", "macs_linear", "macs_attention"),
@@ -79,7 +79,7 @@ def build_efficiency(
     rows = []
     for path in complexities:
         measured = read_json(path)
-        card = cards[measured["model"]]
+        card = card_of(cards, measured["model"])
         row = {name: measured.get(name) for name in copied}
         row |= {"network": card["network"]["name"], "wall_s": card["wall_s"]}
         rows.append(row | _published_cost(row, known))

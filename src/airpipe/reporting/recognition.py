@@ -94,7 +94,8 @@ def part_of(model: str) -> tuple[str, str]:
     Args:
         model: model id without its seed.
     """
-    method, stage = model.partition("/")[0], model.rpartition("/")[2]
+    path = model.partition("@")[0]
+    method, stage = path.partition("/")[0], path.rpartition("/")[2]
     entry, wildcards = stage_at(method, stage) or (None, {})
     return (entry.part, wildcards.get("degradation", "")) if entry is not None and entry.part else ("", "")
 

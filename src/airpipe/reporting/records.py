@@ -35,7 +35,9 @@ def record_training(folders: Sequence[Path], results: Path) -> tuple[pd.DataFram
             weights = sha256_file(folder / "model.safetensors")
             curve = pd.read_csv(folder / "curves.csv", dtype={"value": str})
         except (OSError, ValueError) as error:
-            raise AirpipeError(f"{folder}: no finished model ({error}). Train it: snakemake {folder}") from None
+            raise AirpipeError(
+                f"{folder}: no finished model ({error}). Train it: snakemake {folder}/model.safetensors"
+            ) from None
         models.append({"model": name, "network": card["network"]["name"], "steps": card["step"], "sha256": weights})
         curve = curve[curve.name.str.startswith(VALIDATION)].assign(model=name)
         curves.append(curve.assign(name=curve.name.str.removeprefix(VALIDATION)))

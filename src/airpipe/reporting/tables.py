@@ -18,6 +18,7 @@ import pandas as pd
 
 from airpipe.errors import AirpipeError
 from airpipe.registry import described
+from airpipe.settings.names import ModelId, variant_of
 
 log = logging.getLogger(__name__)
 
@@ -84,8 +85,20 @@ def score_info(path: Path) -> dict[str, Any]:
 
 
 def read_cards(paths: Iterable[Path], root: Path) -> dict[str, Card]:
-    """Read cards, by model id: the card's folder below `root` (usually results/)."""
+    """Read cards, by folder below `root` (usually results/): the model id, without a variant."""
     return {path.parent.relative_to(root).as_posix(): read_json(path) for path in paths}
+
+
+def card_of(cards: Mapping[str, Card], model_id: str) -> Card:
+    """Return the card of a model; the variants of one share it.
+
+    Raises:
+        AirpipeError: it is not among the cards.
+    """
+    folder = ModelId.parse(model_id).folder
+    if folder not in cards:
+        raise AirpipeError(f"{model_id}: has scores but no card.json; train or import it again")
+    return cards[folder]
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -305,7 +318,7 @@ def _our_row(group: pd.DataFrame, cards: Mapping[str, Card], published: pd.DataF
     if math.isinf(row["value"]):
         where = " ".join(str(row[name]) for name in ("model", *PLACE, "protocol", "metric"))
         log.warning("%s: the mean is infinite because an image equals its clean one", where)
-    trained = cards[str(group["model_id"].iloc[0])] if row["model"] != NONE else {}
+    trained = card_of(cards, str(group["model_id"].iloc[0])) if row["model"] != NONE else {}
     row["samples"] = samples_of(trained) or ""
     row.update(_compare(row, trained, published))
     return row
@@ -324,9 +337,7 @@ def _check_one_test(row: Row, group: pd.DataFrame) -> None:
 def _identity(model_id: str, cards: Mapping[str, Card]) -> Row:
     if model_id == NONE:
         return {"method": NO_RESTORATION, "backbone": "", "setting": ""}
-    if model_id not in cards:
-        raise AirpipeError(f"{model_id}: has scores but no card.json; train or import it again")
-    card = cards[model_id]
+    card = card_of(cards, model_id)
     return {"method": card["method"], "backbone": card["network"]["name"], "setting": card["setting"]}
 
 
@@ -363,8 +374,10 @@ def _matching(row: Row, published: pd.DataFrame) -> Row | None:
 def _same_model(row: Row, reference: Mapping[Any, Any]) -> bool:
     """Whether a published row is of our method, network and tasks, as the method says how it is called in print.
 
-    Variants (`nafnet_5d_masked`, `nafnet_5d_short`) are other experiments and have no printed number.
+    Variants (`nafnet_5d_masked`, `nafnet_5d_short`, and `…@s`) are other experiments and have no printed number.
     """
+    if variant_of(str(row.get("model", ""))):
+        return False
     method, family = described(str(row["method"])), str(reference["backbone"])
     ours = {form.format(title=method.title, backbone=family).lower() for form in method.printed}
     network = method.forks.get(family, family)

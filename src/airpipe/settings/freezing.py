@@ -80,6 +80,7 @@ def frozen_stage(
     """
     name, where = ModelName.parse(model), f"{model}, stage {stage}"
     plan = _stage_plan(project, model, stage)
+    _check_nulls(plan, project.scale, settings_class, where)
     values = plain(over_common(plan.common, plan.scales[project.scale]))
     for part in [*values.get("data", ()), *values.get("validation", {}).get("data", ())]:
         _write_out(project, part, seed, where)
@@ -107,6 +108,14 @@ def _stage_plan(project: ProjectSettings, model: str, stage: str) -> StagePlan:
             f"Choose one of them (scale: ...) or add {project.scale!r} to config/methods/{model.split('/')[0]}.yaml"
         )
     return plan
+
+
+def _check_nulls(plan: StagePlan, scale: str, settings_class: type[StageSettings], where: str) -> None:
+    """Refuse a null for what is no setting of the stage: it takes nothing away, and would be lost."""
+    for key, value in [*plan.common.items(), *plan.scales[scale].items()]:
+        if value is None and key not in settings_class.model_fields:
+            found = unknown_name(key, settings_class.model_fields, "setting")
+            raise AirpipeError(f"{where}: {key} is null, which takes a setting away; {found}")
 
 
 def _write_out(project: ProjectSettings, part: dict[str, Any], seed: int, where: str) -> None:

@@ -140,7 +140,7 @@ def _follow_scale(
 
 def over_common(common: Mapping[str, Any], scale: Mapping[str, Any]) -> dict[str, Any]:
     """Values of a stage at a scale: those of the scale over common ones, which a null in the scale takes away."""
-    merged = dict(common)
+    merged = dict(without_nulls(dict(common)))
     for key, value in scale.items():
         old = common.get(key)
         if value is None:
@@ -148,7 +148,7 @@ def over_common(common: Mapping[str, Any], scale: Mapping[str, Any]) -> dict[str
         elif isinstance(value, Mapping):
             merged[key] = over_common(old if isinstance(old, Mapping) else {}, value)
         else:
-            merged[key] = value
+            merged[key] = without_nulls(value)
     return merged
 
 
@@ -195,9 +195,14 @@ def _check_network(own: Mapping[str, Any], merged: Mapping[str, Any], where: str
 
 
 def clean_setting(entry: Any) -> Any:
-    """The same without nulls, but for those in a scale of a stage: they take away what its `common` says."""
+    """The same without nulls, but for those in values of a stage.
+
+    In a scale they take away what `common` says; which are mistyped is known when the stage's settings class is.
+    """
     cleaned = without_nulls(entry)
     for name, stage in _mapping(entry, "stages").items():
+        if _mapping(stage, "common"):
+            cleaned["stages"][name]["common"] = stage["common"]
         for scale, values in _mapping(stage, "scales").items():
             if values is not None:
                 cleaned["stages"][name]["scales"][scale] = values

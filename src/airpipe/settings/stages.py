@@ -159,7 +159,7 @@ class OptimizerSettings(Settings):
     per: Literal["step", "epoch"] = Field(
         "step", description="What the schedule counts; with epoch the rate is constant within one (`epoch_steps`)."
     )
-    minimum_rate: NonNegativeFloat = Field(0.0, description="cosine: rate at the last step.")
+    minimum_rate: NonNegativeFloat = Field(0.0, description="cosine: rate one step after the last one.")
     delay_steps: NonNegativeInt = Field(0, description="Steps at rate 0 before the schedule starts.")
     warmup_steps: NonNegativeInt = Field(
         0, description="Step i of the warm-up, from 1, has i / warmup_steps of the peak."
@@ -337,6 +337,10 @@ def _check_schedule(optimizer: OptimizerSettings, phases: tuple[Phase, ...], whe
     steps, unit = sum(phase.steps for phase in phases), "steps"
     if optimizer.per == "epoch":
         steps, unit = sum(phase.epochs for phase in phases), "epochs"
+    if optimizer.delay_steps >= steps:
+        raise ValueError(
+            f"{where}: delay_steps is {optimizer.delay_steps}, the stage has {steps} {unit}: all would have rate 0"
+        )
     before = optimizer.warmup_steps + optimizer.hold_steps
     if optimizer.hold_steps and before >= steps - optimizer.delay_steps:
         raise ValueError(

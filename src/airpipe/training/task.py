@@ -149,15 +149,29 @@ def check_turns(task: Task, steps: int) -> set[Turn]:
         )
     where: dict[str, str] = {}
     known: set[Turn] = set()
+    seen: set[tuple[Turn, ...]] = set()
     for step in range(steps):
-        turns = task.turns(step)
+        turns = tuple(task.turns(step))
+        if turns in seen:
+            continue
+        seen.add(turns)
         names = [turn.name for turn in turns]
         if not names or len(set(names)) < len(names):
             raise AirpipeError(f"task {settings.task}, step {step + 1}: turns {names}; expected one or more, each once")
+        moved = [name for turn in turns for name in turn.optimizers]
+        if len(set(moved)) < len(moved):
+            raise AirpipeError(
+                f"task {settings.task}, step {step + 1}: its turns have the optimizers {moved}; one that follows two "
+                "turns of a step would be logged once. Give each to one turn"
+            )
         for turn in turns:
             if turn not in known:
                 known.add(turn)
                 _check_turn(turn, task, where)
+    if idle := sorted(set(task.optimizers) - {name for turn in known for name in turn.optimizers}):
+        raise AirpipeError(
+            f"task {settings.task}: no turn of any step has the optimizers {idle}; they would train nothing"
+        )
     sums = {"total"} | {f"total_{turn.name}" for turn in known} | {f"grad_norm_{name}" for name in task.optimizers}
     for name in sums & set(where):
         raise AirpipeError(
@@ -172,6 +186,8 @@ def check_turns(task: Task, steps: int) -> set[Turn]:
 
 def _check_turn(turn: Turn, task: Task, where: dict[str, str]) -> None:
     """Check one turn, and note in `where` which turn each loss belongs to."""
+    if not turn.optimizers:
+        raise AirpipeError(f"task {task.settings.task}, turn {turn.name!r} has no optimizer; it would train nothing")
     for name in turn.optimizers:
         if name not in task.optimizers:
             raise AirpipeError(

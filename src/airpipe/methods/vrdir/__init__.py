@@ -4,6 +4,7 @@ from airpipe.registry import Assembly, Method, Stage
 
 METHOD = Method(
     title="VRD-IR",
+    files={"imported/vgg16": "torchvision's ImageNet weights, vgg16-397923af.pth"},
     networks={
         "vrdir_sad": "airpipe.methods.vrdir.network:SAD",
         "vrdir_dnc": "airpipe.methods.vrdir.network:DNC",
