@@ -19,8 +19,7 @@ from workflow import TOY, copy_run, environment, snakemake
 pytestmark = pytest.mark.pipeline
 
 MODEL = "results/baseline/nafnet_5d/seed0/train/model.safetensors"
-TRAIN = {f"train@{name}" for name in METHODS}
-STAGES = {"data", *TRAIN, "evaluate", "report"}
+STAGES = {"data", *(f"train@{name}" for name in METHODS), "evaluate", "report"}
 
 
 def call(project: Path, *command: str) -> str:
@@ -109,12 +108,11 @@ def test_after_a_plain_run_repro_only_records(finished, recording):
     assert "up to date" in call(recording.project, "dvc", "repro")
 
 
-def test_repro_in_a_fresh_clone_makes_everything(recorded, tmp_path):
+def test_repro_in_a_fresh_clone_trains_the_same_weights(recorded, tmp_path):
     project = tmp_path / "project"
     call(recorded, "git", "clone", "-q", str(recorded), str(project))
-    assert ran(call(project, "dvc", "repro")) >= TRAIN
+    assert ran(call(project, "dvc", "repro", "train@baseline")) == {"data", "train@baseline"}
     assert (project / MODEL).read_bytes() == (recorded / MODEL).read_bytes()
-    assert (project / "results/report/index.html").is_file()
 
 
 def test_a_report_setting_reruns_the_report_only(project):
