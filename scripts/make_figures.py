@@ -21,7 +21,7 @@ def main(job: Any) -> None:
     os.dup2(handle, 1)  # everything that the job says goes to its log
     os.dup2(handle, 2)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
-    if job.rule == "dcpt_tsne":
+    if job.rule == "features_figures":
         results = read_results([Path(path) for path in job.input.features])
         draw_tsne(results, Path(job.output.tsne))
         draw_confusion(results, Path(job.output.confusion))

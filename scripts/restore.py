@@ -1,6 +1,6 @@
 """Restore photos with a trained model: the same as `airpipe restore`.
 
-Example: python scripts/restore.py photo.jpg -m baseline/nafnet_5d/seed0/train
+Example: python scripts/restore.py photo.jpg -m <method>/<setting>/seed0/<stage>
 """
 
 import sys

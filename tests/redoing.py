@@ -172,14 +172,16 @@ def scores(plan, *tables):
 # Studies
 
 
-def dcpt_knn(plan, name):
+def features_knn(plan, name):
     inputs = [*trained(plan, [name.rsplit("/", 1)[0]]), ("freeze", "studies/features"), *lists(plan.feature_lists())]
     return Needs(inputs=tuple(inputs))
 
 
 def features(plan, _):
     models = plan.feature_models()
-    return Needs(inputs=tuple(("dcpt_knn", f"{model}/{init}") for model in models for init in ("random", "trained")))
+    return Needs(
+        inputs=tuple(("features_knn", f"{model}/{init}") for model in models for init in ("random", "trained"))
+    )
 
 
 def recognise(plan, name):
@@ -241,7 +243,7 @@ def page(plan, _):
         *(("efficiency", ""), *scores(plan, *shown), *trained(plan, models)),
         *(*lists(own), *(("manifest", name.removesuffix(NOLEAK)) for name in own)),
         *((("leakage", ""),) if own else ()),
-        *((("features_table", ""), ("dcpt_tsne", "")) if plan.project.features.models else ()),
+        *((("features_table", ""), ("features_figures", "")) if plan.project.features.models else ()),
         *((("recognition_tables", ""), ("recognition_figures", "")) if plan.project.recognition.models else ()),
     ]
     return Needs((plan.project.report, plan.project.scale), tuple(inputs))
@@ -260,9 +262,9 @@ RULES = {
     "pack": pack,
     "evaluate": evaluate,
     "complexity": complexity,
-    "dcpt_knn": dcpt_knn,
+    "features_knn": features_knn,
     "features_table": features,
-    "dcpt_tsne": features,
+    "features_figures": features,
     "recognise": recognise,
     "recognition_tables": recognition_tables,
     "recognition_figures": recognition_figures,

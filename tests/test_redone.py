@@ -65,7 +65,7 @@ def test_without_a_change_nothing_is_redone(demo):
 def test_a_fresh_clone_makes_everything_that_the_demo_needs():
     found = redone(None, plan())
     assert trainings(found) == {NAFNET, SHORT, FINETUNE, PRETRAIN, *CHAIN, *RECOGNISERS}
-    assert found["recognise"] == ENHANCERS and len(found["dcpt_knn"]) == 2
+    assert found["recognise"] == ENHANCERS and len(found["features_knn"]) == 2
     assert scored(found) == set(plan().table_scores("allinone", "pretraining"))
     assert not {"pack", "fetch_dataset"} & set(found) and found["make_dataset"] == {"shapes0"}
 
@@ -103,14 +103,14 @@ def test_a_learning_rate_redoes_its_training_and_what_shows_it(demo):
     assert {model for model, _ in scored(found)} == {NAFNET}
     assert found["recognise"] == {f"seed0/{NAFNET}"}
     assert found["tables"] == found["figures"] == {"allinone"} and {"efficiency", *SHOWN} <= set(found)
-    assert not {"freeze", "dcpt_knn", "leakage", "pairs", "make_dataset"} & set(found)
+    assert not {"freeze", "features_knn", "leakage", "pairs", "make_dataset"} & set(found)
 
 
 def test_a_raised_revision_redoes_its_stages_and_what_follows(demo, monkeypatch):
     monkeypatch.setattr("airpipe.plan.models.stage_entry", raised("dcpt.pretrain"))
     found = redone(demo, plan())
     assert (found["freeze_settings"], trainings(found)) == ({PRETRAIN}, {PRETRAIN, FINETUNE})
-    assert {model for model, _ in scored(found)} == {FINETUNE} and len(found["dcpt_knn"]) == 2
+    assert {model for model, _ in scored(found)} == {FINETUNE} and len(found["features_knn"]) == 2
 
 
 def raised(task):
@@ -170,7 +170,7 @@ def test_the_report_redoes_what_it_shows_only(demo, change, rules):
 def test_a_finetuning_setting_redoes_finetuning_only(demo):
     found = redone(demo, plan(demo_scale("dcpt", "nafnet_5d", "finetune", {"clip_norm": 0.5})))
     assert trainings(found) == found["freeze_settings"] == {FINETUNE}
-    assert found["tables"] == {"pretraining"} and not {"dcpt_knn", "recognise"} & set(found)
+    assert found["tables"] == {"pretraining"} and not {"features_knn", "recognise"} & set(found)
 
 
 def test_a_pretraining_setting_redoes_finetunings_settings_that_follow_it_and_the_analysis_of_its_features():
@@ -179,8 +179,8 @@ def test_a_pretraining_setting_redoes_finetunings_settings_that_follow_it_and_th
     found = redone(plan(masked), plan(masked, head))
     follower = {model.replace("nafnet_5d", "nafnet_5d_masked") for model in (PRETRAIN, FINETUNE)}
     assert trainings(found) == {PRETRAIN, FINETUNE} | follower
-    assert found["dcpt_knn"] == {f"{PRETRAIN}/random", f"{PRETRAIN}/trained"}
-    assert {"features_table", "dcpt_tsne", *SHOWN} <= set(found) and "recognise" not in found
+    assert found["features_knn"] == {f"{PRETRAIN}/random", f"{PRETRAIN}/trained"}
+    assert {"features_table", "features_figures", *SHOWN} <= set(found) and "recognise" not in found
 
 
 def test_a_setting_of_a_follower_leaves_the_first_one_alone():
@@ -188,7 +188,7 @@ def test_a_setting_of_a_follower_leaves_the_first_one_alone():
     head = demo_scale("dcpt", "nafnet_5d_masked", "pretrain", {"head": {"num_res_blocks": 2}})
     found = redone(plan(masked), plan(masked, head))
     assert trainings(found) == {model.replace("nafnet_5d", "nafnet_5d_masked") for model in (PRETRAIN, FINETUNE)}
-    assert "dcpt_knn" not in found
+    assert "features_knn" not in found
 
 
 def test_a_probe_of_another_settings_pretraining_trains_the_probe_only(demo):
@@ -232,7 +232,10 @@ def test_settings_share_the_recogniser_and_the_ablations_all_before_the_fusion(d
 
 def test_other_neighbours_redo_the_feature_analysis_only(demo):
     found = redone(demo, plan(nested("features", "neighbours", 3)))
-    assert set(found) == {"freeze", "dcpt_knn", "features_table", "dcpt_tsne", "page"} and len(found["dcpt_knn"]) == 2
+    assert (
+        set(found) == {"freeze", "features_knn", "features_table", "features_figures", "page"}
+        and len(found["features_knn"]) == 2
+    )
 
 
 @pytest.mark.parametrize("change", [("pictures", 2), ("tests", "shapes_noise25", "seed", 7)])

@@ -5,7 +5,7 @@ localrules:
     features_table,
 
 
-rule dcpt_knn:
+rule features_knn:
     input:
         model=model_file,
         features="results/frozen/studies/features.yaml",
@@ -56,7 +56,7 @@ rule features_table:
         "../../scripts/make_tables.py"
 
 
-rule dcpt_tsne:
+rule features_figures:
     input:
         features=collect(
             "results/features/{model}/{init}.json", model=PLAN.feature_models(), init=["random", "trained"]

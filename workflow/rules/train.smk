@@ -3,7 +3,7 @@
 include: "train_common.smk"
 
 
-for stage in training_rules():  # "vrdir.dnc": rule vrdir_dnc, folder dnc_{degradation}
+for stage in training_rules():  # "mine.branch" has rule mine_branch, and a folder such as branch_{degradation}
 
     rule:
         name:
@@ -38,7 +38,7 @@ for stage in training_rules():  # "vrdir.dnc": rule vrdir_dnc, folder dnc_{degra
             " {resources.machine} > {log} 2>&1"
 
 
-for name in METHODS:  # train_vrdir: the stages of VRD-IR that the chosen models and the tables need
+for name in METHODS:  # train_<method>: its stages that the chosen models and the tables need
 
     rule:
         name:

@@ -210,6 +210,7 @@ class ValidationSamples(Dataset[dict[str, Any]]):
         self.cache = ImageCache()
         self._numbers = {name: number for number, name in enumerate(classes)}
         self._columns = _columns(parts)
+        self._listed = pairs
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -221,8 +222,8 @@ class ValidationSamples(Dataset[dict[str, Any]]):
         part, generator = self.parts[number], np.random.default_rng([self.seed, 2**32, number, index])
         patch, other = self._patch(part, index, pair), None
         if part.companion:
-            listed = [entry for entry in self.rows if entry[0] == number]
-            other = self._patch(part, *listed[int(generator.integers(len(listed)))][1:])
+            place = int(generator.integers(len(self._listed[number])))
+            other = self._patch(part, place, self._listed[number][place])
         sample, drawn, target = _sample(part, patch, other, generator)
         return {
             **sample,
