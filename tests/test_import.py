@@ -498,8 +498,8 @@ def test_what_no_shape_tells_is_logged_and_in_the_card(name, assumed, tmp_path, 
 
 
 def test_a_printed_cost_without_parameters_matches_no_network(tmp_path):
-    (tmp_path / "model.json").write_text(json.dumps({"model": "m", "parameters": 100, "input": "1x3x8x8"}))
-    cards = {"m": {"network": {"name": "nafnet"}, "wall_s": None}}
+    (tmp_path / "model.json").write_text(json.dumps({"model": "imported/m", "parameters": 100, "input": "1x3x8x8"}))
+    cards = {"imported/m": {"network": {"name": "nafnet"}, "wall_s": None}}
     costs = tmp_path / "efficiency.csv"
     for parameters, source in (("", None), ("100", "a paper")):
         row = dict.fromkeys(efficiency.PUBLISHED_COST_COLUMNS, "")
