@@ -13,11 +13,10 @@ hypothesis.settings.register_profile("airpipe", deadline=None)  # a busy machine
 hypothesis.settings.load_profile("airpipe")
 
 LONGEST = (
-    *("test_slurm", "test_dvc", "test_data_workflow", "test_training", "test_vrdir_workflow", "test_contributing"),
-    *("test_stages", "test_reruns", "test_samples", "test_dcpt", "test_features", "test_made_workflow"),
-    *("test_networks", "test_vrdir_stages", "test_recognition_workflow", "test_redone"),
+    *("test_slurm", "test_dvc", "test_training", "test_samples", "test_data_workflow", "test_dcpt"),
+    *("test_contributing", "test_reruns", "test_stages", "test_vrdir_workflow", "test_import"),
 )
-"""Files of half a minute or more, longest first (2026-11-27, CPU time with all that they start)."""
+"""Files of half a minute or more, longest first (2026-11-27, wall time in one run of `make test`)."""
 
 
 def pytest_collection_modifyitems(config, items):

@@ -35,7 +35,8 @@ class Operations:
     linear: int
     """Multiply-accumulates of linear layers."""
     attention: int
-    """Those of products of two activations (`bmm`, `einsum`, scaled dot products). Papers often leave them out."""
+    """Multiply-accumulates of products of two activations (`bmm`, `einsum`, scaled dot products). Papers often
+    leave them out."""
 
     @property
     def total(self) -> int:

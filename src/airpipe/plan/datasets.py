@@ -6,9 +6,7 @@ from airpipe.errors import AirpipeError
 from airpipe.plan.models import Models
 from airpipe.settings.base import unknown_name
 from airpipe.settings.datasets import DatasetSettings, Made
-
-NOLEAK = "_noleak"
-"""Ending of the names of pair lists without the images that tests show."""
+from airpipe.settings.names import NOLEAK
 
 
 class DataSets(Models):

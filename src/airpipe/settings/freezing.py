@@ -10,7 +10,7 @@ from airpipe.errors import AirpipeError
 from airpipe.settings.base import check_settings, unknown_name
 from airpipe.settings.datasets import of_seed
 from airpipe.settings.merging import over_common, plain
-from airpipe.settings.names import ModelName
+from airpipe.settings.names import NOLEAK, ModelName
 from airpipe.settings.project import ProjectSettings, StagePlan
 from airpipe.settings.stages import StageSettings
 
@@ -18,7 +18,7 @@ from airpipe.settings.stages import StageSettings
 def without_leaks(project: ProjectSettings, pairs: str) -> str:
     """Id of the same pair list without images of the tests; an embedded list stays: it shows none of them."""
     embedded = project.datasets[pairs.split(".")[0]].embedded
-    return pairs if embedded or pairs.endswith("_noleak") else f"{pairs}_noleak"
+    return pairs if embedded or pairs.endswith(NOLEAK) else f"{pairs}{NOLEAK}"
 
 
 def parent_id(project: ProjectSettings, model: str, seed: int, stage: str, parent: str) -> str:

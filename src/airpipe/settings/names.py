@@ -31,6 +31,9 @@ SeededPairListId = Annotated[
 ]
 
 
+NOLEAK = "_noleak"
+"""Ending of the names of pair lists without the images that tests show."""
+
 # Models
 
 

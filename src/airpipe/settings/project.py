@@ -15,7 +15,7 @@ from airpipe.settings.base import Json, Name, Settings, check_settings, unknown_
 from airpipe.settings.datasets import DatasetSettings, of_seed
 from airpipe.settings.degrading import Recipe
 from airpipe.settings.merging import check_nulls, over_common, plain, settled
-from airpipe.settings.names import ModelName, SettingModel
+from airpipe.settings.names import NOLEAK, ModelName, SettingModel
 from airpipe.settings.places import place
 from airpipe.settings.scoring import LeakageSettings, ProtocolSettings, ReportSettings, TableSettings, TestSettings
 from airpipe.settings.stages import ComputeSettings
@@ -177,7 +177,7 @@ class ProjectSettings(Settings):
             if not ModelName.parse(model).imported:
                 self._stage_exists(model, "features")
         for name, entry in self.features.classes.items():
-            dataset, split = entry.pairs.removesuffix("_noleak").split(".")
+            dataset, split = entry.pairs.removesuffix(NOLEAK).split(".")
             _known(dataset, self.datasets, f"data set in features, class {name}")
             _known(split, self.datasets[dataset].split_names, f"split of {dataset} in features, class {name}")
             if entry.recipe is not None:

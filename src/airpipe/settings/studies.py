@@ -9,7 +9,7 @@ from airpipe.errors import AirpipeError
 from airpipe.settings.base import Json, Name, Settings, unknown_name
 from airpipe.settings.datasets import fitting
 from airpipe.settings.degrading import Recipe
-from airpipe.settings.names import SEED, AnyModel, ModelName, PairListId, SeededPairListId, StageModel
+from airpipe.settings.names import NOLEAK, SEED, AnyModel, ModelName, PairListId, SeededPairListId, StageModel
 from airpipe.settings.scoring import TestSettings
 from airpipe.settings.stages import StageSettings
 
@@ -330,7 +330,7 @@ def check_names(
 
 
 def _check_list(pairs: str, seeds: Collection[int], datasets: Mapping[str, Collection[str]], where: str) -> None:
-    dataset, split = pairs.removesuffix("_noleak").split(".")
+    dataset, split = pairs.removesuffix(NOLEAK).split(".")
     in_use = {dataset.replace(SEED, str(seed)) for seed in seeds}
     found = sorted(in_use & set(datasets)) or fitting(dataset, datasets)
     if not found:

@@ -340,7 +340,7 @@ def budget(settings: StageSettings, parents: Mapping[str, Path]) -> dict[str, An
 
 
 def _parents(task: Task, options: RunOptions) -> list[dict[str, Any]]:
-    """For the card: each parent's file and, where it was loaded by name, how it fitted."""
+    """Describe each parent for the card: its file and, where it was loaded by name, how it fitted."""
     parents: list[dict[str, Any]] = []
     for role, path in options.parents.items():
         parents.append({"role": role, "path": str(path), "sha256": sha256_file(path)})

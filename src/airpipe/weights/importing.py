@@ -19,11 +19,9 @@ from airpipe.models.contract import Network
 from airpipe.models.cost import network_cost
 from airpipe.provenance import atomic_path, git_state, library_versions, sha256_file, write_failed
 from airpipe.registry import assemblies, assembling_function
+from airpipe.settings.names import IMPORTED
 from airpipe.weights.checkpoints import load_model, save_model
 from airpipe.weights.published import Published, read_published
-
-IMPORTED = "imported"
-"""First word of the ids of imported models, and their folder below results/."""
 
 
 @dataclass(frozen=True)
