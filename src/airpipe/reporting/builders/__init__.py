@@ -1,0 +1,1 @@
+"""What turns results into tables, one module per kind of result."""
