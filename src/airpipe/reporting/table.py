@@ -1,7 +1,7 @@
 """One form for every table: blocks and notes for readers, a long frame for machines, and one writer.
 
-Builders (`airpipe.reporting.builders`) turn results into a `Table`; `write_table` makes csv, md, tex and json of it, and
-the page shows what it finds in the json files. This module needs no torch.
+Builders (`airpipe.reporting.builders`) turn results into a `Table`; `write_table` makes csv, md, tex and json of it,
+and the page shows what it finds in the json files. This module needs no torch.
 """
 
 import json
@@ -304,11 +304,20 @@ def _tex_cell(cell: Cell) -> str:
     return " / ".join(shown) or tex(EMPTY)
 
 
-TEX = {
-    **{char: f"\\{char}" for char in "&%$#_{}"},
-    **{"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"},
-    **{"<": "\\textless{}", ">": "\\textgreater{}", "|": "\\textbar{}", '"': "\\textquotedbl{}"},
-    **{"±": "$\\pm$", "†": "$^\\dagger$", "–": "--", "↓": "$\\downarrow$", "≈": "$\\approx$", "∞": "$\\infty$"},
+TEX = {char: f"\\{char}" for char in "&%$#_{}"} | {
+    "\\": "\\textbackslash{}",
+    "~": "\\textasciitilde{}",
+    "^": "\\textasciicircum{}",
+    "<": "\\textless{}",
+    ">": "\\textgreater{}",
+    "|": "\\textbar{}",
+    '"': "\\textquotedbl{}",
+    "±": "$\\pm$",
+    "†": "$^\\dagger$",
+    "–": "--",
+    "↓": "$\\downarrow$",
+    "≈": "$\\approx$",
+    "∞": "$\\infty$",
     "\n": " ",
 }
 """How LaTeX writes the characters that it reads as commands, or lacks."""
