@@ -7,12 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from airpipe.errors import run_main
+from airpipe.provenance import write_json
+from airpipe.reporting.builders.scores import build_scores
 from airpipe.reporting.efficiency import write_efficiency
 from airpipe.reporting.features import write_feature_table
-from airpipe.reporting.pivots import write_metrics, write_tables
+from airpipe.reporting.reading import check_budgets, read_cards, read_scores
 from airpipe.reporting.recognition import Story
 from airpipe.reporting.recognition_text import write_recognition
-from airpipe.reporting.tables import read_cards
+from airpipe.reporting.records import metrics
+from airpipe.reporting.table import read_frame, write_table
+from airpipe.reporting.tables import read_published
+from airpipe.settings.scoring import TableSettings
 
 RESULTS = Path("results")
 
@@ -23,7 +28,8 @@ def main(job: Any) -> None:
     os.dup2(handle, 2)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
     if job.rule == "metrics":
-        write_metrics([Path(path) for path in job.input.tables], Path(job.output.metrics))
+        tables = {Path(path).stem: read_frame(Path(path)) for path in job.input.tables}
+        write_json(Path(job.output.metrics), metrics(tables))
         return
     if job.rule == "features_table":
         features = [Path(path) for path in job.input.features]
@@ -39,7 +45,12 @@ def main(job: Any) -> None:
         write_efficiency([Path(path) for path in job.input.complexity], cards, folder, Path(job.input.published))
         return
     scores, published = ([Path(path) for path in paths] for paths in (job.input.scores, job.input.published))
-    write_tables(job.wildcards.table, job.params.scale, scores, cards, published, folder, job.params.equal_budgets)
+    settings = TableSettings.model_validate(job.params.settings)
+    if settings.equal_budgets:
+        check_budgets(cards, job.wildcards.table)
+    found = read_scores(scores), cards, read_published(published)
+    for table in build_scores(job.wildcards.table, settings, job.params.scale, *found):
+        write_table(table, folder)
 
 
 def story(job: Any) -> Story:

@@ -20,8 +20,10 @@ rule tables:
         csv="results/tables/{table}.csv",
         md="results/tables/{table}.md",
         tex="results/tables/{table}.tex",
-        gains="results/tables/{table}_gains.csv",
-        gains_md="results/tables/{table}_gains.md",
+        json="results/tables/{table}.json",
+        gains=expand(
+            "results/tables/{{table}}_gains.{kind}", kind=["csv", "md", "tex", "json"]
+        ),
     log:
         "results/logs/tables/{table}.log",
     benchmark:
@@ -35,7 +37,7 @@ rule tables:
         runtime=10,
     params:
         scale=PROJECT.scale,
-        equal_budgets=lambda wildcards: PROJECT.tables[wildcards.table].equal_budgets,
+        settings=lambda wildcards: PROJECT.tables[wildcards.table].model_dump(mode="json"),
     message:
         "Table {wildcards.table}"
     script:
