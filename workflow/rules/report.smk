@@ -10,7 +10,7 @@ localrules:
 
 rule tables:
     input:
-        scores=lambda wildcards: score_files(wildcards.table),
+        scores=lambda wildcards: evaluated(wildcards.table),
         cards=lambda wildcards: cards(PLAN.table_models(wildcards.table)),
         published=collect(
             "resources/published/{name}.csv",
@@ -26,8 +26,6 @@ rule tables:
         "results/logs/tables/{table}.log",
     benchmark:
         "results/benchmarks/tables/{table}.tsv"
-    wildcard_constraints:
-        table="|".join(PROJECT.tables),
     conda:
         "../../envs/report.yaml"
     resources:
@@ -98,9 +96,8 @@ rule all_tables:
 rule figures:
     input:
         table="results/tables/{table}.csv",
-        scores=lambda wildcards: score_files(wildcards.table),
+        scores=lambda wildcards: evaluated(wildcards.table),
         curves=lambda wildcards: curves(PLAN.table_models(wildcards.table)),
-        pictures=lambda wildcards: restored_folders(wildcards.table),
     output:
         bars="results/figures/{table}/bars.png",
         curves="results/figures/{table}/curves.png",
@@ -109,8 +106,6 @@ rule figures:
         "results/logs/figures/{table}.log",
     benchmark:
         "results/benchmarks/figures/{table}.tsv"
-    wildcard_constraints:
-        table="|".join(PROJECT.tables),
     conda:
         "../../envs/report.yaml"
     resources:
@@ -135,8 +130,7 @@ rule page:
         ),
         efficiency="results/tables/efficiency.csv",
         cards=cards([*PLAN.shown_models(), *PLAN.recognition_models()]),
-        scores=score_files(*PROJECT.tables),
-        pictures=restored_folders(*PROJECT.tables),
+        scores=evaluated(*PROJECT.tables),
         lists=lambda wildcards: [f"results/pairs/{name}.json" for name in PLAN.folder_lists()],
         checks=lambda wildcards: [
             f"results/manifests/{name.removesuffix('_noleak')}.json" for name in PLAN.folder_lists()
