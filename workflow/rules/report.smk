@@ -17,7 +17,12 @@ rule tables:
             name=sorted(glob_wildcards("resources/published/{name}.csv").name),
         ),
     output:
-        csv="results/tables/{table}.csv",
+        csv=report(
+            "results/tables/{table}.csv",
+            caption="../report/table.rst",
+            category="Tables",
+            labels={"table": "{table}"},
+        ),
         md="results/tables/{table}.md",
         tex="results/tables/{table}.tex",
         gains="results/tables/{table}_gains.csv",
@@ -46,7 +51,12 @@ rule efficiency:
         cards=cards(PLAN.shown_models()),
         published="resources/published/efficiency.csv",
     output:
-        csv="results/tables/efficiency.csv",
+        csv=report(
+            "results/tables/efficiency.csv",
+            caption="../report/efficiency.rst",
+            category="Tables",
+            labels={"table": "efficiency"},
+        ),
         md="results/tables/efficiency.md",
         tex="results/tables/efficiency.tex",
     log:
@@ -99,9 +109,24 @@ rule figures:
         scores=lambda wildcards: evaluated(wildcards.table),
         curves=lambda wildcards: curves(PLAN.table_models(wildcards.table)),
     output:
-        bars="results/figures/{table}/bars.png",
-        curves="results/figures/{table}/curves.png",
-        qualitative="results/figures/{table}/qualitative.png",
+        bars=report(
+            "results/figures/{table}/bars.png",
+            caption="../report/bars.rst",
+            category="Figures",
+            labels={"table": "{table}", "figure": "bars"},
+        ),
+        curves=report(
+            "results/figures/{table}/curves.png",
+            caption="../report/curves.rst",
+            category="Figures",
+            labels={"table": "{table}", "figure": "curves"},
+        ),
+        qualitative=report(
+            "results/figures/{table}/qualitative.png",
+            caption="../report/qualitative.rst",
+            category="Figures",
+            labels={"table": "{table}", "figure": "pictures"},
+        ),
     log:
         "results/logs/figures/{table}.log",
     benchmark:
@@ -139,7 +164,12 @@ rule page:
         features=feature_outputs(),
         recognition=recognition_outputs(),
     output:
-        page="results/report/index.html",
+        page=report(
+            "results/report/index.html",
+            caption="../report/page.rst",
+            category="Page",
+            labels={"page": "all results"},
+        ),
     log:
         "results/logs/page.log",
     benchmark:
