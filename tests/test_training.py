@@ -282,6 +282,8 @@ def test_two_attempts_without_progress_are_enough(tmp_path):
     state.note_attempt(2, 0)
     with pytest.raises(AirpipeError, match="no progress: the last two attempts started at step 0"):
         state.note_attempt(3, 0)
+    with pytest.raises(AirpipeError, match="no progress"):  # nor does a later retry train
+        state.note_attempt(4, 0)
     state.note_attempt(1, 0)  # a fresh submission counts anew
     state.note_attempt(2, 0)
     state.note_attempt(3, 10)
