@@ -227,7 +227,7 @@ def test_srun_starts_two_processes_that_train_like_one(tmp_path, slurm):
     one, two = Stage(tmp_path / "one"), Stage(tmp_path / "two")
     one.run()
     srun = ("srun", "-n", "2", "--ntasks-per-node", "2", "-c", "1", sys.executable)
-    two.run("--processes", "2", launch=srun)
+    two.run_apart("--processes", "2", launch=srun)
     assert json.loads((two.workdir / "card.json").read_text())["world_size"] == 2
     alone, shared = (curve(made, "loss/pixel")[:10] for made in (one, two))
     assert len(alone) == 10 and shared == pytest.approx(alone, abs=1e-5)

@@ -141,7 +141,7 @@ def test_a_world_that_was_not_launched_is_refused(tmp_path):
 
 
 def test_a_gpu_that_is_not_there_is_refused(tmp_path):
-    failed = Stage(tmp_path).run("--gpus", "1", check=False)
+    failed = Stage(tmp_path).run_apart("--gpus", "1", check=False)  # one that sees no GPU
     assert failed.returncode == 2
     assert "1 GPU(s) asked for (compute: gpu), torch sees 0" in failed.stderr
 
