@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from airpipe.errors import run_main
+from airpipe.evaluation.indexes import scores_of
 from airpipe.provenance import write_json
 from airpipe.reporting.builders.scores import build_scores
 from airpipe.reporting.efficiency import write_efficiency
@@ -44,7 +45,7 @@ def main(job: Any) -> None:
     if job.rule == "efficiency":
         write_efficiency([Path(path) for path in job.input.complexity], cards, folder, Path(job.input.published))
         return
-    scores, published = ([Path(path) for path in paths] for paths in (job.input.scores, job.input.published))
+    scores, published = scores_of(map(Path, job.input.scores)), [Path(path) for path in job.input.published]
     settings = TableSettings.model_validate(job.params.settings)
     if settings.equal_budgets:
         check_budgets(cards, job.wildcards.table)
