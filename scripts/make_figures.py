@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from airpipe.reporting.tables import read_table
+
 from airpipe.errors import run_main
 from airpipe.evaluation.indexes import scores_of
 from airpipe.reporting.feature_figures import draw_confusion, draw_tsne
@@ -12,7 +14,6 @@ from airpipe.reporting.features import read_results
 from airpipe.reporting.figures import draw_figures, read_curves, read_scenes
 from airpipe.reporting.recognition import read_long, read_recognition
 from airpipe.reporting.recognition_figures import draw_pictures, draw_top1, read_pictures
-from airpipe.reporting.tables import read_table
 
 RESULTS = Path("results")
 

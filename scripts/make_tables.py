@@ -6,18 +6,21 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from airpipe.errors import run_main
 from airpipe.evaluation.indexes import scores_of
 from airpipe.provenance import write_json
+from airpipe.reporting.builders.published import build_published
 from airpipe.reporting.builders.scores import build_scores
 from airpipe.reporting.efficiency import write_efficiency
 from airpipe.reporting.features import write_feature_table
+from airpipe.reporting.published import published_frame, read_all
 from airpipe.reporting.reading import check_budgets, read_cards, read_scores
 from airpipe.reporting.recognition import Story
 from airpipe.reporting.recognition_text import write_recognition
 from airpipe.reporting.records import metrics
-from airpipe.reporting.table import read_frame, write_table
-from airpipe.reporting.tables import read_published
+from airpipe.reporting.table import read_frame, without_seed, write_table
 from airpipe.settings.scoring import TableSettings
 
 RESULTS = Path("results")
@@ -42,6 +45,13 @@ def main(job: Any) -> None:
         return
     cards = read_cards(map(Path, job.input.cards), RESULTS)
     folder = Path(job.output.csv).parent
+    if job.rule == "published":
+        found = read_all([Path(path) for path in job.input.published])
+        ours = pd.concat([read_frame(Path(path)) for path in job.input.tables], ignore_index=True)
+        ours = ours[(ours["model"] != "published") & (ours["against"] == "")]
+        by_name = {without_seed(model): card for model, card in cards.items()}
+        write_table(build_published(published_frame(found, ours, by_name), found.known), folder)
+        return
     if job.rule == "efficiency":
         write_efficiency([Path(path) for path in job.input.complexity], cards, folder, Path(job.input.published))
         return
@@ -49,7 +59,7 @@ def main(job: Any) -> None:
     settings = TableSettings.model_validate(job.params.settings)
     if settings.equal_budgets:
         check_budgets(cards, job.wildcards.table)
-    found = read_scores(scores), cards, read_published(published)
+    found = read_scores(scores), cards, read_all(published)
     for table in build_scores(job.wildcards.table, settings, job.params.scale, *found):
         write_table(table, folder)
 

@@ -8,9 +8,9 @@ import pandas as pd
 from PIL import Image
 
 from airpipe.reporting.builders.scores import build_scores
+from airpipe.reporting.published import SCORES, read_all
 from airpipe.reporting.reading import SCORE_COLUMNS, read_cards, read_scores
 from airpipe.reporting.table import Table
-from airpipe.reporting.tables import PUBLISHED_COLUMNS, read_published
 from airpipe.settings.scoring import TableSettings
 
 MODELS = ("baseline/nafnet_5d/seed0/train", "baseline/nafnet_5d/seed1/train", "dcpt/nafnet_5d/seed0/finetune")
@@ -18,10 +18,10 @@ IMAGES = ("<b>one", "two")
 TESTS = {"noise15": ("noise", "15"), "noise25": ("noise", "25")}
 PROTOCOLS = ("airpipe", "dcpt")
 PUBLISHED = """
-NAFNet,nafnet,allinone5,cbsd68,noise,25,dcpt,psnr,31.02,A paper,Table 1,
-PromptIR,,allinone3,cbsd68,noise,25,dcpt,psnr,31.31,B paper,Table 2,
-AirNet,,allinone3,cbsd68,noise,25,unknown,psnr,31.26,B paper,,
-AirNet,,allinone3,cbsd68,noise,50,dcpt,psnr,28.00,B paper,,
+NAFNet,nafnet,allinone5,cbsd68,noise,25,dcpt,psnr,31.02,A paper,Table 1,primary,
+PromptIR,,allinone3,cbsd68,noise,25,dcpt,psnr,31.31,B paper,Table 2,primary,
+AirNet,,allinone3,cbsd68,noise,25,unknown,psnr,31.26,B paper,Table 2,quoted,
+AirNet,,allinone3,cbsd68,noise,50,dcpt,psnr,28.00,B paper,Table 2,quoted,
 """
 
 
@@ -42,8 +42,10 @@ class Tree:
         self.cards = read_cards([self.write_card(model) for model in MODELS], root)
         for model in MODELS:
             self.write_curves(model)
-        self.published = [root / "published.csv"]
-        self.published[0].write_text(",".join(PUBLISHED_COLUMNS) + PUBLISHED)
+        self.published = [root / "published.csv", root / "datasets.yaml", root / "settings.yaml"]
+        self.published[0].write_text(",".join(SCORES.columns) + PUBLISHED)
+        self.published[1].write_text("cbsd68: {images: 68}")
+        self.published[2].write_text("allinone3: {about: x, tasks: 3d}\nallinone5: {about: x, tasks: 5d}")
 
     def write_score(self, model: str, test: str, change: dict[tuple[str, str], str] | None = None) -> Path:
         path = self.root / "scores" / model / f"{test}.csv"
@@ -110,7 +112,7 @@ class Tree:
     def tables(self, scale: str = "demo", **settings) -> tuple[Table, Table]:
         """The table of scores and that of gains."""
         chosen = TableSettings(tests=tuple(TESTS), **settings)
-        return build_scores("all", chosen, scale, read_scores(self.scores), self.cards, read_published(self.published))
+        return build_scores("all", chosen, scale, read_scores(self.scores), self.cards, read_all(self.published))
 
     def table(self, scale: str = "demo", **settings) -> pd.DataFrame:
         """The long frame of the table."""

@@ -4,20 +4,16 @@ import json
 import logging
 import math
 import re
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import ROOT, shipped
 from reported import IMAGES, MODELS, PROTOCOLS, TESTS, Tree, pick
 
 from airpipe.errors import AirpipeError
-from airpipe.reporting import tables
 from airpipe.reporting.reading import check_budgets
 from airpipe.reporting.records import metrics
 from airpipe.reporting.table import Table, latex, markdown, read_frame, read_table, short_labels, write_table
-from airpipe.settings.project import load_project
 from airpipe.settings.scoring import TableSettings
 
 
@@ -131,90 +127,11 @@ def test_the_published_number_of_the_same_model_gives_a_gap_and_reasons(tree):
     assert row["reason"] == "demo scale; 2 images instead of 68; other training data"
 
 
-@pytest.mark.parametrize(
-    ("model", "network", "expected"),
-    [
-        ("dcpt/nafnet_5d", "nafnet", 31.31),
-        ("dcpt/nafnet_5d_masked", "nafnet", None),
-        ("dcpt/nafnet_5d_direct", "nafnet", None),
-        ("dcpt/nafnet_5d_probe", "nafnet", None),
-        ("dcpt/nafnet_10d", "nafnet", None),
-        ("dcpt/mine_5d", "nafnet", None),
-        ("dcpt/restormer_5d", "restormer_dcpt", 31.46),
-        ("dcpt/restormer_std_5d", "restormer", None),
-        ("dcpt/restormer_5d", "restormer", None),
-        ("dcpt/swinir_5d", "swinir_dcpt", 31.16),
-        ("baseline/nafnet_5d", "nafnet", 31.02),
-        ("baseline/nafnet_5d_short", "nafnet", None),
-        ("baseline/restormer_std_5d", "restormer", 31.49),
-        ("baseline/restormer_5d", "restormer_dcpt", None),
-    ],
-)
-def test_a_printed_number_belongs_to_one_method_network_and_setting(model, network, expected):
-    method, setting = model.split("/")
-    row = {"method": method, "backbone": network, "setting": setting, "dataset": "cbsd68", "degradation": "noise"}
-    row |= {"level": "25", "protocol": "dcpt", "metric": "psnr"}
-    printed = {"NAFNet": 31.02, "DCPT-NAFNet": 31.31, "Restormer": 31.49, "DCPT-Restormer": 31.46, "DCPT-SwinIR": 31.16}
-    place = ("cbsd68", "noise", "25", "dcpt", "psnr")
-    rows = [(n, n.split("-")[-1].lower(), "allinone5", *place, value, "A", "", "") for n, value in printed.items()]
-    found = tables.matching(row, pd.DataFrame(rows, columns=list(tables.PUBLISHED_COLUMNS)))
-    assert (found and found["value"]) == expected
-
-
-def test_a_number_is_comparable_only_when_scale_images_and_training_data_match(tree):
-    row = {"scale": "paper", "dataset": "cbsd68", "n_images": 68}
-    names = ("bsd400", "wed", "rain100l", "reside_ots")
-    card = {"pairs": [{"id": f"{name}.train"} for name in names]}
-    assert tables.differences(row, card, {"setting": "allinone3"}) == []
-    assert tables.differences(row, card, {"setting": "allinone5"}) == ["other training data"]
-    other = {"id": "kodak24.test", "sha256": "0" * 64}
-    for use, expected in (("validation", []), ("train", ["other training data"])):
-        pairs = {"pairs": [*card["pairs"], other | {"use": use}]}
-        assert tables.differences(row, pairs, {"setting": "allinone3"}) == expected
-    unmarked = {"pairs": [*card["pairs"], other]}
-    assert tables.differences(row, unmarked, {"setting": "allinone3"}) == ["other training data"]
-
-
 def test_an_unknown_protocol_is_never_comparable(tree):
     rows = tree.table(scale="paper")
     rows = rows[rows["protocol"] == "unknown"]
     assert list(rows["comparable"]) == ["no"]
     assert list(rows["reason"]) == ["protocol not re-measured"]
-
-
-def test_shipped_published_numbers_are_readable_and_have_sources():
-    paths = sorted((Path(__file__).parents[1] / "resources" / "published").glob("*.csv"))
-    published = tables.read_published(paths)
-    assert len(published) > 100
-    assert set(published["protocol"]) == {"promptir", "dcpt", "unknown"}
-    assert not published.duplicated([name for name in tables.PUBLISHED_COLUMNS if name != "value"]).any()
-
-
-def test_the_numbers_of_dcpt_name_tests_of_its_overlay_and_their_sets():
-    published = tables.read_published([ROOT / "resources" / "published" / "dcpt.csv"])
-    project = load_project(shipped("dcpt.yaml"))
-    known = {(t.pairs.split(".")[0], t.degradation, t.level) for t in project.tests.values()}
-    assert set(published[tables.PLACE].itertuples(index=False, name=None)) <= known
-    measured = published[published["protocol"] == "dcpt"]
-    assert set(measured["method"]) == {
-        "PromptIR",
-        *(f"DCPT-{n}" for n in ("NAFNet", "Restormer", "PromptIR", "SwinIR")),
-    }
-    assert set(published[published["setting"] == "allinone10"]["protocol"]) == {"unknown"}
-    every = published.assign(psnr=published["metric"] == "psnr")
-    assert every[every["psnr"]]["value"].between(14, 41).all() and every[~every["psnr"]]["value"].between(0.5, 1).all()
-    tested = {name for plan in project.methods.values() for name in plan.settings}
-    for setting in ("allinone5", "allinone10", "cdd11"):
-        assert f"nafnet_{tables.TASKS[setting]}" in tested
-
-
-def test_the_mean_gains_of_dcpt_are_those_of_its_abstract():
-    published = tables.read_published([ROOT / "resources" / "published" / "dcpt.csv"])
-    psnr = published[(published["metric"] == "psnr") & (published["paper"] == "DCPT")]
-    mean = psnr.groupby(["setting", "method"])["value"].mean()
-    assert mean["cdd11", "DCPT-NAFNet"] - mean["cdd11", "NAFNet"] == pytest.approx(6.53, abs=0.01)
-    assert mean["allinone10", "DCPT-NAFNet"] - mean["allinone10", "NAFNet"] == pytest.approx(2.55, abs=0.01)
-    assert mean["allinone5", "DCPT-Restormer"] == pytest.approx(30.04, abs=0.01)
 
 
 def test_metrics_are_finite_floats(tree):

@@ -7,20 +7,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from airpipe.errors import AirpipeError
 from airpipe.provenance import write_text
 from airpipe.reporting.pivots import latex_tabular, pipe_table
-from airpipe.reporting.tables import Card, Row, card_of, read_json, source_of
+from airpipe.reporting.published import COSTS, read_published, records, source_of
+from airpipe.reporting.tables import Card, Row, card_of, read_json
 
 EFFICIENCY_COLUMNS = (
     *("model", "network", "parameters", "macs", "macs_conv", "macs_linear", "macs_attention"),
     *("published_parameters", "parameters_difference", "published_macs", "macs_difference", "source"),
     *("peak_memory_mb", "latency_ms", "input", "device", "threads", "wall_s"),
 )
-PUBLISHED_COST_COLUMNS = ("network", "parameters", "macs", "counts", "input", "paper", "table", "note")
 COUNTS = {
     "conv": ("macs_conv",),
     "layers": ("macs_conv", "macs_linear"),
@@ -29,31 +27,6 @@ COUNTS = {
 """What a published number of multiply-accumulates counts: which of our columns it is set against."""
 SAME_SIZE = 0.02
 """A published number belongs to our network when their parameters differ by no larger share."""
-
-
-def read_published_costs(path: Path) -> pd.DataFrame:
-    """Read the sizes and costs that papers print of networks; columns PUBLISHED_COST_COLUMNS, numbers as float.
-
-    Raises:
-        AirpipeError: wrong columns, a number that is none, a row without its source, or an
-            unknown word under `counts`.
-    """
-    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-    if list(frame.columns) != list(PUBLISHED_COST_COLUMNS):
-        raise AirpipeError(
-            f"{path}: expected columns {','.join(PUBLISHED_COST_COLUMNS)}; found {','.join(map(str, frame.columns))}"
-        )
-    for line, row in enumerate(frame.to_dict("records"), start=2):
-        if not row["paper"]:
-            raise AirpipeError(f"{path}: line {line}: names no paper; every printed number needs its source")
-        if row["macs"] and row["counts"] not in COUNTS:
-            raise AirpipeError(f"{path}: line {line}: counts {row['counts']!r}; expected one of {', '.join(COUNTS)}")
-    numbers = {name: pd.to_numeric(frame[name], errors="coerce").astype(float) for name in ("parameters", "macs")}
-    for name, values in numbers.items():
-        if (wrong := values.isna() & (frame[name] != "")).any():
-            line = int(np.flatnonzero(wrong)[0])
-            raise AirpipeError(f"{path}: line {line + 2}: {name} {frame[name].iloc[line]!r} is not a number")
-    return frame.assign(**numbers)
 
 
 def build_efficiency(
@@ -71,7 +44,7 @@ def build_efficiency(
         published, as shares of the published: of what the published number counts. A published row is used
         for a network of the same name, input and (within 2 %) parameters.
     """
-    known = read_published_costs(published).to_dict("records") if published is not None else []
+    known = records(read_published([published], COSTS)) if published is not None else []
     copied = (
         *("model", "parameters", "macs", "macs_conv", "macs_linear", "macs_attention"),
         *("peak_memory_mb", "latency_ms", "input", "device", "threads"),
@@ -86,7 +59,7 @@ def build_efficiency(
     return pd.DataFrame(rows, columns=list(EFFICIENCY_COLUMNS))
 
 
-def _published_cost(row: Row, known: Sequence[Mapping[Any, Any]]) -> Row:
+def _published_cost(row: Row, known: Sequence[Row]) -> Row:
     """Published numbers of the same network at the same size, how far ours are from them, and the source."""
     for printed in known:
         same = printed["network"] == row["network"] and printed["input"] == row["input"]

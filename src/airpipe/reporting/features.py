@@ -13,7 +13,8 @@ from airpipe.errors import AirpipeError
 from airpipe.provenance import write_text
 from airpipe.registry import described, family
 from airpipe.reporting.pivots import latex_tabular, pipe_table, short_labels
-from airpipe.reporting.tables import PAPER_SCALE, Row
+from airpipe.reporting.published import ACCURACIES, PAPER_SCALE, read_published, records
+from airpipe.reporting.table import Row
 
 Result = Mapping[str, Any]
 """Content of results/features/<model>/<init>.json, see `airpipe.evaluation.features.analyse`."""
@@ -24,7 +25,6 @@ COLUMNS = (
     *("projection", "published", "differs", "source"),
 )
 NUMBERS = ("value", "sd", "chance", "published")
-PUBLISHED_COLUMNS = ("network", "init", "tasks", "steps", "value", "paper", "table", "note")
 PROTOCOL = {
     "images_per_class": 100,
     "crops_per_image": 1,
@@ -57,24 +57,6 @@ def read_results(paths: Sequence[Path]) -> list[dict[str, Any]]:
     return found
 
 
-def read_published_features(path: Path) -> list[Row]:
-    """Read the accuracies that papers print (resources/published/features.csv).
-
-    Raises:
-        AirpipeError: wrong columns, a row without its source, or a value that is not a number.
-    """
-    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-    if list(frame.columns) != list(PUBLISHED_COLUMNS):
-        raise AirpipeError(
-            f"{path}: expected columns {','.join(PUBLISHED_COLUMNS)}; found {','.join(map(str, frame.columns))}"
-        )
-    values = pd.to_numeric(frame["value"], errors="coerce").astype(float)
-    for line, (value, paper) in enumerate(zip(values, frame["paper"], strict=True), start=2):
-        if math.isnan(value) or not paper:
-            raise AirpipeError(f"{path}: line {line}: needs a number under value and its source under paper")
-    return [{str(k): v for k, v in row.items()} for row in frame.assign(value=values).to_dict("records")]
-
-
 # The long table
 
 
@@ -88,7 +70,7 @@ def build_table(results: Sequence[Result], published: Sequence[Row]) -> pd.DataF
 
     Args:
         results: results of the analysis, from `read_results`.
-        published: printed accuracies, from `read_published_features`.
+        published: printed accuracies, from `read_published`.
 
     Returns:
         COLUMNS; empty cells are "" or NaN.
@@ -242,7 +224,7 @@ def write_feature_table(results: Sequence[Path], published: Path, folder: Path) 
         published: resources/published/features.csv.
         folder: folder of the tables.
     """
-    table = build_table(read_results(results), read_published_features(published))
+    table = build_table(read_results(results), records(read_published([published], ACCURACIES)))
     head, body = feature_cells(table)
     remarks = "\n".join(f"- {note}" for note in feature_notes(table))
     write_text(folder / "features.csv", table.to_csv(index=False))

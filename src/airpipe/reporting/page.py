@@ -24,9 +24,10 @@ from airpipe.reporting.efficiency import efficiency_cells
 from airpipe.reporting.features import feature_cells, feature_notes, read_feature_table
 from airpipe.reporting.figures import Scene, read_pixels, read_scenes
 from airpipe.reporting.pivots import Block, notes, pivot, place_names, short_labels
+from airpipe.reporting.published import PAPER_SCALE
 from airpipe.reporting.recognition import read_long
 from airpipe.reporting.recognition_text import Table, read_notes, recognition_blocks, restoration_block
-from airpipe.reporting.tables import PAPER_SCALE, PLACE, Card, read_gains, read_table, without_seed
+from airpipe.reporting.tables import PLACE, Card, read_gains, read_table, without_seed
 
 TEMPLATE = "page.html.j2"
 SIDES = (448, 384, 320, 256, 192)

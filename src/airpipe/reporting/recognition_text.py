@@ -15,6 +15,7 @@ import pandas as pd
 from airpipe.evaluation.detection import METRICS
 from airpipe.provenance import write_text
 from airpipe.reporting.pivots import latex_tabular, pipe_table
+from airpipe.reporting.published import PAPER_SCALE
 from airpipe.reporting.recognition import (
     PLACE,
     Result,
@@ -24,7 +25,7 @@ from airpipe.reporting.recognition import (
     recognition_table,
     restoration_table,
 )
-from airpipe.reporting.tables import PAPER_SCALE, Row
+from airpipe.reporting.tables import Row
 
 TITLES = {"top1": "top-1", "rank1": "Rank-1", "map": "mAP", **{name: name for name in METRICS}}
 HURTS = "↓"

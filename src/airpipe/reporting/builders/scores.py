@@ -15,6 +15,7 @@ import pandas as pd
 
 from airpipe.errors import AirpipeError
 from airpipe.reporting import intervals
+from airpipe.reporting.published import PAPER_SCALE, UNKNOWN_PROTOCOL, Published, compare, reference_rows
 from airpipe.reporting.reading import Card, card_of, samples_of
 from airpipe.reporting.table import (
     NO_RESTORATION,
@@ -34,7 +35,6 @@ from airpipe.reporting.table import (
     without_seed,
     words,
 )
-from airpipe.reporting.tables import UNKNOWN_PROTOCOL, compare, reference_rows
 from airpipe.settings.names import NONE
 from airpipe.settings.scoring import AverageSettings, TableSettings
 
@@ -48,7 +48,6 @@ COLUMNS = (
 """Columns of the long frame. `against`: the model that a gain or difference is taken from; `low`, `high`: interval of
 the value over images; `samples`: those of a model's training and of all that it started from."""
 GAIN_COLUMNS = ("model", "dataset", "test", "image", "degradation", "level", "protocol", "none", "restored", "gain")
-PAPER_SCALE = "paper"
 DIGITS = {"psnr": 2, "psnr_gain": 2, "psnr_gain_min": 2, "psnr_difference": 2}
 """Digits shown; 3 of others."""
 MAIN = ("psnr", "ssim")
@@ -189,7 +188,7 @@ def _check_same_images(ours: Test, none: Test, where: str) -> None:
 
 
 def build_frame(
-    measured: Measured, cards: Mapping[str, Card], scale: str, published: pd.DataFrame, reference: str | None
+    measured: Measured, cards: Mapping[str, Card], scale: str, published: Published, reference: str | None
 ) -> pd.DataFrame:
     """The long frame: our numbers over seeds, then the printed ones.
 
@@ -201,7 +200,7 @@ def build_frame(
         measured: per-image values, from `measure`.
         cards: card of every model id but `none`.
         scale: scale of this run; anything but "paper" makes published numbers not comparable.
-        published: printed numbers, from `read_published`.
+        published: printed numbers, from `read_all`.
         reference: the model that differences are taken from.
 
     Returns:
@@ -229,7 +228,7 @@ def _order(measured: Measured) -> Any:
 
 
 def _row(
-    key: Key, tests: Sequence[Test], cards: Mapping[str, Card], published: pd.DataFrame, reference: str | None
+    key: Key, tests: Sequence[Test], cards: Mapping[str, Card], published: Published, reference: str | None
 ) -> Row:
     model, place, protocol, metric = key
     row: Row = {"model": model, **dict(zip(PLACE, place, strict=True)), "protocol": protocol, "metric": metric}
@@ -276,7 +275,7 @@ def build_scores(
     scale: str,
     scores: pd.DataFrame,
     cards: Mapping[str, Card],
-    published: pd.DataFrame,
+    published: Published,
 ) -> tuple[Table, Table]:
     """The table of scores, and that of the gains of every image.
 
