@@ -218,7 +218,7 @@ def recognition_seeds(plan, _):
 
 def tables(plan, table):
     inputs = (*scores(plan, table), *trained(plan, plan.table_models(table)))
-    return Needs((plan.project.scale, plan.project.tables[table].equal_budgets), inputs)
+    return Needs((plan.project.scale, plan.project.tables[table]), inputs)
 
 
 def figures(plan, table):
@@ -228,6 +228,10 @@ def figures(plan, table):
 
 def efficiency(plan, _):
     return Needs(inputs=tuple(("complexity", model) for model in plan.shown_models()))
+
+
+def published(plan, _):
+    return Needs(inputs=(*metrics(plan, "").inputs, *trained(plan, plan.shown_models())))
 
 
 def metrics(plan, _):
@@ -271,6 +275,7 @@ RULES = {
     "tables": tables,
     "figures": figures,
     "efficiency": efficiency,
+    "published": published,
     "metrics": metrics,
     "page": page,
 }

@@ -26,7 +26,7 @@ from test_plan import (
 from airpipe.registry import stage_entry
 from airpipe.settings.scoring import TestJob
 
-SHOWN = {"tables", "figures", "metrics", "page"}
+SHOWN = {"tables", "figures", "published", "metrics", "page"}
 """Rules between scores and page."""
 RECOGNISED = {"recognition_tables", "recognition_figures", "page"}
 ISE, SAD, BRANCHES = CHAIN[0], CHAIN[1], {f"{VRDIR}/dnc_{name}" for name in ("haze", "noise", "rain")}

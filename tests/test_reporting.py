@@ -1,8 +1,6 @@
 """The report: numbers of the tables, and what the figures and the page show."""
 
 import json
-import logging
-import math
 import re
 import subprocess
 import sys
@@ -11,12 +9,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import ROOT, shipped
 from PIL import Image
 
 from airpipe.errors import AirpipeError
 from airpipe.reporting import efficiency, figures, page, pivots, tables
-from airpipe.settings.project import load_project
 from airpipe.settings.scoring import ReportSettings
 
 MODELS = ("baseline/nafnet_5d/seed0/train", "baseline/nafnet_5d/seed1/train", "dcpt/nafnet_5d/seed0/finetune")

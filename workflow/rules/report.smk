@@ -4,6 +4,7 @@
 localrules:
     tables,
     efficiency,
+    published,
     metrics,
     all_tables,
 
@@ -76,6 +77,39 @@ rule efficiency:
         "../../scripts/make_tables.py"
 
 
+rule published:
+    input:
+        published=collect(
+            "resources/published/{name}",
+            name=sorted(glob_wildcards(r"resources/published/{name,\w+\.(csv|yaml)}").name),
+        ),
+        tables=collect("results/tables/{table}.csv", table=PROJECT.tables),
+        cards=cards(PLAN.shown_models()),
+    output:
+        csv=report(
+            "results/tables/published.csv",
+            caption="../report/published.rst",
+            category="Tables",
+            labels={"table": "published"},
+        ),
+        md="results/tables/published.md",
+        tex="results/tables/published.tex",
+        json="results/tables/published.json",
+    log:
+        "results/logs/published.log",
+    benchmark:
+        "results/benchmarks/published.tsv"
+    conda:
+        "../../envs/report.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    message:
+        "Table of printed numbers, ours beside them"
+    script:
+        "../../scripts/make_tables.py"
+
+
 rule metrics:
     input:
         tables=collect("results/tables/{table}.csv", table=PROJECT.tables),
@@ -100,6 +134,7 @@ rule all_tables:
     input:
         expand("results/tables/{table}.csv", table=PROJECT.tables),
         "results/tables/efficiency.csv",
+        "results/tables/published.csv",
         "results/metrics.json",
         feature_outputs(),
         recognition_outputs(),

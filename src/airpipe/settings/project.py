@@ -28,6 +28,9 @@ from airpipe.settings.studies import (
     check_names,
 )
 
+RESERVED = ("efficiency", "published")
+"""Names of tables that are always there; `<table>_gains` belong to the tables of scores."""
+
 
 class StagePlan(Settings):
     """A stage in config/methods/<name>.yaml: common values, and what each scale overrides."""
@@ -149,6 +152,8 @@ class ProjectSettings(Settings):
             if test.recipe is not None:
                 _known(test.recipe, self.recipes, f"recipe in test {name}")
         for name, table in self.tables.items():
+            if name in RESERVED or name.endswith("_gains"):
+                raise ValueError(f"tables: the name {name!r} belongs to another table; call the table otherwise")
             for test_name in table.tests:
                 _known(test_name, self.tests, f"test in table {name}")
         _known(self.report.protocol, self.protocols, "protocol in report")
