@@ -68,7 +68,7 @@ def jobs(plan: Plan, goals: Iterable[Job] | None = None) -> dict[Job, Needs]:
 
 def all_goals(plan: Plan) -> Iterator[Job]:
     """The targets `all` and `data`."""
-    yield from (("page", ""), ("efficiency", ""), ("metrics", ""), ("leakage", ""))
+    yield from (("page", ""), ("efficiency", ""), ("published", ""), ("metrics", ""), ("leakage", ""))
     yield from lists(plan.checked_lists())
     yield from (("pack", name) for name in plan.not_embedded(plan.training_lists()))
     yield from (("make_dataset", name) for name in plan.made_sets())

@@ -27,9 +27,7 @@ rule tables:
         md="results/tables/{table}.md",
         tex="results/tables/{table}.tex",
         json="results/tables/{table}.json",
-        gains=expand(
-            "results/tables/{{table}}_gains.{kind}", kind=["csv", "md", "tex", "json"]
-        ),
+        gains=expand("results/tables/{{table}}_gains.{kind}", kind=["csv", "md", "tex", "json"]),
     log:
         "results/logs/tables/{table}.log",
     benchmark:
