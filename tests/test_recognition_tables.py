@@ -13,7 +13,6 @@ from airpipe.reporting.builders.recognition import (
     COLUMNS,
     RESTORATION_COLUMNS,
     Story,
-    detection_rows,
     recognition_table,
     restoration_table,
     row_label,
@@ -172,17 +171,15 @@ def test_detections_stand_beside_the_recognisers(tmp_path):
         (tmp_path / f"{name}.json").write_text(json.dumps(said))
     files = {name: str(tmp_path / f"{name}.json") for name in ("clean", "degraded", "restored")}
     entry = {"annotations": str(tmp_path / "truth.json"), "detections": files, "recogniser": "", "degradation": "haze"}
-    rows = detection_rows("voc", {**entry, "level": ""})
-    by = {(row["variant"], row["metric"]): row for row in rows}
+    table = recognition_table(results(), Story("demo", list(TESTS), ["b"], {}, {"voc": {**entry, "level": ""}}))
+    detected = table.frame[table.frame["task"] == "detection"]
+    by = {(row["variant"], row["metric"]): row for row in detected.to_dict("records")}
     assert [by[v, "AP"]["value"] for v in files] == [100, 0, pytest.approx(30)]
     assert by["restored", "AP50"]["recovery"] == 1 and by["restored", "AP"]["recovery"] == pytest.approx(0.3)
-    story = Story("demo", list(TESTS), ["b"], {}, {"voc": {**entry, "level": ""}})
-    table = recognition_table(results(), story)
     block = table.blocks[-1]
     assert (block.title, block.head) == ("Detections, detector voc haze (%)", ("variant", "AP", "AP50", "AP75"))
     assert shown(block) == [["clean", "100.0", "100.0", "100.0"], ["degraded", "0.0", "0.0", "*0.0"],
                             ["restored", "*30.0", "*100.0", "*0.0"]]  # fmt: skip
-    detected = table.frame[table.frame["task"] == "detection"]
     assert len(detected) == 9 and detected["recovery"].notna().sum() == 3
 
 

@@ -7,7 +7,7 @@ tests of that degradation only. This module needs no torch.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ MEASURES = {
     ("retrieval", "map"): ("chance_map", "queries"),
 }
 """Under which keys of a result chance and count stand, by task and metric."""
-TITLES = {"top1": "top-1", "rank1": "Rank-1", "map": "mAP", **{name: name for name in METRICS}}
+TITLES = {"top1": "top-1", "rank1": "Rank-1", "map": "mAP"}
 SHOWN = ("test", *PLACE, "variant", "model", "list")
 """What identifies the rows of a test that is shown."""
 
@@ -96,8 +96,9 @@ def recognition_table(results: Sequence[Result], story: Story, name: str = "reco
     """
     measured = [row for result in results for row in _measured(result, story)]
     rows = _over_seeds(measured, ("recogniser", "task", "metric", *SHOWN), "value", ["chance"], "n_images")
-    for row in rows:
-        row["recovery"] = _recovery(row, rows)
+    detected = [row for dataset, entry in story.detections.items() for row in _detected(dataset, entry)]
+    for row in (*rows, *detected):
+        row["recovery"] = _recovery(row, [*rows, *detected])
     rows.sort(key=lambda row: story.recognisers.index(row["recogniser"]))  # stable: the rest stays in order
     blocks = []
     for (recogniser, task, metric), same in grouped(rows, "recogniser", "task", "metric").items():
@@ -106,7 +107,6 @@ def recognition_table(results: Sequence[Result], story: Story, name: str = "reco
         lines = _lines(same, PLACE, {"value": 1}, NO_RESTORATION)
         places = place_names(list(grouped(same, *PLACE)))
         blocks.append(Block(title, ("input of the recogniser", *places), lines, {"task": task}))
-    detected = [row for dataset, entry in story.detections.items() for row in detection_rows(dataset, entry)]
     for keys, same in grouped(detected, "recogniser", *PLACE).items():
         title = f"Detections, {' '.join(key for key in keys if key)} (%)"
         lines = _lines(same, ["metric"], {"value": 1}, "degraded")
@@ -126,7 +126,7 @@ def restoration_table(results: Sequence[Result], story: Story, name: str = "rest
     scored = [
         {**common, "n": facts["images"]} | {k: math.inf if v is None else v for k, v in facts["restoration"].items()}
         for result in results
-        for _, facts, common in _shown(result, story)
+        for facts, common in _shown(result, story)
     ]
     rows = _over_seeds(scored, SHOWN, "psnr", ["psnr_in", "ssim_in", "psnr", "ssim"], "n")
     lines = _lines(rows, PLACE, {"psnr": 2, "ssim": 3}, NO_RESTORATION)
@@ -199,38 +199,34 @@ def row_label(model: str, models: Iterable[str]) -> str:
 # Rows
 
 
-def _shown(result: Result, story: Story) -> list[tuple[str, Mapping[str, Any], Row]]:
+def _shown(result: Result, story: Story) -> Iterator[tuple[Mapping[str, Any], Row]]:
     """Tests of a result that are shown, in order, and what identifies their rows."""
-    model, found = without_seed(result["model"]), []
+    model = without_seed(result["model"])
     for test in story.tests:
         facts = result["tests"].get(test)
         if facts is None:
             raise AirpipeError(f"recognition of {result['model']}: no test {test} in its result; run it again")
         variant = variant_of(model, facts["degradation"])
         if variant is not None:
-            common = {"test": test, **{name: facts[name] for name in PLACE}, "variant": variant}
-            common |= {"model": "" if model == NONE else model, "id": result["model"], "pairs": facts["pairs"]}
-            found.append((test, facts, {**common, "list": f"{facts['dataset']}.{facts['pairs'].split('.')[1]}"}))
-    return found
+            common = {"test": test, "variant": variant, "id": result["model"], "pairs": facts["pairs"]}
+            common |= {"model": "" if model == NONE else model, **{name: facts[name] for name in PLACE}}
+            yield facts, common | {"list": f"{facts['dataset']}.{facts['pairs'].split('.')[1]}"}
 
 
-def _measured(result: Result, story: Story) -> list[Row]:
+def _measured(result: Result, story: Story) -> Iterator[Row]:
     """All numbers of one enhancer and seed that are shown, test by test."""
-    rows = []
-    for test, facts, common in _shown(result, story):
+    for facts, common in _shown(result, story):
         for name in story.recognisers:
             if name not in facts["recognition"]:
                 raise AirpipeError(
-                    f"recognition of {result['model']}: no recogniser {name} in test {test}; run it again"
+                    f"recognition of {result['model']}: no recogniser {name} in test {common['test']}; run it again"
                 )
+            common |= {"recogniser": name, "judge": result["recognisers"][name]["id"]}
             for (task, metric), (chance, count) in MEASURES.items():
-                scores = facts["recognition"][name].get(task)
-                if scores is not None:
-                    counted = facts["images"] if count == "images" else scores[count]
-                    what = {**common, "recogniser": name, "task": task, "metric": metric}
-                    what["judge"] = result["recognisers"][name]["id"]
-                    rows.append({**what, "value": scores[metric], "chance": scores[chance], "n_images": counted})
-    return rows
+                if scores := facts["recognition"][name].get(task):
+                    counted = {"images": facts["images"], **scores}[count]
+                    numbers = {"value": scores[metric], "chance": scores[chance], "n_images": counted}
+                    yield common | {"task": task, "metric": metric} | numbers
 
 
 def _over_seeds(rows: Sequence[Row], keys: Sequence[str], main: str, means: Sequence[str], count: str) -> list[Row]:
@@ -254,51 +250,33 @@ def _about(same: Sequence[Row], images: int) -> tuple[str, ...]:
 
 
 def _recovery(row: Row, rows: Sequence[Row]) -> float:
-    """Share of what the degradation cost that restoring brings back."""
+    """Share of what the degradation costs that restoring brings back: 1 is all of it, below 0 restoring does harm.
+
+    It is NaN where nothing was restored, nothing is lost, or the clean images or the degraded ones were not tested.
+    """
     if row["variant"] in ("clean", "degraded") or row["degradation"] == CLEAN:
         return math.nan
     same = [r for r in rows if all(r[k] == row[k] for k in ("recogniser", "metric", "list"))]
     clean = [r["value"] for r in same if r["variant"] == "clean"]
     degraded = [r["value"] for r in same if r["variant"] == "degraded" and r["test"] == row["test"]]
-    return recovery(row["value"], degraded[0], clean[0]) if clean and degraded else math.nan
+    lost = clean[0] - degraded[0] if clean and degraded else 0.0
+    return (row["value"] - degraded[0]) / lost if lost > 0 else math.nan
 
 
-def recovery(restored: float, degraded: float, clean: float) -> float:
-    """Share of the loss by degrading that restoring brings back; NaN where degrading costs nothing.
-
-    It is (restored - degraded) / (clean - degraded): 1 is all of it, below 0 restoring does harm.
-    """
-    lost = clean - degraded
-    return (restored - degraded) / lost if lost > 0 else math.nan
-
-
-def detection_rows(name: str, entry: Mapping[str, Any]) -> list[Row]:
-    """Rows with AP, AP50 and AP75 of an external detector on each variant.
-
-    Args:
-        name: name of the data set.
-        entry: see `Story.detections`.
+def _detected(name: str, entry: Mapping[str, Any]) -> Iterator[Row]:
+    """AP, AP50 and AP75 of an external detector on each variant of a data set, see `Story.detections`.
 
     Raises:
         AirpipeError: files that are not in COCO's layout or do not belong together.
     """
     truth = read_truth(Path(entry["annotations"]))
-    found = {
-        variant: average_precision(truth, read_detections(Path(file), truth))
-        for variant, file in entry["detections"].items()
-    }
     common = {"recogniser": entry["recogniser"] or "detector", "task": "detection", "dataset": name, "model": ""}
-    common |= {key: entry[key] for key in ("degradation", "level")} | {"n_images": len(truth.images), "seeds": 1}
-    rows = []
-    for variant, values in found.items():
-        shown = {"variant": variant, "label": variant, "oracle": variant == "clean"}
-        shown["about"] = (f"{entry['detections'][variant]}, {len(truth.images)} images",)
-        for metric in METRICS:
-            row = {**common, **shown, "metric": metric, "value": values[metric], "sd": math.nan}
-            if variant not in ("clean", "degraded") and {"clean", "degraded"} <= set(found):
-                row["recovery"] = recovery(values[metric], found["degraded"][metric], found["clean"][metric])
-            rows.append(row)
-    return rows
+    common |= {"degradation": entry["degradation"], "level": entry["level"], "list": name, "test": name}
+    common |= {"n_images": len(truth.images), "seeds": 1, "sd": math.nan}
+    for variant, file in entry["detections"].items():
+        shown = {"variant": variant, "label": variant, "oracle": variant == "clean", "about": (str(file),)}
+        for metric, value in average_precision(truth, read_detections(Path(file), truth)).items():
+            yield {**common, **shown, "metric": metric, "value": value}
 
 
 # For readers
@@ -314,6 +292,7 @@ def _lines(rows: Sequence[Row], column: Sequence[str], shown: Mapping[str, int],
         none: label of the line that restores nothing.
     """
     cells: dict[str, dict[Any, Cell]] = {row["label"]: {} for row in rows}
+    facts = {row["label"]: facts_of(row["model"]) if row["model"] else {} for row in rows}
     columns = grouped(rows, *column)
     for place, same in columns.items():
         before = next((row for row in same if row["label"] == none), None)
@@ -325,16 +304,8 @@ def _lines(rows: Sequence[Row], column: Sequence[str], shown: Mapping[str, int],
                 for (name, digits), sd in zip(shown.items(), spreads, strict=True)
             ]
             cells[row["label"]][place] = Cell(tuple(parts), row["about"])
-    models = {row["label"]: row["model"] for row in rows}
-    return tuple(
-        Line(
-            label,
-            tuple(found.get(place, Cell()) for place in columns),
-            "none" if label == none else "ours",
-            facts_of(models[label]) if models[label] else {},
-        )
-        for label, found in cells.items()
-    )
+    lines = {label: tuple(found.get(place, Cell()) for place in columns) for label, found in cells.items()}
+    return tuple(Line(label, line, "none" if label == none else "ours", facts[label]) for label, line in lines.items())
 
 
 def _mark(row: Row, name: str, highest: float, before: Row | None) -> Mark:
@@ -354,7 +325,7 @@ def _recognition_notes(rows: Sequence[Row], results: Sequence[Result], story: St
         "images are rounded to 8 bit, as files are. chance: what guessing reaches."
     )
     notes.append(f"bold: the best in its column; {SIGNS['worse']}: below the same images without restoration.")
-    notes += _about_seeds(rows, results)
+    notes.append(_about_seeds(rows, results))
     for part in sorted({part for part, told in (part_of(row["model"]) for row in rows) if told}):
         notes.append(
             f"own {part}: the single {part} of the test's degradation, which it is told (an oracle; never bold)."
@@ -363,15 +334,16 @@ def _recognition_notes(rows: Sequence[Row], results: Sequence[Result], story: St
     return notes + [f"{model}: {about}." for model, about in story.abouts.items() if about]
 
 
-def _about_seeds(rows: Sequence[Row], results: Sequence[Result]) -> list[str]:
+def _about_seeds(rows: Sequence[Row], results: Sequence[Result]) -> str:
     seeds = sorted({result["seed"] for result in results})
     # largest standard error of a share: sqrt(p (1 - p) / n) with p = 1/2, in percent
-    counts = [row["n_images"] for row in rows if row["task"] == "classification"]
-    error = f"; of {min(counts)} images a share has a standard error of up to " if counts else ""
-    error += f"{50 / math.sqrt(min(counts)):.1f} points" if counts else ""
-    if len(seeds) == 1:
-        return [f"One seed ({seeds[0]}){error}."]
-    return [f"±: standard deviation over {len(seeds)} seeds ({', '.join(map(str, seeds))}){error}."]
+    told = f"One seed ({seeds[0]})"
+    if len(seeds) > 1:
+        told = f"±: standard deviation over {len(seeds)} seeds ({', '.join(map(str, seeds))})"
+    if counts := [row["n_images"] for row in rows if row["task"] == "classification"]:
+        error = 50 / math.sqrt(min(counts))
+        told += f"; of {min(counts)} images a share has a standard error of up to {error:.1f} points"
+    return f"{told}."
 
 
 def _about_sharing(results: Sequence[Result], story: Story) -> list[str]:
