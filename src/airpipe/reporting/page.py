@@ -22,10 +22,11 @@ from PIL import Image
 from airpipe.provenance import write_text
 from airpipe.reporting.figures import Scene, read_pixels, read_scenes
 from airpipe.reporting.pivots import Block, notes, pivot, place_names, short_labels
+from airpipe.reporting.published import PAPER_SCALE
 from airpipe.reporting.table import EMPTY
 from airpipe.reporting.table import Block as Shown
 from airpipe.reporting.table import read_table as read_shown
-from airpipe.reporting.tables import PAPER_SCALE, PLACE, Card, read_gains, read_table, without_seed
+from airpipe.reporting.tables import PLACE, Card, read_gains, read_table, without_seed
 
 TEMPLATE = "page.html.j2"
 SIDES = (448, 384, 320, 256, 192)
