@@ -9,6 +9,7 @@ import pytest
 from helpers import ROOT, shipped
 
 from airpipe.errors import AirpipeError
+from airpipe.reporting.builders.published import build_published
 from airpipe.reporting.published import (
     ACCURACIES,
     AVERAGE,
@@ -26,7 +27,7 @@ from airpipe.reporting.published import (
     reference_rows,
     same_model,
 )
-from airpipe.reporting.table import PLACE
+from airpipe.reporting.table import PLACE, markdown
 from airpipe.settings.project import load_project
 
 FOLDER = ROOT / "resources" / "published"
@@ -280,6 +281,15 @@ def test_every_printed_number_has_ours_or_not_run_and_a_reason(printed):
     assert beside.loc[AVERAGE, "ours"] == pytest.approx(29.0)
     assert beside.loc[AVERAGE, "gap"] == pytest.approx(29.0 - 29.84)
     assert beside.loc[AVERAGE, "comparable"] == "no"
+    table = build_published(frame, printed.known)
+    block = next(block for block in table.blocks if block.title == "DCPT, README 5D table, allinone5: psnr / ssim")
+    lines = {line.label: line for line in block.lines}
+    assert len(lines) == 12 and block.head[-2:] == (AVERAGE, "ours")
+    assert lines["DCPT-NAFNet"].cells[0].parts[0].text == "29.47*"  # the released settings train on more
+    assert lines["dcpt/nafnet_5d/finetune"].cells[5].parts[0].text == "29.00"
+    gap = lines["dcpt/nafnet_5d/finetune: gap"].cells
+    assert (gap[2].parts[0].text, gap[2].about, gap[6].parts[0].text) == ("-0.31", ("comparable",), "not comparable")
+    assert lines["AirNet"].cells[6].parts[0].text == "not run"
     other = frame[frame["ours"].notna() & (frame["paper"] == "MaskDCPT") & (frame["table"] == "Table I")]
     assert set(other["ours_protocol"]) == {"airpipe"} and other["reason"].str.contains("its protocol is unknown").all()
 
@@ -292,6 +302,8 @@ def test_without_a_model_of_ours_nothing_is_comparable_and_wrong_averages_show_t
     tur = frame[(frame["method"] == "TUR-AirNet") & frame["recomputed"].notna()].iloc[0]
     assert (tur["published"], round(tur["recomputed"], 2)) == (32.5, 33.1)
     assert math.isnan(tur["ours"])
+    text = markdown(build_published(frame, printed.known))
+    assert "32.50\\* \\[33.100] / 0.914" in text and text.count("\n## ") == 58
 
 
 def test_files_of_scores_are_told_from_others_by_their_names():

@@ -316,6 +316,11 @@ def _reference_row(printed: Row, scale: str, unknown: bool) -> Row:
 # Averages
 
 
+def digits_of(values: pd.Series) -> int:
+    """Digits behind the point that most of the numbers were printed with; zeros at their ends are not known."""
+    return int(values.map(lambda value: len(f"{value!r}".split(".")[1])).mode().max())
+
+
 def recomputed_averages(scores: pd.DataFrame) -> pd.DataFrame:
     """Recompute every printed average as the plain mean of the numbers printed in its row, the sigmas one by one.
 
@@ -326,8 +331,7 @@ def recomputed_averages(scores: pd.DataFrame) -> pd.DataFrame:
         One row per printed average: paper, table, setting, method, metric, printed, mean, columns, wrong.
     """
     kind = scores["metric"].str.split("_").str[0]  # psnr and psnr_y go into one average
-    digits = scores["value"].map(lambda value: len(f"{value!r}".split(".")[1]))
-    digits = digits.groupby([scores["paper"], scores["table"], kind]).transform(lambda each: each.mode().max())
+    digits = scores["value"].groupby([scores["paper"], scores["table"], kind]).transform(digits_of)
     rows = []
     keys = ["paper", "table", "setting", "method", "metric"]
     for name, group in scores.assign(metric=kind, digits=digits).groupby(keys, sort=False):
