@@ -640,6 +640,12 @@ def test_the_table_has_a_row_per_weights_measure_and_class_and_sets_printed_numb
     )
 
 
+def test_a_feature_table_without_results_is_told_and_not_written(tmp_path):
+    with pytest.raises(AirpipeError, match="table features has no lines; nothing was written"):
+        write_table(feature_table([], []), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(("distinct", "told"), [(3, True), (5, False), (None, False)])
 def test_splits_that_are_the_same_are_told_under_the_table(results, distinct, told):
     facts = json.loads(results[1].read_text())

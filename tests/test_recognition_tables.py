@@ -158,6 +158,13 @@ def test_a_result_without_a_test_is_told():
         recognition_table(results(), Story("demo", ["clean"], ["c"]))
 
 
+@pytest.mark.parametrize("build", [recognition_table, restoration_table])
+def test_a_table_without_results_is_told_and_not_written(tmp_path, build):
+    with pytest.raises(AirpipeError, match=r"table \w+ has no lines; nothing was written"):
+        write_table(build([], STORY), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_detections_stand_beside_the_recognisers(tmp_path):
     box = [10, 10, 10, 10]
     truth = {

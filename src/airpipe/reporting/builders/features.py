@@ -175,7 +175,9 @@ def _about(result: Result) -> tuple[str, ...]:
 
 
 def _notes(rows: Sequence[Row]) -> list[str]:
-    first = next(row for row in rows if row["measure"] == KNN)
+    if not rows:
+        return []
+    first = rows[0]
     how = "whole photographs apart" if first["split"] == "scene" else "single crops apart"
     notes = [
         f"Percent of crops whose degradation is told; {first['n_crops']} crops of {first['n_images']} photographs, "

@@ -112,7 +112,9 @@ def recognition_table(results: Sequence[Result], story: Story, name: str = "reco
         lines = _lines(same, ["metric"], {"value": 1}, "degraded")
         blocks.append(Block(title, ("variant", *METRICS), lines, {"task": "detection"}))
     frame = pd.DataFrame([*rows, *detected], columns=list(COLUMNS))
-    return Table(name, "Recognition", tuple(blocks), tuple(_recognition_notes(rows, results, story)), frame)
+    return Table(
+        name, "Recognition", tuple(blocks), tuple(_recognition_notes(rows, results, story) if rows else ()), frame
+    )
 
 
 def restoration_table(results: Sequence[Result], story: Story, name: str = "restoration") -> Table:
@@ -132,7 +134,7 @@ def restoration_table(results: Sequence[Result], story: Story, name: str = "rest
     lines = _lines(rows, PLACE, {"psnr": 2, "ssim": 3}, NO_RESTORATION)
     block = Block("PSNR (dB) / SSIM", ("enhancer", *place_names(list(grouped(rows, *PLACE)))), lines)
     frame = pd.DataFrame(rows, columns=list(RESTORATION_COLUMNS))
-    return Table(name, "Restoration", (block,), tuple(_restoration_notes(rows, story)), frame)
+    return Table(name, "Restoration", (block,), tuple(_restoration_notes(rows, story) if rows else ()), frame)
 
 
 # Names
