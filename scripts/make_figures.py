@@ -9,9 +9,9 @@ from airpipe.errors import run_main
 from airpipe.evaluation.indexes import scores_of
 from airpipe.reporting.feature_figures import draw_confusion, draw_tsne
 from airpipe.reporting.figures import draw_figures, read_curves, read_scenes
+from airpipe.reporting.reading import read_json
 from airpipe.reporting.recognition_figures import draw_pictures, draw_top1, read_pictures
 from airpipe.reporting.table import read_frame
-from airpipe.reporting.tables import read_json, read_table
 
 RESULTS = Path("results")
 
@@ -36,7 +36,7 @@ def main(job: Any) -> None:
     curves = read_curves([Path(path) for path in job.input.curves], RESULTS)
     scores = scores_of(map(Path, job.input.scores))
     scenes = read_scenes(scores, RESULTS / "restored", report["protocol"], report["images_per_test"])
-    draw_figures(read_table(Path(job.input.table)), curves, scenes, report, Path(job.output.bars).parent)
+    draw_figures(read_frame(Path(job.input.table)), curves, scenes, report, Path(job.output.bars).parent)
 
 
 run_main(lambda: main(snakemake))  # noqa: F821  (Snakemake defines it)

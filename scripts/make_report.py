@@ -5,10 +5,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+from airpipe.reporting.tables import read_cards
+
 from airpipe.errors import run_main
 from airpipe.evaluation.indexes import scores_of
 from airpipe.reporting.page import Sources, write_page
-from airpipe.reporting.tables import read_cards
 
 RESULTS = Path("results")
 

@@ -25,8 +25,10 @@ rule tables:
         ),
         md="results/tables/{table}.md",
         tex="results/tables/{table}.tex",
-        gains="results/tables/{table}_gains.csv",
-        gains_md="results/tables/{table}_gains.md",
+        json="results/tables/{table}.json",
+        gains=expand(
+            "results/tables/{{table}}_gains.{kind}", kind=["csv", "md", "tex", "json"]
+        ),
     log:
         "results/logs/tables/{table}.log",
     benchmark:
@@ -38,7 +40,7 @@ rule tables:
         runtime=10,
     params:
         scale=PROJECT.scale,
-        equal_budgets=lambda wildcards: PROJECT.tables[wildcards.table].equal_budgets,
+        settings=lambda wildcards: PROJECT.tables[wildcards.table].model_dump(mode="json"),
     message:
         "Table {wildcards.table}"
     script:

@@ -1,13 +1,16 @@
 """Small files that stand for large ones: what a method trained, for DVC to compare."""
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from airpipe.errors import AirpipeError
 from airpipe.provenance import sha256_file
+from airpipe.reporting.table import PLACE
 
 VALIDATION = "validation/"
 """Beginning of the names of curves that are measured on held-out images."""
@@ -44,3 +47,22 @@ def record_training(folders: Sequence[Path], results: Path) -> tuple[pd.DataFram
     columns = ["model", "step", "name", "value"]
     table = pd.DataFrame(models, columns=["model", "network", "steps", "sha256"])
     return table, pd.concat(curves)[columns] if curves else pd.DataFrame(columns=columns)
+
+
+def metrics(tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
+    """Numbers that DVC compares: {table: {model: {degradation_level: {protocol: {metric: number}}}}}.
+
+    Our own finite numbers only (JSON has no infinity); the data set stands in front of the
+    degradation where a table has several.
+    """
+    found: dict[str, Any] = {}
+    for name, table in tables.items():
+        ours = table[(table["model"] != "published") & table["metric"].isin(["psnr", "ssim", "psnr_gain"])]
+        several = ours.loc[ours["dataset"] != "", "dataset"].nunique() > 1
+        for row in ours.to_dict("records"):
+            if not math.isfinite(row["value"]):
+                continue
+            place = "_".join(str(row[key]) for key in (PLACE if several else PLACE[1:]) if row[key])
+            level = found.setdefault(name, {}).setdefault(row["model"], {}).setdefault(place, {})
+            level.setdefault(row["protocol"], {})[row["metric"]] = float(row["value"])
+    return found

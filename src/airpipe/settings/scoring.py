@@ -2,9 +2,9 @@
 
 from typing import Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from airpipe.settings.base import Json, Name, Settings
+from airpipe.settings.base import Json, Name, Settings, unknown_name
 from airpipe.settings.degrading import Recipe
 from airpipe.settings.names import PairListId, SettingModel
 
@@ -68,12 +68,37 @@ class TestJob(Settings):
     revision: PositiveInt = Field(REVISION, description="Of the code that scores.")
 
 
-class TableSettings(Settings):
-    """What a table shows."""
+class AverageSettings(Settings):
+    """A column with the mean over several tests."""
 
+    tests: tuple[Name, ...] | None = Field(None, min_length=1, description="Tests that it is taken over; none: all.")
+    weigh: Literal["test", "degradation", "image"] = Field(
+        "test",
+        description="test: each test counts once, hence three levels of noise three times, as in the tables of AirNet, "
+        "PromptIR and DyNet; degradation: levels of one are averaged first; image: each image counts once.",
+    )
+
+
+class TableSettings(Settings):
+    """What a table of scores shows."""
+
+    title: str = Field("", description="Title for readers; none: the name of the table.")
     tests: tuple[Name, ...] = Field(min_length=1)
     models: tuple[SettingModel, ...] | None = Field(
         None, description="method/setting or imported/name, each with @variant where it has variants; none: `models`."
+    )
+    columns: Literal["degradation", "protocol"] = Field(
+        "degradation",
+        description="Columns are tests, in a block for each protocol; or protocols, in a block for each test.",
+    )
+    averages: dict[Name, AverageSettings] = Field(
+        {"average": AverageSettings()}, description="Columns behind the tests, where a table has several tests."
+    )
+    sort: Name | None = Field(
+        None, description="Test or average by whose PSNR models stand, best first; none: as listed."
+    )
+    reference: SettingModel | None = Field(
+        None, description="Model from which the others are told apart, image by image; none: the first of the table."
     )
     scales: tuple[Name, ...] | None = Field(
         None,
@@ -82,6 +107,18 @@ class TableSettings(Settings):
     equal_budgets: bool = Field(
         False, description="Refuse models that saw other numbers of training samples, pretraining included."
     )
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> "TableSettings":
+        for name, average in self.averages.items():
+            for test in average.tests or ():
+                if test not in self.tests:
+                    raise ValueError(unknown_name(test, self.tests, f"test in average {name}"))
+        if self.sort is not None and self.sort not in (*self.tests, *self.averages):
+            raise ValueError(unknown_name(self.sort, (*self.tests, *self.averages), "test or average in sort"))
+        if self.reference is not None and self.models is not None and self.reference not in self.models:
+            raise ValueError(unknown_name(self.reference, self.models, "model of the table in reference"))
+        return self
 
 
 class ReportSettings(Settings):

@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 
 from airpipe.reporting.published import source_of
+from airpipe.reporting.reading import Card, card_of, read_json
 from airpipe.reporting.table import Block, Cell, Line, Row, Table, about_model, facts_of, number, words
-from airpipe.reporting.tables import Card, card_of, read_json
 
 COLUMNS = (
     *("model", "network", "parameters", "macs", "macs_conv", "macs_linear", "macs_attention"),

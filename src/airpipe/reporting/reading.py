@@ -1,0 +1,130 @@
+"""What builders read: score files with their facts, and cards of models. This module needs no torch."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from airpipe.errors import AirpipeError
+from airpipe.reporting.table import without_seed
+from airpipe.settings.names import NONE, ModelId
+
+Card = Mapping[str, Any]
+
+SCORE_COLUMNS = ("image", "degradation", "level", "protocol", "metric", "value")
+
+
+def score_info(path: Path) -> dict[str, Any]:
+    """Read the JSON beside a score file: model, test, dataset, scale, kept, hashes.
+
+    Raises:
+        AirpipeError: it is missing or not JSON.
+    """
+    return read_json(path.with_suffix(".json"))
+
+
+def read_cards(paths: Iterable[Path], root: Path) -> dict[str, Card]:
+    """Read cards, by folder below `root` (usually results/): the model id, without a variant."""
+    return {path.parent.relative_to(root).as_posix(): read_json(path) for path in paths}
+
+
+def card_of(cards: Mapping[str, Card], model_id: str) -> Card:
+    """Return the card of a model; the variants of one share it.
+
+    Raises:
+        AirpipeError: it is not among the cards.
+    """
+    folder = ModelId.parse(model_id).folder
+    if folder not in cards:
+        raise AirpipeError(f"{model_id}: has scores but no card.json; train or import it again")
+    return cards[folder]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object that the pipeline wrote.
+
+    Raises:
+        AirpipeError: it is missing or not JSON.
+    """
+    try:
+        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise AirpipeError(f"{path}: cannot be read ({error.strerror}); run the evaluation again") from None
+    except json.JSONDecodeError as error:
+        raise AirpipeError(f"{path}: not valid JSON ({error}); delete it and run again") from None
+    return value
+
+
+def read_scores(paths: Sequence[Path]) -> pd.DataFrame:
+    """Read the per-image scores of all files, no restoration first, otherwise in the order given.
+
+    Returns:
+        The columns of the files (value as float, dB for psnr) after model_id, model (id without
+        its seed), test, dataset, scale, list (checksum of the pair list).
+
+    Raises:
+        AirpipeError: wrong columns, a value that is not a number, or no file of `none`.
+    """
+    frames = [_read_score(path) for path in paths]
+    frames.sort(key=lambda frame: bool(frame["model"].iloc[0] != NONE))
+    if not frames or frames[0]["model"].iloc[0] != NONE:
+        raise AirpipeError("no scores of 'none' (no restoration) were given; every table needs them")
+    return pd.concat(frames, ignore_index=True)
+
+
+def _read_score(path: Path) -> pd.DataFrame:
+    frame = _csv(path, SCORE_COLUMNS)
+    if frame.empty:
+        raise AirpipeError(f"{path}: has no scores; delete it and run the evaluation again")
+    info = score_info(path)
+    scale = info["scale"] or ""
+    facts = {"model_id": info["model"], "model": without_seed(info["model"]), "test": info["test"]}
+    facts |= {"dataset": info["dataset"], "scale": scale, "list": info.get("pairs_sha256", info["dataset"])}
+    for place, (name, text) in enumerate(facts.items()):
+        frame.insert(place, name, text)
+    return frame
+
+
+def _csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """Read a csv of text columns and one numeric column, `value`; empty cells stay ''."""
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    if list(frame.columns) != list(columns):
+        raise AirpipeError(f"{path}: expected columns {','.join(columns)}; found {','.join(map(str, frame.columns))}")
+    numbers = pd.to_numeric(frame["value"], errors="coerce").astype(float)
+    if numbers.isna().any():
+        line = int(np.flatnonzero(numbers.isna())[0])
+        raise AirpipeError(f"{path}: line {line + 2}: value {frame['value'].iloc[line]!r} is not a number")
+    return frame.assign(value=numbers)
+
+
+def check_budgets(cards: Mapping[str, Card], table: str) -> None:
+    """Check that models have cost equally many training samples, those of their pretraining included.
+
+    Raises:
+        AirpipeError: names the models by their samples.
+    """
+    samples = {model: samples_of(card) for model, card in cards.items()}
+    if unknown := [model for model, count in samples.items() if count is None]:
+        raise AirpipeError(
+            f"tables.{table} compares equal budgets (equal_budgets: true), but the training samples of "
+            f"{', '.join(unknown)} are unknown: trained before budgets were recorded, or imported (itself or a "
+            "parent). Train them again, or leave them out of the table's models"
+        )
+    if len(set(samples.values())) > 1:
+        found = "; ".join(
+            f"{count} samples: {', '.join(model for model in samples if samples[model] == count)}"
+            for count in dict.fromkeys(samples.values())
+        )
+        raise AirpipeError(
+            f"tables.{table} compares equal budgets (equal_budgets: true), found {found}. Change the phases of the "
+            "stages, their parents included, or the table's models"
+        )
+
+
+def samples_of(card: Card) -> int | None:
+    """Training samples that a model has cost, its parents' included; None where that is not known."""
+    budget = card.get("budget")
+    return None if budget is None else int(budget["samples"])
