@@ -11,14 +11,13 @@ import pandas as pd
 from airpipe.errors import run_main
 from airpipe.evaluation.indexes import scores_of
 from airpipe.provenance import write_json
+from airpipe.reporting.builders.efficiency import efficiency_table
+from airpipe.reporting.builders.features import feature_table
 from airpipe.reporting.builders.published import build_published
+from airpipe.reporting.builders.recognition import Story, recognition_table, restoration_table
 from airpipe.reporting.builders.scores import build_scores
-from airpipe.reporting.efficiency import write_efficiency
-from airpipe.reporting.features import write_feature_table
-from airpipe.reporting.published import published_frame, read_all
-from airpipe.reporting.reading import check_budgets, read_cards, read_scores
-from airpipe.reporting.recognition import Story
-from airpipe.reporting.recognition_text import write_recognition
+from airpipe.reporting.published import ACCURACIES, COSTS, published_frame, read_all, read_published, records
+from airpipe.reporting.reading import check_budgets, read_cards, read_json, read_scores
 from airpipe.reporting.records import metrics
 from airpipe.reporting.table import read_frame, without_seed, write_table
 from airpipe.settings.scoring import TableSettings
@@ -36,12 +35,14 @@ def main(job: Any) -> None:
         write_json(Path(job.output.metrics), metrics(tables))
         return
     if job.rule == "features_table":
-        features = [Path(path) for path in job.input.features]
-        write_feature_table(features, Path(job.input.published), Path(job.output.csv).parent)
+        features = [read_json(Path(path)) for path in job.input.features]
+        published = records(read_published([Path(job.input.published)], ACCURACIES))
+        write_table(feature_table(features, published), Path(job.output.csv).parent)
         return
     if job.rule in ("recognition_tables", "recognition_seeds"):
-        results = [Path(path) for path in job.input.results]
-        write_recognition(results, story(job), Path(job.output.recognition), Path(job.output.restoration))
+        results = [read_json(Path(path)) for path in job.input.results]
+        for build, csv in ((recognition_table, job.output.recognition), (restoration_table, job.output.restoration)):
+            write_table(build(results, story(job), Path(csv).stem), Path(csv).parent)
         return
     cards = read_cards(map(Path, job.input.cards), RESULTS)
     folder = Path(job.output.csv).parent
@@ -53,13 +54,14 @@ def main(job: Any) -> None:
         write_table(build_published(published_frame(found, ours, by_name), found.known), folder)
         return
     if job.rule == "efficiency":
-        write_efficiency([Path(path) for path in job.input.complexity], cards, folder, Path(job.input.published))
+        costs = records(read_published([Path(job.input.published)], COSTS))
+        write_table(efficiency_table([Path(path) for path in job.input.complexity], cards, costs), folder)
         return
-    scores, published = scores_of(map(Path, job.input.scores)), [Path(path) for path in job.input.published]
+    scores, printed = scores_of(map(Path, job.input.scores)), [Path(path) for path in job.input.published]
     settings = TableSettings.model_validate(job.params.settings)
     if settings.equal_budgets:
         check_budgets(cards, job.wildcards.table)
-    found = read_scores(scores), cards, read_all(published)
+    found = read_scores(scores), cards, read_all(printed)
     for table in build_scores(job.wildcards.table, settings, job.params.scale, *found):
         write_table(table, folder)
 

@@ -9,9 +9,9 @@ import numpy.typing as npt
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from airpipe.reporting.features import Result
+from airpipe.reporting.builders.features import Result
 from airpipe.reporting.figures import open_figure
-from airpipe.reporting.pivots import short_labels
+from airpipe.reporting.table import short_labels
 
 MARKERS = "osD^vPX*<>"
 """Markers of the classes, beside their colours: the figure can be read without these."""
@@ -33,7 +33,7 @@ def draw_tsne(results: Sequence[Result], target: Path) -> None:
     """Draw t-SNE with random weights and as trained, one row of panels per checkpoint.
 
     Args:
-        results: results of the analysis, from `features.read_results`.
+        results: results of the analysis.
         target: PNG to write.
     """
     models = by_model(results)
@@ -71,7 +71,7 @@ def draw_confusion(results: Sequence[Result], target: Path) -> None:
     """Draw confusion matrices, one row per checkpoint: kNN with random and trained weights, the trained classifier.
 
     Args:
-        results: results of the analysis, from `features.read_results`.
+        results: results of the analysis.
         target: PNG to write.
     """
     models = by_model(results)

@@ -20,13 +20,12 @@ import pandas as pd
 from PIL import Image
 
 from airpipe.provenance import write_text
-from airpipe.reporting.efficiency import efficiency_cells
-from airpipe.reporting.features import feature_cells, feature_notes, read_feature_table
 from airpipe.reporting.figures import Scene, read_pixels, read_scenes
 from airpipe.reporting.pivots import Block, notes, pivot, place_names, short_labels
 from airpipe.reporting.published import PAPER_SCALE
-from airpipe.reporting.recognition import read_long
-from airpipe.reporting.recognition_text import Table, read_notes, recognition_blocks, restoration_block
+from airpipe.reporting.table import EMPTY
+from airpipe.reporting.table import Block as Shown
+from airpipe.reporting.table import read_table as read_shown
 from airpipe.reporting.tables import PLACE, Card, read_gains, read_table, without_seed
 
 TEMPLATE = "page.html.j2"
@@ -118,9 +117,9 @@ class FeatureSection:
 
 @dataclass(frozen=True)
 class RecognitionSection:
-    """The recognition tests: their blocks, notes and figures."""
+    """The recognition tests: their blocks (title, head, body), notes and figures."""
 
-    blocks: list[Table]
+    blocks: list[dict[str, Any]]
     notes: list[str]
     figures: list[dict[str, str]]
     """Title and data address of each figure."""
@@ -280,25 +279,33 @@ def _section(path: Path, sources: Sources, scale: str) -> Section:
 def _feature_section(sources: Sources) -> FeatureSection | None:
     if sources.features is None:
         return None
-    table = read_feature_table(sources.features)
+    table = read_shown(sources.features.with_suffix(".json"))
     figures = [
         {"title": title, "address": embed_figure(sources.figures / "features" / f"{kind}.png")}
         for kind, title in FEATURE_FIGURES
     ]
-    return FeatureSection(*feature_cells(table), feature_notes(table), figures)
+    block = _texts(table.blocks[0])
+    return FeatureSection(block["head"], block["body"], list(table.notes), figures)
 
 
 def _recognition_section(sources: Sources) -> RecognitionSection | None:
     if not sources.recognition:
         return None
-    recognition, restoration = sources.recognition
-    blocks = [*recognition_blocks(read_long(recognition)), restoration_block(read_long(restoration))]
-    notes = [note for path in (recognition, restoration) for note in read_notes(path.with_suffix(".md"))]
+    tables = [read_shown(path.with_suffix(".json")) for path in sources.recognition]
+    blocks = [_texts(block) for table in tables for block in table.blocks]
+    notes = [note for table in tables for note in table.notes]
     figures = [
         {"title": title, "address": embed_figure(sources.figures / "recognition" / f"{kind}.png")}
         for kind, title in RECOGNITION_FIGURES
     ]
     return RecognitionSection(blocks, list(dict.fromkeys(notes)), figures)
+
+
+def _texts(block: Shown) -> dict[str, Any]:
+    """A block as plain texts."""
+    cells = [[" / ".join(part.text for part in cell.parts) or EMPTY for cell in line.cells] for line in block.lines]
+    body = [[line.label, *texts] for line, texts in zip(block.lines, cells, strict=True)]
+    return {"title": block.title, "head": list(block.head), "body": body}
 
 
 def provenance_lines(cards: Mapping[str, Card]) -> list[list[str]]:
@@ -352,6 +359,7 @@ def write_page(
         AirpipeError: a picture or score is missing, or the disk refuses.
     """
     sections = [_section(path, sources, scale) for path in sources.tables]
+    efficiency = _texts(read_shown(sources.efficiency.with_suffix(".json")).blocks[0])
     scenes = read_scenes(sources.scores, sources.pictures, report["protocol"], report["images_per_test"])
     pictures, sliders = embed_pictures(scenes, report["jpeg_quality"])
     environment = jinja2.Environment(
@@ -371,7 +379,7 @@ def write_page(
         data=data_lines(sources),
         pictures=pictures,
         sliders=sliders,
-        efficiency=efficiency_cells(pd.read_csv(sources.efficiency, keep_default_na=False)),
+        efficiency=(efficiency["head"], efficiency["body"]),
         provenance=provenance_lines(cards),
     )
     write_text(target, text)

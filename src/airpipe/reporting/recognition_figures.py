@@ -12,10 +12,10 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
+from airpipe.reporting.builders.recognition import TITLES, Result, row_label
 from airpipe.reporting.figures import GREY, open_figure
-from airpipe.reporting.recognition import PLACE, Result
-from airpipe.reporting.recognition_text import TITLES, column_names, row_label
-from airpipe.reporting.tables import NONE
+from airpipe.reporting.table import PLACE, place_names
+from airpipe.settings.names import NONE
 from airpipe.settings.studies import CLEAN
 
 Picture = npt.NDArray[Any]
@@ -27,7 +27,7 @@ def draw_top1(table: pd.DataFrame, recogniser: str, target: Path) -> None:
     """Draw bars of a recogniser by degradation, one colour per enhancer; its value on clean images as a line.
 
     Args:
-        table: long table (`recognition.read_long`).
+        table: long table (`table.read_frame`).
         recogniser: name of the recogniser, usually the headline.
         target: PNG to write.
     """
@@ -70,7 +70,7 @@ def _bars(
                 white = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}  # keeps lines out of the digits
                 style: dict[str, Any] = {"ha": "center", "va": "bottom", "rotation": 90, "fontsize": 8, "bbox": white}
                 axis.annotate(f"{height:.0f}", (x, height), (0, 3), textcoords="offset points", **style)
-    axis.set_xticks(np.arange(len(places)), [name.replace(" ", "\n") for name in column_names(places)])
+    axis.set_xticks(np.arange(len(places)), [name.replace(" ", "\n") for name in place_names(places)])
     axis.set_ylim(0, 112)
     axis.set_yticks(range(0, 101, 20))
     axis.grid(False, axis="x")
@@ -104,7 +104,7 @@ def read_pictures(results: Sequence[Result], files: Sequence[Path], tests: Seque
     """Read the kept pictures of the first enhancer that has guidance maps, or of the first one, in the order of tests.
 
     Args:
-        results: results of the tests, from `read_recognition`.
+        results: results of the tests.
         files: npz file beside each result.
         tests: names of the tests.
 
