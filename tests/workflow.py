@@ -43,9 +43,18 @@ OWN = {
     "models": ["baseline/nafnet_5d", "imported/official"],
     "datasets": {"mine": {"title": "Toy", "root": "pictures", "splits": {"test": {"clean": "*.png"}}}},
     "tests": {"mine_low_light": {"pairs": "mine.test", "degradation": "low_light", "recipe": "low_light"}},
-    "tables": {"allinone": {"tests": ["photos_noise25", "mine_low_light"]}},
+    "tables": {
+        "allinone": {"tests": ["photos_noise25", "mine_low_light"]},
+        "new": {
+            "title": "A <new> table",
+            "tests": ["mine_low_light", "photos_noise25"],
+            "models": ["baseline/nafnet_5d"],
+            "columns": "protocol",
+            "averages": {"both": {}},
+        },
+    },
 }
-"""A test on a folder of files, and an imported model."""
+"""A test on a folder of files, an imported model, and a table that exists by these lines only."""
 HALF = {
     "network": {"arguments": NETWORK},
     "phases": [{"steps": 6, "patch_size": 16, "batch_size": 5}],
