@@ -34,7 +34,6 @@ from airpipe.evaluation.features import (
 )
 from airpipe.evaluation.gram import distances, feature_rows, normalised, principal_components, tsne
 from airpipe.evaluation.neighbours import Samples, at_random, by_scene, classify, splits
-from airpipe.reporting import feature_figures
 from airpipe.reporting.features import (
     build_table,
     feature_notes,
@@ -42,6 +41,7 @@ from airpipe.reporting.features import (
     read_published_features,
     write_feature_table,
 )
+from airpipe.reporting.figures import charts
 from airpipe.settings.base import canonical_json, check_settings
 from airpipe.settings.project import load_project
 from airpipe.settings.stages import StageSettings
@@ -661,7 +661,7 @@ def test_a_printed_number_without_source_is_told(tmp_path):
 def test_figures_have_a_row_per_checkpoint_and_equal_numbers_give_equal_files(results, tmp_path):
     facts = [json.loads(path.read_text()) for path in results]
     sizes = {}
-    for name, draw in (("tsne", feature_figures.draw_tsne), ("confusion", feature_figures.draw_confusion)):
+    for name, draw in (("tsne", charts.draw_tsne), ("confusion", charts.draw_confusion)):
         for count in (2, 4, 4):
             target = tmp_path / f"{name}{count}.png"
             before = target.read_bytes() if target.exists() else None

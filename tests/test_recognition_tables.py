@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 
 from airpipe.errors import AirpipeError
+from airpipe.reporting.figures.charts import draw_top1
+from airpipe.reporting.figures.pictures import draw_pictures, read_pictures
 from airpipe.reporting.recognition import (
     COLUMNS,
     RESTORATION_COLUMNS,
@@ -19,7 +21,6 @@ from airpipe.reporting.recognition import (
     restoration_table,
     variant_of,
 )
-from airpipe.reporting.recognition_figures import draw_pictures, draw_top1, read_pictures
 from airpipe.reporting.recognition_text import read_notes, recognition_blocks, row_label, write_recognition
 from benchmarks import vrdir_bounds
 

@@ -4,8 +4,6 @@ import json
 import logging
 import math
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +13,7 @@ from helpers import ROOT, shipped
 from PIL import Image
 
 from airpipe.errors import AirpipeError
-from airpipe.reporting import efficiency, figures, page, pivots, tables
+from airpipe.reporting import efficiency, pivots, tables
 from airpipe.settings.project import load_project
 from airpipe.settings.scoring import ReportSettings
 
@@ -117,35 +115,10 @@ class Tree:
         published = tables.read_published(self.published)
         return tables.build_table(tables.read_scores(self.scores), self.cards, published, scale)
 
-    def page(self, scale: str = "demo") -> str:
-        folder = self.root / "tables"
-        pivots.write_tables("all", scale, self.scores, self.cards, self.published, folder)
-        complexities = [self.root / "complexity" / f"{model}.json" for model in MODELS]
-        efficiency.write_efficiency(complexities, self.cards, folder)
-        scenes = figures.read_scenes(self.scores, self.root / "restored", "airpipe", 2)
-        curves = figures.read_curves([self.root / model / "curves.csv" for model in MODELS], self.root)
-        drawn = self.root / "figures" / "all"
-        figures.draw_figures(tables.read_table(folder / "all.csv"), curves, scenes, REPORT, drawn)
-        sources = page.Sources(
-            tables=[folder / "all.csv"],
-            figures=self.root / "figures",
-            efficiency=folder / "efficiency.csv",
-            scores=self.scores,
-            pictures=self.root / "restored",
-        )
-        page.write_page(sources, self.cards, REPORT, scale, self.root / "index.html")
-        return (self.root / "index.html").read_text(encoding="utf-8")
-
 
 @pytest.fixture
 def tree(tmp_path):
     return Tree(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def report(tmp_path_factory):
-    tree = Tree(tmp_path_factory.mktemp("report"))
-    return tree, tree.page()
 
 
 def pick(table, model, test="noise15", protocol="airpipe", metric="psnr"):
@@ -499,58 +472,3 @@ def test_labels_are_as_short_as_they_can_be_without_clashing():
     assert list(labels.values()) == ["no restoration", "a/x", "b/x", "a/y/one", "a/y/two", "imported/z"]
     alone = pivots.short_labels(["none", "a/x/train", "a/y/one", "a/y/two"])
     assert list(alone.values()) == ["no restoration", "x", "a/y/one", "a/y/two"]
-
-
-def test_the_crop_lies_where_restoration_changes_most(tree):
-    scene = figures.read_scenes(tree.scores, tree.root / "restored", "airpipe", 1)[0]
-    restored = [shown.pixels for shown in scene.restored]
-    assert len(restored) == 2  # one seed of each model
-    assert figures.crop_place(scene.degraded.pixels, restored, 16) == (20, 40, 16)
-    assert figures.crop_place(scene.degraded.pixels, restored, 500)[2] == 40
-
-
-def test_pictures_carry_the_psnr_of_the_report_protocol(tree):
-    scene = figures.read_scenes(tree.scores, tree.root / "restored", "dcpt", 1)[0]
-    assert [shown.psnr for shown in scene.pictures] == [24.5, 27.5, 29.5, None]
-
-
-def test_equal_numbers_give_equal_figures(report):
-    tree, _ = report
-    again = tree.root / "again.png"
-    figures.draw_bars(tables.read_table(tree.root / "tables" / "all.csv"), ["airpipe"], again)
-    assert again.read_bytes() == (tree.root / "figures" / "all" / "bars.png").read_bytes()
-    with Image.open(again) as image:
-        assert not {"Software", "Creation Time"} & set(image.info)
-
-
-def test_the_page_asks_nothing_from_outside(report):
-    _, text = report
-    assert not re.search(r"https?://", text)
-    assert not re.search(r"""src=(?!"data:)|href=(?!"#)|url\((?!data:)|@import|<link""", text)
-    assert "default-src 'none'" in text
-
-
-def test_the_page_has_one_slider_per_model_test_and_image(report):
-    _, text = report
-    assert text.count('<input type="range"') == 2 * len(TESTS) * len(IMAGES)
-
-
-def test_names_are_escaped_in_the_page(report):
-    _, text = report
-    assert "<b>one" not in text
-    assert "&lt;b&gt;one" in text
-    assert "A &lt;title&gt;" in text
-
-
-def test_the_page_shows_numbers_scale_and_provenance(report):
-    _, text = report
-    assert "demo scale: not comparable with published numbers" in text
-    assert '<span class="best">29.50 /</span>' in text
-    assert "the smallest gain of a single picture is -1.00 dB" in text
-    for words in ("0123456789ab", "aaaaaaaaaaaa", "2026-01-01T00:00:00Z", "1.500", "12.5"):
-        assert words in text
-
-
-def test_the_report_needs_no_torch():
-    code = "import sys; import airpipe.reporting.page; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
