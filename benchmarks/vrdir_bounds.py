@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 
 from airpipe.errors import AirpipeError, run_main
-from airpipe.reporting.recognition import read_long
+from airpipe.reporting.table import read_frame
 
 PSNR_GAINS = {("haze", ""): 4.0, ("noise", "25"): 1.5, ("rain", ""): 1.0}
 """Degradation and level: dB."""
@@ -106,7 +106,7 @@ def main() -> int:
     parser.add_argument("--recogniser", default="b")
     parser.add_argument("--model", default="vrdir/airpipe", help="method/setting")
     given = parser.parse_args()
-    tables = read_long(given.recognition), read_long(given.restoration)
+    tables = read_frame(given.recognition), read_frame(given.restoration)
     found = list(bounds(*tables, given.recogniser, given.model))
     print(f"{'bound':44} {'mean':>8} {'sd':>6} {'least':>7}")
     for bound in found:

@@ -7,10 +7,9 @@ from typing import Any
 
 from airpipe.errors import run_main
 from airpipe.evaluation.indexes import scores_of
-from airpipe.reporting.features import read_results
 from airpipe.reporting.figures import charts, pictures
-from airpipe.reporting.recognition import read_recognition
 from airpipe.reporting.table import read_frame
+from airpipe.reporting.tables import read_json
 
 RESULTS = Path("results")
 
@@ -24,13 +23,13 @@ def main(job: Any) -> None:
 
 
 def features(job: Any) -> None:
-    results = read_results([Path(path) for path in job.input.features])
+    results = [read_json(Path(path)) for path in job.input.features]
     charts.draw_tsne(results, Path(job.output.tsne))
     charts.draw_confusion(results, Path(job.output.confusion))
 
 
 def recognition(job: Any) -> None:
-    results = read_recognition(map(Path, job.input.results))
+    results = [read_json(Path(path)) for path in job.input.results]
     model, rows = pictures.read_pictures(results, [Path(path) for path in job.input.pictures], job.params.tests)
     charts.draw_top1(read_frame(Path(job.input.table)), job.params.recognisers[0], Path(job.output.top1))
     pictures.draw_pictures(model, rows, job.params.branches.get(model, []), Path(job.output.pictures))

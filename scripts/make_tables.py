@@ -8,12 +8,12 @@ from typing import Any
 
 from airpipe.errors import run_main
 from airpipe.evaluation.indexes import scores_of
-from airpipe.reporting.efficiency import write_efficiency
-from airpipe.reporting.features import write_feature_table
+from airpipe.reporting.builders.efficiency import efficiency_table, read_published_costs
+from airpipe.reporting.builders.features import feature_table, read_published_features
+from airpipe.reporting.builders.recognition import Story, recognition_table, restoration_table
 from airpipe.reporting.pivots import write_metrics, write_tables
-from airpipe.reporting.recognition import Story
-from airpipe.reporting.recognition_text import write_recognition
-from airpipe.reporting.tables import read_cards
+from airpipe.reporting.table import write_table
+from airpipe.reporting.tables import read_cards, read_json
 
 RESULTS = Path("results")
 
@@ -27,20 +27,23 @@ def main(job: Any) -> None:
         write_metrics([Path(path) for path in job.input.tables], Path(job.output.metrics))
         return
     if job.rule == "features_table":
-        features = [Path(path) for path in job.input.features]
-        write_feature_table(features, Path(job.input.published), Path(job.output.csv).parent)
+        features = [read_json(Path(path)) for path in job.input.features]
+        published = read_published_features(Path(job.input.published))
+        write_table(feature_table(features, published), Path(job.output.csv).parent)
         return
     if job.rule in ("recognition_tables", "recognition_seeds"):
-        results = [Path(path) for path in job.input.results]
-        write_recognition(results, story(job), Path(job.output.recognition), Path(job.output.restoration))
+        results = [read_json(Path(path)) for path in job.input.results]
+        for build, csv in ((recognition_table, job.output.recognition), (restoration_table, job.output.restoration)):
+            write_table(build(results, story(job), Path(csv).stem), Path(csv).parent)
         return
     cards = read_cards(map(Path, job.input.cards), RESULTS)
     folder = Path(job.output.csv).parent
     if job.rule == "efficiency":
-        write_efficiency([Path(path) for path in job.input.complexity], cards, folder, Path(job.input.published))
+        costs = read_published_costs(Path(job.input.published))
+        write_table(efficiency_table([Path(path) for path in job.input.complexity], cards, costs), folder)
         return
-    scores, published = scores_of(map(Path, job.input.scores)), [Path(path) for path in job.input.published]
-    write_tables(job.wildcards.table, job.params.scale, scores, cards, published, folder, job.params.equal_budgets)
+    scores, printed = scores_of(map(Path, job.input.scores)), [Path(path) for path in job.input.published]
+    write_tables(job.wildcards.table, job.params.scale, scores, cards, printed, folder, job.params.equal_budgets)
 
 
 def story(job: Any) -> Story:

@@ -34,14 +34,9 @@ from airpipe.evaluation.features import (
 )
 from airpipe.evaluation.gram import distances, feature_rows, normalised, principal_components, tsne
 from airpipe.evaluation.neighbours import Samples, at_random, by_scene, classify, splits
-from airpipe.reporting.features import (
-    build_table,
-    feature_notes,
-    read_feature_table,
-    read_published_features,
-    write_feature_table,
-)
+from airpipe.reporting.builders.features import feature_table, read_published_features
 from airpipe.reporting.figures import charts
+from airpipe.reporting.table import read_frame, read_table, write_table
 from airpipe.settings.base import canonical_json, check_settings
 from airpipe.settings.project import load_project
 from airpipe.settings.stages import StageSettings
@@ -63,6 +58,7 @@ NETWORKS = {
     "dcpt": HEAD,
 }
 DARK = {"operation": "low_light", "parameters": {"gain": 0.3, "gamma": 1.5, "sigma": 2}}
+PRINTED = ROOT / "resources" / "published" / "features.csv"
 SETTINGS = {
     "classes": {
         "rain": {"pairs": "toy.test", "recipe": "rain", "operations": [RAIN]},
@@ -611,8 +607,9 @@ def results(pairs, tmp_path_factory):
 
 
 def test_the_table_has_a_row_per_weights_measure_and_class_and_sets_printed_numbers_beside(results, tmp_path):
-    write_feature_table(results, ROOT / "resources" / "published" / "features.csv", tmp_path)
-    table = read_feature_table(tmp_path / "features.csv")
+    read = [json.loads(path.read_text()) for path in results]
+    write_table(feature_table(read, read_published_features(PRINTED)), tmp_path)
+    table = read_frame(tmp_path / "features.csv")
     assert len(table) == 4 * 4 + 4
     facts = json.loads(results[3].read_text())
     ours = table[(table["model"] == "dcpt/toy/seed0/pretrain") & (table["init"] == "trained")].set_index(
@@ -630,6 +627,22 @@ def test_the_table_has_a_row_per_weights_measure_and_class_and_sets_printed_numb
     assert "| baseline/nafnet_5d | random | kNN, k = 3 |" in text
     assert "72 crops of 6 photographs" in text and "classifier: the trained head itself" in text
     assert r"low\_light" in (tmp_path / "features.tex").read_text()
+    block = read_table(tmp_path / "features.json").blocks[0]
+    assert [line.label for line in block.lines] == ["baseline/nafnet_5d"] * 2 + ["dcpt/toy"] * 3
+    assert block.head[-2:] == ("chance", "published") and block.lines[2].facts == {"method": "dcpt"}
+    assert block.lines[0].facts == {"method": "baseline", "task": "5d"}
+    assert block.lines[0].cells[-1].parts[0].value == 52 and "not comparable" in block.lines[0].cells[-1].about[1]
+    assert block.lines[3].cells[2].parts[0].value == pytest.approx(facts["knn"]["mean"])
+    assert block.lines[3].cells[2].about == (
+        "model dcpt/toy/seed0/pretrain, trained weights",
+        "72 crops of toy.test",
+    )
+
+
+def test_a_feature_table_without_results_is_told_and_not_written(tmp_path):
+    with pytest.raises(AirpipeError, match="table features has no lines; nothing was written"):
+        write_table(feature_table([], []), tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("distinct", "told"), [(3, True), (5, False), (None, False)])
@@ -637,18 +650,18 @@ def test_splits_that_are_the_same_are_told_under_the_table(results, distinct, to
     facts = json.loads(results[1].read_text())
     facts["knn"].pop("distinct_splits")  # as in older results
     facts["knn"] |= {} if distinct is None else {"distinct_splits": distinct}
-    notes = " ".join(feature_notes(build_table([facts], [])))
+    notes = " ".join(feature_table([facts], []).notes)
     assert "over the splits of 5 seeds, whole photographs apart." in notes
     assert ("Only 3 of the 5 splits are distinct, and some count more than once" in notes) == told
 
 
 def test_a_trained_model_is_set_beside_the_printed_number_of_its_tasks_and_steps(results):
-    published = read_published_features(ROOT / "resources" / "published" / "features.csv")
+    published = read_published_features(PRINTED)
     assert len(published) == 16 and all(row["paper"] for row in published)
     facts = json.loads(results[1].read_text())
     for setting, step, expected in (("nafnet_3d", 200000, 90), ("nafnet_3d", 9, None), ("nafnet_5d", 200000, None)):
         facts["training"] |= {"setting": setting, "step": step}
-        found = build_table([facts], published).iloc[0]["published"]
+        found = feature_table([facts], published).frame.iloc[0]["published"]
         assert found == expected or (expected is None and np.isnan(found))
 
 

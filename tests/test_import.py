@@ -22,7 +22,7 @@ from airpipe.cli import main as cli
 from airpipe.errors import AirpipeError
 from airpipe.images import Picture, read_picture, write_picture
 from airpipe.registry import networks, resolve
-from airpipe.reporting import efficiency
+from airpipe.reporting.builders import efficiency
 from airpipe.weights import importing
 from airpipe.weights.checkpoints import load_model
 from airpipe.weights.foreign import read_weights
@@ -502,10 +502,11 @@ def test_a_printed_cost_without_parameters_matches_no_network(tmp_path):
     cards = {"imported/m": {"network": {"name": "nafnet"}, "wall_s": None}}
     costs = tmp_path / "efficiency.csv"
     for parameters, source in (("", None), ("100", "a paper")):
-        row = dict.fromkeys(efficiency.PUBLISHED_COST_COLUMNS, "")
+        row = dict.fromkeys(efficiency.PUBLISHED_COLUMNS, "")
         row |= {"network": "nafnet", "parameters": parameters, "input": "1x3x8x8", "paper": "a paper"}
         costs.write_text(",".join(row) + "\n" + ",".join(row.values()) + "\n")
-        found = efficiency.build_efficiency([tmp_path / "model.json"], cards, costs).iloc[0]["source"]
+        printed = efficiency.read_published_costs(costs)
+        found = efficiency.efficiency_table([tmp_path / "model.json"], cards, printed).frame.iloc[0]["source"]
         assert (found == source) if source else pd.isna(found)
 
 

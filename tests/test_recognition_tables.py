@@ -9,19 +9,18 @@ import pytest
 from PIL import Image
 
 from airpipe.errors import AirpipeError
-from airpipe.reporting.figures.charts import draw_top1
-from airpipe.reporting.figures.pictures import draw_pictures, read_pictures
-from airpipe.reporting.recognition import (
+from airpipe.reporting.builders.recognition import (
     COLUMNS,
     RESTORATION_COLUMNS,
     Story,
-    detection_rows,
-    read_long,
     recognition_table,
     restoration_table,
+    row_label,
     variant_of,
 )
-from airpipe.reporting.recognition_text import read_notes, recognition_blocks, row_label, write_recognition
+from airpipe.reporting.figures.charts import draw_top1
+from airpipe.reporting.figures.pictures import draw_pictures, read_pictures
+from airpipe.reporting.table import read_frame, read_table, write_table
 from benchmarks import vrdir_bounds
 
 TESTS = {"clean": ("clean", ""), "haze": ("haze", ""), "noise25": ("noise", "25"), "rain": ("rain", "")}
@@ -88,7 +87,7 @@ def test_variants_say_what_recognisers_saw():
 
 
 def test_every_number_stands_in_the_long_table_with_its_chance_and_count():
-    table = recognition_table(results(), STORY)
+    table = recognition_table(results(), STORY).frame
     assert list(table.columns) == list(COLUMNS)
     # per recogniser: 4 tests of none, ise, sad and baseline; one of each branch
     assert len(table) == 2 * (4 * 4 + 3)
@@ -106,7 +105,7 @@ def test_every_number_stands_in_the_long_table_with_its_chance_and_count():
 
 
 def test_recovery_is_the_share_of_the_loss_that_comes_back():
-    table = recognition_table(results(), STORY)
+    table = recognition_table(results(), STORY).frame
     restored = value(table, recogniser="b", variant="restored", degradation="haze", model="vrdir/airpipe/ise")
     assert restored["recovery"] == pytest.approx((67 - 58) / (96 - 58))
     worse = value(table, recogniser="b", variant="decoder_only", degradation="haze")
@@ -114,44 +113,42 @@ def test_recovery_is_the_share_of_the_loss_that_comes_back():
     for variant in ("clean", "degraded", "restored_clean", "decoder_clean"):
         assert table.loc[table["variant"] == variant, "recovery"].isna().all()
     without_clean = Story("demo", ["haze", "rain"], ["b"])
-    assert recognition_table(results(), without_clean)["recovery"].isna().all()
+    assert recognition_table(results(), without_clean).frame["recovery"].isna().all()
 
 
 def test_seeds_are_averaged_with_their_spread():
     fresh = [result(model, seed, shift) for model in TOP1 for seed, shift in ((1, -2), (2, 0), (3, 2))]
-    table = recognition_table(fresh, STORY)
+    table = recognition_table(fresh, STORY).frame
     row = value(table, recogniser="b", variant="restored", degradation="rain", model="vrdir/airpipe/ise")
     assert (row["value"], row["sd"], row["seeds"]) == (55, pytest.approx(2), 3)
-    restoration = restoration_table(fresh, STORY)
+    restoration = restoration_table(fresh, STORY).frame
     row = value(restoration, variant="restored", degradation="rain", model="vrdir/airpipe/ise")
     assert (row["psnr"], row["sd"], row["seeds"]) == (pytest.approx(55 / 4), pytest.approx(2), 3)
     assert value(restoration, variant="clean")["psnr"] == math.inf
 
 
-def test_seeds_with_other_numbers_of_images_stay_one_row_with_the_fewest(tmp_path):
+def test_seeds_with_other_numbers_of_images_stay_one_row_with_the_fewest():
     fresh = [result(model, seed) for model in TOP1 for seed in (1, 2)]
     for one in fresh:
         for facts in one["tests"].values():
             facts["images"] = 600 if one["seed"] == 1 else 590
-    row = value(recognition_table(fresh, STORY), recogniser="b", variant="branch_rain")
+    row = value(recognition_table(fresh, STORY).frame, recogniser="b", variant="branch_rain")
     assert (row["n_images"], row["seeds"]) == (590, 2)
-    row = value(restoration_table(fresh, STORY), variant="branch_rain")
+    row = value(restoration_table(fresh, STORY).frame, variant="branch_rain")
     assert (row["n"], row["seeds"]) == (590, 2)
-    write(tmp_path, fresh)
-    notes = read_notes(tmp_path / "restoration.md")
+    notes = restoration_table(fresh, STORY).notes
     assert "±: standard deviation over 2 seeds; n: images of the seed that has the fewest." in notes
 
 
 def test_retrieval_has_rows_of_its_own():
     table = recognition_table(results(retrieval=True), STORY)
-    row = value(table, metric="map", variant="degraded", degradation="haze")
+    row = value(table.frame, metric="map", variant="degraded", degradation="haze")
     assert (row["task"], row["value"], row["chance"], row["n_images"]) == ("retrieval", 30, 13, 590)
-    titles = [block.title for block in recognition_blocks(table)]
-    assert titles == [
-        "Recogniser b, top-1 (%, chance 12.5)",
-        "Recogniser b, Rank-1 (%, chance 12.0)",
-        "Recogniser b, mAP (%, chance 13.0)",
-        "Recogniser a, top-1 (%, chance 12.5)",
+    assert [(block.title, block.facts["task"]) for block in table.blocks] == [
+        ("Recogniser b, top-1 (%, chance 12.5)", "classification"),
+        ("Recogniser b, Rank-1 (%, chance 12.0)", "retrieval"),
+        ("Recogniser b, mAP (%, chance 13.0)", "retrieval"),
+        ("Recogniser a, top-1 (%, chance 12.5)", "classification"),
     ]
 
 
@@ -160,6 +157,13 @@ def test_a_result_without_a_test_is_told():
         recognition_table(results(), Story("demo", ["snow"], ["b"]))
     with pytest.raises(AirpipeError, match="no recogniser c in test clean; run it again"):
         recognition_table(results(), Story("demo", ["clean"], ["c"]))
+
+
+@pytest.mark.parametrize("build", [recognition_table, restoration_table])
+def test_a_table_without_results_is_told_and_not_written(tmp_path, build):
+    with pytest.raises(AirpipeError, match=r"table \w+ has no lines; nothing was written"):
+        write_table(build([], STORY), tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_detections_stand_beside_the_recognisers(tmp_path):
@@ -175,30 +179,59 @@ def test_detections_stand_beside_the_recognisers(tmp_path):
         (tmp_path / f"{name}.json").write_text(json.dumps(said))
     files = {name: str(tmp_path / f"{name}.json") for name in ("clean", "degraded", "restored")}
     entry = {"annotations": str(tmp_path / "truth.json"), "detections": files, "recogniser": "", "degradation": "haze"}
-    rows = detection_rows("voc", {**entry, "level": ""})
-    by = {(row["variant"], row["metric"]): row for row in rows}
+    table = recognition_table(results(), Story("demo", list(TESTS), ["b"], {}, {"voc": {**entry, "level": ""}}))
+    detected = table.frame[table.frame["task"] == "detection"]
+    by = {(row["variant"], row["metric"]): row for row in detected.to_dict("records")}
     assert [by[v, "AP"]["value"] for v in files] == [100, 0, pytest.approx(30)]
     assert by["restored", "AP50"]["recovery"] == 1 and by["restored", "AP"]["recovery"] == pytest.approx(0.3)
-    story = Story("demo", list(TESTS), ["b"], {}, {"voc": {**entry, "level": ""}})
-    block = recognition_blocks(recognition_table(results(), story))[-1]
-    assert block.title == "Detections, detector voc haze (%)"
-    assert block.body == [["clean", "100.0", "100.0", "100.0"], ["degraded", "0.0", "0.0", "0.0"],
-                          ["restored", "30.0", "100.0", "0.0"]]  # fmt: skip
+    block = table.blocks[-1]
+    assert (block.title, block.head) == ("Detections, detector voc haze (%)", ("variant", "AP", "AP50", "AP75"))
+    assert shown(block) == [["clean", "100.0", "100.0", "100.0"], ["degraded", "0.0", "0.0", "*0.0"],
+                            ["restored", "*30.0", "*100.0", "*0.0"]]  # fmt: skip
+    assert len(detected) == 9 and detected["recovery"].notna().sum() == 3
 
 
 # For readers
 
 
-def test_rows_are_enhancers_columns_are_tests_and_losses_are_marked(tmp_path):
-    block = recognition_blocks(recognition_table(results(), STORY))[0]
-    assert block.head == ["input of the recogniser", "clean", "haze", "noise 25", "rain"]
-    assert block.body == [
-        ["no restoration", "96.0", "58.0", "49.0", "33.0"],
-        ["vrdir/airpipe", "88.0 ↓", "67.0", "73.0", "55.0"],
+def shown(block):
+    """Texts of a block: a star before the best, a sign behind what is worse than without restoration."""
+    signs = {"": "{}", "best": "*{}", "worse": "{} ↓"}
+    return [
+        [line.label, *(" / ".join(signs[part.mark].format(part.text) for part in cell.parts) for cell in line.cells)]
+        for line in block.lines
+    ]
+
+
+def test_rows_are_enhancers_columns_are_tests_and_the_best_and_losses_are_marked():
+    block = recognition_table(results(), STORY).blocks[0]
+    assert block.head == ("input of the recogniser", "clean", "haze", "noise 25", "rain")
+    assert shown(block) == [
+        ["no restoration", "*96.0", "58.0", "49.0", "33.0"],
+        ["vrdir/airpipe", "88.0 ↓", "*67.0", "*73.0", "*55.0"],
         ["vrdir/airpipe, decoder only", "89.0 ↓", "44.0 ↓", "69.0", "47.0"],
-        ["vrdir/airpipe, own branch", "–", "65.0", "74.0", "56.0"],
+        ["vrdir/airpipe, own branch", "", "65.0", "74.0", "56.0"],  # an oracle: never the best
         ["baseline/nafnet_5d", "95.0 ↓", "50.0 ↓", "60.0", "40.0"],
     ]
+    block = restoration_table(results(), STORY).blocks[0]
+    assert shown(block)[:2] == [
+        ["no restoration", "*inf / *0.800", "14.50 / *0.800", "12.25 / *0.800", "8.25 / *0.800"],
+        ["vrdir/airpipe", "22.00 ↓ / *0.800", "*16.75 / *0.800", "*18.25 / *0.800", "*13.75 / *0.800"],
+    ]
+
+
+def test_lines_say_what_they_are_and_cells_where_their_numbers_come_from():
+    fresh = [result(model, seed) for model in TOP1 for seed in (1, 2)]
+    tables = ((recognition_table(fresh, STORY), ["recogniser b"]), (restoration_table(fresh, STORY), []))
+    for table, judges in tables:
+        none, first, *_ = table.blocks[0].lines
+        assert (none.kind, none.facts, first.kind, first.facts) == ("none", {}, "ours", {"method": "vrdir"})
+        assert first.cells[1].about == (
+            "model vrdir/airpipe/seed1/ise",
+            "model vrdir/airpipe/seed2/ise",
+            *judges,
+            "600 images of shapes1.test, shapes2.test",
+        )
 
 
 def test_stages_of_one_setting_keep_their_names_apart():
@@ -209,22 +242,18 @@ def test_stages_of_one_setting_keep_their_names_apart():
 
 
 def write(folder, found, story=STORY):
-    paths = []
-    for number, one in enumerate(found):
-        paths.append(folder / f"{number}.json")
-        paths[-1].write_text(json.dumps(one))
-    write_recognition(paths, story, folder / "recognition.csv", folder / "restoration.csv")
-    return folder
+    for table in (recognition_table(found, story), restoration_table(found, story)):
+        write_table(table, folder)
 
 
 def test_files_hold_the_same_numbers_and_the_notes_say_how_far_to_trust_them(tmp_path):
     write(tmp_path, results())
-    table = read_long(tmp_path / "recognition.csv")
+    table = read_frame(tmp_path / "recognition.csv")
     pd.testing.assert_frame_equal(
-        table, recognition_table(results(), STORY), check_dtype=False, check_exact=False, rtol=1e-12
+        table, recognition_table(results(), STORY).frame, check_dtype=False, check_exact=False, rtol=1e-12
     )
-    assert list(read_long(tmp_path / "restoration.csv").columns) == list(RESTORATION_COLUMNS)
-    notes = read_notes(tmp_path / "recognition.md")
+    assert list(read_frame(tmp_path / "restoration.csv").columns) == list(RESTORATION_COLUMNS)
+    notes = read_table(tmp_path / "recognition.json").notes
     assert "demo scale: not comparable with published numbers." in notes
     assert "One seed (0); of 600 images a share has a standard error of up to 2.0 points." in notes
     assert (
@@ -233,8 +262,9 @@ def test_files_hold_the_same_numbers_and_the_notes_say_how_far_to_trust_them(tmp
     assert not any(note.startswith("Recogniser b") for note in notes)
     assert "vrdir/airpipe: Haze, noise and rain." in notes
     text = (tmp_path / "restoration.md").read_text()
-    assert "| no restoration | inf / 0.800 | 14.50 / 0.800 | 12.25 / 0.800 | 8.25 / 0.800 |" in text
-    assert "own branch & – & 65.0" in (tmp_path / "recognition.tex").read_text().replace("--", "–")
+    assert "| no restoration | **inf** / **0.800** | 14.50 / **0.800** | 12.25 / **0.800** |" in text
+    assert "own branch & -- & 65.0" in (tmp_path / "recognition.tex").read_text()
+    assert "95.0 $\\downarrow$ & 50.0" in (tmp_path / "recognition.tex").read_text()
 
 
 def test_fresh_seeds_are_named_with_their_spread(tmp_path):
@@ -242,7 +272,7 @@ def test_fresh_seeds_are_named_with_their_spread(tmp_path):
     write(tmp_path, fresh)
     text = (tmp_path / "recognition.md").read_text()
     assert "±: standard deviation over 3 seeds (1, 2, 3); of 600 images" in text
-    assert "| vrdir/airpipe | 88.0 ± 2.0 ↓ | 67.0 ± 2.0 |" in text
+    assert "| vrdir/airpipe | 88.0 ± 2.0 ↓ | **67.0 ± 2.0** |" in text
 
 
 # Figures
@@ -265,7 +295,7 @@ def kept(folder, model, maps):
 
 def test_bars_show_every_enhancer_and_come_out_the_same_again(tmp_path):
     write(tmp_path, results())
-    table = read_long(tmp_path / "recognition.csv")
+    table = read_frame(tmp_path / "recognition.csv")
     for name in ("one", "two"):
         draw_top1(table, "b", tmp_path / f"{name}.png")
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
@@ -275,8 +305,8 @@ def test_bars_show_every_enhancer_and_come_out_the_same_again(tmp_path):
 
 def test_bars_over_seeds_have_whiskers(tmp_path):
     fresh = [result(model, seed, shift) for model in TOP1 for seed, shift in ((1, -2), (2, 2))]
-    draw_top1(recognition_table(fresh, STORY), "b", tmp_path / "seeds.png")
-    draw_top1(recognition_table(results(), STORY), "b", tmp_path / "one.png")
+    draw_top1(recognition_table(fresh, STORY).frame, "b", tmp_path / "seeds.png")
+    draw_top1(recognition_table(results(), STORY).frame, "b", tmp_path / "one.png")
     assert (tmp_path / "seeds.png").read_bytes() != (tmp_path / "one.png").read_bytes()
 
 

@@ -13,7 +13,9 @@ from helpers import ROOT, shipped
 from PIL import Image
 
 from airpipe.errors import AirpipeError
-from airpipe.reporting import efficiency, pivots, tables
+from airpipe.reporting import pivots, tables
+from airpipe.reporting.builders import efficiency
+from airpipe.reporting.table import read_table, write_table
 from airpipe.settings.project import load_project
 from airpipe.settings.scoring import ReportSettings
 
@@ -148,20 +150,24 @@ nafnet,1485000,1.6e9,conv,1x3x256x256,N paper,Table 7,
 """
 
 
+def cost_row(tree, text=COSTS, **measured):
+    """The row of one model with these measurements in the efficiency table."""
+    return cost_table(tree, text, **measured).frame.iloc[0]
+
+
 def cost_table(tree, text=COSTS, **measured):
-    """The efficiency table of one model with these measurements."""
     path = tree.root / "complexity" / f"{MODELS[0]}.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | measured))
     costs = tree.root / "efficiency.csv"
     costs.write_text(text)
-    return efficiency.build_efficiency([path], tree.cards, costs).iloc[0]
+    return efficiency.efficiency_table([path], tree.cards, efficiency.read_published_costs(costs))
 
 
 PARTS = {"macs_conv": 1_800_000_000, "macs_linear": 150_000_000, "macs_attention": 50_000_000, "peak_memory_mb": 99}
 
 
 def test_costs_stand_beside_what_the_same_network_was_published_with(tree):
-    row = cost_table(tree, **PARTS)
+    row = cost_row(tree, **PARTS)
     assert (row["published_parameters"], row["published_macs"]) == (1_485_000, 1.6e9)
     assert row["parameters_difference"] == pytest.approx(1.5 / 1.485 - 1)
     assert row["macs_difference"] == pytest.approx(1.8 / 1.6 - 1)  # convolutions against convolutions
@@ -183,27 +189,44 @@ def test_a_variant_stands_in_tables_under_its_own_name_with_the_card_that_it_sha
     plain, variant = (pick(table, f"baseline/nafnet_5d/train{at}") for at in ("", "@s"))
     assert (variant["method"], variant["backbone"], variant["setting"]) == ("baseline", "nafnet", "nafnet_5d")
     assert (variant["value"], variant["seeds"], plain["seeds"]) == (25.5, 1, 2)  # one seed of two has the variant
-    cost = cost_table(tree, model=name)
+    cost = cost_row(tree, model=name)
     assert (cost["model"], cost["wall_s"]) == (name, tree.cards[MODELS[0]]["wall_s"])
+
+
+def test_costs_are_shown_in_millions_and_with_where_they_come_from(tree):
+    write_table(cost_table(tree, **PARTS), tree.root)
+    block = read_table(tree.root / "efficiency.json").blocks[0]
+    line = block.lines[0]
+    cells = dict(zip(block.head[1:], line.cells, strict=True))
+    assert (line.label, line.kind, line.facts) == (MODELS[0], "ours", {"method": "baseline", "task": "5d"})
+    assert [cells[name].parts[0].text for name in ("parameters (M)", "published (M)", "MACs (G)", "published (G)")] == [
+        *("1.500", "1.5", "2.00", "1.60")
+    ]
+    assert cells["published (G)"].about == ("printed in N paper, Table 7",)
+    assert cells["latency (ms)"].about == (
+        f"model {MODELS[0]}",
+        "commit aaaaaaaaaaaa",
+        "settings 0123456789ab",
+        "input 1x3x256x256, cpu, threads 2",
+    )
 
 
 @pytest.mark.parametrize(("counts", "ours"), [("layers", 1.95), ("all", 2.0)])
 def test_published_operations_are_compared_with_what_they_count(tree, counts, ours):
-    row = cost_table(tree, COSTS.replace(",conv,", f",{counts},"), **PARTS)
+    row = cost_row(tree, COSTS.replace(",conv,", f",{counts},"), **PARTS)
     assert row["macs_difference"] == pytest.approx(ours / 1.6 - 1)
 
 
 def test_a_network_of_another_size_has_no_published_cost(tree):
-    row = cost_table(tree, parameters=1_300_000, **PARTS)
+    row = cost_row(tree, parameters=1_300_000, **PARTS)
     assert pd.isna(row["published_macs"])
     assert pd.isna(row["source"])
-    assert pd.isna(
-        efficiency.build_efficiency([tree.root / "complexity" / f"{MODELS[0]}.json"], tree.cards).iloc[0]["source"]
-    )
+    alone = efficiency.efficiency_table([tree.root / "complexity" / f"{MODELS[0]}.json"], tree.cards)
+    assert pd.isna(alone.frame.iloc[0]["source"])
 
 
 def test_older_measurements_have_empty_cells(tree):
-    row = cost_table(tree)
+    row = cost_row(tree)
     assert pd.isna(row["macs_conv"])
     assert pd.isna(row["macs_difference"])
     assert row["published_parameters"] == 1_485_000
@@ -226,8 +249,8 @@ def test_published_costs_are_checked(tree, old, new, message):
 def test_the_published_costs_of_the_project_are_readable_and_no_scores():
     folder = Path(__file__).parents[1] / "resources" / "published"
     costs = efficiency.read_published_costs(folder / "efficiency.csv")
-    assert (costs["parameters"] > 1e6).all()
-    assert set(costs["network"]) >= {"nafnet", "restormer", "promptir", "swinir"}
+    assert all(row["parameters"] > 1e6 for row in costs)
+    assert {row["network"] for row in costs} >= {"nafnet", "restormer", "promptir", "swinir"}
     scores = tables.read_published(sorted(folder.glob("*.csv")))
     assert len(scores) == sum(len(tables.read_published([folder / name])) for name in ("allinone.csv", "dcpt.csv"))
 

@@ -46,6 +46,7 @@ rule features_table:
         ),
         md="results/tables/features.md",
         tex="results/tables/features.tex",
+        json="results/tables/features.json",
     log:
         "results/logs/features_table.log",
     benchmark:

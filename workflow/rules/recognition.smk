@@ -53,6 +53,7 @@ rule recognition_tables:
         ),
         recognition_md="results/tables/recognition.md",
         recognition_tex="results/tables/recognition.tex",
+        recognition_json="results/tables/recognition.json",
         restoration=report(
             "results/tables/restoration.csv",
             caption="../report/restoration.rst",
@@ -61,6 +62,7 @@ rule recognition_tables:
         ),
         restoration_md="results/tables/restoration.md",
         restoration_tex="results/tables/restoration.tex",
+        restoration_json="results/tables/restoration.json",
     log:
         "results/logs/recognition_tables.log",
     benchmark:

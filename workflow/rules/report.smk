@@ -59,6 +59,7 @@ rule efficiency:
         ),
         md="results/tables/efficiency.md",
         tex="results/tables/efficiency.tex",
+        json="results/tables/efficiency.json",
     log:
         "results/logs/efficiency.log",
     benchmark:

@@ -14,9 +14,11 @@ use rule recognition_tables as recognition_seeds with:
         recognition="results/tables/recognition_seeds.csv",
         recognition_md="results/tables/recognition_seeds.md",
         recognition_tex="results/tables/recognition_seeds.tex",
+        recognition_json="results/tables/recognition_seeds.json",
         restoration="results/tables/restoration_seeds.csv",
         restoration_md="results/tables/restoration_seeds.md",
         restoration_tex="results/tables/restoration_seeds.tex",
+        restoration_json="results/tables/restoration_seeds.json",
     log:
         "results/logs/recognition_seeds.log",
     benchmark:

@@ -24,7 +24,18 @@ from PIL import Image
 
 from airpipe.provenance import write_text
 from airpipe.reporting.figures.pictures import Pixels, Scene, read_pixels, read_scenes
-from airpipe.reporting.table import EMPTY, SIGNS, Block, Line, Table, read_frame, read_table, without_seed, words
+from airpipe.reporting.table import (
+    EMPTY,
+    SIGNS,
+    Block,
+    Line,
+    Table,
+    facts_of,
+    read_frame,
+    read_table,
+    without_seed,
+    words,
+)
 from airpipe.reporting.tables import PAPER_SCALE, Card
 
 log = logging.getLogger(__name__)
@@ -178,7 +189,7 @@ def _sliders(scene: Scene, side: int, add: Callable[[Any], str]) -> list[Slider]
     for shown in scene.restored:
         names = (shown.title, scene.test, scene.image, before, add(shown.pixels))
         values = (_decibel(scene.degraded.psnr), _decibel(shown.psnr))
-        found.append(Slider(*names, *values, width, height, {"method": shown.model.split("/")[0]}))
+        found.append(Slider(*names, *values, width, height, facts_of(shown.model)))
     return found
 
 
@@ -249,7 +260,7 @@ def provenance_block(cards: Mapping[str, Card]) -> Block:
         commit += " + uncommitted changes" if card["git"]["dirty"] else ""
         settings = str(card["settings_hash"] or "imported")[:12]
         cells = words(settings, commit, str(card["finished"]), str(card["device"] or ""))
-        lines.append(Line(model, cells, facts={"method": model.split("/")[0]}))
+        lines.append(Line(model, cells, facts=facts_of(model)))
     return Block("", ("model", "settings hash", "git commit", "training finished", "device"), tuple(lines))
 
 

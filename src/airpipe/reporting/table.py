@@ -28,7 +28,7 @@ PLACE = ["dataset", "degradation", "level"]
 """Columns of a long frame that together name what was measured on."""
 NUMBERS = {
     *("value", "sd", "low", "high", "published", "gap", "chance", "recovery", "psnr_in", "ssim_in", "psnr", "ssim"),
-    *("none", "restored", "gain"),
+    *("none", "restored", "gain", "n", "n_images", "seeds"),
 }
 """Columns of long frames that hold numbers; all others are text."""
 NO_RESTORATION = "no restoration"
@@ -109,9 +109,9 @@ def number(value: Any, digits: int, unit: float = 1.0, mark: Mark = "") -> Part:
     return Part(f"{scaled:.{digits}f}", scaled, mark)
 
 
-def with_spread(value: float, sd: float, digits: int, mark: Mark = "") -> Part:
+def with_spread(value: float, sd: float | None, digits: int, mark: Mark = "") -> Part:
     """Show a number and, where there is one, its standard deviation."""
-    spread = f" ± {sd:.{digits}f}" if math.isfinite(sd) else ""
+    spread = f" ± {sd:.{digits}f}" if sd is not None and math.isfinite(sd) else ""
     return Part(f"{value:.{digits}f}{spread}", value, mark)
 
 
@@ -122,7 +122,41 @@ def spread(values: Iterable[float]) -> Row:
     return {"value": float(found.mean()), "sd": sd, "seeds": len(found)}
 
 
+def best(values: Iterable[float]) -> float:
+    """The largest of several numbers; NaN where there is nothing to compare."""
+    found = [value for value in values if not math.isnan(value)]
+    return max(found) if len(found) > 1 else math.nan
+
+
+def grouped(rows: Iterable[Row], *names: str) -> dict[tuple[Any, ...], list[Row]]:
+    """Gather the rows that are equal in these columns, in the order in which they first occur."""
+    found: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        found.setdefault(tuple(row[name] for name in names), []).append(row)
+    return found
+
+
 # Names
+
+
+def facts_of(model_id: str, network: str = "") -> dict[str, str]:
+    """What readers filter models by: their method, and the tasks where the setting says them after the network.
+
+    >>> facts_of("method/nafnet_5d_short/seed0/train", "nafnet")
+    {'method': 'method', 'task': '5d'}
+    """
+    method, setting = (*model_id.split("/"), "")[:2]
+    _, found, tasks = setting.partition(f"{network}_")
+    return {"method": method} | ({"task": tasks.split("_")[0]} if network and found else {})
+
+
+def about_model(model_id: str, card: Mapping[str, Any]) -> tuple[str, ...]:
+    """Lines on a model: its id, and commit and settings of its training, where the card knows them."""
+    git = card.get("git") or {}
+    commit = f"commit {git['commit'][:12]}" if git.get("commit") else ""
+    changes = " with uncommitted changes" if commit and git.get("dirty") else ""
+    settings = f"settings {card['settings_hash'][:12]}" if card.get("settings_hash") else ""
+    return tuple(text for text in (f"model {model_id}", commit + changes, settings) if text)
 
 
 def without_seed(model_id: str) -> str:

@@ -94,7 +94,7 @@ class ReportSettings(Settings):
     )
     models: tuple[SettingModel, ...] = Field(
         (),
-        description="Models whose pictures are shown in any case; the best, the median and the first ones fill up to four.",
+        description="Models whose pictures are always shown; the best, the median and the first ones fill up to four.",
     )
     protocol: Name = Field("airpipe", description="Protocol whose values figures show.")
     jpeg_quality: int = Field(90, ge=50, le=100, description="JPEG quality of the pictures on the page.")

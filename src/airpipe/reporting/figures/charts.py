@@ -25,7 +25,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from airpipe.errors import AirpipeError
 from airpipe.provenance import atomic_path
-from airpipe.reporting.recognition_text import TITLES, row_label
+from airpipe.reporting.builders.recognition import TITLES, row_label
 from airpipe.reporting.table import PLACE, place_names, short_labels, without_seed
 from airpipe.settings.names import NONE
 from airpipe.settings.studies import CLEAN

@@ -1,0 +1,218 @@
+"""The table of the feature analysis: what features tell of degradations. This module needs no torch."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from airpipe.errors import AirpipeError
+from airpipe.registry import described, family
+from airpipe.reporting.table import (
+    Block,
+    Cell,
+    Line,
+    Row,
+    Table,
+    facts_of,
+    grouped,
+    number,
+    short_labels,
+    with_spread,
+    words,
+)
+from airpipe.reporting.tables import PAPER_SCALE
+
+Result = Mapping[str, Any]
+"""Content of results/features/<model>/<init>.json, see `airpipe.evaluation.features.analyse`."""
+
+COLUMNS = (
+    *("model", "network", "init", "measure", "class", "value", "sd", "chance", "neighbours", "split"),
+    *("n_crops", "n_images", "n_scenes", "seeds", "distinct_splits", "patch_size", "feature", "pooling"),
+    *("projection", "published", "differs", "source"),
+)
+PUBLISHED_COLUMNS = ("network", "init", "tasks", "steps", "value", "paper", "table", "note")
+PROTOCOL = {
+    "images_per_class": 100,
+    "crops_per_image": 1,
+    "patch_size": 128,
+    "neighbours": 5,
+    "test_share": 0.33,
+    "split": "random",
+    "feature": "last",
+    "pooling": "none",
+    "projection": 0,
+}
+"""Settings of the published analysis."""
+CLASSES = {"haze", "motion_blur", "noise", "rain", "low_light"}
+"""Degradations of the published analysis."""
+KNN, CLASSIFIER = "knn", "classifier"
+
+
+def read_published_features(path: Path) -> list[Row]:
+    """Read the accuracies that papers print (resources/published/features.csv).
+
+    Raises:
+        AirpipeError: wrong columns, a row without its source, or a value that is not a number.
+    """
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    if list(frame.columns) != list(PUBLISHED_COLUMNS):
+        raise AirpipeError(
+            f"{path}: expected columns {','.join(PUBLISHED_COLUMNS)}; found {','.join(map(str, frame.columns))}"
+        )
+    values = pd.to_numeric(frame["value"], errors="coerce").astype(float)
+    for line, (value, paper) in enumerate(zip(values, frame["paper"], strict=True), start=2):
+        if math.isnan(value) or not paper:
+            raise AirpipeError(f"{path}: line {line}: needs a number under value and its source under paper")
+    return [{str(k): v for k, v in row.items()} for row in frame.assign(value=values).to_dict("records")]
+
+
+def feature_table(results: Sequence[Result], published: Sequence[Row]) -> Table:
+    """The feature table, in percent; a line per checkpoint, weights and measure.
+
+    A published number stands beside the line of the same network and training, `differs` says in what the two
+    analyses are not the same.
+
+    Args:
+        results: results of the analysis.
+        published: printed accuracies, from `read_published_features`.
+
+    Returns:
+        A frame of COLUMNS with a row per class ('': all of them); sd is over the seeds of the splits (n - 1).
+    """
+    measured = [(result, _rows(result, published)) for result in results]
+    rows = [row for _, found in measured for row in found]
+    labels = short_labels(dict.fromkeys(row["model"] for row in rows))
+    classes = list(dict.fromkeys(row["class"] for row in rows if row["class"]))
+    lines = [
+        _line(labels[result["model"]], same, classes, result)
+        for result, found in measured
+        for same in grouped(found, "measure").values()
+    ]
+    head = ("checkpoint", "weights", "measure", "all", *classes, "chance", "published")
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    return Table("features", "Feature analysis", (Block("", head, tuple(lines)),), tuple(_notes(rows)), frame)
+
+
+def _rows(result: Result, published: Sequence[Row]) -> list[Row]:
+    """All numbers of a result: of each measure that of all classes first."""
+    settings, knn, head = result["settings"], result["knn"], result["classifier"]
+    common = {
+        "model": result["model"],
+        "network": network_name(result),
+        "init": result["init"],
+        "chance": result["chance"],
+        "n_crops": result["crops"],
+        "n_images": result["images"],
+        "n_scenes": result["scenes"],
+        **{name: settings[name] for name in ("patch_size", "feature", "pooling", "projection")},
+    }
+    splits = {"neighbours": settings["neighbours"], "split": settings["split"], "seeds": len(settings["seeds"])}
+    splits["distinct_splits"] = knn.get("distinct_splits", "")  # not counted in older results
+    by_class = {"": knn, **knn["per_class"]}
+    rows = [
+        common | splits | {"measure": KNN, "class": name, "value": found["mean"], "sd": found["sd"]}
+        for name, found in by_class.items()
+    ]
+    rows[0] |= compare(result, published)
+    if head:
+        alone = common | dict.fromkeys(splits, "") | {"measure": CLASSIFIER}
+        by_class = {"": head["accuracy"], **head["per_class"]}
+        rows += [alone | {"class": name, "value": value} for name, value in by_class.items()]
+    return rows
+
+
+def network_name(result: Result) -> str:
+    """Name of the backbone: of a network with a head, that of the network below it."""
+    network = result["network"]
+    backbone = network["arguments"].get("backbone")
+    return str((backbone or network)["name"])
+
+
+# Beside printed numbers
+
+
+def compare(result: Result, published: Sequence[Row]) -> Row:
+    """Set the first printed number of its network and training beside a checkpoint: published, differs and source."""
+    training = result["training"]
+    backbone = family(network_name(result))
+    for printed in published:
+        same = printed["network"] == backbone and printed["init"] == result["init"]
+        if same and (result["init"] == "random" or _same_training(training, printed)):
+            source = ", ".join(part for part in (printed["paper"], printed["table"], printed["note"]) if part)
+            return {"published": printed["value"], "differs": "; ".join(differences(result)), "source": source}
+    return {}
+
+
+def _same_training(training: Mapping[str, Any], printed: Row) -> bool:
+    tasks = str(training["setting"]).split("_")
+    return (
+        described(str(training["method"])).control
+        and printed["tasks"] in tasks
+        and str(training["step"]) == str(printed["steps"])
+    )
+
+
+def differences(result: Result) -> list[str]:
+    """Reasons why our number and the printed one measure different things."""
+    settings = result["settings"]
+    found = [
+        f"{name} {settings[name]} instead of {value}" for name, value in PROTOCOL.items() if settings[name] != value
+    ]
+    if set(settings["classes"]) != CLASSES:
+        found.append("other degradations")
+    if any(entry["recipe"] for entry in settings["classes"].values()):
+        found.append("synthetic degradations")
+    if result["init"] == "random" and settings["random_init"] != "published":
+        found.append("the network's own random weights")
+    if result["init"] == "trained" and result["training"]["scale"] != PAPER_SCALE:
+        found.append(f"{result['training']['scale']} scale")
+    return [*found, "paper and published code name different test images"]
+
+
+# For readers
+
+
+def _line(label: str, rows: Sequence[Row], classes: Sequence[str], result: Result) -> Line:
+    """One measure of one result."""
+    whole, by_class = rows[0], {row["class"]: row for row in rows}
+    about = _about(result)
+    cells = [
+        Cell((with_spread(row["value"], row.get("sd"), 1),), about) if (row := by_class.get(name)) else Cell()
+        for name in ("", *classes)
+    ]
+    printed = (whole["source"], f"not comparable: {whole['differs']}") if "published" in whole else ()
+    cells += [Cell((number(whole["chance"], 1),)), Cell((number(whole.get("published"), 0),), printed)]
+    measure = "classifier" if whole["measure"] == CLASSIFIER else f"kNN, k = {whole['neighbours']}"
+    facts = facts_of(whole["model"], whole["network"])
+    return Line(label, (*words(whole["init"], measure), *cells), facts=facts)
+
+
+def _about(result: Result) -> tuple[str, ...]:
+    settings, sha256 = result["settings"], result.get("model_sha256")
+    lists = ", ".join(dict.fromkeys(entry["pairs"] for entry in settings["classes"].values()))
+    weights = f", sha256 {sha256[:12]}" if sha256 else ""
+    return (f"model {result['model']}, {result['init']} weights{weights}", f"{result['crops']} crops of {lists}")
+
+
+def _notes(rows: Sequence[Row]) -> list[str]:
+    if not rows:
+        return []
+    first = rows[0]
+    how = "whole photographs apart" if first["split"] == "scene" else "single crops apart"
+    notes = [
+        f"Percent of crops whose degradation is told; {first['n_crops']} crops of {first['n_images']} photographs, "
+        f"{first['patch_size']} pixels. chance: the share of the largest class.",
+        f"kNN: mean ± standard deviation over the splits of {first['seeds']} seeds, {how}.",
+    ]
+    if first["distinct_splits"] not in ("", first["seeds"]):
+        notes.append(
+            f"Only {first['distinct_splits']} of the {first['seeds']} splits are distinct, and some count more than "
+            "once: the standard deviation is no measure of how other photographs would do."
+        )
+    if any(row["measure"] == CLASSIFIER for row in rows):
+        notes.append("classifier: the trained head itself, on all crops.")
+    compared = [row for row in rows if "published" in row]
+    notes += [f"published: not comparable ({text})." for text in dict.fromkeys(row["differs"] for row in compared)]
+    return notes + [f"published: {text}." for text in dict.fromkeys(row["source"] for row in compared)]
