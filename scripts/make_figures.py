@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from airpipe.errors import run_main
 from airpipe.evaluation.indexes import scores_of
 from airpipe.reporting.figures import charts, pictures
@@ -38,7 +40,8 @@ def recognition(job: Any) -> None:
 def scores(job: Any) -> None:
     report, table = job.params.report, read_frame(Path(job.input.table))
     charts.draw_bars(table, report["protocol"], Path(job.output.bars))
-    charts.draw_costs(table, read_frame(Path(job.input.efficiency)), report["protocol"], Path(job.output.costs))
+    costs = pd.DataFrame([read_json(Path(path)) for path in job.input.costs])
+    charts.draw_costs(table, costs, report["protocol"], Path(job.output.costs))
     curves = charts.read_curves([Path(path) for path in job.input.curves], RESULTS)
     charts.draw_curves(curves, Path(job.output.curves))
     scenes = pictures.read_scenes(scores_of(map(Path, job.input.scores)), RESULTS / "restored", report)

@@ -8,10 +8,11 @@ from typing import Any
 
 from airpipe.errors import run_main
 from airpipe.evaluation.indexes import scores_of
-from airpipe.reporting.builders.efficiency import efficiency_table, read_published_costs
-from airpipe.reporting.builders.features import feature_table, read_published_features
+from airpipe.reporting.builders.efficiency import efficiency_table
+from airpipe.reporting.builders.features import feature_table
 from airpipe.reporting.builders.recognition import Story, recognition_table, restoration_table
 from airpipe.reporting.pivots import write_metrics, write_tables
+from airpipe.reporting.published import ACCURACIES, COSTS, read_published, records
 from airpipe.reporting.table import write_table
 from airpipe.reporting.tables import read_cards, read_json
 
@@ -28,7 +29,7 @@ def main(job: Any) -> None:
         return
     if job.rule == "features_table":
         features = [read_json(Path(path)) for path in job.input.features]
-        published = read_published_features(Path(job.input.published))
+        published = records(read_published([Path(job.input.published)], ACCURACIES))
         write_table(feature_table(features, published), Path(job.output.csv).parent)
         return
     if job.rule in ("recognition_tables", "recognition_seeds"):
@@ -39,7 +40,7 @@ def main(job: Any) -> None:
     cards = read_cards(map(Path, job.input.cards), RESULTS)
     folder = Path(job.output.csv).parent
     if job.rule == "efficiency":
-        costs = read_published_costs(Path(job.input.published))
+        costs = records(read_published([Path(job.input.published)], COSTS))
         write_table(efficiency_table([Path(path) for path in job.input.complexity], cards, costs), folder)
         return
     scores, printed = scores_of(map(Path, job.input.scores)), [Path(path) for path in job.input.published]

@@ -222,8 +222,9 @@ def tables(plan, table):
 
 
 def figures(plan, table):
-    report = plan.project.report.model_dump(include={"zoom", "images_per_test", "protocol"})
-    return Needs(report, (("tables", table), *tables(plan, table).inputs))
+    report = plan.project.report.model_dump(include={"zoom", "images_per_test", "models", "protocol"})
+    costs = (("complexity", model) for model in plan.table_models(table))
+    return Needs(report, (("tables", table), *costs, *tables(plan, table).inputs))
 
 
 def efficiency(plan, _):

@@ -34,8 +34,9 @@ from airpipe.evaluation.features import (
 )
 from airpipe.evaluation.gram import distances, feature_rows, normalised, principal_components, tsne
 from airpipe.evaluation.neighbours import Samples, at_random, by_scene, classify, splits
-from airpipe.reporting.builders.features import feature_table, read_published_features
+from airpipe.reporting.builders.features import feature_table
 from airpipe.reporting.figures import charts
+from airpipe.reporting.published import ACCURACIES, read_published, records
 from airpipe.reporting.table import read_frame, read_table, write_table
 from airpipe.settings.base import canonical_json, check_settings
 from airpipe.settings.project import load_project
@@ -608,7 +609,7 @@ def results(pairs, tmp_path_factory):
 
 def test_the_table_has_a_row_per_weights_measure_and_class_and_sets_printed_numbers_beside(results, tmp_path):
     read = [json.loads(path.read_text()) for path in results]
-    write_table(feature_table(read, read_published_features(PRINTED)), tmp_path)
+    write_table(feature_table(read, records(read_published([PRINTED], ACCURACIES))), tmp_path)
     table = read_frame(tmp_path / "features.csv")
     assert len(table) == 4 * 4 + 4
     facts = json.loads(results[3].read_text())
@@ -656,19 +657,13 @@ def test_splits_that_are_the_same_are_told_under_the_table(results, distinct, to
 
 
 def test_a_trained_model_is_set_beside_the_printed_number_of_its_tasks_and_steps(results):
-    published = read_published_features(PRINTED)
+    published = records(read_published([PRINTED], ACCURACIES))
     assert len(published) == 16 and all(row["paper"] for row in published)
     facts = json.loads(results[1].read_text())
     for setting, step, expected in (("nafnet_3d", 200000, 90), ("nafnet_3d", 9, None), ("nafnet_5d", 200000, None)):
         facts["training"] |= {"setting": setting, "step": step}
         found = feature_table([facts], published).frame.iloc[0]["published"]
         assert found == expected or (expected is None and np.isnan(found))
-
-
-def test_a_printed_number_without_source_is_told(tmp_path):
-    (tmp_path / "f.csv").write_text("network,init,tasks,steps,value,paper,table,note\nnafnet,random,,,52,,,\n")
-    with pytest.raises(AirpipeError, match="line 2: needs a number under value and its source under paper"):
-        read_published_features(tmp_path / "f.csv")
 
 
 def test_figures_have_a_row_per_checkpoint_and_equal_numbers_give_equal_files(results, tmp_path):

@@ -22,6 +22,7 @@ from airpipe.cli import main as cli
 from airpipe.errors import AirpipeError
 from airpipe.images import Picture, read_picture, write_picture
 from airpipe.registry import networks, resolve
+from airpipe.reporting import published
 from airpipe.reporting.builders import efficiency
 from airpipe.weights import importing
 from airpipe.weights.checkpoints import load_model
@@ -502,10 +503,16 @@ def test_a_printed_cost_without_parameters_matches_no_network(tmp_path):
     cards = {"imported/m": {"network": {"name": "nafnet"}, "wall_s": None}}
     costs = tmp_path / "efficiency.csv"
     for parameters, source in (("", None), ("100", "a paper")):
-        row = dict.fromkeys(efficiency.PUBLISHED_COLUMNS, "")
-        row |= {"network": "nafnet", "parameters": parameters, "input": "1x3x8x8", "paper": "a paper"}
+        row = dict.fromkeys(published.COSTS.columns, "")
+        row |= {
+            "network": "nafnet",
+            "parameters": parameters,
+            "input": "1x3x8x8",
+            "paper": "a paper",
+            "flags": "primary",
+        }
         costs.write_text(",".join(row) + "\n" + ",".join(row.values()) + "\n")
-        printed = efficiency.read_published_costs(costs)
+        printed = published.records(published.read_published([costs], published.COSTS))
         found = efficiency.efficiency_table([tmp_path / "model.json"], cards, printed).frame.iloc[0]["source"]
         assert (found == source) if source else pd.isna(found)
 

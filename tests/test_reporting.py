@@ -9,14 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import ROOT, shipped
 from PIL import Image
 
 from airpipe.errors import AirpipeError
-from airpipe.reporting import pivots, tables
+from airpipe.reporting import pivots, published, tables
 from airpipe.reporting.builders import efficiency
 from airpipe.reporting.table import read_table, write_table
-from airpipe.settings.project import load_project
 from airpipe.settings.scoring import ReportSettings
 
 MODELS = ("baseline/nafnet_5d/seed0/train", "baseline/nafnet_5d/seed1/train", "dcpt/nafnet_5d/seed0/finetune")
@@ -25,10 +23,10 @@ TESTS = {"noise15": ("noise", "15"), "noise25": ("noise", "25")}
 PROTOCOLS = ("airpipe", "dcpt")
 REPORT = ReportSettings(title="A <title>", zoom=16).model_dump(mode="json")
 PUBLISHED = """
-NAFNet,nafnet,allinone5,cbsd68,noise,25,dcpt,psnr,31.02,A paper,Table 1,
-PromptIR,,allinone3,cbsd68,noise,25,dcpt,psnr,31.31,B paper,Table 2,
-AirNet,,allinone3,cbsd68,noise,25,unknown,psnr,31.26,B paper,,
-AirNet,,allinone3,cbsd68,noise,50,dcpt,psnr,28.00,B paper,,
+NAFNet,nafnet,allinone5,cbsd68,noise,25,dcpt,psnr,31.02,A paper,Table 1,primary,
+PromptIR,,allinone3,cbsd68,noise,25,dcpt,psnr,31.31,B paper,Table 2,primary,
+AirNet,,allinone3,cbsd68,noise,25,unknown,psnr,31.26,B paper,Table 2,quoted,
+AirNet,,allinone3,cbsd68,noise,50,dcpt,psnr,28.00,B paper,Table 2,quoted,
 """
 
 
@@ -49,8 +47,10 @@ class Tree:
         self.cards = tables.read_cards([self.write_card(model) for model in MODELS], root)
         for model in MODELS:
             self.write_curves(model)
-        self.published = [root / "published.csv"]
-        self.published[0].write_text(",".join(tables.PUBLISHED_COLUMNS) + PUBLISHED)
+        self.published = [root / "published.csv", root / "datasets.yaml", root / "settings.yaml"]
+        self.published[0].write_text(",".join(published.SCORES.columns) + PUBLISHED)
+        self.published[1].write_text("cbsd68: {images: 68}")
+        self.published[2].write_text("allinone3: {about: x, tasks: 3d}\nallinone5: {about: x, tasks: 5d}")
 
     def write_score(self, model: str, test: str, change: dict[tuple[str, str], str] | None = None) -> Path:
         path = self.root / "scores" / model / f"{test}.csv"
@@ -114,8 +114,8 @@ class Tree:
         pd.DataFrame(rows, columns=["step", "name", "value"]).to_csv(path, index=False)
 
     def table(self, scale: str = "demo") -> pd.DataFrame:
-        published = tables.read_published(self.published)
-        return tables.build_table(tables.read_scores(self.scores), self.cards, published, scale)
+        printed = published.read_all(self.published)
+        return tables.build_table(tables.read_scores(self.scores), self.cards, printed, scale)
 
 
 @pytest.fixture
@@ -142,11 +142,11 @@ def test_one_seed_has_no_sd(tree):
     assert math.isnan(pick(tree.table(), "dcpt/nafnet_5d/finetune")["sd"])
 
 
-COSTS = """network,parameters,macs,counts,input,paper,table,note
-other,1500000,2e9,all,1x3x256x256,X paper,,
-nafnet,1500000,2e9,all,1x3x512x512,another input,,
-nafnet,1600000,2e9,all,1x3x256x256,another size,,
-nafnet,1485000,1.6e9,conv,1x3x256x256,N paper,Table 7,
+COSTS = """method,network,parameters,macs,counts,input,paper,table,flags,note
+Other,other,1500000,2e9,all,1x3x256x256,X paper,,primary,
+NAFNet,nafnet,1500000,2e9,all,1x3x512x512,another input,,primary,
+NAFNet,nafnet,1600000,2e9,all,1x3x256x256,another size,,primary,
+NAFNet,nafnet,1485000,1.6e9,conv,1x3x256x256,N paper,Table 7,primary,
 """
 
 
@@ -160,7 +160,9 @@ def cost_table(tree, text=COSTS, **measured):
     path.write_text(json.dumps(json.loads(path.read_text()) | measured))
     costs = tree.root / "efficiency.csv"
     costs.write_text(text)
-    return efficiency.efficiency_table([path], tree.cards, efficiency.read_published_costs(costs))
+    return efficiency.efficiency_table(
+        [path], tree.cards, published.records(published.read_published([costs], published.COSTS))
+    )
 
 
 PARTS = {"macs_conv": 1_800_000_000, "macs_linear": 150_000_000, "macs_attention": 50_000_000, "peak_memory_mb": 99}
@@ -238,21 +240,12 @@ def test_older_measurements_have_empty_cells(tree):
         ("N paper", "", "line 5: names no paper"),
         (",conv,", ",convs,", "line 5: counts 'convs'; expected one of conv, layers, all"),
         ("1.6e9", "many", "line 5: macs 'many' is not a number"),
-        ("network,", "net,", "expected columns network,parameters"),
+        ("method,", "name,", "expected columns method,network,parameters"),
     ],
 )
 def test_published_costs_are_checked(tree, old, new, message):
     with pytest.raises(AirpipeError, match=re.escape(message)):
         cost_table(tree, COSTS.replace(old, new), **PARTS)
-
-
-def test_the_published_costs_of_the_project_are_readable_and_no_scores():
-    folder = Path(__file__).parents[1] / "resources" / "published"
-    costs = efficiency.read_published_costs(folder / "efficiency.csv")
-    assert all(row["parameters"] > 1e6 for row in costs)
-    assert {row["network"] for row in costs} >= {"nafnet", "restormer", "promptir", "swinir"}
-    scores = tables.read_published(sorted(folder.glob("*.csv")))
-    assert len(scores) == sum(len(tables.read_published([folder / name])) for name in ("allinone.csv", "dcpt.csv"))
 
 
 def test_no_restoration_stands_first(tree):
@@ -351,90 +344,11 @@ def test_the_published_number_of_the_same_model_gives_a_gap_and_reasons(tree):
     assert row["reason"] == "demo scale; 2 images instead of 68; other training data"
 
 
-@pytest.mark.parametrize(
-    ("model", "network", "expected"),
-    [
-        ("dcpt/nafnet_5d", "nafnet", 31.31),
-        ("dcpt/nafnet_5d_masked", "nafnet", None),
-        ("dcpt/nafnet_5d_direct", "nafnet", None),
-        ("dcpt/nafnet_5d_probe", "nafnet", None),
-        ("dcpt/nafnet_10d", "nafnet", None),
-        ("dcpt/mine_5d", "nafnet", None),
-        ("dcpt/restormer_5d", "restormer_dcpt", 31.46),
-        ("dcpt/restormer_std_5d", "restormer", None),
-        ("dcpt/restormer_5d", "restormer", None),
-        ("dcpt/swinir_5d", "swinir_dcpt", 31.16),
-        ("baseline/nafnet_5d", "nafnet", 31.02),
-        ("baseline/nafnet_5d_short", "nafnet", None),
-        ("baseline/restormer_std_5d", "restormer", 31.49),
-        ("baseline/restormer_5d", "restormer_dcpt", None),
-    ],
-)
-def test_a_printed_number_belongs_to_one_method_network_and_setting(model, network, expected):
-    method, setting = model.split("/")
-    row = {"method": method, "backbone": network, "setting": setting, "dataset": "cbsd68", "degradation": "noise"}
-    row |= {"level": "25", "protocol": "dcpt", "metric": "psnr"}
-    printed = {"NAFNet": 31.02, "DCPT-NAFNet": 31.31, "Restormer": 31.49, "DCPT-Restormer": 31.46, "DCPT-SwinIR": 31.16}
-    place = ("cbsd68", "noise", "25", "dcpt", "psnr")
-    rows = [(n, n.split("-")[-1].lower(), "allinone5", *place, value, "A", "", "") for n, value in printed.items()]
-    found = tables._matching(row, pd.DataFrame(rows, columns=list(tables.PUBLISHED_COLUMNS)))
-    assert (found and found["value"]) == expected
-
-
-def test_a_number_is_comparable_only_when_scale_images_and_training_data_match(tree):
-    row = {"scale": "paper", "dataset": "cbsd68", "n_images": 68}
-    names = ("bsd400", "wed", "rain100l", "reside_ots")
-    card = {"pairs": [{"id": f"{name}.train"} for name in names]}
-    assert tables.differences(row, card, {"setting": "allinone3"}) == []
-    assert tables.differences(row, card, {"setting": "allinone5"}) == ["other training data"]
-    other = {"id": "kodak24.test", "sha256": "0" * 64}
-    for use, expected in (("validation", []), ("train", ["other training data"])):
-        pairs = {"pairs": [*card["pairs"], other | {"use": use}]}
-        assert tables.differences(row, pairs, {"setting": "allinone3"}) == expected
-    unmarked = {"pairs": [*card["pairs"], other]}
-    assert tables.differences(row, unmarked, {"setting": "allinone3"}) == ["other training data"]
-
-
 def test_an_unknown_protocol_is_never_comparable(tree):
     rows = tree.table(scale="paper")
     rows = rows[rows["protocol"] == "unknown"]
     assert list(rows["comparable"]) == ["no"]
     assert list(rows["reason"]) == ["protocol not re-measured"]
-
-
-def test_shipped_published_numbers_are_readable_and_have_sources():
-    paths = sorted((Path(__file__).parents[1] / "resources" / "published").glob("*.csv"))
-    published = tables.read_published(paths)
-    assert len(published) > 100
-    assert set(published["protocol"]) == {"promptir", "dcpt", "unknown"}
-    assert not published.duplicated([name for name in tables.PUBLISHED_COLUMNS if name != "value"]).any()
-
-
-def test_the_numbers_of_dcpt_name_tests_of_its_overlay_and_their_sets():
-    published = tables.read_published([ROOT / "resources" / "published" / "dcpt.csv"])
-    project = load_project(shipped("dcpt.yaml"))
-    known = {(t.pairs.split(".")[0], t.degradation, t.level) for t in project.tests.values()}
-    assert set(published[tables.PLACE].itertuples(index=False, name=None)) <= known
-    measured = published[published["protocol"] == "dcpt"]
-    assert set(measured["method"]) == {
-        "PromptIR",
-        *(f"DCPT-{n}" for n in ("NAFNet", "Restormer", "PromptIR", "SwinIR")),
-    }
-    assert set(published[published["setting"] == "allinone10"]["protocol"]) == {"unknown"}
-    every = published.assign(psnr=published["metric"] == "psnr")
-    assert every[every["psnr"]]["value"].between(14, 41).all() and every[~every["psnr"]]["value"].between(0.5, 1).all()
-    tested = {name for plan in project.methods.values() for name in plan.settings}
-    for setting in ("allinone5", "allinone10", "cdd11"):
-        assert f"nafnet_{tables.TASKS[setting]}" in tested
-
-
-def test_the_mean_gains_of_dcpt_are_those_of_its_abstract():
-    published = tables.read_published([ROOT / "resources" / "published" / "dcpt.csv"])
-    psnr = published[(published["metric"] == "psnr") & (published["paper"] == "DCPT")]
-    mean = psnr.groupby(["setting", "method"])["value"].mean()
-    assert mean["cdd11", "DCPT-NAFNet"] - mean["cdd11", "NAFNet"] == pytest.approx(6.53, abs=0.01)
-    assert mean["allinone10", "DCPT-NAFNet"] - mean["allinone10", "NAFNet"] == pytest.approx(2.55, abs=0.01)
-    assert mean["allinone5", "DCPT-Restormer"] == pytest.approx(30.04, abs=0.01)
 
 
 def test_metrics_are_finite_floats(tree):

@@ -13,8 +13,8 @@ rule tables:
         scores=lambda wildcards: evaluated(wildcards.table),
         cards=lambda wildcards: cards(PLAN.table_models(wildcards.table)),
         published=collect(
-            "resources/published/{name}.csv",
-            name=sorted(glob_wildcards("resources/published/{name}.csv").name),
+            "resources/published/{name}",
+            name=sorted(glob_wildcards(r"resources/published/{name,\w+\.(csv|yaml)}").name),
         ),
     output:
         csv=report(
@@ -107,7 +107,7 @@ rule all_tables:
 rule figures:
     input:
         table="results/tables/{table}.csv",
-        efficiency="results/tables/efficiency.csv",
+        costs=lambda wildcards: [f"results/complexity/{model}.json" for model in PLAN.table_models(wildcards.table)],
         scores=lambda wildcards: evaluated(wildcards.table),
         curves=lambda wildcards: curves(PLAN.table_models(wildcards.table)),
     output:

@@ -24,6 +24,7 @@ from PIL import Image
 
 from airpipe.provenance import write_text
 from airpipe.reporting.figures.pictures import Pixels, Scene, read_pixels, read_scenes
+from airpipe.reporting.published import PAPER_SCALE
 from airpipe.reporting.table import (
     EMPTY,
     SIGNS,
@@ -36,7 +37,7 @@ from airpipe.reporting.table import (
     without_seed,
     words,
 )
-from airpipe.reporting.tables import PAPER_SCALE, Card
+from airpipe.reporting.tables import Card
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -13,20 +13,18 @@ import numpy as np
 import pandas as pd
 
 from airpipe.provenance import write_json, write_text
+from airpipe.reporting.published import PAPER_SCALE, UNKNOWN_PROTOCOL, read_all
 from airpipe.reporting.tables import (
     GAIN_COLUMNS,
     NO_RESTORATION,
     NONE,
-    PAPER_SCALE,
     PLACE,
-    UNKNOWN_PROTOCOL,
     Card,
     Row,
     build_table,
     check_budgets,
     image_gains,
     metrics,
-    read_published,
     read_scores,
     read_table,
 )
@@ -297,7 +295,7 @@ def write_tables(
     if equal_budgets:
         check_budgets(cards, name)
     values = read_scores(scores)
-    table = build_table(values, cards, read_published(published), scale)
+    table = build_table(values, cards, read_all(published), scale)
     gains = image_gains(values)
     write_text(folder / f"{name}.csv", table.to_csv(index=False))
     write_text(folder / f"{name}.md", markdown(table, name, scale))

@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 
 from airpipe.errors import AirpipeError
-from airpipe.registry import described
-from airpipe.settings.names import ModelId, variant_of
+from airpipe.reporting.published import Published, compare, reference_rows
+from airpipe.settings.names import ModelId
 
 log = logging.getLogger(__name__)
 
@@ -36,12 +36,6 @@ GAIN_COLUMNS = (
     *("model", "dataset", "test", "image", "degradation", "level"),
     *("protocol", "none", "restored", "gain"),
 )
-PUBLISHED_COLUMNS = (
-    *("method", "backbone", "setting", "dataset", "degradation", "level"),
-    *("protocol", "metric", "value", "paper", "table", "note"),
-)
-OTHER_PUBLISHED = ("efficiency.csv", "features.csv")
-"""Files of printed costs and accuracies, which have columns of their own."""
 METRICS = ("psnr", "ssim", "psnr_gain", "psnr_gain_min")
 """Order of metrics in the long table; others follow."""
 PLACE = ["dataset", "degradation", "level"]
@@ -49,27 +43,6 @@ PLACE = ["dataset", "degradation", "level"]
 
 NONE = "none"
 NO_RESTORATION = "no restoration"
-UNKNOWN_PROTOCOL = "unknown"
-PAPER_SCALE = "paper"
-IMAGES = {
-    "cbsd68": 68,
-    "kodak24": 24,
-    "rain100l": 100,
-    "sots_outdoor": 500,
-    "lol_v1": 15,
-    "gopro": 1111,
-    "cdd_11": 200,
-}
-"""Pictures in a complete test set (CDD-11: of one degradation); fewer are not comparable with published numbers."""
-TASKS = {"single_denoise": "denoise", "allinone3": "3d", "allinone5": "5d", "allinone10": "10d", "cdd11": "cdd11"}
-"""Tasks in the name of our setting (`<backbone>_<tasks>`), by the setting of a published row."""
-TRAINING_DATA = {
-    "single_denoise": {"bsd400", "wed"},
-    "allinone3": {"bsd400", "wed", "rain100l", "reside_ots"},
-    "allinone5": {"bsd400", "wed", "rain100l", "reside_ots", "lol_v1", "gopro"},
-    "cdd11": {"cdd_11"},
-}
-"""Data sets that published models of a setting were trained on (AirNet's three tasks, IDR's five, OneRestore's set)."""
 
 
 # Reading
@@ -157,21 +130,6 @@ def _csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     return frame.assign(value=numbers)
 
 
-def read_published(paths: Sequence[Path]) -> pd.DataFrame:
-    """Read the printed numbers of all files under resources/published; columns PUBLISHED_COLUMNS.
-
-    Raises:
-        AirpipeError: wrong columns, a value that is not a number, or a row without its source.
-    """
-    paths = [path for path in paths if path.name not in OTHER_PUBLISHED]
-    frames = [_csv(path, PUBLISHED_COLUMNS) for path in paths]
-    for path, frame in zip(paths, frames, strict=True):
-        if (frame["paper"] == "").any():
-            line = int(np.flatnonzero(frame["paper"] == "")[0]) + 2
-            raise AirpipeError(f"{path}: line {line}: names no paper; every printed number needs its source")
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(PUBLISHED_COLUMNS))
-
-
 def without_seed(model_id: str) -> str:
     """Take the seed out of a model id: method/nafnet_5d/seed0/train becomes method/nafnet_5d/train; others stay."""
     return "/".join(part for part in model_id.split("/") if not re.fullmatch(r"seed\d+", part))
@@ -249,7 +207,7 @@ def samples_of(card: Card) -> int | None:
     return None if budget is None else int(budget["samples"])
 
 
-def build_table(scores: pd.DataFrame, cards: Mapping[str, Card], published: pd.DataFrame, scale: str) -> pd.DataFrame:
+def build_table(scores: pd.DataFrame, cards: Mapping[str, Card], published: Published, scale: str) -> pd.DataFrame:
     """The long table: our numbers over seeds, then the published reference rows.
 
     value is the mean over images, then over seeds (psnr_gain_min: the smallest of all); sd is the
@@ -258,7 +216,7 @@ def build_table(scores: pd.DataFrame, cards: Mapping[str, Card], published: pd.D
     Args:
         scores: per-image scores, from `read_scores`.
         cards: card of every model id but `none`.
-        published: printed numbers, from `read_published`.
+        published: printed numbers, from `read_all`.
         scale: scale of this run; anything but "paper" makes published numbers not comparable.
 
     Returns:
@@ -274,7 +232,7 @@ def build_table(scores: pd.DataFrame, cards: Mapping[str, Card], published: pd.D
         for _, group in values.groupby(["model", *PLACE, "protocol", "metric"], sort=False)
     ]
     rows.sort(key=_order(values))
-    return pd.DataFrame([*rows, *_reference_rows(scores, published, scale)], columns=list(COLUMNS))
+    return pd.DataFrame([*rows, *reference_rows(rows, published, scale)], columns=list(COLUMNS))
 
 
 def _gain_metrics(scores: pd.DataFrame, gains: pd.DataFrame) -> list[pd.DataFrame]:
@@ -304,7 +262,7 @@ def _order(values: pd.DataFrame) -> Any:
     return key
 
 
-def _our_row(group: pd.DataFrame, cards: Mapping[str, Card], published: pd.DataFrame) -> Row:
+def _our_row(group: pd.DataFrame, cards: Mapping[str, Card], published: Published) -> Row:
     row: Row = {name: group[name].iloc[0] for name in ("model", "scale", *PLACE, "protocol", "metric")}
     _check_one_test(row, group)
     row.update(_identity(str(group["model_id"].iloc[0]), cards))
@@ -320,7 +278,7 @@ def _our_row(group: pd.DataFrame, cards: Mapping[str, Card], published: pd.DataF
         log.warning("%s: the mean is infinite because an image equals its clean one", where)
     trained = card_of(cards, str(group["model_id"].iloc[0])) if row["model"] != NONE else {}
     row["samples"] = samples_of(trained) or ""
-    row.update(_compare(row, trained, published))
+    row.update(compare(row, trained, published))
     return row
 
 
@@ -339,107 +297,6 @@ def _identity(model_id: str, cards: Mapping[str, Card]) -> Row:
         return {"method": NO_RESTORATION, "backbone": "", "setting": ""}
     card = card_of(cards, model_id)
     return {"method": card["method"], "backbone": card["network"]["name"], "setting": card["setting"]}
-
-
-# Published numbers
-
-
-def _compare(row: Row, card: Card, published: pd.DataFrame) -> Row:
-    """Set the matching printed number beside one of our rows: published, gap, comparable, reason and source."""
-    none: Row = {"published": math.nan, "gap": math.nan, "comparable": "no", "source": ""}
-    if row["model"] == NONE or row["metric"] not in ("psnr", "ssim"):
-        return {**none, "reason": "nothing published to compare with"}
-    reference = _matching(row, published)
-    if reference is None:
-        return {**none, "reason": "no published number for this method, tasks and protocol"}
-    reasons = differences(row, card, reference)
-    return {
-        "published": reference["value"],
-        "gap": row["value"] - reference["value"],
-        "comparable": "no" if reasons else "yes",
-        "reason": "; ".join(reasons),
-        "source": source_of(reference),
-    }
-
-
-def _matching(row: Row, published: pd.DataFrame) -> Row | None:
-    """The first published row of the same method, network, tasks, place, protocol and metric."""
-    for reference in published.to_dict("records"):
-        same_place = all(reference[key] == row[key] for key in (*PLACE, "protocol", "metric"))
-        if same_place and row["protocol"] != UNKNOWN_PROTOCOL and _same_model(row, reference):
-            return {str(key): value for key, value in reference.items()}
-    return None
-
-
-def _same_model(row: Row, reference: Mapping[Any, Any]) -> bool:
-    """Whether a published row is of our method, network and tasks, as the method says how it is called in print.
-
-    Variants (`nafnet_5d_masked`, `nafnet_5d_short`, and `…@s`) are other experiments and have no printed number.
-    """
-    if variant_of(str(row.get("model", ""))):
-        return False
-    method, family = described(str(row["method"])), str(reference["backbone"])
-    ours = {form.format(title=method.title, backbone=family).lower() for form in method.printed}
-    network = method.forks.get(family, family)
-    settings = {f"{name}_{TASKS.get(reference['setting'])}" for name in (family, f"{family}_std")}
-    same_method = str(reference["method"]).lower() in ours
-    return same_method and bool(family) and row["backbone"] == network and row["setting"] in settings
-
-
-def differences(row: Row, card: Card, reference: Row) -> list[str]:
-    """Reasons why our number and the printed one measure different things; empty when nothing is known to differ."""
-    imported = "imported" in card
-    reasons = []
-    if row["scale"] != PAPER_SCALE and not imported:
-        reasons.append(f"{row['scale'] or 'unknown'} scale")
-    expected = IMAGES.get(row["dataset"])
-    if expected is not None and row["n_images"] != expected:
-        reasons.append(f"{row['n_images']} images instead of {expected}")
-    # older cards do not tell what a list was for
-    trained = {str(part["id"]).split(".")[0] for part in card["pairs"] if part.get("use", "train") == "train"}
-    if trained != TRAINING_DATA.get(reference["setting"]) and not imported:
-        reasons.append("other training data")
-    return reasons
-
-
-def _reference_rows(scores: pd.DataFrame, published: pd.DataFrame, scale: str) -> list[Row]:
-    """Published rows for the columns of this table, under its protocols or an unknown one."""
-    shown = scores[scores["metric"].isin(["psnr", "ssim"])]
-    places = list(dict.fromkeys(shown[PLACE].itertuples(index=False, name=None)))
-    known = set(shown[[*PLACE, "protocol", "metric"]].itertuples(index=False, name=None))
-    rows = []
-    for reference in published.to_dict("records"):
-        place = tuple(reference[name] for name in PLACE)
-        unknown = reference["protocol"] == UNKNOWN_PROTOCOL and place in places
-        if unknown or (*place, reference["protocol"], reference["metric"]) in known:
-            rows.append(_reference_row(reference, scale, unknown))
-    return rows
-
-
-def _reference_row(reference: Mapping[Any, Any], scale: str, unknown: bool) -> Row:
-    reasons = [f"{scale} scale"] if scale != PAPER_SCALE else []
-    if unknown:
-        reasons.append("protocol not re-measured")
-    copied = {name: reference[name] for name in ("method", "backbone", "setting", *PLACE, "protocol", "metric")}
-    return {
-        **copied,
-        "model": "published",
-        "scale": "",
-        "seeds": "",
-        "n_images": "",
-        "value": math.nan,
-        "sd": math.nan,
-        "published": reference["value"],
-        "gap": math.nan,
-        "comparable": "no" if reasons else "yes",
-        "reason": "; ".join(reasons),
-        "source": source_of(reference),
-    }
-
-
-def source_of(reference: Mapping[Any, Any]) -> str:
-    """Paper and table of a printed number."""
-    return ", ".join(str(part) for part in (reference["paper"], reference["table"]) if part)
 
 
 # Metrics

@@ -3,19 +3,17 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from airpipe.errors import AirpipeError
+from airpipe.reporting.published import source_of
 from airpipe.reporting.table import Block, Cell, Line, Row, Table, about_model, facts_of, number, words
-from airpipe.reporting.tables import Card, card_of, read_json, source_of
+from airpipe.reporting.tables import Card, card_of, read_json
 
 COLUMNS = (
     *("model", "network", "parameters", "macs", "macs_conv", "macs_linear", "macs_attention"),
     *("published_parameters", "parameters_difference", "published_macs", "macs_difference", "source"),
     *("peak_memory_mb", "latency_ms", "input", "device", "threads", "wall_s"),
 )
-PUBLISHED_COLUMNS = ("network", "parameters", "macs", "counts", "input", "paper", "table", "note")
 COUNTS = {
     "conv": ("macs_conv",),
     "layers": ("macs_conv", "macs_linear"),
@@ -38,38 +36,13 @@ NUMBERS = {
 """Numbers that readers see: title, unit and digits."""
 
 
-def read_published_costs(path: Path) -> list[Row]:
-    """Read the sizes and costs that papers print of networks, numbers as float.
-
-    Raises:
-        AirpipeError: wrong columns, a number that is none, a row without its source, or an
-            unknown word under `counts`.
-    """
-    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-    if list(frame.columns) != list(PUBLISHED_COLUMNS):
-        raise AirpipeError(
-            f"{path}: expected columns {','.join(PUBLISHED_COLUMNS)}; found {','.join(map(str, frame.columns))}"
-        )
-    for line, row in enumerate(frame.to_dict("records"), start=2):
-        if not row["paper"]:
-            raise AirpipeError(f"{path}: line {line}: names no paper; every printed number needs its source")
-        if row["macs"] and row["counts"] not in COUNTS:
-            raise AirpipeError(f"{path}: line {line}: counts {row['counts']!r}; expected one of {', '.join(COUNTS)}")
-    numbers = {name: pd.to_numeric(frame[name], errors="coerce").astype(float) for name in ("parameters", "macs")}
-    for name, values in numbers.items():
-        if (wrong := values.isna() & (frame[name] != "")).any():
-            line = int(np.flatnonzero(wrong)[0])
-            raise AirpipeError(f"{path}: line {line + 2}: {name} {frame[name].iloc[line]!r} is not a number")
-    return [{str(key): value for key, value in row.items()} for row in frame.assign(**numbers).to_dict("records")]
-
-
 def efficiency_table(complexities: Sequence[Path], cards: Mapping[str, Card], published: Sequence[Row] = ()) -> Table:
     """Cost of every model: parameters, multiply-accumulates, memory in MB, latency in ms, training time in s.
 
     Args:
         complexities: results/complexity/<model id>.json files.
         cards: card of each of these models.
-        published: printed costs, from `read_published_costs`.
+        published: printed costs, from `read_published`.
 
     Returns:
         A frame of COLUMNS; wall_s is the evaluated stage's own training time. Differences are ours minus

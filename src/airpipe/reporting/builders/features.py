@@ -1,14 +1,12 @@
 """The table of the feature analysis: what features tell of degradations. This module needs no torch."""
 
-import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from airpipe.errors import AirpipeError
 from airpipe.registry import described, family
+from airpipe.reporting.published import PAPER_SCALE
 from airpipe.reporting.table import (
     Block,
     Cell,
@@ -22,7 +20,6 @@ from airpipe.reporting.table import (
     with_spread,
     words,
 )
-from airpipe.reporting.tables import PAPER_SCALE
 
 Result = Mapping[str, Any]
 """Content of results/features/<model>/<init>.json, see `airpipe.evaluation.features.analyse`."""
@@ -32,7 +29,6 @@ COLUMNS = (
     *("n_crops", "n_images", "n_scenes", "seeds", "distinct_splits", "patch_size", "feature", "pooling"),
     *("projection", "published", "differs", "source"),
 )
-PUBLISHED_COLUMNS = ("network", "init", "tasks", "steps", "value", "paper", "table", "note")
 PROTOCOL = {
     "images_per_class": 100,
     "crops_per_image": 1,
@@ -50,24 +46,6 @@ CLASSES = {"haze", "motion_blur", "noise", "rain", "low_light"}
 KNN, CLASSIFIER = "knn", "classifier"
 
 
-def read_published_features(path: Path) -> list[Row]:
-    """Read the accuracies that papers print (resources/published/features.csv).
-
-    Raises:
-        AirpipeError: wrong columns, a row without its source, or a value that is not a number.
-    """
-    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-    if list(frame.columns) != list(PUBLISHED_COLUMNS):
-        raise AirpipeError(
-            f"{path}: expected columns {','.join(PUBLISHED_COLUMNS)}; found {','.join(map(str, frame.columns))}"
-        )
-    values = pd.to_numeric(frame["value"], errors="coerce").astype(float)
-    for line, (value, paper) in enumerate(zip(values, frame["paper"], strict=True), start=2):
-        if math.isnan(value) or not paper:
-            raise AirpipeError(f"{path}: line {line}: needs a number under value and its source under paper")
-    return [{str(k): v for k, v in row.items()} for row in frame.assign(value=values).to_dict("records")]
-
-
 def feature_table(results: Sequence[Result], published: Sequence[Row]) -> Table:
     """The feature table, in percent; a line per checkpoint, weights and measure.
 
@@ -76,7 +54,7 @@ def feature_table(results: Sequence[Result], published: Sequence[Row]) -> Table:
 
     Args:
         results: results of the analysis.
-        published: printed accuracies, from `read_published_features`.
+        published: printed accuracies, from `read_published`.
 
     Returns:
         A frame of COLUMNS with a row per class ('': all of them); sd is over the seeds of the splits (n - 1).

@@ -18,6 +18,7 @@ import pandas as pd
 from airpipe.errors import AirpipeError
 from airpipe.evaluation.detection import METRICS, average_precision, read_detections, read_truth
 from airpipe.registry import stage_at
+from airpipe.reporting.published import PAPER_SCALE
 from airpipe.reporting.table import (
     NO_RESTORATION,
     PLACE,
@@ -36,7 +37,6 @@ from airpipe.reporting.table import (
     with_spread,
     without_seed,
 )
-from airpipe.reporting.tables import PAPER_SCALE
 from airpipe.settings.names import NONE
 from airpipe.settings.studies import CLEAN
 

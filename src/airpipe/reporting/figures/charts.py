@@ -227,14 +227,14 @@ def _levels(axis: Axes, own: pd.DataFrame) -> None:
 # Costs
 
 
-def draw_costs(table: pd.DataFrame, efficiency: pd.DataFrame, protocol: str, target: Path) -> None:
+def draw_costs(table: pd.DataFrame, measured: pd.DataFrame, protocol: str, target: Path) -> None:
     """Draw PSNR in dB against parameters and against multiply-accumulates, one point per model.
 
     PSNR is the table's first average, with its interval, or else the mean over what was measured.
 
     Args:
         table: long frame of a table of scores.
-        efficiency: long frame of the efficiency table: model, parameters, macs.
+        measured: model, parameters, macs and input of every model.
         protocol: protocol to draw; when the table has it not, its first one is drawn.
         target: PNG to write.
 
@@ -248,13 +248,13 @@ def draw_costs(table: pd.DataFrame, efficiency: pd.DataFrame, protocol: str, tar
         rows = averages[averages["degradation"] == averages["degradation"].iloc[0]]
     found = rows.reindex(columns=["model", "value", "low", "high"]).groupby("model", sort=False)
     points = found.mean() if len(averages) else found.mean().assign(low=math.nan, high=math.nan)
-    costs = efficiency.assign(
-        model=efficiency["model"].map(without_seed),
-        parameters=pd.to_numeric(efficiency["parameters"], errors="coerce") / 1e6,
-        macs=pd.to_numeric(efficiency["macs"], errors="coerce") / 1e9,
+    costs = measured.assign(
+        model=measured["model"].map(without_seed),
+        parameters=pd.to_numeric(measured["parameters"], errors="coerce") / 1e6,
+        macs=pd.to_numeric(measured["macs"], errors="coerce") / 1e9,
     )
     points = points.join(costs.groupby("model")[["parameters", "macs"]].mean())
-    size = f" at {sizes[0]}" if len(sizes := list(dict.fromkeys(efficiency["input"]))) == 1 else ""
+    size = f" at {sizes[0]}" if len(sizes := list(dict.fromkeys(measured["input"]))) == 1 else ""
     with open_figure(target, 10.0, 3.9 + 0.24 * math.ceil(len(points) / 4), columns=2) as (figure, axes):
         titles = {"parameters": "parameters (million)", "macs": f"multiply-accumulates{size} (billion)"}
         for axis, (name, title) in zip(axes[0], titles.items(), strict=True):
