@@ -30,7 +30,8 @@ def feature_outputs():
 
 def page_sections():
     """Names of the tables in each section of the page."""
-    sections = {table: [table, f"{table}_gains"] for table in PROJECT.tables} | {"efficiency": ["efficiency"]}
+    sections = {table: [table, f"{table}_gains"] for table in PROJECT.tables}
+    sections |= {name: [name] for name in ("published", "efficiency")}
     if PROJECT.features.models:
         sections["features"] = ["features"]
     if RECOGNITION.models:

@@ -45,14 +45,14 @@ T = TypeVar("T")
 TEMPLATE = "page.html.j2"
 SIDES = (448, 384, 320, 256, 192, 128)
 """Longest side in pixels of gallery pictures: the largest with which all stay within the budget."""
-WIDTHS = (1600, 1300, 1000, 800)
+WIDTHS = (1600, 1300, 1000, 800, 600)
 """Width in pixels to which wider figures are scaled down: as for pictures."""
 BUDGET = 3_600_000
 """Bytes of all gallery pictures together, and of all figures; base64 makes 4/3 of it."""
 LIMIT = 15_000_000
 """Bytes of a page that still opens quickly."""
-LARGE_FIGURE = 300_000
-"""Figures of more bytes (pictures, not charts) become JPEG."""
+GRIDS = ("qualitative", "pictures")
+"""Figures that show photographs: they become JPEG; charts are drawn in few colours."""
 CAPTIONS = {
     "bars": "PSNR by degradation and level, with 95 % intervals over images",
     "costs": "PSNR against parameters and against multiply-accumulates",
@@ -89,8 +89,6 @@ class Sources:
     """What the check of each of these lists found: results/manifests/<dataset>.<split>.json."""
     leakage: Path | None = None
     """The leakage report, results/data/leakage.json; None: no list is of a folder."""
-    errors: Sequence[str] = ()
-    """Known errors in print."""
 
 
 @dataclass(frozen=True)
@@ -199,7 +197,7 @@ def _decibel(value: float | None) -> str:
 
 
 def embed_figures(paths: Sequence[Path]) -> dict[Path, Figure]:
-    """Embed figures: charts as they are, large ones as JPEG."""
+    """Embed figures, all at one scale."""
 
     def encode(width: int) -> dict[Path, Figure]:
         return {path: _figure(path, width) for path in paths}
@@ -208,11 +206,14 @@ def embed_figures(paths: Sequence[Path]) -> dict[Path, Figure]:
 
 
 def _figure(path: Path, width: int) -> Figure:
-    pixels, content = read_pixels(path), path.read_bytes()
-    address = data_address(content, "image/png")
-    if len(content) > LARGE_FIGURE:
-        pixels = _smaller(pixels, width, pixels.shape[0])
+    pixels = read_pixels(path)
+    pixels = _smaller(pixels, width, pixels.shape[0])
+    if path.stem in GRIDS:
         address = data_address(jpeg(pixels, 82))
+    else:
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).quantize(128).save(buffer, "PNG", optimize=True)
+        address = data_address(buffer.getvalue(), "image/png")
     return Figure(CAPTIONS.get(path.stem, path.stem), address, pixels.shape[1], pixels.shape[0])
 
 
@@ -347,7 +348,6 @@ def write_page(
         choices=choices([table for section in sections for table in section.tables]),
         sections=sections,
         remarks={
-            "Known errors in print": sources.errors,
             "Leakage": leakage_lines(sources.leakage),
             "Data": data_lines(sources),
         },
