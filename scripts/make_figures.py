@@ -5,12 +5,12 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from airpipe.errors import run_main
 from airpipe.evaluation.indexes import scores_of
-from airpipe.reporting.feature_figures import draw_confusion, draw_tsne
-from airpipe.reporting.figures import draw_figures, read_curves, read_scenes
+from airpipe.reporting.figures import charts, pictures
 from airpipe.reporting.reading import read_json
-from airpipe.reporting.recognition_figures import draw_pictures, draw_top1, read_pictures
 from airpipe.reporting.table import read_frame
 
 RESULTS = Path("results")
@@ -21,22 +21,31 @@ def main(job: Any) -> None:
     os.dup2(handle, 1)  # everything that the job says goes to its log
     os.dup2(handle, 2)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
-    if job.rule == "features_figures":
-        results = [read_json(Path(path)) for path in job.input.features]
-        draw_tsne(results, Path(job.output.tsne))
-        draw_confusion(results, Path(job.output.confusion))
-        return
-    if job.rule == "recognition_figures":
-        results = [read_json(Path(path)) for path in job.input.results]
-        model, rows = read_pictures(results, [Path(path) for path in job.input.pictures], job.params.tests)
-        draw_top1(read_frame(Path(job.input.table)), job.params.recognisers[0], Path(job.output.top1))
-        draw_pictures(model, rows, job.params.branches.get(model, []), Path(job.output.pictures))
-        return
-    report = job.params.report
-    curves = read_curves([Path(path) for path in job.input.curves], RESULTS)
-    scores = scores_of(map(Path, job.input.scores))
-    scenes = read_scenes(scores, RESULTS / "restored", report["protocol"], report["images_per_test"])
-    draw_figures(read_frame(Path(job.input.table)), curves, scenes, report, Path(job.output.bars).parent)
+    {"features_figures": features, "recognition_figures": recognition, "figures": scores}[job.rule](job)
+
+
+def features(job: Any) -> None:
+    results = [read_json(Path(path)) for path in job.input.features]
+    charts.draw_tsne(results, Path(job.output.tsne))
+    charts.draw_confusion(results, Path(job.output.confusion))
+
+
+def recognition(job: Any) -> None:
+    results = [read_json(Path(path)) for path in job.input.results]
+    model, rows = pictures.read_pictures(results, [Path(path) for path in job.input.pictures], job.params.tests)
+    charts.draw_top1(read_frame(Path(job.input.table)), job.params.recognisers[0], Path(job.output.top1))
+    pictures.draw_pictures(model, rows, job.params.branches.get(model, []), Path(job.output.pictures))
+
+
+def scores(job: Any) -> None:
+    report, table = job.params.report, read_frame(Path(job.input.table))
+    charts.draw_bars(table, report["protocol"], Path(job.output.bars))
+    costs = pd.DataFrame([read_json(Path(path)) for path in job.input.costs])
+    charts.draw_costs(table, costs, report["protocol"], Path(job.output.costs))
+    curves = charts.read_curves([Path(path) for path in job.input.curves], RESULTS)
+    charts.draw_curves(curves, Path(job.output.curves))
+    scenes = pictures.read_scenes(scores_of(map(Path, job.input.scores)), RESULTS / "restored", report)
+    pictures.draw_qualitative(scenes, report["zoom"], Path(job.output.qualitative))
 
 
 run_main(lambda: main(snakemake))  # noqa: F821  (Snakemake defines it)

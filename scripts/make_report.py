@@ -5,11 +5,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from airpipe.reporting.tables import read_cards
-
 from airpipe.errors import run_main
 from airpipe.evaluation.indexes import scores_of
 from airpipe.reporting.page import Sources, write_page
+from airpipe.reporting.reading import read_cards
 
 RESULTS = Path("results")
 
@@ -20,16 +19,17 @@ def main(job: Any) -> None:
     os.dup2(handle, 2)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
     sources = Sources(
-        tables=[Path(path) for path in job.input.tables],
-        figures=RESULTS / "figures",
-        efficiency=Path(job.input.efficiency),
+        sections={
+            name: [RESULTS / "tables" / f"{table}.json" for table in tables]
+            for name, tables in job.params.sections.items()
+        },
+        figures=[Path(path) for path in job.input.figures],
+        gains=[Path(path) for path in job.input.gains],
         scores=scores_of(map(Path, job.input.scores)),
         pictures=RESULTS / "restored",
         lists=[Path(path) for path in job.input.lists],
         checks=[Path(path) for path in job.input.checks],
         leakage=Path(job.input.leakage[0]) if job.input.leakage else None,
-        features=Path(job.input.features[0]) if job.input.features else None,
-        recognition=[Path(path) for path in job.input.recognition[:2]],
     )
     cards = read_cards(map(Path, job.input.cards), RESULTS)
     write_page(sources, cards, job.params.report, job.params.scale, Path(job.output.page))

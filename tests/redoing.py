@@ -222,8 +222,9 @@ def tables(plan, table):
 
 
 def figures(plan, table):
-    report = plan.project.report.model_dump(include={"zoom", "images_per_test", "protocol"})
-    return Needs(report, (("tables", table), *tables(plan, table).inputs))
+    report = plan.project.report.model_dump(include={"zoom", "images_per_test", "models", "protocol"})
+    costs = (("complexity", model) for model in plan.table_models(table))
+    return Needs(report, (("tables", table), *costs, *tables(plan, table).inputs))
 
 
 def efficiency(plan, _):
@@ -243,7 +244,7 @@ def page(plan, _):
     models = [*plan.shown_models(), *plan.recognition_models()]
     inputs = [
         *((rule, table) for table in shown for rule in ("tables", "figures")),
-        *(("efficiency", ""), *scores(plan, *shown), *trained(plan, models)),
+        *(("efficiency", ""), ("published", ""), *scores(plan, *shown), *trained(plan, models)),
         *(*lists(own), *(("manifest", name.removesuffix(NOLEAK)) for name in own)),
         *((("leakage", ""),) if own else ()),
         *((("features_table", ""), ("features_figures", "")) if plan.project.features.models else ()),

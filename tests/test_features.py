@@ -34,8 +34,8 @@ from airpipe.evaluation.features import (
 )
 from airpipe.evaluation.gram import distances, feature_rows, normalised, principal_components, tsne
 from airpipe.evaluation.neighbours import Samples, at_random, by_scene, classify, splits
-from airpipe.reporting import feature_figures
 from airpipe.reporting.builders.features import feature_table
+from airpipe.reporting.figures import charts
 from airpipe.reporting.published import ACCURACIES, read_published, records
 from airpipe.reporting.table import read_frame, read_table, write_table
 from airpipe.settings.base import canonical_json, check_settings
@@ -669,7 +669,7 @@ def test_a_trained_model_is_set_beside_the_printed_number_of_its_tasks_and_steps
 def test_figures_have_a_row_per_checkpoint_and_equal_numbers_give_equal_files(results, tmp_path):
     facts = [json.loads(path.read_text()) for path in results]
     sizes = {}
-    for name, draw in (("tsne", feature_figures.draw_tsne), ("confusion", feature_figures.draw_confusion)):
+    for name, draw in (("tsne", charts.draw_tsne), ("confusion", charts.draw_confusion)):
         for count in (2, 4, 4):
             target = tmp_path / f"{name}{count}.png"
             before = target.read_bytes() if target.exists() else None

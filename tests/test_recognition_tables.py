@@ -18,7 +18,8 @@ from airpipe.reporting.builders.recognition import (
     row_label,
     variant_of,
 )
-from airpipe.reporting.recognition_figures import draw_pictures, draw_top1, read_pictures
+from airpipe.reporting.figures.charts import draw_top1
+from airpipe.reporting.figures.pictures import draw_pictures, read_pictures
 from airpipe.reporting.table import read_frame, read_table, write_table
 from benchmarks import vrdir_bounds
 

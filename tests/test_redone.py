@@ -141,7 +141,7 @@ def test_a_recipe_redoes_trainings_with_it_and_tests_that_draw_from_it(demo, rec
 
 def test_a_table_of_equal_budgets_redoes_itself_only(demo):
     assert redone(demo, plan(nested("tables", "pretraining", "equal_budgets", False))) == {
-        "tables": {"pretraining"}, "figures": {"pretraining"}, "metrics": {""}, "page": {""},
+        "tables": {"pretraining"}, "figures": {"pretraining"}, "published": {""}, "metrics": {""}, "page": {""},
     }  # fmt: skip
 
 

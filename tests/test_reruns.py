@@ -109,7 +109,7 @@ def test_comments_machines_and_moved_folders_redo_nothing(project, tmp_path):
     edited = [
         *("src/airpipe/methods/baseline/training.py", "src/airpipe/models/nafnet.py", "scripts/train.py"),
         *("src/airpipe/registry.py", "src/airpipe/evaluation/metrics.py", "scripts/evaluate.py"),
-        *("src/airpipe/plan/lists.py", "src/airpipe/reporting/tables.py"),
+        *("src/airpipe/plan/lists.py", "src/airpipe/reporting/reading.py"),
         *("workflow/Snakefile", *(f"workflow/rules/{path.name}" for path in (folder / "workflow/rules").glob("*.smk"))),
         *("config/config.yaml", "config/recipes.yaml", "config/methods/baseline.yaml"),
     ]

@@ -1,5 +1,5 @@
 # Files of results, by the ids of the plan: what evaluation, studies and report hand to each other.
-FIGURES = ["bars", "curves", "qualitative"]
+FIGURES = ["bars", "costs", "curves", "qualitative"]
 
 
 def cards(models):
@@ -26,6 +26,17 @@ def feature_outputs():
     """Table and figures of the feature analysis; none where it is off."""
     figures = expand("results/figures/features/{name}.png", name=["tsne", "confusion"])
     return ["results/tables/features.csv", *figures] if PROJECT.features.models else []
+
+
+def page_sections():
+    """Names of the tables in each section of the page."""
+    sections = {table: [table, f"{table}_gains"] for table in PROJECT.tables}
+    sections |= {name: [name] for name in ("published", "efficiency")}
+    if PROJECT.features.models:
+        sections["features"] = ["features"]
+    if RECOGNITION.models:
+        sections["recognition"] = ["recognition", "restoration"]
+    return sections
 
 
 def recognition_outputs():

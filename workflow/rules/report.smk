@@ -142,6 +142,7 @@ rule all_tables:
 rule figures:
     input:
         table="results/tables/{table}.csv",
+        costs=lambda wildcards: [f"results/complexity/{model}.json" for model in PLAN.table_models(wildcards.table)],
         scores=lambda wildcards: evaluated(wildcards.table),
         curves=lambda wildcards: curves(PLAN.table_models(wildcards.table)),
     output:
@@ -150,6 +151,12 @@ rule figures:
             caption="../report/bars.rst",
             category="Figures",
             labels={"table": "{table}", "figure": "bars"},
+        ),
+        costs=report(
+            "results/figures/{table}/costs.png",
+            caption="../report/costs.rst",
+            category="Figures",
+            labels={"table": "{table}", "figure": "costs"},
         ),
         curves=report(
             "results/figures/{table}/curves.png",
@@ -173,7 +180,7 @@ rule figures:
         mem_mb=4000,
         runtime=20,
     params:
-        report=PROJECT.report.model_dump(mode="json", include={"zoom", "images_per_test", "protocol"}),
+        report=PROJECT.report.model_dump(mode="json", include={"zoom", "images_per_test", "models", "protocol"}),
     message:
         "Figures of table {wildcards.table}"
     script:
@@ -182,14 +189,12 @@ rule figures:
 
 rule page:
     input:
-        tables=collect("results/tables/{table}.csv", table=PROJECT.tables),
+        tables=[f"results/tables/{table}.json" for tables in page_sections().values() for table in tables],
         gains=collect("results/tables/{table}_gains.csv", table=PROJECT.tables),
-        figures=collect(
-            "results/figures/{table}/{kind}.png",
-            table=PROJECT.tables,
-            kind=["bars", "curves", "qualitative"],
-        ),
-        efficiency="results/tables/efficiency.csv",
+        figures=[
+            *expand("results/figures/{table}/{kind}.png", table=PROJECT.tables, kind=FIGURES),
+            *[path for path in [*feature_outputs(), *recognition_outputs()] if path.endswith(".png")],
+        ],
         cards=cards([*PLAN.shown_models(), *PLAN.recognition_models()]),
         scores=evaluated(*PROJECT.tables),
         lists=lambda wildcards: [f"results/pairs/{name}.json" for name in PLAN.folder_lists()],
@@ -197,8 +202,6 @@ rule page:
             f"results/manifests/{name.removesuffix('_noleak')}.json" for name in PLAN.folder_lists()
         ],
         leakage=lambda wildcards: ["results/data/leakage.json"] if PLAN.folder_lists() else [],
-        features=feature_outputs(),
-        recognition=recognition_outputs(),
     output:
         page=report(
             "results/report/index.html",
@@ -218,6 +221,7 @@ rule page:
     params:
         report=PROJECT.report.model_dump(mode="json"),
         scale=PROJECT.scale,
+        sections=page_sections(),
     message:
         "Report page"
     script:

@@ -1,67 +1,84 @@
 """The report page: one html file with everything in it, readable without a network.
 
-Pictures are JPEG in base64, each embedded once as a style class, however many sliders show it.
-A content security policy in the page forbids any request.
+It shows any tables in the form of `airpipe.reporting.table`. Pictures are JPEG in base64, each embedded once as a
+style class, however many sliders show it. A content security policy in the page forbids any request.
 """
 
 import base64
 import hashlib
 import io
 import json
+import logging
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jinja2
 import numpy as np
 import pandas as pd
+from markupsafe import Markup, escape
 from PIL import Image
 
 from airpipe.provenance import write_text
-from airpipe.reporting.figures import Scene, read_pixels, read_scenes
-from airpipe.reporting.pivots import Block, notes, pivot, place_names, short_labels
+from airpipe.reporting.figures.pictures import Pixels, Scene, read_pixels, read_scenes
 from airpipe.reporting.published import PAPER_SCALE
-from airpipe.reporting.table import EMPTY
-from airpipe.reporting.table import Block as Shown
-from airpipe.reporting.table import read_table as read_shown
-from airpipe.reporting.tables import PLACE, Card, read_gains, read_table, without_seed
+from airpipe.reporting.reading import Card
+from airpipe.reporting.table import (
+    EMPTY,
+    SIGNS,
+    Block,
+    Line,
+    Table,
+    facts_of,
+    read_frame,
+    read_table,
+    without_seed,
+    words,
+)
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 TEMPLATE = "page.html.j2"
-SIDES = (448, 384, 320, 256, 192)
-"""Longest side in pixels of gallery pictures: the largest with which all stay below PICTURE_BYTES."""
-PICTURE_BYTES = 2_600_000
-"""Largest size of all gallery pictures together, in bytes."""
-LARGE_FIGURE = 300_000
-"""Figures of more bytes (pictures, not charts) become JPEG."""
-FIGURE_WIDTH = 1600
-"""Width in pixels to which wider JPEG figures are scaled down."""
-FIGURES = (
-    ("bars", "PSNR by degradation and level"),
-    ("curves", "Training loss and validation PSNR"),
-    ("qualitative", "Degraded, restored and clean, with the crop where restoration changes most"),
-)
-FEATURE_FIGURES = (
-    ("tsne", "t-SNE of the features, with random weights and as trained; each point is a degraded crop"),
-    ("confusion", "Which degradation is taken for which"),
-)
-RECOGNITION_FIGURES = (
-    ("top1", "What the frozen headline recogniser tells in degraded and in restored images"),
-    ("pictures", "Degraded, restored and clean, and how much each branch of the enhancer counts at each place"),
-)
+SIDES = (448, 384, 320, 256, 192, 128)
+"""Longest side in pixels of gallery pictures: the largest with which all stay within the budget."""
+WIDTHS = (1600, 1300, 1000, 800, 600)
+"""Width in pixels to which wider figures are scaled down: as for pictures."""
+BUDGET = 3_600_000
+"""Bytes of all gallery pictures together, and of all figures; base64 makes 4/3 of it."""
+LIMIT = 15_000_000
+"""Bytes of a page that still opens quickly."""
+GRIDS = ("qualitative", "pictures")
+"""Figures that show photographs: they become JPEG; charts are drawn in few colours."""
+CAPTIONS = {
+    "bars": "PSNR by degradation and level, with 95 % intervals over images",
+    "costs": "PSNR against parameters and against multiply-accumulates",
+    "curves": "Training loss and validation PSNR",
+    "qualitative": "Degraded, restored and clean, with the crop where restoration changes most",
+    "tsne": "t-SNE of the features, with random weights and as trained; each point is a degraded crop",
+    "confusion": "Which degradation is taken for which",
+    "top1": "What the frozen headline recogniser tells in degraded and in restored images",
+    "pictures": "Degraded, restored and clean, and how much each branch of the enhancer counts at each place",
+}
+"""What figures show, by the names of their files."""
+MARKS = {"best": "the best", "worse": "worse than no restoration", "tie": "the difference lies within its interval"}
+FACTS = ("method", "task", "protocol")
+"""What readers filter by, in this order; other facts follow."""
 
 
 @dataclass(frozen=True)
 class Sources:
     """The files that the page shows."""
 
-    tables: Sequence[Path]
-    """Long tables <name>.csv; <name>_gains.csv lies beside each."""
-    figures: Path
-    """Folder with <name>/bars.png, curves.png and qualitative.png of each table."""
-    efficiency: Path
-    """The efficiency table, efficiency.csv."""
+    sections: Mapping[str, Sequence[Path]]
+    """Json files of the tables of each section, by its name; the first table gives its title."""
+    figures: Sequence[Path]
+    """Figures, each in a folder with the name of its section."""
+    gains: Sequence[Path]
+    """Long frames of gains per image, for the summary."""
     scores: Sequence[Path]
     """Score files of all tests, `none` and the models."""
     pictures: Path
@@ -72,57 +89,30 @@ class Sources:
     """What the check of each of these lists found: results/manifests/<dataset>.<split>.json."""
     leakage: Path | None = None
     """The leakage report, results/data/leakage.json; None: no list is of a folder."""
-    features: Path | None = None
-    """The feature table, features.csv, where features were analysed; its figures are in `figures`/features."""
-    recognition: Sequence[Path] = ()
-    """The tables recognition.csv and restoration.csv, where there were recognition tests; figures in
-    `figures`/recognition."""
 
 
 @dataclass(frozen=True)
-class GainLine:
-    """Gains of one model in one column: mean and smallest in dB, and those of every image."""
+class Figure:
+    """A figure with its size in pixels, as a data address."""
 
-    model: str
-    place: str
-    protocol: str
-    mean: float
-    smallest: float
-    images: tuple[tuple[str, float, float, float], ...]
-    """Image name, PSNR without restoration, PSNR restored, gain."""
+    caption: str
+    address: str
+    width: int
+    height: int
 
 
 @dataclass(frozen=True)
 class Section:
-    """One table of the project with its figures."""
+    """Tables and figures under one heading."""
 
     name: str
-    blocks: list[Block]
-    notes: list[str]
-    gains: list[GainLine]
-    figures: list[dict[str, str]]
-    """Title and data address of each figure."""
+    tables: Sequence[Table]
+    figures: Sequence[Figure]
 
-
-@dataclass(frozen=True)
-class FeatureSection:
-    """The feature analysis: its table, notes and figures."""
-
-    head: list[str]
-    body: list[list[str]]
-    notes: list[str]
-    figures: list[dict[str, str]]
-    """Title and data address of each figure."""
-
-
-@dataclass(frozen=True)
-class RecognitionSection:
-    """The recognition tests: their blocks (title, head, body), notes and figures."""
-
-    blocks: list[dict[str, Any]]
-    notes: list[str]
-    figures: list[dict[str, str]]
-    """Title and data address of each figure."""
+    @property
+    def title(self) -> str:
+        """Title of the first table."""
+        return self.tables[0].title
 
 
 @dataclass(frozen=True)
@@ -139,6 +129,7 @@ class Slider:
     """PSNR before and after, as shown."""
     width: int
     height: int
+    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 # Pictures
@@ -156,82 +147,84 @@ def data_address(content: bytes, kind: str = "image/jpeg") -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
-def _smaller(pixels: Any, side: int) -> Any:
-    """Scale down (never up) so that the longest side is at most `side` pixels."""
+def within_budget(encode: Callable[[int], T], sizes: Sequence[int], weight: Callable[[T], int]) -> T:
+    """Encode at the largest size whose result weighs at most BUDGET, or at the smallest."""
+    for size in sizes:
+        encoded = encode(size)
+        if weight(encoded) <= BUDGET:
+            break
+    return encoded
+
+
+def _smaller(pixels: Any, width: int, height: int) -> Pixels:
+    """Scale down, never up, until the picture fits."""
     image = Image.fromarray(pixels)
-    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    image.thumbnail((width, height), Image.Resampling.LANCZOS)
     return np.asarray(image)
 
 
 def embed_pictures(scenes: Sequence[Scene], quality: int) -> tuple[dict[str, str], list[Slider]]:
     """Encode all gallery pictures as data addresses by class name, and lay out the sliders that use them."""
-    for side in SIDES:
-        encoded, sliders = _encode(scenes, quality, side)
-        if sum(map(len, encoded.values())) <= PICTURE_BYTES:
-            break
-    return {name: data_address(content) for name, content in encoded.items()}, sliders
+
+    def encode(side: int) -> tuple[dict[str, bytes], list[Slider]]:
+        encoded: dict[str, bytes] = {}
+
+        def add(pixels: Any) -> str:
+            content = jpeg(_smaller(pixels, side, side), quality)
+            name = f"p{hashlib.sha256(content).hexdigest()[:12]}"
+            encoded[name] = content
+            return name
+
+        return encoded, [slider for scene in scenes for slider in _sliders(scene, side, add)]
+
+    found, sliders = within_budget(encode, SIDES, lambda both: sum(map(len, both[0].values())))
+    return {name: data_address(content) for name, content in found.items()}, sliders
 
 
-def _encode(scenes: Sequence[Scene], quality: int, side: int) -> tuple[dict[str, bytes], list[Slider]]:
-    encoded: dict[str, bytes] = {}
-
-    def add(pixels: Any) -> str:
-        content = jpeg(_smaller(pixels, side), quality)
-        name = f"p{hashlib.sha256(content).hexdigest()[:12]}"
-        encoded[name] = content
-        return name
-
-    sliders = []
-    for scene in scenes:
-        before = add(scene.degraded.pixels)
-        height, width = _smaller(scene.degraded.pixels, side).shape[:2]
-        for shown in scene.restored:
-            names = (shown.title, scene.test, scene.image, before, add(shown.pixels))
-            values = (_decibel(scene.degraded.psnr), _decibel(shown.psnr))
-            sliders.append(Slider(*names, *values, width, height))
-    return encoded, sliders
+def _sliders(scene: Scene, side: int, add: Callable[[Any], str]) -> list[Slider]:
+    before = add(scene.degraded.pixels)
+    height, width = _smaller(scene.degraded.pixels, side, side).shape[:2]
+    found = []
+    for shown in scene.restored:
+        names = (shown.title, scene.test, scene.image, before, add(shown.pixels))
+        values = (_decibel(scene.degraded.psnr), _decibel(shown.psnr))
+        found.append(Slider(*names, *values, width, height, facts_of(shown.model)))
+    return found
 
 
 def _decibel(value: float | None) -> str:
-    return "–" if value is None or math.isnan(value) else f"{value:.2f}"
+    return EMPTY if value is None or math.isnan(value) else f"{value:.2f}"
 
 
-def embed_figure(path: Path) -> str:
-    """A figure as a data address: charts as PNG, the large grid of pictures as JPEG."""
-    if path.stat().st_size < LARGE_FIGURE:
-        return data_address(path.read_bytes(), "image/png")
-    image = Image.fromarray(read_pixels(path))
-    image.thumbnail((FIGURE_WIDTH, image.height), Image.Resampling.LANCZOS)
-    return data_address(jpeg(np.asarray(image), 82))
+def embed_figures(paths: Sequence[Path]) -> dict[Path, Figure]:
+    """Embed figures, all at one scale."""
+
+    def encode(width: int) -> dict[Path, Figure]:
+        return {path: _figure(path, width) for path in paths}
+
+    return within_budget(encode, WIDTHS, lambda found: 3 * sum(len(figure.address) for figure in found.values()) // 4)
+
+
+def _figure(path: Path, width: int) -> Figure:
+    pixels = read_pixels(path)
+    pixels = _smaller(pixels, width, pixels.shape[0])
+    if path.stem in GRIDS:
+        address = data_address(jpeg(pixels, 82))
+    else:
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).quantize(128).save(buffer, "PNG", optimize=True)
+        address = data_address(buffer.getvalue(), "image/png")
+    return Figure(CAPTIONS.get(path.stem, path.stem), address, pixels.shape[1], pixels.shape[0])
 
 
 # Text
-
-
-def gain_lines(gains: pd.DataFrame) -> list[GainLine]:
-    """Gather per-image gains by model, column and protocol, all seeds together."""
-    if gains.empty:
-        return []
-    own = gains.assign(key=gains["model"].map(without_seed))
-    labels = short_labels(own["key"].unique())
-    places = list(dict.fromkeys(own[PLACE].itertuples(index=False, name=None)))
-    names = dict(zip(places, place_names(places), strict=True))
-    lines = []
-    for _, group in own.groupby(["key", *PLACE, "protocol"], sort=False):
-        columns = group[["image", "none", "restored", "gain"]].itertuples(index=False, name=None)
-        images = tuple((str(i), float(n), float(r), float(g)) for i, n, r, g in columns)
-        values = group["gain"].to_numpy(float)
-        first = group.iloc[0]
-        texts = (labels[first["key"]], names[tuple(first[PLACE])], str(first["protocol"]))
-        lines.append(GainLine(*texts, float(values.mean()), float(values.min()), images))
-    return lines
 
 
 def summary(gains: pd.DataFrame, cards: Mapping[str, Card], scale: str) -> str:
     """One paragraph: what was run at which scale, and what came of it.
 
     Args:
-        gains: per-image gains to speak of, each measurement once.
+        gains: gain of every image, each measurement once.
         cards: card of every trained model, by model id.
         scale: scale of this run.
     """
@@ -253,79 +246,28 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def all_gains(tables: Sequence[Path], protocol: str) -> pd.DataFrame:
+def all_gains(paths: Sequence[Path], protocol: str) -> pd.DataFrame:
     """Gains of all tables under one protocol (where it was used, otherwise all), each measurement once."""
-    gains = pd.concat([read_gains(gains_path(path)) for path in tables], ignore_index=True)
+    gains = pd.concat([read_frame(path) for path in paths], ignore_index=True)
     gains = gains.drop_duplicates(["model", "test", "image", "protocol"])
     wanted = gains["protocol"] == protocol
     return gains[wanted] if wanted.any() else gains
 
 
-def gains_path(table: Path) -> Path:
-    """Path of the file with the gains of a table."""
-    return table.with_name(f"{table.stem}_gains.csv")
-
-
-def _section(path: Path, sources: Sources, scale: str) -> Section:
-    name, table = path.stem, read_table(path)
-    gains = read_gains(gains_path(path))
-    figures = [
-        {"title": title, "address": embed_figure(sources.figures / name / f"{kind}.png"), "kind": kind}
-        for kind, title in FIGURES
-    ]
-    return Section(name, pivot(table), notes(table, scale), gain_lines(gains), figures)
-
-
-def _feature_section(sources: Sources) -> FeatureSection | None:
-    if sources.features is None:
-        return None
-    table = read_shown(sources.features.with_suffix(".json"))
-    figures = [
-        {"title": title, "address": embed_figure(sources.figures / "features" / f"{kind}.png")}
-        for kind, title in FEATURE_FIGURES
-    ]
-    block = _texts(table.blocks[0])
-    return FeatureSection(block["head"], block["body"], list(table.notes), figures)
-
-
-def _recognition_section(sources: Sources) -> RecognitionSection | None:
-    if not sources.recognition:
-        return None
-    tables = [read_shown(path.with_suffix(".json")) for path in sources.recognition]
-    blocks = [_texts(block) for table in tables for block in table.blocks]
-    notes = [note for table in tables for note in table.notes]
-    figures = [
-        {"title": title, "address": embed_figure(sources.figures / "recognition" / f"{kind}.png")}
-        for kind, title in RECOGNITION_FIGURES
-    ]
-    return RecognitionSection(blocks, list(dict.fromkeys(notes)), figures)
-
-
-def _texts(block: Shown) -> dict[str, Any]:
-    """A block as plain texts."""
-    cells = [[" / ".join(part.text for part in cell.parts) or EMPTY for cell in line.cells] for line in block.lines]
-    body = [[line.label, *texts] for line, texts in zip(block.lines, cells, strict=True)]
-    return {"title": block.title, "head": list(block.head), "body": body}
-
-
-def provenance_lines(cards: Mapping[str, Card]) -> list[list[str]]:
-    """Model, settings hash, git commit, end of training and device of every model, for the footer."""
+def provenance_block(cards: Mapping[str, Card]) -> Block:
+    """Settings hash, git commit, end of training and device of every model."""
     lines = []
     for model, card in cards.items():
         commit = str(card["git"]["commit"] or "not in git")[:12]
-        changed = " + uncommitted changes" if card["git"]["dirty"] else ""
-        texts = (
-            str(card["settings_hash"] or "imported")[:12],
-            commit + changed,
-            str(card["finished"]),
-            str(card["device"] or ""),
-        )
-        lines.append([model, *texts])
-    return lines
+        commit += " + uncommitted changes" if card["git"]["dirty"] else ""
+        settings = str(card["settings_hash"] or "imported")[:12]
+        cells = words(settings, commit, str(card["finished"]), str(card["device"] or ""))
+        lines.append(Line(model, cells, facts=facts_of(model)))
+    return Block("", ("model", "settings hash", "git commit", "training finished", "device"), tuple(lines))
 
 
 def data_lines(sources: Sources) -> list[str]:
-    """Lines on what a reader should know of the data: odd copies, missing files, test images that were trained on."""
+    """Lines on what a reader should know of the data: odd copies, missing files."""
     lines = []
     for path, check in zip(sources.lists, sources.checks, strict=True):
         facts, checked = (json.loads(each.read_text(encoding="utf-8")) for each in (path, check))
@@ -333,14 +275,45 @@ def data_lines(sources: Sources) -> list[str]:
         notes += [f"{len(facts['removed'])} images of the tests left out"] if facts.get("removed") else []
         notes += checked.get("notes", [])
         lines.append(f"{path.stem}: {_count(facts['pairs'], 'pair')}. {'; '.join(notes)}".rstrip(". "))
-    if sources.leakage is not None:
-        for pair in json.loads(sources.leakage.read_text(encoding="utf-8"))["shared"]:
-            lines.append(
-                f"Leakage: {pair['train_list']} shows {pair['test_images']} of the {pair['of_test_images']} test "
-                f"images of {pair['test_list']} (results/data/leakage.csv names them; docs/datasets.md tells "
-                "how to train without them)"
-            )
     return lines
+
+
+def leakage_lines(path: Path | None) -> list[str]:
+    """Lines on test images that were trained on."""
+    if path is None:
+        return []
+    return [
+        f"{pair['train_list']} shows {pair['test_images']} of the {pair['of_test_images']} test images of "
+        f"{pair['test_list']} (results/data/leakage.csv names them; docs/datasets.md tells how to train without them)"
+        for pair in json.loads(path.read_text(encoding="utf-8"))["shared"]
+    ]
+
+
+# The page
+
+
+def origins_of(block: Block) -> dict[tuple[str, ...], int]:
+    """Number all that cells of a block tell of where they come from, each once."""
+    told = dict.fromkeys(cell.about for line in block.lines for cell in line.cells if cell.about)
+    return {about: number for number, about in enumerate(told)}
+
+
+def words_of(block: Block) -> set[int]:
+    """Columns of words: they stand left, as the labels do."""
+    columns = range(1, len(block.head))
+    parts = {at: [part for line in block.lines for part in line.cells[at - 1].parts[:1]] for at in columns}
+    return {at for at, found in parts.items() if found and all(math.isnan(part.value) for part in found)}
+
+
+def choices(tables: Sequence[Table]) -> dict[str, list[str]]:
+    """What readers can filter by: values of each fact of lines and blocks that has several."""
+    found: dict[str, set[str]] = {name: set() for name in FACTS}
+    for block in (block for table in tables for block in table.blocks):
+        for facts in (block.facts, *(line.facts for line in block.lines if line.kind != "none")):
+            for name, value in facts.items():
+                found.setdefault(name, set()).add(value)
+    several = {name: sorted(value for value in values if value) for name, values in found.items()}
+    return {name: values for name, values in several.items() if len(values) > 1}
 
 
 def write_page(
@@ -356,12 +329,38 @@ def write_page(
         target: html file to write.
 
     Raises:
-        AirpipeError: a picture or score is missing, or the disk refuses.
+        AirpipeError: a table, picture or score is missing, or the disk refuses.
     """
-    sections = [_section(path, sources, scale) for path in sources.tables]
-    efficiency = _texts(read_shown(sources.efficiency.with_suffix(".json")).blocks[0])
-    scenes = read_scenes(sources.scores, sources.pictures, report["protocol"], report["images_per_test"])
-    pictures, sliders = embed_pictures(scenes, report["jpeg_quality"])
+    figures = embed_figures(sources.figures)
+    sections = [
+        Section(
+            name,
+            [read_table(path) for path in tables],
+            [figure for path, figure in figures.items() if path.parent.name == name],
+        )
+        for name, tables in sources.sections.items()
+    ]
+    pictures, sliders = embed_pictures(read_scenes(sources.scores, sources.pictures, report), report["jpeg_quality"])
+    text = _template().render(
+        title=report["title"],
+        scale=scale,
+        summary=summary(all_gains(sources.gains, report["protocol"]), cards, scale),
+        choices=choices([table for section in sections for table in section.tables]),
+        sections=sections,
+        remarks={
+            "Leakage": leakage_lines(sources.leakage),
+            "Data": data_lines(sources),
+        },
+        pictures=pictures,
+        sliders=sliders,
+        provenance=provenance_block(cards),
+    )
+    if len(text) > LIMIT:
+        log.warning("%s has %.0f MB; fewer tables or report.images_per_test make it smaller", target, len(text) / 1e6)
+    write_text(target, text)
+
+
+def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -369,17 +368,8 @@ def write_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    text = environment.get_template(TEMPLATE).render(
-        title=report["title"],
-        scale=scale,
-        summary=summary(all_gains(sources.tables, report["protocol"]), cards, scale),
-        sections=sections,
-        features=_feature_section(sources),
-        recognition=_recognition_section(sources),
-        data=data_lines(sources),
-        pictures=pictures,
-        sliders=sliders,
-        efficiency=(efficiency["head"], efficiency["body"]),
-        provenance=provenance_lines(cards),
-    )
-    write_text(target, text)
+    environment.filters["json_text"] = lambda facts: json.dumps({key: value for key, value in facts.items() if value})
+    environment.filters["breakable"] = lambda text: Markup(re.sub("([/_])", r"\1<wbr>", str(escape(text))))
+    environment.globals |= {"signs": SIGNS, "marks": MARKS, "empty": EMPTY}
+    environment.globals |= {"origins_of": origins_of, "words_of": words_of}
+    return environment.get_template(TEMPLATE)

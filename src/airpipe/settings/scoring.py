@@ -126,8 +126,14 @@ class ReportSettings(Settings):
 
     title: str = "airpipe"
     zoom: PositiveInt = Field(96, description="Side in pixels of the zoomed crop in the qualitative grid.")
-    images_per_test: PositiveInt = Field(2, description="Images of each test in the qualitative grid.")
-    protocol: Name = Field("airpipe", description="Protocol whose values the bars show.")
+    images_per_test: PositiveInt = Field(
+        2, description="Images of each test in the grid and on the page, which show at most 24 in all."
+    )
+    models: tuple[SettingModel, ...] = Field(
+        (),
+        description="Models whose pictures are always shown; the best, the median and the first ones fill up to four.",
+    )
+    protocol: Name = Field("airpipe", description="Protocol whose values figures show.")
     jpeg_quality: int = Field(90, ge=50, le=100, description="JPEG quality of the pictures on the page.")
 
 

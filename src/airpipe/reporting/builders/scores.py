@@ -28,6 +28,9 @@ from airpipe.reporting.table import (
     Part,
     Row,
     Table,
+    about_model,
+    best,
+    facts_of,
     number,
     place_names,
     short_labels,
@@ -326,14 +329,11 @@ def _named(model: str, wanted: str) -> bool:
 def _abouts(scores: pd.DataFrame, cards: Mapping[str, Card]) -> dict[str, tuple[str, ...]]:
     """Lines on where the numbers of each model come from."""
     found = {}
-    for model, group in scores.groupby("model", sort=False):
+    for model, group in scores[scores["model"] != NONE].groupby("model", sort=False):
         ids = list(dict.fromkeys(group["model_id"]))
-        lines = [", ".join(ids)]
-        for card in (card_of(cards, each) for each in ids[:1] if each != NONE):
-            commit = str(card["git"]["commit"] or "not in git")[:12]
-            lines.append(f"commit {commit}{' + uncommitted changes' if card['git']['dirty'] else ''}")
-        found[str(model)] = tuple(lines)
-    return found
+        seeds = (f"{len(ids)} seeds, of which the first is named",) if len(ids) > 1 else ()
+        found[str(model)] = (*about_model(ids[0], card_of(cards, ids[0])), *seeds)
+    return found | {NONE: (NO_RESTORATION,)}
 
 
 class Blocks:
@@ -401,10 +401,10 @@ class Blocks:
         for row in rows:
             label = self.labels.get(row["model"]) or published_label(row)
             by_label.setdefault(label, {})[column(row), row["metric"]] = row
-        best = {(place, metric): _best(by_label, place, metric) for place in columns for metric in metrics}
+        tops = {(place, metric): _best(by_label, place, metric) for place in columns for metric in metrics}
         lines = []
         for label, cells in by_label.items():
-            shown = [self._cell([cells.get((place, metric)) for metric in metrics], best, place) for place in columns]
+            shown = [self._cell([cells.get((place, metric)) for metric in metrics], tops, place) for place in columns]
             first = next(iter(cells.values()))
             kind = KIND_OF.get(first["model"], "ours")
             lines.append((self._rank(cells, kind), Line(label, tuple(shown), kind, _facts(first))))
@@ -415,10 +415,10 @@ class Blocks:
         values = [row["value"] for row in cells.values() if row["metric"] == "psnr" and _place(row) == self.sort]
         return KINDS.index(kind), -float(values[0]) if values and kind == "ours" else 0.0
 
-    def _cell(self, rows: Sequence[Row | None], best: Mapping[Any, float], column: Any) -> Cell:
+    def _cell(self, rows: Sequence[Row | None], tops: Mapping[Any, float], column: Any) -> Cell:
         if not any(rows):
             return Cell()
-        parts = tuple(_part(row, best[column, row["metric"]]) if row else number(None, 0) for row in rows)
+        parts = tuple(_part(row, tops[column, row["metric"]]) if row else number(None, 0) for row in rows)
         return Cell(parts, self._about(next(row for row in rows if row)))
 
     def _about(self, row: Row) -> tuple[str, ...]:
@@ -439,18 +439,18 @@ def _place(row: Row) -> Place:
 
 
 def _facts(row: Row) -> dict[str, str]:
-    """What readers may filter a line by: its method, and the tasks that it was trained for."""
-    return {"method": str(row["method"]), "task": str(row["setting"])}
+    """What readers may filter a line by: its method, and the tasks that it was trained for; nothing for none."""
+    if row["model"] in KIND_OF:
+        return {"method": row["method"], "task": row["setting"]} if row["model"] != NONE else {}
+    return facts_of(row["model"], row["backbone"])
 
 
 def _best(lines: Mapping[str, Mapping[tuple[Any, str], Row]], place: Any, metric: str) -> float:
     """The best of our own numbers in a column; NaN where there is nothing to be better than."""
-    found = [float(cells[place, metric]["value"]) for cells in lines.values() if (place, metric) in cells]
-    values = [value for value in found if not math.isnan(value)]
-    return max(values) if len(values) > 1 else math.nan
+    return best(float(cells[place, metric]["value"]) for cells in lines.values() if (place, metric) in cells)
 
 
-def _part(row: Row, best: float) -> Part:
+def _part(row: Row, top: float) -> Part:
     digits = DIGITS.get(row["metric"], 3)
     if row["model"] == "published":
         return number(row["published"], digits)
@@ -458,7 +458,7 @@ def _part(row: Row, best: float) -> Part:
         tie = row["low"] <= 0 <= row["high"]
         ends = f" ({row['low']:+.2f} to {row['high']:+.2f})" if math.isfinite(row["low"]) else ""
         return Part(f"{row['value']:+.2f}{ends}", row["value"], "tie" if tie else "")
-    mark: Mark = "best" if row["value"] == best else ""
+    mark: Mark = "best" if row["value"] == top else ""
     return with_spread(row["value"], row["sd"], digits, mark)
 
 
@@ -528,7 +528,7 @@ def gains_table(name: str, title: str, gains: pd.DataFrame) -> Table:
         texts = words(names[tuple(group.iloc[0][PLACE])], str(protocol))
         count = Cell((number(len(values), 0),))
         cells = (*texts, count, _gain(float(values.mean())), _gain(float(values.min())))
-        lines.append(Line(labels[str(model)], cells, facts={"method": str(model).split("/")[0]}))
+        lines.append(Line(labels[str(model)], cells, facts=facts_of(str(model))))
     head = ("model", "degradation", "protocol", "images x seeds", "mean gain (dB)", "smallest (dB)")
     lost = int((gains["gain"] < 0).sum())
     remarks = (f"{lost} of {len(gains)} gains are negative; PSNR in dB.",)
@@ -545,7 +545,7 @@ def _smallest(own: pd.DataFrame, labels: Mapping[str, str], names: Mapping[Any, 
                 *(Cell((number(row[part], 2),)) for part in ("none", "restored")),
                 _gain(row["gain"]),
             ),
-            facts={"method": row["key"].split("/")[0]},
+            facts=facts_of(row["key"]),
         )
         for row in own.sort_values("gain", kind="stable").head(SMALLEST).to_dict("records")
     ]

@@ -1,0 +1,1 @@
+"""Drawings of the report: charts, and grids of pictures."""
