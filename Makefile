@@ -31,7 +31,7 @@ endif
 demo: $(STAMP)  ## train, evaluate, report: tables, figures and the page, at demo scale
 	snakemake all
 
-test: $(STAMP)  ## one worker per core; a file's tests stay together, the longest files start first
+test: $(STAMP)  ## a worker more than cores; a file's tests stay together, the longest files start first
 	python -m pytest -n logical --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP)

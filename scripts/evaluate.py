@@ -1,26 +1,28 @@
-"""Score one model (or none) on one test under every protocol of the test."""
+"""Score one model (or none) on the tests of a table, each under every protocol of it; what fits is not done again."""
 
 import argparse
 from pathlib import Path
 
-from airpipe.data.pairs import read_facts, read_pairs
+import torch
+
 from airpipe.errors import run_main
-from airpipe.evaluation.protocol import evaluate, network_restorer, picture_keeper, write_scores
-from airpipe.provenance import sha256_file, write_json
+from airpipe.evaluation.scoring import Candidate, PairList, score_tests
+from airpipe.provenance import write_json
 from airpipe.settings.base import read_settings
-from airpipe.settings.names import variant_of
 from airpipe.settings.scoring import TestJob
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("id", help="model id, or none")
+    parser.add_argument("--table", required=True, help="name of the table, for the index")
     parser.add_argument("--model", type=Path, nargs="?", help="model.safetensors; nothing for none")
-    parser.add_argument("--pairs", type=Path, required=True)
+    parser.add_argument("--tests", type=Path, nargs="+", required=True, help="tests with their protocols as YAML")
+    parser.add_argument("--pairs", type=Path, nargs="+", required=True, help="pair lists of the tests")
     parser.add_argument("--root", action="append", default=[], help="dataset=folder")
-    parser.add_argument("--test", type=Path, required=True, help="the test and its protocols as YAML")
-    parser.add_argument("--scores", type=Path, required=True)
-    parser.add_argument("--restored", type=Path, required=True, help="folder for pictures")
+    parser.add_argument("--scores", type=Path, required=True, help="folder of the model's score files")
+    parser.add_argument("--restored", type=Path, required=True, help="folder of its pictures")
+    parser.add_argument("--index", type=Path, required=True, help="file that names the score files with their hashes")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
@@ -28,38 +30,12 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     given = arguments()
-    job = read_settings(TestJob, given.test)
-    test = job.test
-    protocols = {name: job.protocols[name] for name in test.protocols}
-    dataset = test.pairs.split(".")[0]
-    root = dict(text.split("=", 1) for text in given.root).get(dataset)
-    pairs = read_pairs(given.pairs, Path(root) if root else None)
-    given.restored.mkdir(parents=True, exist_ok=True)
-    restorer, card = (
-        network_restorer(given.model, given.device, given.threads, test.tile, variant_of(given.id))
-        if given.model
-        else (None, {})
-    )
-    keeper = picture_keeper(given.restored, with_clean=restorer is None)
-    rows = evaluate(test, protocols, pairs, restorer, keeper, f"scoring {job.name}")
-    facts = {
-        "model": given.id,
-        "test": job.name,
-        "dataset": dataset,
-        "scale": card.get("scale"),
-        "images": len(pairs),
-        "kept": list(dict.fromkeys(row["image"] for row in rows))[: test.keep_images],
-        "model_sha256": sha256_file(given.model) if given.model else None,
-        "version": read_facts(given.pairs).get("version"),
-        "pairs_sha256": sha256_file(given.pairs),
-        "protocols": {
-            name: protocol.model_dump(mode="json", exclude_none=True) for name, protocol in protocols.items()
-        },
-        "device": given.device,
-        "threads": given.threads,
-    }
-    write_json(given.scores.with_suffix(".json"), facts)
-    write_scores(given.scores, rows)
+    torch.set_num_threads(given.threads)
+    roots = {name: Path(root) for name, root in (text.split("=", 1) for text in given.root)}
+    lists = {file.stem: PairList(file, roots.get(file.stem.split(".")[0])) for file in given.pairs}
+    candidate = Candidate(given.id, given.model, given.scores, given.restored, given.device)
+    tests = score_tests(candidate, [read_settings(TestJob, file) for file in given.tests], lists)
+    write_json(given.index, {"table": given.table, "model": given.id, "tests": tests})
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from airpipe.errors import run_main
+from airpipe.evaluation.indexes import scores_of
 from airpipe.reporting.feature_figures import draw_confusion, draw_tsne
 from airpipe.reporting.features import read_results
 from airpipe.reporting.figures import draw_figures, read_curves, read_scenes
@@ -34,7 +35,7 @@ def main(job: Any) -> None:
         return
     report = job.params.report
     curves = read_curves([Path(path) for path in job.input.curves], RESULTS)
-    scores = [Path(path) for path in job.input.scores]
+    scores = scores_of(map(Path, job.input.scores))
     scenes = read_scenes(scores, RESULTS / "restored", report["protocol"], report["images_per_test"])
     draw_figures(read_table(Path(job.input.table)), curves, scenes, report, Path(job.output.bars).parent)
 

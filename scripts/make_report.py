@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from airpipe.errors import run_main
+from airpipe.evaluation.indexes import scores_of
 from airpipe.reporting.page import Sources, write_page
 from airpipe.reporting.tables import read_cards
 
@@ -21,7 +22,7 @@ def main(job: Any) -> None:
         tables=[Path(path) for path in job.input.tables],
         figures=RESULTS / "figures",
         efficiency=Path(job.input.efficiency),
-        scores=[Path(path) for path in job.input.scores],
+        scores=scores_of(map(Path, job.input.scores)),
         pictures=RESULTS / "restored",
         lists=[Path(path) for path in job.input.lists],
         checks=[Path(path) for path in job.input.checks],

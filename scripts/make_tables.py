@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from airpipe.errors import run_main
+from airpipe.evaluation.indexes import scores_of
 from airpipe.reporting.efficiency import write_efficiency
 from airpipe.reporting.features import write_feature_table
 from airpipe.reporting.pivots import write_metrics, write_tables
@@ -38,7 +39,7 @@ def main(job: Any) -> None:
     if job.rule == "efficiency":
         write_efficiency([Path(path) for path in job.input.complexity], cards, folder, Path(job.input.published))
         return
-    scores, published = ([Path(path) for path in paths] for paths in (job.input.scores, job.input.published))
+    scores, published = scores_of(map(Path, job.input.scores)), [Path(path) for path in job.input.published]
     write_tables(job.wildcards.table, job.params.scale, scores, cards, published, folder, job.params.equal_budgets)
 
 

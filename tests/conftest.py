@@ -19,6 +19,11 @@ LONGEST = (
 """Files of half a minute or more, longest first (2026-11-27, wall time in one run of `make test`)."""
 
 
+def pytest_xdist_auto_num_workers():
+    """One worker more than cores: the tests with Slurm start first, and one after the other they mostly wait."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_collection_modifyitems(config, items):
     """Among several workers (`make test`) the longest files start first, so that no worker ends alone."""
     if hasattr(config, "workerinput"):

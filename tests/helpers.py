@@ -3,17 +3,23 @@
 import csv
 import json
 import os
+import runpy
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from copy import deepcopy
 from functools import cache
+from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import patch
 
 import cv2
 import numpy as np
 import yaml
 
 from airpipe.data.pairs import read_pairs
+from airpipe.errors import run_main
 from airpipe.registry import METHODS
 from airpipe.settings.base import canonical_json
 from airpipe.settings.merging import deep_merge
@@ -21,6 +27,7 @@ from airpipe.settings.stages import StageSettings
 from airpipe.training.run import PairLists, RunOptions, train_stage
 
 ROOT = Path(__file__).parents[1]
+TRAIN_SCRIPT = ROOT / "scripts" / "train.py"
 NOISE = {"operation": "gaussian_noise", "parameters": {"sigma": {"choice": [15, 25, 50]}}}
 RAIN = {
     "operation": "rain_streaks",
@@ -106,6 +113,12 @@ def toy_list(folder: Path) -> Path:
     return target
 
 
+@cache
+def train_script() -> SimpleNamespace:
+    """What scripts/train.py defines."""
+    return SimpleNamespace(**runpy.run_path(str(TRAIN_SCRIPT)))
+
+
 class Stage:
     """A stage on disk that `scripts/train.py` can run."""
 
@@ -129,9 +142,22 @@ class Stage:
             f"toy={self.folder / 'images'}",
         ]
         where = ["--config", str(self.config), "--workdir", str(self.workdir)]
-        return [*launch, str(ROOT / "scripts" / "train.py"), *where, *lists, *more]
+        return [*launch, str(TRAIN_SCRIPT), *where, *lists, *more]
 
-    def run(self, *more: str, check: bool = True, **options) -> subprocess.CompletedProcess:
+    def run(self, *more: str, check: bool = True) -> subprocess.CompletedProcess:
+        """Run scripts/train.py in this process: a start of Python with torch costs more than the training."""
+        said, errors = StringIO(), StringIO()
+        words = [str(TRAIN_SCRIPT), *self.command(*more)[2:]]
+        with patch.object(sys, "argv", words), redirect_stdout(said), redirect_stderr(errors):
+            try:
+                run_main(train_script().main)
+            except SystemExit as end:
+                code = end.code
+        assert not check or code == 0, errors.getvalue()
+        return subprocess.CompletedProcess(words, code, said.getvalue(), errors.getvalue())
+
+    def run_apart(self, *more: str, check: bool = True, **options) -> subprocess.CompletedProcess:
+        """Run scripts/train.py in a process of its own."""
         done = subprocess.run(
             self.command(*more, **options), capture_output=True, text=True, env=one_thread(), timeout=300
         )

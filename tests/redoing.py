@@ -155,10 +155,9 @@ def train(plan, model):
 
 
 def evaluate(plan, name):
-    model, test = name.rsplit("/", 1)
-    return Needs(
-        inputs=(*trained(plan, [model]), ("freeze", f"tests/{test}"), *lists([plan.test_job(test).test.pairs]))
-    )
+    table, model = name.split("/", 1)
+    tests = tuple(("freeze", f"tests/{test}") for test in plan.project.tables[table].tests)
+    return Needs(inputs=(*trained(plan, [model]), *tests, *lists(plan.table_lists(table))))
 
 
 def complexity(plan, model):
@@ -166,7 +165,7 @@ def complexity(plan, model):
 
 
 def scores(plan, *tables):
-    return tuple(("evaluate", f"{model}/{test}") for model, test in plan.table_scores(*tables))
+    return tuple(("evaluate", f"{table}/{model}") for table, model in plan.evaluations(*tables))
 
 
 # Studies

@@ -180,18 +180,18 @@ def photographs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def with_photographs(tmp_path_factory, photographs):
-    """A copy of the project where `none` is scored on the guide's test and on one that no table shows."""
+    """A copy of the project where `none` is scored on the guide's test and on another one."""
     folder = copy_project(tmp_path_factory.mktemp("dataset"))
     write_overlay(folder, overlay(photographs), extra_test("mine.test"), name="my_photos.yaml")
-    scores = [f"results/scores/none/{name}.csv" for name in ("mine_noise25", "mine_noise15")]
-    done = snakemake(folder, *scores, "--configfile", "my_photos.yaml")
+    indexes = [f"results/evaluated/{name}/none.json" for name in ("mine", "more")]
+    done = snakemake(folder, *indexes, "--configfile", "my_photos.yaml")
     return folder, done.stdout
 
 
 def extra_test(pairs: str) -> dict:
-    """An overlay with one more test."""
+    """An overlay with one more test, and a table of it and the guide's test."""
     extra = {"pairs": pairs, "degradation": "noise", "level": "15", "recipe": "noise", "fixed": {"sigma": 15}}
-    return {"tests": {"mine_noise15": extra}}
+    return {"tests": {"mine_noise15": extra}, "tables": {"more": {"tests": ["mine_noise25", "mine_noise15"]}}}
 
 
 @pytest.mark.pipeline
@@ -214,9 +214,13 @@ def test_a_users_folder_is_checked_listed_and_scored(with_photographs):
 
 
 @pytest.mark.pipeline
-def test_a_test_outside_every_table_is_scored_too(with_photographs):
-    scores = pd.read_csv(with_photographs[0] / "results" / "scores" / "none" / "mine_noise15.csv")
-    assert scores.groupby("metric").size().to_dict() == {"psnr": 3, "ssim": 3}
+def test_two_tables_score_a_test_that_they_share_once(with_photographs):
+    results = with_photographs[0] / "results"
+    said = "".join((results / "logs" / "evaluate" / table / "none.log").read_text() for table in ("mine", "more"))
+    assert [said.count(f"mine_noise{word}") for word in ("25: scored 3 images", "25: reused", "15: scored")] == [1] * 3
+    one, both = (json.loads((results / "evaluated" / table / "none.json").read_text()) for table in ("mine", "more"))
+    assert list(both["tests"]) == ["mine_noise25", "mine_noise15"]
+    assert one["tests"]["mine_noise25"] == both["tests"]["mine_noise25"]
 
 
 def message_for(cause: str) -> str:

@@ -15,7 +15,7 @@ from airpipe.settings.base import settings_hash
 from airpipe.settings.datasets import DatasetSettings
 from airpipe.settings.merging import deep_merge
 from airpipe.settings.names import ModelId
-from airpipe.settings.scoring import TestJob
+from airpipe.settings.scoring import REVISION, TestJob
 from airpipe.settings.stages import ComputeSettings
 from airpipe.settings.studies import FeatureSettings, RecognitionJob
 
@@ -101,10 +101,19 @@ def test_tables_show_the_chosen_models_or_their_own(demo):
     assert demo.shown_models() == [NAFNET, SHORT, FINETUNE]
 
 
-def test_tables_score_no_restoration_first_and_every_model_on_every_test(demo):
-    scores = demo.table_scores("pretraining")
-    assert len(scores) == 3 * 5 and scores[0] == ("none", "photos_noise25") and scores[-1][0] == FINETUNE
-    assert len(demo.table_scores("allinone", "pretraining")) == 2 * 7 + 2 * 5  # both begin with `none`, scored once
+def test_a_table_evaluates_no_restoration_and_each_of_its_models_once(demo):
+    found = [("pretraining", model) for model in ("none", SHORT, FINETUNE)]
+    assert demo.evaluations("pretraining") == found
+    assert demo.evaluations("allinone", "pretraining") == [("allinone", "none"), ("allinone", NAFNET), *found]
+    twice = plan(nested("tables", "allinone", "models", ["baseline/nafnet_5d"] * 2))
+    assert twice.evaluations("allinone") == [("allinone", "none"), ("allinone", NAFNET)]
+
+
+def test_a_table_needs_the_lists_of_its_tests_and_no_other():
+    own = {"tests": {"own": {"pairs": "mine.test", "degradation": "noise", "recipe": "noise25"}}}
+    found = plan(MINE, own, {"tables": {"mine": {"tests": ["own", "photos_rain"]}}})
+    assert found.table_lists("mine") == ["mine.test", "photos.test"]
+    assert found.table_lists("allinone") == ["photos.test"]
 
 
 def test_imported_models_have_no_seed_and_must_be_there():
@@ -333,6 +342,7 @@ def test_a_test_job_has_its_recipe_and_its_protocols_written_out(demo):
     assert job.test.operations.operations[0].parameters["sigma"].constant == 15
     assert list(job.protocols) == ["airpipe", "promptir", "dcpt"]
     assert {(protocol.title, protocol.source) for protocol in job.protocols.values()} == {("", "")}
+    assert f"revision: {REVISION}" in demo.frozen("tests", "photos_noise15")  # a raised one scores again
 
 
 def test_features_are_analysed_for_the_named_models(demo):

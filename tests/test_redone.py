@@ -4,6 +4,7 @@
 """
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from redoing import redone, trainings
@@ -23,6 +24,7 @@ from test_plan import (
 )
 
 from airpipe.registry import stage_entry
+from airpipe.settings.scoring import TestJob
 
 SHOWN = {"tables", "figures", "metrics", "page"}
 """Rules between scores and page."""
@@ -53,9 +55,12 @@ def demo_scale(method, setting, stage, values):
     return nested("methods", method, "settings", setting, "stages", stage, "scales", "demo", values)
 
 
-def scored(found):
-    """Test by model that is scored anew."""
-    return {tuple(name.rsplit("/", 1)) for name in found.get("evaluate", ())}
+def evaluated(*names):
+    """Evaluations by table: ("allinone", [NAFNET]) is {"allinone/baseline/..."}."""
+    return {f"{table}/{model}" for table, models in names for model in models}
+
+
+EVERYTHING = evaluated(("allinone", ["none", NAFNET]), ("pretraining", ["none", SHORT, FINETUNE]))
 
 
 def test_without_a_change_nothing_is_redone(demo):
@@ -66,7 +71,7 @@ def test_a_fresh_clone_makes_everything_that_the_demo_needs():
     found = redone(None, plan())
     assert trainings(found) == {NAFNET, SHORT, FINETUNE, PRETRAIN, *CHAIN, *RECOGNISERS}
     assert found["recognise"] == ENHANCERS and len(found["features_knn"]) == 2
-    assert scored(found) == set(plan().table_scores("allinone", "pretraining"))
+    assert found["evaluate"] == EVERYTHING and len(EVERYTHING) == 5
     assert not {"pack", "fetch_dataset"} & set(found) and found["make_dataset"] == {"shapes0"}
 
 
@@ -100,7 +105,7 @@ def test_a_learning_rate_redoes_its_training_and_what_shows_it(demo):
     change = demo_scale("baseline", "nafnet_5d", "train", {"optimizers": {"net": {"learning_rate": 1e-3}}})
     found = redone(demo, plan(change))
     assert trainings(found) == found["freeze_settings"] == found["complexity"] == {NAFNET}
-    assert {model for model, _ in scored(found)} == {NAFNET}
+    assert found["evaluate"] == evaluated(("allinone", [NAFNET]))
     assert found["recognise"] == {f"seed0/{NAFNET}"}
     assert found["tables"] == found["figures"] == {"allinone"} and {"efficiency", *SHOWN} <= set(found)
     assert not {"freeze", "features_knn", "leakage", "pairs", "make_dataset"} & set(found)
@@ -110,7 +115,7 @@ def test_a_raised_revision_redoes_its_stages_and_what_follows(demo, monkeypatch)
     monkeypatch.setattr("airpipe.plan.models.stage_entry", raised("dcpt.pretrain"))
     found = redone(demo, plan())
     assert (found["freeze_settings"], trainings(found)) == ({PRETRAIN}, {PRETRAIN, FINETUNE})
-    assert {model for model, _ in scored(found)} == {FINETUNE} and len(found["features_knn"]) == 2
+    assert found["evaluate"] == evaluated(("pretraining", [FINETUNE])) and len(found["features_knn"]) == 2
 
 
 def raised(task):
@@ -121,8 +126,8 @@ def raised(task):
 @pytest.mark.parametrize(
     ("recipe", "retrained", "tests"),
     [
-        # Trains with it, and the low-light test degrades with it: that test of `none` is scored anew, too.
-        ("low_light", {NAFNET, SHORT, PRETRAIN, FINETUNE}, {("none", "photos_low_light")}),
+        # Trains with it, and the low-light test degrades with it: `none` is scored on that test anew, too.
+        ("low_light", {NAFNET, SHORT, PRETRAIN, FINETUNE}, {"tests/photos_low_light"}),
         # The noise tests fix their sigma, so the recipe's range concerns training only.
         ("noise", {NAFNET, SHORT, PRETRAIN, FINETUNE, *BRANCHES, SAD, ISE}, set()),
     ],
@@ -130,7 +135,8 @@ def raised(task):
 def test_a_recipe_redoes_trainings_with_it_and_tests_that_draw_from_it(demo, recipe, retrained, tests):
     found = redone(demo, plan(nested("recipes", recipe, [{"operation": "gaussian_noise", "parameters": {"sigma": 5}}])))
     assert trainings(found) == retrained
-    assert {(model, test) for model, test in scored(found) if model == "none"} == tests
+    assert {name for name in found.get("freeze", ()) if name.startswith("tests/")} == tests
+    assert ({"allinone/none", "pretraining/none"} <= found["evaluate"]) == bool(tests)
 
 
 def test_a_table_of_equal_budgets_redoes_itself_only(demo):
@@ -143,18 +149,37 @@ def test_a_table_of_equal_budgets_redoes_itself_only(demo):
 
 
 @pytest.mark.parametrize(
-    ("change", "tests"),
+    ("change", "tests", "tables"),
     [
-        (nested("tests", "photos_noise25", "fixed", "sigma", 30), {"photos_noise25"}),
-        (nested("tests", "photos_rain", "seed", 7), {"photos_rain"}),
-        (nested("protocols", "dcpt", "border", 2), {"photos_noise15", "photos_noise25", "photos_noise50"}),
+        (nested("tests", "photos_noise25", "fixed", "sigma", 30), {"photos_noise25"}, {"allinone", "pretraining"}),
+        (nested("tests", "photos_noise15", "keep_images", 1), {"photos_noise15"}, {"allinone"}),
+        (
+            nested("protocols", "dcpt", "border", 2),
+            {"photos_noise15", "photos_noise25", "photos_noise50"},
+            {"allinone", "pretraining"},
+        ),
     ],
 )
-def test_a_test_or_protocol_scores_every_model_anew_and_trains_nothing(demo, change, tests):
+def test_a_test_or_protocol_evaluates_all_models_of_its_tables_and_trains_nothing(demo, change, tests, tables):
+    """Which tests a job then scores follows from the frozen ones that changed (`test_scoring.py`)."""
     found = redone(demo, plan(change))
-    shown = demo.table_scores("allinone", "pretraining")
-    assert scored(found) == {(model, test) for model, test in shown if test in tests}
-    assert set(found) == {"freeze", "evaluate"} | SHOWN
+    assert found["freeze"] == {f"tests/{test}" for test in tests}
+    assert found["evaluate"] == {name for name in EVERYTHING if name.split("/")[0] in tables}
+    assert found["tables"] == found["figures"] == tables and set(found) == {"freeze", "evaluate"} | SHOWN
+
+
+def test_a_raised_revision_of_scoring_evaluates_everything_and_trains_nothing(demo, monkeypatch):
+    monkeypatch.setattr("airpipe.plan.studies.TestJob", partial(TestJob, revision=99))
+    found = redone(demo, plan())
+    assert found["freeze"] == {f"tests/{test}" for test in demo.project.tables["allinone"].tests}
+    assert found["evaluate"] == EVERYTHING and set(found) == {"freeze", "evaluate"} | SHOWN
+
+
+def test_another_test_in_a_table_evaluates_that_table_only(demo):
+    tests = [*demo.project.tables["pretraining"].tests, "photos_noise15"]
+    found = redone(demo, plan(nested("tables", "pretraining", "tests", tests)))
+    assert found["evaluate"] == evaluated(("pretraining", ["none", SHORT, FINETUNE]))
+    assert found["tables"] == {"pretraining"} and set(found) == {"evaluate"} | SHOWN
 
 
 @pytest.mark.parametrize(
@@ -278,7 +303,7 @@ def test_a_moved_folder_and_another_expectation_redo_no_list(own):
 def test_another_choice_of_test_images_scores_them_anew_and_trains_nothing(own):
     fewer = nested("datasets", "mine", "splits", "test", "leave_out", ["test/a.png"])
     found = redone(own, plan(STUDIES_OFF, OWN, TRAINED_ON_OWN, fewer))
-    assert scored(found) == {(model, "own") for model in ("none", NAFNET)} and not trainings(found)
+    assert found["evaluate"] == evaluated(("allinone", ["none", NAFNET])) and not trainings(found)
     assert found["pairs"] == found["fingerprint"] == {"mine.test"} and "leakage" in found and "pack" not in found
 
 
@@ -286,7 +311,7 @@ def test_another_choice_of_training_images_trains_again(own):
     fewer = nested("datasets", "mine", "splits", "train", "leave_out", ["train/a.png"])
     found = redone(own, plan(STUDIES_OFF, OWN, TRAINED_ON_OWN, fewer))
     assert trainings(found) == {NAFNET} and found["pairs"] == found["pack"] == {"mine.train"}
-    assert scored(found) == {(NAFNET, test) for test in ("photos_noise25", "own")}
+    assert found["evaluate"] == evaluated(("allinone", [NAFNET]))
 
 
 def test_a_pack_is_made_where_asked_and_retrains_nothing(own):

@@ -154,11 +154,8 @@ def test_a_raised_revision_redoes_the_stage_and_what_follows(project, tmp_path):
     found = planned_with(folder)
     trained = {rule: count for rule, count in found.items() if rule in TRAINING}
     assert trained == {"dcpt_pretrain": 1, "dcpt_finetune": 1}  # the masked one is another task
-    assert (found["evaluate"], found["features_knn"], found["freeze_settings"]) == (
-        1,
-        2,
-        1,
-    ) and "recognise" not in found
+    assert (found["evaluate"], found["features_knn"], found["freeze_settings"]) == (1, 2, 1)
+    assert "recognise" not in found
 
 
 # Bad input

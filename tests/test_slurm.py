@@ -24,11 +24,10 @@ from workflow import TOY, copy_project, environment, write_overlay
 
 STAGE = "results/baseline/nafnet_5d/seed{}/train"
 MODEL = f"{STAGE.format(0)}/model.safetensors"
+TABLE = "results/tables/allinone.csv"
 LOG = "results/logs/baseline/nafnet_5d/seed{}/train.log"
-TRAIN_SECONDS = 70
-"""More than a job trains until its limit: 5 s to its first checkpoint, 10 to 40 s after it is let go again."""
-FROZEN_SECONDS = 50
-"""Slurm ends a job with a one-minute limit 60 to 90 s after its start."""
+STEPS = 2500
+"""Training that a test stops after its first checkpoint, a second after its start, goes on for many seconds more."""
 
 
 @pytest.fixture(scope="module")
@@ -141,36 +140,25 @@ def train_here(project: Path, workdir: Path, seed: int) -> subprocess.Popen[byte
     return subprocess.Popen(command, cwd=project, env=environment(project), stdout=subprocess.DEVNULL)
 
 
-def steps_in(seconds: float, folder: Path) -> int:
-    """How many toy steps take this machine at least `seconds`: by CPU time, whatever else it does."""
-    steps, project = 1500, copy_project(folder / "probe")
-    lists = [f"results/pairs/photos.{split}.csv" for split in ("train", "val")]
-    given = ("--configfile", str(overlay(project, steps=steps)))
-    command = ["snakemake", f"{STAGE.format(0)}/config.yaml", *lists, *given]
-    subprocess.run(command, cwd=project, env=environment(project), check=True, capture_output=True)
-    _, status, used = os.wait4(train_here(project, folder / "probe0", 0).pid, 0)
-    assert status == 0
-    return round(seconds * steps / (used.ru_utime + used.ru_stime))
-
-
 @pytest.mark.slurm
 def test_a_time_limit_and_a_cancelled_job_change_no_bit(tmp_path, slurm):
     project = copy_project(tmp_path / "project")
-    steps = steps_in(TRAIN_SECONDS, tmp_path)
-    given = overlay(project, seeds=(0, 1), steps=steps, checkpoint_seconds=5)
+    given = overlay(project, seeds=(0, 1), steps=STEPS, checkpoint_seconds=1)
     first, second = (f"rule_baseline_train_wildcards_nafnet_5d_{seed}" for seed in (0, 1))
-    with submitted(project, "all", "--configfile", str(given), retries=3) as run:
+    with submitted(project, TABLE, "--configfile", str(given), retries=3) as run:
         limited = run.until("job of seed 0", lambda: run.running(first))
-        begin = time.monotonic()
         ask("scontrol", "update", f"JobId={limited}", "TimeLimit=1")
         run.until("checkpoint of seed 0", lambda: saved(project, 0))
         frozen = training_process(project, 0)
-        os.kill(frozen, signal.SIGSTOP)  # a minute without computing
+        os.kill(frozen, signal.SIGSTOP)  # Slurm has no limit below a minute; training needs far less
         cancelled = run.until("job of seed 1", lambda: run.running(second))
         run.until("checkpoint of seed 1", lambda: saved(project, 1))
         ask("scancel", str(cancelled))
-        run.until("end of the frost", lambda: time.monotonic() - begin > FROZEN_SECONDS)
-        os.kill(frozen, signal.SIGCONT)
+        again = [train_here(project, tmp_path / f"uninterrupted{seed}", seed) for seed in (0, 1)]
+        assert [process.wait(timeout=1800) for process in again] == [0, 0]
+        run.until("time limit", lambda: run.running(first) != limited)
+        with suppress(ProcessLookupError):  # where Slurm's signal has let it go already
+            os.kill(frozen, signal.SIGCONT)
         assert run.wait(1800) == 0, run.said[-3000:]
         print(run.accounting())
 
@@ -179,14 +167,12 @@ def test_a_time_limit_and_a_cancelled_job_change_no_bit(tmp_path, slurm):
     assert attempts.pop(second) == ["CANCELLED", "COMPLETED"]
     assert attempts and all(states == ["COMPLETED"] for states in attempts.values()), attempts
     for seed in (0, 1):
-        resumed = re.search(rf"from step (\d+) of {steps} ", (project / LOG.format(seed)).read_text())
-        assert resumed and 0 < int(resumed.group(1)) < steps
-    with (project / "results/tables/allinone.csv").open(newline="") as table:
+        resumed = re.search(rf"from step (\d+) of {STEPS} ", (project / LOG.format(seed)).read_text())
+        assert resumed and 0 < int(resumed.group(1)) < STEPS
+    with (project / TABLE).open(newline="") as table:
         seeds = {row["seeds"] for row in csv.DictReader(table) if row["model"] == "baseline/nafnet_5d/train"}
     assert seeds == {"2"}
 
-    again = [train_here(project, tmp_path / f"uninterrupted{seed}", seed) for seed in (0, 1)]
-    assert [process.wait(timeout=1800) for process in again] == [0, 0]
     for seed in (0, 1):
         expected = (tmp_path / f"uninterrupted{seed}" / "model.safetensors").read_bytes()
         assert (project / STAGE.format(seed) / "model.safetensors").read_bytes() == expected
@@ -220,7 +206,7 @@ def test_a_job_that_twice_makes_no_progress_ends_by_itself_and_says_so(tmp_path,
     project, log = copy_project(tmp_path / "project"), tmp_path / "project" / LOG.format(0)
     given = overlay(project, steps=1_000_000, checkpoint_seconds=100_000)
     train = "rule_baseline_train_wildcards_nafnet_5d_0"
-    with submitted(project, MODEL, "--configfile", str(given), retries=3) as run:
+    with submitted(project, MODEL, "--configfile", str(given), retries=2) as run:
         for number in (1, 2):
             run.until(f"attempt {number}", lambda wanted=number: started(project) == [0] * wanted)
             # scancel sends SIGTERM first, at which training saves its state: so it must be gone by then
@@ -228,7 +214,7 @@ def test_a_job_that_twice_makes_no_progress_ends_by_itself_and_says_so(tmp_path,
             ask("scancel", str(run.running(train)))
         assert run.wait(300) != 0
 
-    assert run.attempts()[train] == ["CANCELLED", "CANCELLED", "FAILED", "FAILED"]
+    assert run.attempts()[train] == ["CANCELLED", "CANCELLED", "FAILED"]
     assert "no progress: the last two attempts started at step 0" in log.read_text()
     assert "from step" not in log.read_text()
     assert not (project / MODEL).exists()
@@ -241,7 +227,7 @@ def test_srun_starts_two_processes_that_train_like_one(tmp_path, slurm):
     one, two = Stage(tmp_path / "one"), Stage(tmp_path / "two")
     one.run()
     srun = ("srun", "-n", "2", "--ntasks-per-node", "2", "-c", "1", sys.executable)
-    two.run("--processes", "2", launch=srun)
+    two.run_apart("--processes", "2", launch=srun)
     assert json.loads((two.workdir / "card.json").read_text())["world_size"] == 2
     alone, shared = (curve(made, "loss/pixel")[:10] for made in (one, two))
     assert len(alone) == 10 and shared == pytest.approx(alone, abs=1e-5)

@@ -141,7 +141,7 @@ def test_a_world_that_was_not_launched_is_refused(tmp_path):
 
 
 def test_a_gpu_that_is_not_there_is_refused(tmp_path):
-    failed = Stage(tmp_path).run("--gpus", "1", check=False)
+    failed = Stage(tmp_path).run_apart("--gpus", "1", check=False)  # one that sees no GPU
     assert failed.returncode == 2
     assert "1 GPU(s) asked for (compute: gpu), torch sees 0" in failed.stderr
 
@@ -282,6 +282,8 @@ def test_two_attempts_without_progress_are_enough(tmp_path):
     state.note_attempt(2, 0)
     with pytest.raises(AirpipeError, match="no progress: the last two attempts started at step 0"):
         state.note_attempt(3, 0)
+    with pytest.raises(AirpipeError, match="no progress"):  # nor does a later retry train
+        state.note_attempt(4, 0)
     state.note_attempt(1, 0)  # a fresh submission counts anew
     state.note_attempt(2, 0)
     state.note_attempt(3, 10)

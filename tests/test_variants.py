@@ -206,7 +206,7 @@ def test_a_restorer_is_given_image_name_and_reference(pairs):
 def test_a_network_that_takes_a_reference_is_shown_it_whole_beside_every_tile(tmp_path):
     save_model(tmp_path / "m", Shown(), {"network": {"name": "shown", "arguments": {}}})
     reference = np.random.default_rng(0).random((9, 17, 3)).astype(np.float32)
-    restorer, _ = network_restorer(tmp_path / "m", "cpu", 1, 40)
+    restorer = network_restorer(load_model(tmp_path / "m").network, torch.device("cpu"), 40)
     restored = restorer(Sample(np.zeros((70, 90, 3), np.float32), "a", reference))
     assert restored == pytest.approx(np.full((70, 90, 3), reference.mean()), abs=1e-5)
     ensemble = SelfEnsemble(Guided(Shown(), torch.full((3, 4, 4), 0.25))).eval()
@@ -215,7 +215,7 @@ def test_a_network_that_takes_a_reference_is_shown_it_whole_beside_every_tile(tm
 
 def test_a_network_without_the_reference_that_it_wants_is_refused(tmp_path):
     save_model(tmp_path / "m", Shown(), {"network": {"name": "shown", "arguments": {}}})
-    restorer, _ = network_restorer(tmp_path / "m", "cpu", 1, 0)
+    restorer = network_restorer(load_model(tmp_path / "m").network, torch.device("cpu"), 0)
     with pytest.raises(AirpipeError, match="wants a reference beside the image, and there is none here"):
         restorer(Sample(np.zeros((8, 8, 3), np.float32)))
     with pytest.raises(AirpipeError, match="wants a reference"):
@@ -223,6 +223,6 @@ def test_a_network_without_the_reference_that_it_wants_is_refused(tmp_path):
 
 
 def test_a_network_that_takes_no_reference_is_not_shown_it(folder):
-    restorer, _ = network_restorer(folder, "cpu", 1, 0)
+    restorer = network_restorer(load_model(folder).network, torch.device("cpu"), 0)
     image = np.random.default_rng(0).random((8, 8, 3)).astype(np.float32)
     assert np.array_equal(restorer(Sample(image)), restorer(Sample(image, "a", image[:4])))

@@ -164,7 +164,6 @@ def environment(folder: Path) -> dict[str, str]:
     return variables | {
         "PATH": path,
         "PYTHONPATH": str(folder / "src"),
-        "PYTHONDONTWRITEBYTECODE": "1",
         "OMP_NUM_THREADS": "1",
         "OMP_WAIT_POLICY": "passive",
     }

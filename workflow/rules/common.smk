@@ -86,7 +86,7 @@ wildcard_constraints:
     stage=PART,
     dataset=PART,
     split=PART,
-    test=PART,
+    table="|".join(PROJECT.tables),
     model=ID_PATTERN,
 
 

@@ -1,4 +1,5 @@
-# Each model restores each test once and is scored under every protocol of it; `none` restores nothing.
+# Each model goes through all tests of a table in one job, and is scored under every protocol of each; `none` restores
+# nothing. Scores and pictures are not declared: Snakemake would remove them before a job that has to redo one of them.
 include: "evaluation_common.smk"
 
 
@@ -9,26 +10,25 @@ localrules:
 rule evaluate:
     input:
         model=model_file,
-        test="results/frozen/tests/{test}.yaml",
-        pairs=lambda wildcards: pair_lists([PLAN.test_job(wildcards.test).test.pairs]),
+        tests=lambda wildcards: [f"results/frozen/tests/{test}.yaml" for test in PROJECT.tables[wildcards.table].tests],
+        pairs=lambda wildcards: pair_lists(PLAN.table_lists(wildcards.table)),
     output:
-        scores="results/scores/{model}/{test}.csv",
-        facts="results/scores/{model}/{test}.json",
-        restored=directory("results/restored/{model}/{test}"),
+        index="results/evaluated/{table}/{model}.json",
     log:
-        "results/logs/evaluate/{model}/{test}.log",
+        "results/logs/evaluate/{table}/{model}.log",
     benchmark:
-        "results/benchmarks/evaluate/{model}/{test}.tsv"
+        "results/benchmarks/evaluate/{table}/{model}.tsv"
     conda:
         "../../envs/train.yaml"
     threads: PROJECT.compute_for("evaluate").threads
     resources:
         **evaluation_resources(),
     message:
-        "Test {wildcards.test}: score {wildcards.model}"
+        "Table {wildcards.table}: score {wildcards.model} on its tests"
     shell:
-        "python scripts/evaluate.py {wildcards.model} --model {input.model} --pairs {input.pairs}"
-        " --test {input.test} --scores {output.scores} --restored {output.restored} --threads {threads}"
+        "python scripts/evaluate.py {wildcards.model} --table {wildcards.table} --model {input.model}"
+        " --tests {input.tests} --pairs {input.pairs} --scores results/scores/{wildcards.model}"
+        " --restored results/restored/{wildcards.model} --index {output.index} --threads {threads}"
         " {resources.machine} > {log} 2>&1"
 
 
@@ -55,4 +55,4 @@ rule complexity:
 
 rule evaluate_tests:
     input:
-        score_files(*PROJECT.tables),
+        evaluated(*PROJECT.tables),

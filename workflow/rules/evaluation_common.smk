@@ -12,14 +12,9 @@ def curves(models):
     return list(dict.fromkeys(f"results/{ModelId.parse(model).folder}/curves.csv" for model in trained(models)))
 
 
-def score_files(*tables):
-    """Score files of tables."""
-    return [f"results/scores/{model}/{test}.csv" for model, test in PLAN.table_scores(*tables)]
-
-
-def restored_folders(*tables):
-    """Folders with the restored images of tables."""
-    return [f"results/restored/{model}/{test}" for model, test in PLAN.table_scores(*tables)]
+def evaluated(*tables):
+    """Files that say what the models of tables scored: one for each table and model."""
+    return [f"results/evaluated/{table}/{model}.json" for table, model in PLAN.evaluations(*tables)]
 
 
 def recognition_results(seeds, kind="json", of=""):

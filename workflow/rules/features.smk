@@ -38,7 +38,12 @@ rule features_table:
         ),
         published="resources/published/features.csv",
     output:
-        csv="results/tables/features.csv",
+        csv=report(
+            "results/tables/features.csv",
+            caption="../report/features.rst",
+            category="Tables",
+            labels={"table": "features"},
+        ),
         md="results/tables/features.md",
         tex="results/tables/features.tex",
     log:
@@ -62,8 +67,18 @@ rule features_figures:
             "results/features/{model}/{init}.json", model=PLAN.feature_models(), init=["random", "trained"]
         ),
     output:
-        tsne="results/figures/features/tsne.png",
-        confusion="results/figures/features/confusion.png",
+        tsne=report(
+            "results/figures/features/tsne.png",
+            caption="../report/tsne.rst",
+            category="Figures",
+            labels={"table": "features", "figure": "t-SNE"},
+        ),
+        confusion=report(
+            "results/figures/features/confusion.png",
+            caption="../report/confusion.rst",
+            category="Figures",
+            labels={"table": "features", "figure": "confusion"},
+        ),
     log:
         "results/logs/figures/features.log",
     benchmark:

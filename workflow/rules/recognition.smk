@@ -45,10 +45,20 @@ rule recognition_tables:
             for file in [files["annotations"], *files["detections"].values()]
         ],
     output:
-        recognition="results/tables/recognition.csv",
+        recognition=report(
+            "results/tables/recognition.csv",
+            caption="../report/recognition.rst",
+            category="Tables",
+            labels={"table": "recognition"},
+        ),
         recognition_md="results/tables/recognition.md",
         recognition_tex="results/tables/recognition.tex",
-        restoration="results/tables/restoration.csv",
+        restoration=report(
+            "results/tables/restoration.csv",
+            caption="../report/restoration.rst",
+            category="Tables",
+            labels={"table": "restoration"},
+        ),
         restoration_md="results/tables/restoration.md",
         restoration_tex="results/tables/restoration.tex",
     log:
@@ -79,8 +89,18 @@ rule recognition_figures:
         pictures=recognition_results(PROJECT.seeds, "npz"),
         table="results/tables/recognition.csv",
     output:
-        top1="results/figures/recognition/top1.png",
-        pictures="results/figures/recognition/pictures.png",
+        top1=report(
+            "results/figures/recognition/top1.png",
+            caption="../report/top1.rst",
+            category="Figures",
+            labels={"table": "recognition", "figure": "top-1"},
+        ),
+        pictures=report(
+            "results/figures/recognition/pictures.png",
+            caption="../report/recognised.rst",
+            category="Figures",
+            labels={"table": "recognition", "figure": "pictures"},
+        ),
     log:
         "results/logs/figures/recognition.log",
     benchmark:

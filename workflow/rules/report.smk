@@ -10,14 +10,19 @@ localrules:
 
 rule tables:
     input:
-        scores=lambda wildcards: score_files(wildcards.table),
+        scores=lambda wildcards: evaluated(wildcards.table),
         cards=lambda wildcards: cards(PLAN.table_models(wildcards.table)),
         published=collect(
             "resources/published/{name}.csv",
             name=sorted(glob_wildcards("resources/published/{name}.csv").name),
         ),
     output:
-        csv="results/tables/{table}.csv",
+        csv=report(
+            "results/tables/{table}.csv",
+            caption="../report/table.rst",
+            category="Tables",
+            labels={"table": "{table}"},
+        ),
         md="results/tables/{table}.md",
         tex="results/tables/{table}.tex",
         gains="results/tables/{table}_gains.csv",
@@ -26,8 +31,6 @@ rule tables:
         "results/logs/tables/{table}.log",
     benchmark:
         "results/benchmarks/tables/{table}.tsv"
-    wildcard_constraints:
-        table="|".join(PROJECT.tables),
     conda:
         "../../envs/report.yaml"
     resources:
@@ -48,7 +51,12 @@ rule efficiency:
         cards=cards(PLAN.shown_models()),
         published="resources/published/efficiency.csv",
     output:
-        csv="results/tables/efficiency.csv",
+        csv=report(
+            "results/tables/efficiency.csv",
+            caption="../report/efficiency.rst",
+            category="Tables",
+            labels={"table": "efficiency"},
+        ),
         md="results/tables/efficiency.md",
         tex="results/tables/efficiency.tex",
     log:
@@ -98,19 +106,31 @@ rule all_tables:
 rule figures:
     input:
         table="results/tables/{table}.csv",
-        scores=lambda wildcards: score_files(wildcards.table),
+        scores=lambda wildcards: evaluated(wildcards.table),
         curves=lambda wildcards: curves(PLAN.table_models(wildcards.table)),
-        pictures=lambda wildcards: restored_folders(wildcards.table),
     output:
-        bars="results/figures/{table}/bars.png",
-        curves="results/figures/{table}/curves.png",
-        qualitative="results/figures/{table}/qualitative.png",
+        bars=report(
+            "results/figures/{table}/bars.png",
+            caption="../report/bars.rst",
+            category="Figures",
+            labels={"table": "{table}", "figure": "bars"},
+        ),
+        curves=report(
+            "results/figures/{table}/curves.png",
+            caption="../report/curves.rst",
+            category="Figures",
+            labels={"table": "{table}", "figure": "curves"},
+        ),
+        qualitative=report(
+            "results/figures/{table}/qualitative.png",
+            caption="../report/qualitative.rst",
+            category="Figures",
+            labels={"table": "{table}", "figure": "pictures"},
+        ),
     log:
         "results/logs/figures/{table}.log",
     benchmark:
         "results/benchmarks/figures/{table}.tsv"
-    wildcard_constraints:
-        table="|".join(PROJECT.tables),
     conda:
         "../../envs/report.yaml"
     resources:
@@ -135,8 +155,7 @@ rule page:
         ),
         efficiency="results/tables/efficiency.csv",
         cards=cards([*PLAN.shown_models(), *PLAN.recognition_models()]),
-        scores=score_files(*PROJECT.tables),
-        pictures=restored_folders(*PROJECT.tables),
+        scores=evaluated(*PROJECT.tables),
         lists=lambda wildcards: [f"results/pairs/{name}.json" for name in PLAN.folder_lists()],
         checks=lambda wildcards: [
             f"results/manifests/{name.removesuffix('_noleak')}.json" for name in PLAN.folder_lists()
@@ -145,7 +164,12 @@ rule page:
         features=feature_outputs(),
         recognition=recognition_outputs(),
     output:
-        page="results/report/index.html",
+        page=report(
+            "results/report/index.html",
+            caption="../report/page.rst",
+            category="Page",
+            labels={"page": "all results"},
+        ),
     log:
         "results/logs/page.log",
     benchmark:

@@ -10,6 +10,10 @@ from pathlib import Path
 from airpipe.errors import AirpipeError
 
 
+class Busy(AirpipeError):
+    """Another process holds a lock."""
+
+
 @contextmanager
 def only_process(guard: Path, wait: bool = True, message: str = "") -> Iterator[None]:
     """Hold a lock that ends with the process, however it ends.
@@ -20,7 +24,8 @@ def only_process(guard: Path, wait: bool = True, message: str = "") -> Iterator[
         message: text of this error.
 
     Raises:
-        AirpipeError: another process holds the lock and `wait` is false, or the file cannot be made.
+        Busy: another process holds the lock, and `wait` is false.
+        AirpipeError: the file cannot be made.
     """
     try:
         guard.parent.mkdir(parents=True, exist_ok=True)
@@ -31,7 +36,7 @@ def only_process(guard: Path, wait: bool = True, message: str = "") -> Iterator[
         try:
             fcntl.lockf(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
-            raise AirpipeError(message) from None
+            raise Busy(message) from None
         except OSError as error:
             print(f"{guard}: this file system has no locks ({error.strerror}); going on without", file=sys.stderr)
         yield

@@ -25,8 +25,10 @@ TOP = 255.0
 """Largest value of a pixel."""
 C1, C2 = (0.01 * TOP) ** 2, (0.03 * TOP) ** 2
 """Constants of SSIM (Wang et al., TIP 2004)."""
-LUMA = (65.481, 128.553, 24.966)
-"""Weights of R, G and B in [0, 1] in the luma of BT.601, studio range, which adds 16."""
+LUMA = (65481.0, 128553.0, 24966.0)
+LUMA_SCALE = 255_000.0
+"""Weights of R, G and B in the luma of BT.601, studio range, and what divides their sum: whole numbers, so that luma
+of 8-bit images that lies between two levels is the same in every form."""
 PART = 160
 """Largest side of the parts in which SSIM is computed, in pixels: their maps stay in the cache."""
 RISK = 2e-6
@@ -79,10 +81,10 @@ def luma(image: Image) -> Image:
         image: image (H, W, 3), RGB, on the 0 to 255 scale.
 
     Returns:
-        float32 (H, W) in [16, 235], as BasicSR stores it.
+        float64 (H, W), in [16, 235].
     """
-    plane = cv2.transform(np.asarray(image, np.float64), np.array([LUMA]) / TOP)
-    return np.asarray(np.add(plane, 16, out=plane), np.float32)
+    plane = cv2.transform(np.asarray(image, np.float64), np.array([LUMA]))
+    return np.asarray(plane / LUMA_SCALE + 16)
 
 
 def psnr(restored: Image, clean: Image) -> float:
@@ -131,14 +133,16 @@ def _loss(x: Image, y: Image, window: Window, kind: type[Any] = np.float32) -> f
 
     Sum and difference of the images need four filters, the images themselves five: with S, D the local variances
     of x + y and x - y, vx + vy = (S + D) / 2 and 2 vxy = (S - D) / 2; means likewise. With u and v the shares of the
-    difference in those sums, SSIM is (1 - 2 u) (1 - 2 v). Constants change neither S nor D, so x + y is taken around
-    its mean in this part, channel by channel: float32 then holds what a photograph needs. Flat areas far from the
-    mean lose digits, all in one direction; where that could show, the part is done again in float64.
+    difference in those sums, SSIM is (1 - 2 u) (1 - 2 v). Constants change neither S nor D, so both are taken around
+    their means in this part: float32 then holds what a photograph needs. Flat areas far
+    from the mean lose digits, all in one direction; where that could show, the part is done again in float64.
     """
-    middle: Any = tuple(2.0 * round(level) for level in cv2.mean(y[::4]))  # whole: integers stay exact in float32
-    first, second = x.astype(kind), y.astype(kind)
-    difference = cv2.subtract(first, second)
-    total = cv2.add(first, cv2.subtract(second, middle, dst=second), dst=first)
+    depth = cv2.CV_32F if kind is np.float32 else cv2.CV_64F
+    channels = x.size // (len(x) * x.shape[1])
+    # whole numbers: integers stay exact in float32
+    level_x, level_y = (round(sum(cv2.mean(one[::4])) / channels) for one in (x, y))
+    total = cv2.addWeighted(x, 1, y, 1, -level_x - level_y, dtype=depth)
+    difference = cv2.addWeighted(x, 1, y, -1, level_y - level_x, dtype=depth)
     rows = slice(window.margins[0], len(x) - window.margins[0])
     mean_s, mean_d = window.means(total)[rows], window.means(difference)[rows]
     s = window.means(cv2.multiply(total, total, dst=total))[rows]
@@ -146,26 +150,29 @@ def _loss(x: Image, y: Image, window: Window, kind: type[Any] = np.float32) -> f
     free = total[rows]  # memory for what follows
     # c2 divided by the factor of S and D, which is left out, gives the same ratio
     cv2.addWeighted(s, 1, cv2.multiply(mean_s, mean_s, dst=free), -1, 2 * C2 / window.unbias, dst=s)
-    cv2.subtract(d, cv2.multiply(mean_d, mean_d, dst=mean_d), dst=d)
-    if kind is np.float32 and _risk(mean_s, s, d) > RISK:
+    cv2.subtract(d, cv2.multiply(mean_d, mean_d, dst=free), dst=d)
+    if kind is np.float32 and _risk(mean_s, mean_d, s, d) > RISK:
         return _loss(x, y, window, np.float64)
-    cv2.add(mean_s, middle, dst=mean_s)
+    mean_s += level_x + level_y
+    mean_d += level_x - level_y
     cv2.multiply(mean_s, mean_s, dst=mean_s)
-    mean_s += 2 * C1
-    u = cv2.divide(mean_d, cv2.add(mean_s, mean_d, dst=mean_s), dst=mean_s)
+    cv2.multiply(mean_d, mean_d, dst=mean_d)
+    u = cv2.divide(mean_d, cv2.addWeighted(mean_s, 1, mean_d, 1, 2 * C1, dst=mean_s), dst=mean_s)
     v = cv2.divide(d, cv2.add(s, d, dst=s), dst=s)
     columns = slice(window.margins[1], x.shape[1] - window.margins[1])
-    first_sum, second_sum, both = (sum(cv2.sumElems(one[:, columns])) for one in (u, v, cv2.multiply(u, v, dst=free)))
-    return float(2 * first_sum + 2 * second_sum - 4 * both)
+    first, second, both = (sum(cv2.sumElems(one[:, columns])) for one in (u, v, cv2.multiply(u, v, dst=free)))
+    return float(2 * first + 2 * second - 4 * both)
 
 
-def _risk(mean: Image, s: Image, d: Image) -> float:
-    """Error of a mean SSIM when all variances s are off by the rounding of mean**2, from every eighth row.
+def _risk(mean_s: Image, mean_d: Image, s: Image, d: Image) -> float:
+    """Error of a part's SSIM when S and D are off by the rounding of squared means, from every 16th row.
 
-    s: those variances with the constant c2, as in `_loss`.
+    Args:
+        mean_s, mean_d: means of sum and difference around their levels.
+        s, d: their variances, s with the constant c2, as in `_loss`.
     """
-    mean, s, d = mean[::8], s[::8], d[::8]
-    return float(np.finfo(np.float32).eps * np.mean(d * (mean / (s + d)) ** 2))
+    mean_s, mean_d, s, d = mean_s[::16], mean_d[::16], s[::16], d[::16]
+    return float(np.finfo(np.float32).eps * np.mean((d * mean_s**2 + s * mean_d**2) / (s + d) ** 2))
 
 
 def _large_enough(size: tuple[int, ...], window: Window) -> None:
@@ -231,7 +238,7 @@ def coloured(image: Image, colour: Colour) -> Image:
         return image
     plane = luma(image)
     if colour == "y":
-        return plane
+        return plane.astype(np.float32)  # as BasicSR stores it
     rounded = np.rint(plane).astype(np.uint8)
     return rounded if colour == "y8" else np.negative(rounded)  # 256 - Y: DegAE's code overflows
 

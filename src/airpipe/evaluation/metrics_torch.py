@@ -10,14 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from airpipe.evaluation.metrics import C1, C2, LUMA, ON_CPU, TOP, WINDOWS, Image, Kit, Window
+from airpipe.evaluation.metrics import C1, C2, LUMA, LUMA_SCALE, ON_CPU, TOP, WINDOWS, Image, Kit, Window
 from airpipe.settings.scoring import Colour
 
 
 def luma(image: Tensor) -> Tensor:
-    """Luma of BT.601 of (..., 3), rounded to float32 as on the CPU; (...) float64."""
-    weights = torch.tensor(LUMA, dtype=torch.float64, device=image.device) / TOP
-    return ((image * weights).sum(-1) + 16).float().double()
+    """Luma of BT.601 of (..., 3); (...) float64."""
+    return (image * torch.tensor(LUMA, dtype=torch.float64, device=image.device)).sum(-1) / LUMA_SCALE + 16
 
 
 def psnr(restored: Tensor, clean: Tensor, dims: tuple[int, ...]) -> Tensor:
@@ -76,7 +75,7 @@ def _coloured(image: Tensor, colour: Colour) -> Tensor:
     if colour == "rgb":
         return image
     plane = luma(image)
-    return plane if colour == "y" else plane.round() if colour == "y8" else 256 - plane.round()
+    return plane.float().double() if colour == "y" else plane.round() if colour == "y8" else 256 - plane.round()
 
 
 def _dims(image: Tensor) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
 from airpipe.data.degrading import degraded_image
 from airpipe.data.pairs import Pair
@@ -21,7 +22,6 @@ from airpipe.evaluation.metrics import Kit, Measurement, least_side, measure
 from airpipe.evaluation.metrics_torch import kit
 from airpipe.evaluation.perceptual import perceptual_measures
 from airpipe.evaluation.reference import Guided, Sample
-from airpipe.evaluation.restore import choose_device
 from airpipe.evaluation.tiling import restore_tiled
 from airpipe.images import Picture, centre_crop, glance, write_picture
 from airpipe.models.contract import takes_reference
@@ -30,7 +30,6 @@ from airpipe.progress import track
 from airpipe.provenance import atomic_path
 from airpipe.settings.base import canonical_json, unknown_name
 from airpipe.settings.scoring import NoiseRule, ProtocolSettings, TestSettings
-from airpipe.weights.checkpoints import load_model
 
 Restorer = Callable[[Sample], FloatImage]
 """A function that restores a sample: returns (H, W, 3) float32, as large as its degraded image, nominally in [0, 1]."""
@@ -308,33 +307,26 @@ def degraded_file(test: TestSettings, pair: Pair, layers: list[npt.NDArray[Any]]
     return degraded_image(layers, paired, test.operations, generator, where=where, name=pair.name)[0]
 
 
-def network_restorer(
-    model: Path, device: str, threads: int, tile: int, variant: str = ""
-) -> tuple[Restorer, dict[str, Any]]:
-    """Load a model file as a restorer, with the model's card.
+def network_restorer(network: nn.Module, device: torch.device, tile: int) -> Restorer:
+    """Make a restorer of a network.
 
     Args:
-        model: anything that `load_model` takes.
-        device: "cpu", "cuda" or "cuda:<n>".
-        threads: number of torch's threads.
+        network: in evaluation mode, on the device.
+        device: where the network is.
         tile: side of the tiles in pixels; 0: whole images.
-        variant: name of a variant of the model; empty: the network of its card.
 
     Returns:
-        A function of a sample, whose reference goes only to a network that takes one, and the card.
+        A function of a sample, whose reference goes only to a network that takes one.
     """
-    torch.set_num_threads(threads)
-    loaded, where = load_model(model, variant), choose_device(device)
-    network = loaded.network.to(where)
 
     def restore(sample: Sample) -> FloatImage:
         shown, guided = sample.reference, network
         if shown is not None and takes_reference(network):
             guided = Guided(network, _planes(shown)).eval()
-        restored = restore_tiled(guided, _planes(sample.degraded), tile=tile, device=where)
+        restored = restore_tiled(guided, _planes(sample.degraded), tile=tile, device=device)
         return np.ascontiguousarray(restored.numpy().transpose(1, 2, 0))
 
-    return restore, loaded.card
+    return restore
 
 
 def _planes(image: FloatImage) -> torch.Tensor:

@@ -55,7 +55,7 @@ class Lists(Studies):
 
     def test_lists(self) -> list[str]:
         """Pair lists of the tests in the tables and of the recognition tests."""
-        shown = {self.project.tests[test].pairs for table in self.project.tables.values() for test in table.tests}
+        shown = {pairs for table in self.project.tables for pairs in self.table_lists(table)}
         return sorted(shown | {pairs for seed in self.project.seeds for pairs in self.recognition_lists(seed)})
 
     def used_lists(self) -> list[str]:

@@ -101,16 +101,9 @@ class Models:
         chosen = self.project.tables[table].models
         return self.model_ids(self.project.models if chosen is None else chosen)
 
-    def table_scores(self, *tables: str) -> list[tuple[str, str]]:
-        """Model id and test of every column of tables, each once: no restoration, then their models."""
-        return list(
-            dict.fromkeys(
-                (model, test)
-                for table in tables
-                for model in [NONE, *self.table_models(table)]
-                for test in self.project.tables[table].tests
-            )
-        )
+    def evaluations(self, *tables: str) -> list[tuple[str, str]]:
+        """Table and model id of every evaluation of tables: no restoration, then their models."""
+        return [(table, model) for table in tables for model in dict.fromkeys([NONE, *self.table_models(table)])]
 
     def shown_models(self) -> list[str]:
         """Ids of the chosen models and of those in the tables."""

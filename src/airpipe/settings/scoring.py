@@ -122,14 +122,19 @@ class TestSettings(Settings):
     keep_images: NonNegativeInt = Field(8, description="Restored images written to disk, in list order.")
 
 
+REVISION = 1
+"""Raise it when the same test would give other scores: all tests are then scored again."""
+
+
 class TestJob(Settings):
-    """What a model is scored on by one job; a change redoes it."""
+    """A test with all that its scores depend on; a change scores it again."""
 
     __test__ = False  # not a pytest class
 
     name: Name
     test: TestSettings
     protocols: dict[Name, ProtocolSettings] = Field(description="Those of the test, which says their order.")
+    revision: PositiveInt = Field(REVISION, description="Of the code that scores.")
 
 
 class TableSettings(Settings):
