@@ -3,20 +3,30 @@
 One pair of 481x321 RGB images of 8 bit, one core; all forms in alternation, the order turned round every other round;
 the median of process CPU time. The floor is what the filters of SSIM alone cost: four separable ones in float32. The
 exit status is 0 whatever the numbers are.
+
+With folders of pairs (`--degraded rain --clean norain`: files sorted by name belong together) it measures evaluations
+instead: under `airpipe` alone and under all protocols, without a model and with a small NAFNet.
 """
 
 import argparse
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import cv2
 import numpy as np
 import skimage.data
+import torch
+import yaml
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from airpipe.data.pairs import Pair
 from airpipe.errors import run_main
 from airpipe.evaluation.metrics import WINDOWS, Image, psnr, ssim
+from airpipe.evaluation.protocol import Restorer, evaluate, network_restorer
 from airpipe.pixels import Rgb8
+from airpipe.registry import build_network
+from airpipe.settings.scoring import ProtocolSettings, TestSettings
 
 SIZE = (321, 481)
 FLAGS = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16")
@@ -101,12 +111,50 @@ def cpu_flags() -> str:
     return "CPU: " + ", ".join(f"{flag} {'yes' if flag in words else 'no'}" for flag in FLAGS)
 
 
+# Evaluations
+
+
+def small_network() -> Restorer:
+    """A NAFNet of the demo's size with random weights."""
+    torch.manual_seed(0)
+    size = {"width": 16, "middle_blk_num": 2, "enc_blk_nums": [1, 1, 2], "dec_blk_nums": [1, 1, 1]}
+    return network_restorer(build_network("nafnet", **size).eval(), torch.device("cpu"), 0)
+
+
+def evaluations(degraded: Path, clean: Path, degradation: str, rounds: int) -> None:
+    """Print the wall time of evaluations of a folder of pairs, one protocol and all of them in alternation."""
+    files = zip(
+        *(sorted(path for path in folder.iterdir() if path.is_file()) for folder in (degraded, clean)), strict=True
+    )
+    pairs = [Pair(sharp, rough, "", "", "centre", sharp.stem, sharp.stem) for rough, sharp in files]
+    read = yaml.safe_load(Path("config/protocols.yaml").read_text(encoding="utf-8"))["protocols"]
+    protocols = {name: ProtocolSettings.model_validate(values) for name, values in read.items()}
+    for name, restorer in (("no model", None), ("a small NAFNet", small_network())):
+        seconds: dict[str, list[float]] = {"airpipe alone": [], "all protocols": []}
+        for turn in range(rounds):
+            for label in list(seconds)[:: -1 if turn % 2 else 1]:
+                chosen = ("airpipe",) if label == "airpipe alone" else tuple(protocols)
+                test = TestSettings(pairs="some.pairs", degradation=degradation, protocols=chosen)
+                begin = time.perf_counter()
+                evaluate(test, protocols, pairs, restorer, label=f"{name}, {label}")
+                seconds[label].append(time.perf_counter() - begin)
+        one, every = (float(np.median(values)) for values in seconds.values())
+        print(f"{name}: {one:.3f} s under airpipe, {every:.3f} s under {len(protocols)} protocols: {every / one:.2f}x")
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument("--degraded", type=Path, help="folder of degraded images")
+    parser.add_argument("--clean", type=Path, help="folder of their clean images")
+    parser.add_argument("--degradation", default="rain", help="what they show (default: %(default)s)")
     given = parser.parse_args()
     cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    if given.degraded and given.clean:
+        evaluations(given.degraded, given.clean, given.degradation, min(given.rounds, 5))
+        return
     x, y = images()
     picture = x.astype(np.float32)
     gaussian, uniform = WINDOWS["ssim_gaussian11"], WINDOWS["ssim_uniform7"]
