@@ -1,7 +1,11 @@
 """Protocols make the inputs that their papers make, and share a network pass only for equal inputs."""
 
 import json
+import re
+import sys
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,10 +16,11 @@ from hypothesis import strategies as st
 
 from airpipe.data.pairs import Pair
 from airpipe.errors import AirpipeError
+from airpipe.evaluation.metrics import Measurement, measure
 from airpipe.evaluation.protocol import NoiseStream, distinct_inputs, evaluate, natural_key, write_scores
-from airpipe.images import centre_crop
+from airpipe.images import Picture, centre_crop, write_picture
 from airpipe.settings.degrading import Recipe
-from airpipe.settings.scoring import ProtocolSettings, TestSettings
+from airpipe.settings.scoring import ProtocolSettings, TestSettings, refuse_other_definitions
 
 SHIPPED = {
     name: ProtocolSettings.model_validate(values)
@@ -60,7 +65,7 @@ def test_our_noise_depends_on_the_name_and_not_on_the_order():
 
 
 def test_protocols_share_a_pass_only_when_their_input_is_the_same():
-    twin = SHIPPED["promptir"].model_copy(update={"ssim": "gaussian11", "round_output": True})
+    twin = SHIPPED["promptir"].model_copy(update={"metrics": SHIPPED["dcpt"].metrics, "round_output": True})
     protocols = {**SHIPPED, "twin": twin}
     groups = distinct_inputs(noise_test(25, ("airpipe", "promptir", "dcpt", "twin")), protocols)
     assert [sorted(g.protocols) for g in groups] == [["airpipe"], ["promptir", "twin"], ["dcpt"]]
@@ -86,7 +91,7 @@ def test_one_pass_per_distinct_input_scores_every_protocol(pairs):
     rows = evaluate(noise_test(25), SHIPPED, pairs, identity)
     assert seen == [(50, 61, 3), (48, 48, 3), (50, 61, 3)] * 3
     assert len(rows) == 3 * 3 * 2
-    assert {row["protocol"] for row in rows} == set(SHIPPED)
+    assert {row["protocol"] for row in rows} == {"airpipe", "promptir", "dcpt"}
 
 
 def test_no_restoration_is_the_textbook_input_psnr(tmp_path):
@@ -155,6 +160,191 @@ def test_numbers_in_names_sort_as_numbers():
     assert sorted(["img10", "img2", "a1b", "a1"], key=natural_key) == ["a1", "a1b", "img2", "img10"]
 
 
+def paired(tmp_path, size, count=2, levels=8, **options):
+    """Pairs of random images of a size, the degraded ones a little off."""
+    generator, found = np.random.default_rng(0), []
+    for number in range(count):
+        clean = generator.integers(0, 256, (*size, 3), dtype=np.uint8)
+        off = np.clip(clean + generator.integers(-levels, levels + 1, clean.shape), 0, 255).astype(np.uint8)
+        for folder, image in (("clean", clean), ("degraded", off)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            write_picture(tmp_path / folder / f"{number}.png", Picture(image, **options))
+        files = (tmp_path / folder / f"{number}.png" for folder in ("clean", "degraded"))
+        found.append(Pair(*files, "", "", "none", str(number), str(number)))
+    return found
+
+
+def scores(rows):
+    return {(row["image"], row["protocol"], row["metric"]): row["value"] for row in rows}
+
+
+def slightly_off(sample):
+    return np.asarray(sample.degraded + 0.4 / 255, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("size", "passes"), [((48, 64), 1), ((49, 64), 2), ((50, 61), 3)], ids=["all alike", "8 and 16 alike", "all differ"]
+)
+def test_all_protocols_share_the_passes_of_equal_cuts(tmp_path, size, passes, capsys):
+    seen = []
+    test = TestSettings(pairs="toy.test", degradation="rain", protocols=tuple(SHIPPED))
+    rows = evaluate(test, SHIPPED, paired(tmp_path, size), lambda s: seen.append(s) or slightly_off(s))
+    assert len(seen) == 2 * passes
+    assert f"2 images, {2 * passes} passes of the model, {len(rows)} scores from " in capsys.readouterr().out
+
+
+def test_sharing_passes_and_measurements_changes_no_score(tmp_path):
+    pairs = paired(tmp_path, (48, 64))
+    test = TestSettings(pairs="toy.test", degradation="rain", protocols=tuple(SHIPPED))
+    together = scores(evaluate(test, SHIPPED, pairs, slightly_off))
+    alone = {}
+    for name in SHIPPED:
+        alone |= scores(evaluate(test.model_copy(update={"protocols": (name,)}), SHIPPED, pairs, slightly_off))
+    assert together == alone
+    assert together["0", "airpipe", "psnr"] == together["0", "degae", "psnr"]
+
+
+def test_evaluation_says_what_share_scoring_took(tmp_path, capsys):
+    test = TestSettings(pairs="toy.test", degradation="haze")
+    evaluate(test, SHIPPED, paired(tmp_path, (32, 32)), slightly_off, label="scoring toys")
+    assert re.fullmatch(
+        r"scoring toys: 2 images, 2 passes of the model, 4 scores from 4 measurements; "
+        r"scoring took \d\.\d\d of \d\.\d\d s \(\d+\.\d %\)\n",
+        capsys.readouterr().out,
+    )
+
+
+def test_dsrir_scores_rain_on_luma_with_its_column_wise_ssim_and_other_degradations_in_rgb(tmp_path):
+    pairs = paired(tmp_path, (48, 64))
+    names = {}
+    for degradation in ("rain", "haze"):
+        test = TestSettings(pairs="toy.test", degradation=degradation, protocols=("dsrir", "promptir"))
+        names[degradation] = scores(evaluate(test, SHIPPED, pairs, slightly_off))
+    assert {metric for _, protocol, metric in names["rain"] if protocol == "dsrir"} == {"psnr", "ssim", "ssim_columns"}
+    assert {metric for _, protocol, metric in names["haze"] if protocol == "dsrir"} == {"psnr", "ssim"}
+    assert names["haze"]["0", "dsrir", "psnr"] == names["haze"]["0", "promptir", "psnr"]
+    assert names["rain"]["0", "dsrir", "psnr"] > names["haze"]["0", "dsrir", "psnr"] + 1
+    assert names["rain"]["0", "dsrir", "ssim_columns"] != names["rain"]["0", "dsrir", "ssim"]
+
+
+def test_degaes_overflow_changes_ssim_and_not_psnr():
+    """Values of DegAE's own code for this pair, with and without its mistake."""
+    golden = np.load(ROOT / "tests/goldens/degae_metrics.npz")
+    expected = json.loads(str(golden["meta"]))
+    restored, clean = (np.ascontiguousarray(golden[name][..., ::-1]) for name in ("metric_a", "metric_b"))
+    wanted = {name: Measurement(one.measure, one.channels("rain")) for name, one in SHIPPED["degae"].metrics.items()}
+    found = measure(restored, clean, wanted.values())
+    for name, key in {
+        "psnr": "psnr",
+        "ssim": "ssim",
+        "psnr_y": "psnr_y",
+        "ssim_y": "ssim_y",
+        "ssim_y_overflow": "ssim_y_reference_bug",
+    }.items():
+        assert found[wanted[name]] == pytest.approx(expected[key], abs=1e-6), name
+
+
+def test_an_8_bit_input_scores_the_same_whether_it_counts_as_rounded_or_not(tmp_path):
+    pairs = paired(tmp_path, (48, 64))
+    test = TestSettings(pairs="toy.test", degradation="rain", protocols=("promptir", "dcpt"))
+    found = scores(evaluate(test, SHIPPED, pairs, None))
+    restored = scores(evaluate(test, SHIPPED, pairs, lambda sample: sample.degraded))
+    for key, value in found.items():
+        assert value == pytest.approx(restored[key], abs=1e-6)
+
+
+# Bad input
+
+
+def never(_):
+    raise AssertionError("the model ran")
+
+
+def test_an_image_that_is_smaller_than_the_ssim_window_is_refused_before_the_model_runs(tmp_path):
+    (tmp_path / "small").mkdir()
+    pairs = paired(tmp_path, (32, 32)) + [replace(paired(tmp_path / "small", (32, 18), 1)[0], name="9")]
+    test = TestSettings(pairs="toy.test", degradation="rain", protocols=("airpipe", "bordered"))
+    protocols = {**SHIPPED, "bordered": SHIPPED["dcpt"].model_copy(update={"border": 4})}
+    with pytest.raises(AirpipeError, match=r"0.png: 18x32 pixels are smaller than the SSIM window of 11 after cuts"):
+        evaluate(test, protocols, pairs, never)
+    assert evaluate(test.model_copy(update={"protocols": ("airpipe",)}), protocols, pairs, slightly_off)
+
+
+def test_luma_of_a_grey_test_is_refused_before_the_model_runs(tmp_path):
+    pairs = paired(tmp_path, (32, 32), grey=True)
+    test = TestSettings(pairs="toy.test", degradation="rain", protocols=("airpipe", "restormer"))
+    with pytest.raises(AirpipeError, match="test of toy.test: all images are grey, and a protocol compares luma"):
+        evaluate(test, SHIPPED, pairs, never)
+    assert evaluate(test.model_copy(update={"protocols": ("airpipe",)}), SHIPPED, pairs, slightly_off)
+
+
+def test_a_result_that_is_not_a_number_is_refused_with_the_image(tmp_path):
+    kept = []
+    test = TestSettings(pairs="toy.test", degradation="rain")
+    with pytest.raises(AirpipeError, match=r"0.png: the restored image is not a number everywhere"):
+        evaluate(
+            test,
+            SHIPPED,
+            paired(tmp_path, (32, 32)),
+            lambda sample: sample.degraded * np.float32("nan"),
+            lambda *picture: kept.append(picture),
+        )
+    assert not kept
+
+
+def test_an_unknown_protocol_is_refused_with_the_nearest_one(pairs):
+    with pytest.raises(AirpipeError, match="test of toy.test: unknown protocol 'dcp'; did you mean 'dcpt'"):
+        evaluate(noise_test(25, ("dcp",)), SHIPPED, pairs, never)
+
+
+def test_scores_of_another_definition_of_a_protocol_are_refused():
+    measured = {name: json.loads(SHIPPED[name].model_dump_json()) for name in ("airpipe", "dcpt")}
+    refuse_other_definitions(Path("a.csv"), measured, SHIPPED)
+    retitled = SHIPPED["dcpt"].model_copy(update={"title": "other"})
+    refuse_other_definitions(Path("a.csv"), measured, {**SHIPPED, "dcpt": retitled})
+    bordered = SHIPPED["dcpt"].model_copy(update={"border": 4})
+    with pytest.raises(AirpipeError, match=r"a.csv: .* definition of protocol dcpt \(border differ\)\. Remove"):
+        refuse_other_definitions(Path("a.csv"), measured, {**SHIPPED, "dcpt": bordered})
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        ({"ssim": {"measure": "ssim_columns7", "colour": "y"}}, "metric 'ssim' is ssim_columns7, expected ssim_"),
+        ({"psnr": {"measure": "ssim_uniform7"}}, "metric 'psnr' is ssim_uniform7, expected psnr"),
+        ({"lpips": {"measure": "lpips", "colour": "y"}}, "lpips is made for RGB images"),
+        ({}, "at least 1 item"),
+    ],
+)
+def test_metrics_are_named_for_what_they_are(metrics, message):
+    with pytest.raises(ValueError, match=message):
+        ProtocolSettings.model_validate(
+            {"title": "a", "source": "b", "noise": {"generator": "once"}, "metrics": metrics}
+        )
+
+
+def test_perceptual_columns_are_there_only_where_they_were_computed(tmp_path, monkeypatch, capsys):
+    seen = {"measure": "lpips"}
+    metrics = {**SHIPPED["airpipe"].model_dump()["metrics"], "lpips": seen}
+    own = ProtocolSettings.model_validate({**SHIPPED["airpipe"].model_dump(), "metrics": metrics})
+    test, pairs = TestSettings(pairs="toy.test", degradation="rain"), paired(tmp_path, (32, 32), 1)
+    monkeypatch.setitem(sys.modules, "pyiqa", None)
+    rows = evaluate(test, {"airpipe": own}, pairs, slightly_off)
+    assert [row["metric"] for row in rows] == ["psnr", "ssim"]
+    assert "lpips: left out" in capsys.readouterr().err
+    fake = SimpleNamespace(create_metric=lambda name, device: Constant())
+    monkeypatch.setitem(sys.modules, "pyiqa", fake)
+    assert scores(evaluate(test, {"airpipe": own}, pairs, slightly_off))["0", "airpipe", "lpips"] == 0.25
+
+
+class Constant:
+    metric_mode = "FR"
+
+    def __call__(self, restored, clean):
+        assert restored.shape == clean.shape == (1, 3, 32, 32)
+        return 0.25
+
+
 def test_shipped_protocols_state_a_source():
-    assert all(json.dumps(p.source) != '""' for p in SHIPPED.values())
-    assert set(SHIPPED) == {"airpipe", "promptir", "dcpt"}
+    assert all(protocol.source for protocol in SHIPPED.values())
+    assert set(SHIPPED) == {"airpipe", "promptir", "dcpt", "dsrir", "degae", "restormer"}

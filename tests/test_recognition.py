@@ -12,7 +12,7 @@ from torch import nn
 from airpipe.data.pairs import Pair
 from airpipe.errors import AirpipeError
 from airpipe.evaluation import recognisers as recogniser_module
-from airpipe.evaluation.metrics import score, score_batch
+from airpipe.evaluation.metrics import WINDOWS, psnr, ssim
 from airpipe.evaluation.protocol import degraded_input, natural_key
 from airpipe.evaluation.recognisers import fitted, shared_values, top1
 from airpipe.evaluation.recognition import enhance, recognise
@@ -22,23 +22,6 @@ from airpipe.pixels import quantised
 from airpipe.settings.base import check_settings
 from airpipe.settings.studies import RecognitionJob
 from airpipe.weights.checkpoints import LoadedModel
-
-# Scores of many images
-
-
-def test_scores_of_a_batch_are_those_of_its_images():
-    generator = np.random.default_rng(1)
-    clean = generator.integers(0, 256, (5, 20, 33, 3), dtype=np.uint8)
-    restored = (clean / 255 + generator.normal(0, 0.1, clean.shape)).astype(np.float32)
-    psnr, ssim = score_batch(restored, clean)
-    for number in range(5):
-        expected = score(restored[number], clean[number])
-        assert (psnr[number], ssim[number]) == pytest.approx((expected["psnr"], expected["ssim"]), rel=1e-10)
-    same = score_batch(clean / np.float32(255), clean)
-    assert np.isinf(same[0]).all() and same[1] == pytest.approx(np.ones(5))
-    with pytest.raises(ValueError, match=r"image \(10, 33\) is smaller than the SSIM window"):
-        score_batch(restored[:, :10], clean[:, :10])
-
 
 # Recognition
 
@@ -127,9 +110,8 @@ def test_without_an_enhancer_files_are_scored_and_recognised_as_they_are(pairs, 
         image = read_rgb8(pair.clean)
         noisy = degraded_input(given.tests["noise"].as_test(), pair, [image], None)
         assert (noisy * 255 == np.rint(noisy * 255)).all()
-        expected.append(score(noisy, image))
-    for metric in ("psnr", "ssim"):
-        mean = np.mean([values[metric] for values in expected])
+        expected.append((psnr(quantised(noisy), image), ssim(quantised(noisy), image, WINDOWS["ssim_gaussian11"])))
+    for metric, mean in zip(("psnr", "ssim"), np.mean(expected, 0), strict=True):
         assert noise["restoration"][metric] == noise["restoration"][f"{metric}_in"] == pytest.approx(mean)
 
 
@@ -144,7 +126,7 @@ def test_an_enhancer_is_clipped_and_rounded_then_scored_and_recognised(pairs, re
     for pair in pairs:
         image = read_rgb8(pair.clean)
         noisy = degraded_input(given.tests["noise"].as_test(), pair, [image], None)
-        expected.append(score(noisy + np.array([0.4, 0, 0], np.float32), image)["psnr"])
+        expected.append(psnr(quantised(noisy + np.array([0.4, 0, 0], np.float32)), image))
     assert facts["noise"]["restoration"]["psnr"] == pytest.approx(np.mean(expected))
 
 

@@ -219,10 +219,10 @@ def test_a_job_killed_while_it_redoes_a_test_leaves_no_mixture(none, monkeypatch
 def dies_at(name: str, evaluate):
     """An evaluation that is interrupted in a test."""
 
-    def dying(*given):
+    def dying(*given, **more):
         if given[-1] == f"scoring {name}":
             raise KeyboardInterrupt
-        return evaluate(*given)
+        return evaluate(*given, **more)
 
     return dying
 
@@ -234,11 +234,11 @@ def test_a_test_that_another_process_scores_comes_last_and_a_killed_one_holds_no
     command = [sys.executable, "-c", code, str(guard)]
     evaluate, order = scoring.evaluate, []
 
-    def evaluating(*given):
+    def evaluating(*given, **more):
         order.append(given[-1].removeprefix("scoring "))
         if order[-1] == "noise50":
             other.kill()
-        return evaluate(*given)
+        return evaluate(*given, **more)
 
     monkeypatch.setattr(scoring, "evaluate", evaluating)
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=one_thread()) as other:

@@ -217,6 +217,19 @@ def read_rgb8(path: Path) -> npt.NDArray[np.uint8]:
     return np.asarray(pixels, np.uint8)
 
 
+def glance(path: Path) -> tuple[int, int, bool]:
+    """Read height, width (without EXIF's turn) and whether there is one channel from the header of an image file.
+
+    Raises:
+        AirpipeError: the file is gone or no image.
+    """
+    try:
+        with path.open("rb") as stream, Image.open(stream, formats=FORMATS) as image:
+            return image.height, image.width, image.mode in ("1", "L", "LA", "I;16", "I;16B")
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise AirpipeError(f"{path}: cannot be read ({error}). {CHECK_AGAIN}") from None
+
+
 def _as_eight_bit(pixels: Pixels) -> npt.NDArray[np.uint8]:
     """The high byte, as both decoders cut 16 bit."""
     return np.asarray(pixels if pixels.dtype == np.uint8 else pixels >> 8, np.uint8)

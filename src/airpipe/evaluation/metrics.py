@@ -1,168 +1,305 @@
-"""PSNR and SSIM, each published variant by name.
+"""PSNR and SSIM, each published variant by name, on the CPU; `airpipe.evaluation.metrics_torch` is the form for a GPU.
 
-Images are (H, W, C) arrays on the 0 to 255 scale (C is 3, or 1 for luma), float64 inside.
-Checked against scikit-image and against goldens of BasicSR's functions.
+Images are (H, W, 3) or planes (H, W) on the 0 to 255 scale, uint8 or float. Checked against scikit-image, against
+goldens of BasicSR's functions, and against float64 forms on hard contents (flat, dark, saturated).
 """
 
-from collections.abc import Callable
-from typing import Literal
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property, partial
+from typing import Any, Generic, TypeVar
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-Image = npt.NDArray[np.float64]
-K1, K2, TOP = 0.01, 0.03, 255.0
-"""Constants of SSIM (Wang et al., TIP 2004), and the largest value of a pixel."""
+from airpipe.pixels import Rgb8
+from airpipe.settings.scoring import Colour
+
+Image = npt.NDArray[Any]
+"""An image (H, W, 3) or a plane (H, W), uint8, float32 or float64, on the 0 to 255 scale."""
+A = TypeVar("A")
+
+TOP = 255.0
+"""Largest value of a pixel."""
+C1, C2 = (0.01 * TOP) ** 2, (0.03 * TOP) ** 2
+"""Constants of SSIM (Wang et al., TIP 2004)."""
+LUMA = (65481.0, 128553.0, 24966.0)
+LUMA_SCALE = 255_000.0
+"""Weights of R, G and B in the luma of BT.601, studio range, and what divides their sum: whole numbers, so that luma
+of 8-bit images that lies between two levels is the same in every form."""
+PART = 160
+"""Largest side of the parts in which SSIM is computed, in pixels: their maps stay in the cache."""
+RISK = 2e-6
+"""Bound on the error of a part's SSIM in float32 above which it is computed in float64; errors were a tenth of it."""
 
 
-def luma(image: npt.NDArray[np.generic]) -> Image:
+@dataclass(frozen=True)
+class Window:
+    """A window of SSIM."""
+
+    rows: tuple[float, ...]
+    """Weights down the rows; they add to 1, as do those of the columns."""
+    columns: tuple[float, ...]
+    unbias: float = 1.0
+    """n / (n - 1) for sample moments of windows of n pixels, 1 for population moments."""
+
+    @property
+    def margins(self) -> tuple[int, int]:
+        """Pixels at each end of the rows and of the columns that have no complete window."""
+        return len(self.rows) // 2, len(self.columns) // 2
+
+    @cached_property
+    def means(self) -> Callable[[Image], Image]:
+        """Function of an image that gives weighted means around each pixel; those in the margins are of no use."""
+        if len(set(self.rows + self.columns) - {1.0}) == 1:  # a box, which OpenCV sums in float64
+            return partial(cv2.blur, ksize=(len(self.columns), len(self.rows)))
+        kernels = {"kernelX": np.array(self.columns), "kernelY": np.array(self.rows)}
+        return partial(cv2.sepFilter2D, ddepth=-1, **kernels)
+
+
+GAUSSIAN = tuple(float(weight) for weight in cv2.getGaussianKernel(11, 1.5)[:, 0])
+WINDOWS = {
+    "ssim_gaussian11": Window(GAUSSIAN, GAUSSIAN),
+    "ssim_uniform7": Window((1 / 7,) * 7, (1 / 7,) * 7, 49 / 48),
+    "ssim_columns7": Window((1 / 7,) * 7, (1.0,), 7 / 6),
+}
+"""Windows by variant: Wang et al. (TIP 2004), as BasicSR has it; scikit-image's default (AirNet, PromptIR, DyNet,
+DSRIR); and the one that DSRIR's code uses on luma by mistake: each column for itself (see docs/evaluation.md)."""
+
+
+def least_side(measure: str) -> int:
+    """Least side in pixels of images that a measure takes."""
+    return max(len(WINDOWS[measure].rows), len(WINDOWS[measure].columns)) if measure in WINDOWS else 1
+
+
+def luma(image: Image) -> Image:
     """Studio-range luma of BT.601: 16 + 65.481 R + 128.553 G + 24.966 B for R, G, B in [0, 1].
 
     Args:
         image: image (H, W, 3), RGB, on the 0 to 255 scale.
 
     Returns:
-        (H, W, 1) in [16, 235], rounded to float32 as BasicSR stores it.
+        float64 (H, W), in [16, 235].
     """
-    scaled = np.asarray(image, np.float64) / TOP
-    plane = 16 + scaled @ np.array([65.481, 128.553, 24.966])
-    return np.asarray(plane.astype(np.float32)[..., None], np.float64)
+    plane = cv2.transform(np.asarray(image, np.float64), np.array([LUMA]))
+    return np.asarray(plane / LUMA_SCALE + 16)
 
 
-def psnr(restored: npt.NDArray[np.generic], clean: npt.NDArray[np.generic]) -> float:
+def psnr(restored: Image, clean: Image) -> float:
     """Peak signal-to-noise ratio in dB over all pixels and channels together; inf for equal images.
 
+    Args:
+        restored, clean: images of one shape and type.
+
     Raises:
-        ValueError: shapes differ.
+        ValueError: shapes or types differ.
     """
-    _same_shape(restored, clean)
-    error = float(np.mean((np.asarray(restored, np.float64) - np.asarray(clean, np.float64)) ** 2))
+    _same_kind(restored, clean)
+    error = cv2.norm(restored, clean, cv2.NORM_L2SQR) / clean.size
     return float("inf") if error == 0 else float(10 * np.log10(TOP**2 / error))
 
 
-def ssim_gaussian11(restored: npt.NDArray[np.generic], clean: npt.NDArray[np.generic]) -> float:
-    """SSIM of Wang et al. (TIP 2004): 11x11 Gaussian window of sigma 1.5, population moments,
-    only complete windows, mean over channels (BasicSR, DCPT).
+def ssim(restored: Image, clean: Image, window: Window) -> float:
+    """SSIM, mean over complete windows and channels, within 1e-6 of its float64 form.
+
+    Args:
+        restored, clean: images of one shape and type.
+        window: one of `WINDOWS`.
 
     Raises:
-        ValueError: shapes differ, or a side below 11.
+        ValueError: shapes or types differ, or a side is smaller than the window.
     """
-    kernel = cv2.getGaussianKernel(11, 1.5)
-    return _ssim(restored, clean, lambda x: np.asarray(cv2.sepFilter2D(x, -1, kernel, kernel), np.float64), 5, 1.0)
+    _same_kind(restored, clean)
+    _large_enough(clean.shape[:2], window)
+    (down, across), loss = window.margins, 0.0
+    rows, columns = _parts(clean.shape[0], down), _parts(clean.shape[1], across)
+    for place in itertools.product(rows, columns):
+        loss += _loss(restored[place], clean[place], window)
+    complete = (clean.shape[0] - 2 * down) * (clean.shape[1] - 2 * across)
+    return float(1 - loss / (complete * (clean.size // (clean.shape[0] * clean.shape[1]))))
 
 
-def ssim_uniform7(restored: npt.NDArray[np.generic], clean: npt.NDArray[np.generic]) -> float:
-    """SSIM with a 7x7 uniform window and sample covariance: scikit-image's default, which
-    AirNet, PromptIR, DyNet and DSRIR report; mean over channels.
+def _parts(length: int, margin: int) -> list[slice]:
+    """Parts of a side that share their margins, so that each pixel with a complete window is in one part."""
+    whole = length - 2 * margin
+    count = -(-whole // PART)
+    return [slice(whole * n // count, whole * (n + 1) // count + 2 * margin) for n in range(count)]
 
-    Raises:
-        ValueError: shapes differ, or a side below 7.
+
+def _loss(x: Image, y: Image, window: Window, kind: type[Any] = np.float32) -> float:
+    """Sum of 1 - SSIM over the complete windows of a part.
+
+    Sum and difference of the images need four filters, the images themselves five: with S, D the local variances
+    of x + y and x - y, vx + vy = (S + D) / 2 and 2 vxy = (S - D) / 2; means likewise. With u and v the shares of the
+    difference in those sums, SSIM is (1 - 2 u) (1 - 2 v). Constants change neither S nor D, so both are taken around
+    their means in this part: float32 then holds what a photograph needs. Flat areas far
+    from the mean lose digits, all in one direction; where that could show, the part is done again in float64.
     """
-    return _ssim(restored, clean, lambda x: np.asarray(cv2.blur(x, (7, 7)), np.float64), 3, 49 / 48)
+    depth = cv2.CV_32F if kind is np.float32 else cv2.CV_64F
+    channels = x.size // (len(x) * x.shape[1])
+    # whole numbers: integers stay exact in float32
+    level_x, level_y = (round(sum(cv2.mean(one[::4])) / channels) for one in (x, y))
+    total = cv2.addWeighted(x, 1, y, 1, -level_x - level_y, dtype=depth)
+    difference = cv2.addWeighted(x, 1, y, -1, level_y - level_x, dtype=depth)
+    rows = slice(window.margins[0], len(x) - window.margins[0])
+    mean_s, mean_d = window.means(total)[rows], window.means(difference)[rows]
+    s = window.means(cv2.multiply(total, total, dst=total))[rows]
+    d = window.means(cv2.multiply(difference, difference, dst=difference))[rows]
+    free = total[rows]  # memory for what follows
+    # c2 divided by the factor of S and D, which is left out, gives the same ratio
+    cv2.addWeighted(s, 1, cv2.multiply(mean_s, mean_s, dst=free), -1, 2 * C2 / window.unbias, dst=s)
+    cv2.subtract(d, cv2.multiply(mean_d, mean_d, dst=free), dst=d)
+    if kind is np.float32 and _risk(mean_s, mean_d, s, d) > RISK:
+        return _loss(x, y, window, np.float64)
+    mean_s += level_x + level_y
+    mean_d += level_x - level_y
+    cv2.multiply(mean_s, mean_s, dst=mean_s)
+    cv2.multiply(mean_d, mean_d, dst=mean_d)
+    u = cv2.divide(mean_d, cv2.addWeighted(mean_s, 1, mean_d, 1, 2 * C1, dst=mean_s), dst=mean_s)
+    v = cv2.divide(d, cv2.add(s, d, dst=s), dst=s)
+    columns = slice(window.margins[1], x.shape[1] - window.margins[1])
+    first, second, both = (sum(cv2.sumElems(one[:, columns])) for one in (u, v, cv2.multiply(u, v, dst=free)))
+    return float(2 * first + 2 * second - 4 * both)
 
 
-def _ssim(
-    restored: npt.NDArray[np.generic],
-    clean: npt.NDArray[np.generic],
-    mean: Callable[[Image], Image],
-    border: int,
-    unbias: float,
-) -> float:
-    """SSIM with any window: `mean` averages over it, and the `border` pixels at each side have no complete one.
+def _risk(mean_s: Image, mean_d: Image, s: Image, d: Image) -> float:
+    """Error of a part's SSIM when S and D are off by the rounding of squared means, from every 16th row.
 
-    unbias: n / (n - 1) for the sample moments of windows of n pixels, 1 for population moments.
+    Args:
+        mean_s, mean_d: means of sum and difference around their levels.
+        s, d: their variances, s with the constant c2, as in `_loss`.
     """
-    _same_shape(restored, clean)
-    if min(clean.shape[:2]) < 2 * border + 1:
-        raise ValueError(f"image {clean.shape[:2]} is smaller than the SSIM window of {2 * border + 1}")
-    values = []
-    for channel in range(clean.shape[2]):
-        x = np.ascontiguousarray(restored[..., channel], np.float64)
-        y = np.ascontiguousarray(clean[..., channel], np.float64)
-        mx, my = mean(x), mean(y)
-        vx, vy = unbias * (mean(x * x) - mx * mx), unbias * (mean(y * y) - my * my)
-        vxy = unbias * (mean(x * y) - mx * my)
-        c1, c2 = (K1 * TOP) ** 2, (K2 * TOP) ** 2
-        ratio = ((2 * mx * my + c1) * (2 * vxy + c2)) / ((mx * mx + my * my + c1) * (vx + vy + c2))
-        values.append(ratio[border:-border, border:-border].mean())
-    return float(np.mean(values))
+    mean_s, mean_d, s, d = mean_s[::16], mean_d[::16], s[::16], d[::16]
+    return float(np.finfo(np.float32).eps * np.mean((d * mean_s**2 + s * mean_d**2) / (s + d) ** 2))
 
 
-def _same_shape(restored: npt.NDArray[np.generic], clean: npt.NDArray[np.generic]) -> None:
+def _large_enough(size: tuple[int, ...], window: Window) -> None:
+    if size[0] < len(window.rows) or size[1] < len(window.columns):
+        side = max(len(window.rows), len(window.columns))
+        raise ValueError(f"image {tuple(size)} is smaller than the SSIM window of {side}")
+
+
+def _same_kind(restored: Image, clean: Image) -> None:
     if restored.shape != clean.shape:
         raise ValueError(f"restored is {restored.shape}, clean {clean.shape}; shapes must be equal")
+    if restored.dtype != clean.dtype:
+        raise ValueError(f"restored is {restored.dtype}, clean {clean.dtype}; types must be equal")
 
 
-def score(
-    restored: npt.NDArray[np.floating],
-    clean: npt.NDArray[np.uint8],
-    *,
-    colour: Literal["rgb", "y"] = "rgb",
-    border: int = 0,
-    round_output: bool = True,
-    clip: bool = True,
-    ssim: Literal["gaussian11", "uniform7"] = "gaussian11",
-) -> dict[str, float]:
-    """PSNR (dB) and SSIM of one image under one convention.
+# Several measurements of one image
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What is measured, and what happens to the images before; equal ones are measured once."""
+
+    measure: str
+    """A name in `Kit.measures`."""
+    colour: Colour = "rgb"
+    border: int = 0
+    """Pixels cut from each side."""
+    rounded: bool = True
+    """The restored image is clipped and rounded to 8 bit, half to even, before everything else."""
+    clipped: bool = True
+    """The restored image is clipped to [0, 1]."""
+
+
+@dataclass(frozen=True)
+class Kit(Generic[A]):
+    """How one kind of arrays is measured."""
+
+    levels: Callable[[Any, bool, bool], A]
+    """Function of an image (float in [0, 1], or uint8), whether it is rounded and clipped: 0 to 255."""
+    coloured: Callable[[A, Colour], A]
+    """Function of an image on the 0 to 255 scale that gives the channels that are compared."""
+    measures: Mapping[str, Callable[[A, A], Any]]
+    """Functions of restored and clean image that give numbers."""
+
+
+def levels(image: Image, rounded: bool, clipped: bool) -> Image:
+    """Bring an image to the 0 to 255 scale: uint8 when rounded, else float64.
 
     Args:
-        restored: restored image, (H, W, 3) float, nominally in [0, 1].
+        image: (H, W, 3), float, nominally in [0, 1], or uint8.
+        rounded: clip and round to 8 bit, half to even.
+        clipped: clip to the range of 8 bit.
+    """
+    if image.dtype == np.uint8:
+        return image if rounded else image.astype(np.float64)
+    scaled = np.clip(image, 0, 1) * np.float64(TOP) if rounded or clipped else image * np.float64(TOP)
+    return np.rint(scaled, out=scaled).astype(np.uint8) if rounded else scaled
+
+
+def coloured(image: Image, colour: Colour) -> Image:
+    """Channels of an image (H, W, 3) that are compared: itself, or a plane (H, W)."""
+    if colour == "rgb":
+        return image
+    plane = luma(image)
+    if colour == "y":
+        return plane.astype(np.float32)  # as BasicSR stores it
+    rounded = np.rint(plane).astype(np.uint8)
+    return rounded if colour == "y8" else np.negative(rounded)  # 256 - Y: DegAE's code overflows
+
+
+def _ssim_of(window: Window) -> Callable[[Image, Image], float]:
+    return lambda restored, clean: ssim(restored, clean, window)
+
+
+ON_CPU: Kit[Image] = Kit(
+    levels, coloured, {"psnr": psnr, **{name: _ssim_of(window) for name, window in WINDOWS.items()}}
+)
+
+
+def measure(
+    restored: Image, clean: Rgb8, wanted: Iterable[Measurement], kit: Kit[Any] = ON_CPU
+) -> dict[Measurement, float]:
+    """Measure one image in several ways; what they share is done once.
+
+    Args:
+        restored: (H, W, 3) float, nominally in [0, 1], or uint8.
         clean: clean image, (H, W, 3) uint8.
-        colour: all three channels, or BT.601 luma.
-        border: pixels cut from each side before scoring.
-        round_output: round the restored image to 8 bit, half to even, before everything else.
-        clip: clip the restored image to [0, 1] first.
-        ssim: variant of SSIM.
+        wanted: what is measured.
+        kit: how, and where.
 
     Raises:
-        ValueError: shapes differ, or a side that is smaller than SSIM's window after the cut.
+        ValueError: shapes differ, or a side is smaller than SSIM's window after the cut.
     """
-    first: Image = np.asarray(restored, np.float64) * TOP
-    if clip:
-        first = np.clip(first, 0, TOP)
-    if round_output:
-        first = np.rint(first)
-    second: Image = np.asarray(clean, np.float64)
-    if border:
-        first, second = first[border:-border, border:-border], second[border:-border, border:-border]
-    if colour == "y":
-        first, second = luma(first), luma(second)
-    variant = ssim_gaussian11 if ssim == "gaussian11" else ssim_uniform7
-    return {"psnr": psnr(first, second), "ssim": variant(first, second)}
+
+    @cache
+    def views(rounded: bool, clipped: bool, border: int, colour: Colour) -> tuple[Any, Any]:
+        if colour != "rgb":
+            first, second = views(rounded, clipped, border, "rgb")
+            return kit.coloured(first, colour), kit.coloured(second, colour)
+        if border:
+            first, second = views(rounded, clipped, 0, "rgb")
+            return first[border:-border, border:-border], second[border:-border, border:-border]
+        return kit.levels(restored, rounded, clipped), kit.levels(clean, rounded, clipped)
+
+    found = {}
+    for one in wanted:
+        pair = views(one.rounded, one.clipped, one.border, one.colour)
+        found[one] = float(kit.measures[one.measure](*pair))
+    return found
 
 
-def score_batch(
-    restored: npt.NDArray[np.floating], clean: npt.NDArray[np.uint8]
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """PSNR (dB) and SSIM (`ssim_gaussian11`) of each of several equally large images, as `score` gives them.
-
-    The images lie below each other in one picture for the filters: complete windows see one image each.
+def score_batch(restored: Rgb8, clean: Rgb8) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """PSNR (dB) and SSIM (`ssim_gaussian11`) of each of several equally large images.
 
     Args:
-        restored: restored images, (B, H, W, 3) float, nominally in [0, 1]; they are clipped and rounded to 8 bit.
-        clean: clean images, (B, H, W, 3) uint8.
+        restored: restored images, (B, H, W, 3) uint8.
+        clean: clean images, of the same shape and type.
 
     Returns:
         PSNR and SSIM of each image, two arrays (B,); PSNR is inf for equal images.
 
     Raises:
-        ValueError: shapes differ, or a side below 11.
+        ValueError: shapes or types differ, or a side below 11.
     """
-    _same_shape(restored, clean)
-    count, height, width, channels = clean.shape
-    if min(height, width) < 11:
-        raise ValueError(f"image {(height, width)} is smaller than the SSIM window of 11")
-    first = np.rint(np.clip(np.asarray(restored, np.float64) * TOP, 0, TOP))
-    second = np.asarray(clean, np.float64)
-    error = ((first - second) ** 2).mean((1, 2, 3))
-    with np.errstate(divide="ignore"):
-        decibels = 10 * np.log10(TOP**2 / error)
-    kernel = cv2.getGaussianKernel(11, 1.5)
-    x, y = (np.ascontiguousarray(image.reshape(count * height, width, channels)) for image in (first, second))
-    mx, my, xx, yy, xy = (cv2.sepFilter2D(image, -1, kernel, kernel) for image in (x, y, x * x, y * y, x * y))
-    c1, c2 = (K1 * TOP) ** 2, (K2 * TOP) ** 2
-    vx, vy, vxy = xx - mx * mx, yy - my * my, xy - mx * my
-    ratio = ((2 * mx * my + c1) * (2 * vxy + c2)) / ((mx * mx + my * my + c1) * (vx + vy + c2))
-    whole = ratio.reshape(clean.shape)[:, 5:-5, 5:-5]
-    return np.asarray(decibels, np.float64), np.asarray(whole.mean((1, 2, 3)), np.float64)
+    _same_kind(restored, clean)
+    window = WINDOWS["ssim_gaussian11"]
+    _large_enough(clean.shape[1:3], window)
+    values = [(psnr(one, other), ssim(one, other, window)) for one, other in zip(restored, clean, strict=True)]
+    decibels, structure = np.array(values).reshape(-1, 2).T
+    return decibels, structure

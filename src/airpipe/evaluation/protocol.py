@@ -2,9 +2,10 @@
 
 import csv
 import re
+import time
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,15 +18,17 @@ from airpipe.data.degrading import degraded_image
 from airpipe.data.pairs import Pair
 from airpipe.data.sources import ImageCache, pair_layers
 from airpipe.errors import AirpipeError
-from airpipe.evaluation.metrics import score
+from airpipe.evaluation.metrics import Kit, Measurement, least_side, measure
+from airpipe.evaluation.metrics_torch import kit
+from airpipe.evaluation.perceptual import perceptual_measures
 from airpipe.evaluation.reference import Guided, Sample
 from airpipe.evaluation.tiling import restore_tiled
-from airpipe.images import Picture, centre_crop, write_picture
+from airpipe.images import Picture, centre_crop, glance, write_picture
 from airpipe.models.contract import takes_reference
 from airpipe.pixels import FloatImage, Rgb8, as_floats, quantised
 from airpipe.progress import track
 from airpipe.provenance import atomic_path
-from airpipe.settings.base import canonical_json
+from airpipe.settings.base import canonical_json, unknown_name
 from airpipe.settings.scoring import NoiseRule, ProtocolSettings, TestSettings
 
 Restorer = Callable[[Sample], FloatImage]
@@ -70,7 +73,7 @@ class NoiseStream:
 
 @dataclass
 class _Input:
-    """Protocols that see the same degraded image."""
+    """Protocols that see the same degraded images."""
 
     crop_multiple: int
     noise: NoiseStream | None
@@ -78,10 +81,16 @@ class _Input:
 
 
 def distinct_inputs(test: TestSettings, protocols: dict[str, ProtocolSettings]) -> list[_Input]:
-    """Group a test's protocols by the degraded image that they see (cut and, for noise, noise rule)."""
+    """Group a test's protocols by their cut and, for noise, noise rule; equal sizes may join groups, see `evaluate`.
+
+    Raises:
+        AirpipeError: the test names an unknown protocol.
+    """
     sigma = noise_sigma(test)
     groups: dict[tuple[int, str], _Input] = {}
     for name in test.protocols:
+        if name not in protocols:
+            raise AirpipeError(f"test of {test.pairs}: {unknown_name(name, protocols, 'protocol')}")
         protocol = protocols[name]
         rule = "" if sigma is None else canonical_json(protocol.noise)
         stream = None if sigma is None else NoiseStream(protocol.noise, sigma)
@@ -120,8 +129,12 @@ def evaluate(
     keep: Callable[[str, FloatImage, Rgb8], None] | None = None,
     label: str = "scoring",
     references: References | None = None,
+    device: torch.device | None = None,
 ) -> list[dict[str, Any]]:
-    """Score every image of a test under every protocol of it.
+    """Score every image of a test under every protocol of it; print how often the model ran, and what scoring took.
+
+    An image goes through the model once per distinct input: protocols that cut it to the same size share a pass
+    (and, for noise, those of one rule), and a number that several of them ask for is measured once.
 
     Args:
         test: the test, with its recipe written out.
@@ -133,31 +146,131 @@ def evaluate(
             first protocol's input.
         label: text of the progress display.
         references: what the model is shown beside each image, where the test has that.
+        device: where the model is, which is where images are compared; None: the CPU.
 
     Returns:
         One row per image, protocol and metric, with the keys of `COLUMNS`.
 
     Raises:
-        AirpipeError: an image that is too small for a metric, or a recipe for an image that has a degraded file.
+        AirpipeError: before the model runs: an unknown protocol, an image that is too small for a metric, luma of
+            grey images; later: a recipe for an image that has a degraded file, a result that is not a number.
     """
     inputs = distinct_inputs(test, protocols)
-    cache, rows = ImageCache(), []
     ordered = sorted(pairs, key=lambda pair: natural_key(pair.name))
+    refuse_unfit_images(test, [protocol for group in inputs for protocol in group.protocols.values()], ordered)
+    scorer = _Scorer(test, protocols, restorer is not None, device or torch.device("cpu"))
+    cache, rows, begin, passes = ImageCache(), list[dict[str, Any]](), time.perf_counter(), 0
     for number, pair in enumerate(track(ordered, len(ordered), label)):
         layers = pair_layers(pair, cache)
-        for place, group in enumerate(inputs):
-            cut = [cast(Any, centre_crop(layer, group.crop_multiple)) for layer in layers]
+        for place, (cut, group) in enumerate(_passes(layers, inputs)):
             degraded, clean = degraded_input(test, pair, cut, group.noise), cut[0]
             sample = Sample(degraded, pair.name, references(pair.name) if references else None)
             restored = degraded if restorer is None else restorer(sample)
+            passes += restorer is not None
+            if np.isnan(restored.sum()):
+                raise AirpipeError(f"{pair.clean}: the restored image is not a number everywhere. Nothing was scored")
             if keep is not None and place == 0 and number < test.keep_images:
                 keep(pair.name, restored, clean)
-            for name, protocol in group.protocols.items():
-                try:
-                    rows += _rows(test, pair, name, protocol, restored, clean, untouched=restorer is None)
-                except ValueError as error:
-                    raise AirpipeError(f"{pair.clean}: {error}. Leave the image out of {test.pairs}") from None
+            rows += scorer.rows(pair, group, restored, clean)
+    took = time.perf_counter() - begin
+    print(
+        f"{label}: {len(ordered)} images, {passes} passes of the model, {len(rows)} scores from {scorer.count} "
+        f"measurements; scoring took {scorer.seconds:.2f} of {took:.2f} s ({100 * scorer.seconds / took:.1f} %)",
+        flush=True,
+    )
     return rows
+
+
+def _passes(layers: list[npt.NDArray[Any]], inputs: Sequence[_Input]) -> list[tuple[list[npt.NDArray[Any]], _Input]]:
+    """Distinct inputs of one image: its cut layers, and the protocols that see them.
+
+    Groups whose cuts have the same size see the same input, unless a noise stream runs through all images of each.
+    """
+    found: dict[tuple[Any, ...], tuple[list[npt.NDArray[Any]], _Input]] = {}
+    for group in inputs:
+        cut = [cast(Any, centre_crop(layer, group.crop_multiple)) for layer in layers]
+        rule = group.noise and group.noise.rule
+        stream = group.crop_multiple if rule and rule.generator == "once" else None
+        key = (cut[0].shape, rule and canonical_json(rule), stream)
+        found.setdefault(key, (cut, _Input(group.crop_multiple, group.noise)))[1].protocols.update(group.protocols)
+    return list(found.values())
+
+
+def refuse_unfit_images(test: TestSettings, protocols: Sequence[ProtocolSettings], pairs: Sequence[Pair]) -> None:
+    """Refuse, by the headers of their files, images that a metric cannot take.
+
+    Raises:
+        AirpipeError: a side that is smaller than the SSIM window, or luma where all images are grey: it would
+            squeeze 0 to 255 into 16 to 235, and PSNR would rise by 1.32 dB.
+    """
+    used = [(p, one) for p in protocols for one in p.metrics.values() if one.channels(test.degradation)]
+    glances = {pair.name: glance(pair.clean) for pair in pairs}
+    for pair in pairs:
+        height, width, _ = glances[pair.name]
+        if pair.degraded is not None:
+            height, width = (min(two) for two in zip((height, width), glance(pair.degraded)[:2], strict=True))
+        for protocol, one in used:
+            sides = [side - side % protocol.crop_multiple - 2 * protocol.border for side in (height, width)]
+            if min(sides) < least_side(one.measure):
+                raise AirpipeError(
+                    f"{pair.clean}: {width}x{height} pixels are smaller than the SSIM window of "
+                    f"{least_side(one.measure)} after cuts and borders. Leave the image out of {test.pairs}"
+                )
+    grey = bool(glances) and all(one_channel for _, _, one_channel in glances.values())
+    if grey and any(one.channels(test.degradation) != "rgb" for _, one in used):
+        raise AirpipeError(
+            f"test of {test.pairs}: all images are grey, and a protocol compares luma, which raises their PSNR "
+            "by 1.32 dB. Use a protocol that compares RGB: for grey images that is the grey value"
+        )
+
+
+@dataclass
+class _Scorer:
+    """Scores of images under protocols, with the time that they took."""
+
+    test: TestSettings
+    protocols: dict[str, ProtocolSettings]
+    restored: bool
+    """Whether a model restores; what is not restored is neither clipped nor rounded."""
+    device: torch.device
+    seconds: float = 0.0
+    count: int = 0
+
+    def __post_init__(self) -> None:
+        names = {one.measure for name in self.test.protocols for one in self.protocols[name].metrics.values()}
+        extra = perceptual_measures(names, self.device)
+        ours: Kit[Any] = kit(self.device)
+        self.kit = replace(ours, measures={**ours.measures, **extra})
+
+    def rows(self, pair: Pair, group: _Input, restored: FloatImage, clean: Rgb8) -> list[dict[str, Any]]:
+        """Scores of one image under protocols that share its input."""
+        begin = time.perf_counter()
+        exact = not self.restored and group.noise is None  # 8 bit as it is: rounding changes nothing
+        wanted = {
+            (name, metric): Measurement(
+                one.measure,
+                channels,
+                protocol.border,
+                rounded=exact or (protocol.round_output and self.restored),
+                clipped=exact or self.restored,
+            )
+            for name, protocol in group.protocols.items()
+            for metric, one in protocol.metrics.items()
+            if (channels := one.channels(self.test.degradation)) and one.measure in self.kit.measures
+        }
+        try:
+            values = measure(restored, clean, set(wanted.values()), self.kit)
+        except ValueError as error:
+            raise AirpipeError(f"{pair.clean}: {error}. Leave the image out of {self.test.pairs}") from None
+        if wrong := next((key for key, one in wanted.items() if np.isnan(values[one])), None):
+            raise AirpipeError(f"{pair.clean}: {wrong[1]} under protocol {wrong[0]} is not a number")
+        common = {"image": pair.name, "degradation": self.test.degradation, "level": self.test.level}
+        self.count += len(values)
+        self.seconds += time.perf_counter() - begin
+        return [
+            {**common, "protocol": name, "metric": metric, "value": values[one]}
+            for (name, metric), one in wanted.items()
+        ]
 
 
 def degraded_input(
@@ -192,29 +305,6 @@ def degraded_file(test: TestSettings, pair: Pair, layers: list[npt.NDArray[Any]]
     where = f"test of {test.pairs}: recipe {test.recipe or 'given as operations'}"
     paired = pair.degraded is not None
     return degraded_image(layers, paired, test.operations, generator, where=where, name=pair.name)[0]
-
-
-def _rows(
-    test: TestSettings,
-    pair: Pair,
-    name: str,
-    protocol: ProtocolSettings,
-    restored: FloatImage,
-    clean: Rgb8,
-    untouched: bool,
-) -> list[dict[str, Any]]:
-    """Scores of one image under one protocol; an untouched input is neither clipped nor rounded."""
-    values = score(
-        restored,
-        clean,
-        colour=protocol.colour,
-        border=protocol.border,
-        round_output=protocol.round_output and not untouched,
-        clip=not untouched,
-        ssim=protocol.ssim,
-    )
-    common = {"image": pair.name, "degradation": test.degradation, "level": test.level, "protocol": name}
-    return [{**common, "metric": metric, "value": value} for metric, value in values.items()]
 
 
 def network_restorer(network: nn.Module, device: torch.device, tile: int) -> Restorer:

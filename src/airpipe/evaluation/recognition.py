@@ -22,7 +22,7 @@ from airpipe.evaluation.protocol import degraded_file, natural_key
 from airpipe.evaluation.recognisers import Lists, Recogniser, Rows, grouped, in_order
 from airpipe.evaluation.tiling import restore_batch
 from airpipe.models.contract import branches
-from airpipe.pixels import Rgb8, as_floats, channels_first, in_floats, quantised
+from airpipe.pixels import Rgb8, channels_first, in_floats, quantised
 from airpipe.progress import track
 from airpipe.settings.studies import CLEAN, RecognitionJob, RecognitionTest
 from airpipe.weights.checkpoints import LoadedModel
@@ -145,8 +145,8 @@ def _scores(
 ) -> tuple[npt.NDArray[np.float64], ...]:
     """PSNR and SSIM of the input, and of the result, by image."""
     try:
-        before = score_batch(as_floats(bucket.degraded), bucket.clean)
-        after = before if images is bucket.degraded else score_batch(as_floats(images), bucket.clean)
+        before = score_batch(bucket.degraded, bucket.clean)
+        after = before if images is bucket.degraded else score_batch(images, bucket.clean)
     except ValueError as error:
         raise AirpipeError(f"recognition, test {name}: {error}. Leave the image out of {test.pairs}") from None
     return (*before, *after)

@@ -161,7 +161,8 @@ def _score(candidate: Candidate, job: TestJob, pairs: PairList, identity: str) -
     shutil.rmtree(pictures, ignore_errors=True)
     images, restorer, begin = read_pairs(pairs.file, pairs.root), candidate.restorer(test.tile), time.perf_counter()
     keeper = picture_keeper(pictures, with_clean=restorer is None)
-    rows = evaluate(test, job.protocols, images, restorer, keeper, f"scoring {job.name}")
+    where = choose_device(candidate.device) if restorer else None
+    rows = evaluate(test, job.protocols, images, restorer, keeper, f"scoring {job.name}", device=where)
     write_scores(scores, rows)
     facts = {
         "images": len(images),

@@ -1,9 +1,12 @@
 """Settings of tests, protocols, tables and the report."""
 
-from typing import Literal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
+from airpipe.errors import AirpipeError
 from airpipe.settings.base import Json, Name, Settings, unknown_name
 from airpipe.settings.degrading import Recipe
 from airpipe.settings.names import PairListId, SettingModel
@@ -23,17 +26,83 @@ class NoiseRule(Settings):
     )
 
 
+Colour = Literal["rgb", "y", "y8", "y8_negated"]
+"""Channels that are compared: all three; luma of BT.601, studio range; that, rounded to 8 bit; 256 less that."""
+PERCEPTUAL = ("lpips", "dists", "niqe")
+"""Measures of the extra `perceptual`."""
+
+
+class MetricSettings(Settings):
+    """One number of a protocol."""
+
+    measure: Literal["psnr", "ssim_gaussian11", "ssim_uniform7", "ssim_columns7", "lpips", "dists", "niqe"]
+    colour: Colour = Field("rgb", description="Channels that are compared; y: luma of BT.601, y8: rounded to 8 bit.")
+    colour_of: dict[Name, Colour] = Field({}, description="Other channels for tests of some degradations.")
+    only: tuple[Name, ...] = Field((), description="Degradations whose tests have this number; none named: all.")
+
+    @model_validator(mode="after")
+    def _perceptual_sees_colours(self) -> "MetricSettings":
+        if self.measure in PERCEPTUAL and {self.colour, *self.colour_of.values()} != {"rgb"}:
+            raise ValueError(f"{self.measure} is made for RGB images; leave its colour out")
+        return self
+
+    def channels(self, degradation: str) -> Colour | None:
+        """Channels that are compared in tests of a degradation; None: they do not have this number."""
+        if self.only and degradation not in self.only:
+            return None
+        return self.colour_of.get(degradation, self.colour)
+
+
 class ProtocolSettings(Settings):
     """A published (or our) convention of measuring, including its known mistakes."""
 
     title: str
     source: str = Field(description="Paper or code whose convention it is.")
-    colour: Literal["rgb", "y"] = Field("rgb", description="Channels that are compared; y: luma of BT.601.")
     border: NonNegativeInt = Field(0, description="Pixels cut from each side before scoring.")
     round_output: bool = Field(True, description="Round the restored image to 8 bit before scoring.")
-    ssim: Literal["gaussian11", "uniform7"] = "gaussian11"
     crop_multiple: PositiveInt = Field(1, description="Inputs are centre-cut to a multiple of this.")
+    metrics: dict[Name, MetricSettings] = Field(
+        {"psnr": MetricSettings(measure="psnr"), "ssim": MetricSettings(measure="ssim_gaussian11")},
+        min_length=1,
+        description="Its numbers by name; tables show psnr and ssim.",
+    )
     noise: NoiseRule
+
+    @model_validator(mode="after")
+    def _names_say_what_is_measured(self) -> "ProtocolSettings":
+        plain = {"psnr": ("psnr",), "ssim": ("ssim_gaussian11", "ssim_uniform7")}
+        for name, allowed in plain.items():
+            if name in self.metrics and self.metrics[name].measure not in allowed:
+                found = self.metrics[name].measure
+                raise ValueError(f"metric {name!r} is {found}, expected {' or '.join(allowed)}: give it another name")
+        return self
+
+    def definition(self) -> dict[str, Any]:
+        """What its numbers depend on: everything but title and source."""
+        return self.model_dump(mode="json", exclude={"title", "source"})
+
+
+def refuse_other_definitions(
+    file: Path, measured: Mapping[str, Any], protocols: Mapping[str, ProtocolSettings]
+) -> None:
+    """Refuse scores that were made under another definition of a protocol of the same name.
+
+    Args:
+        file: the scores, for the message.
+        measured: their protocols, as the JSON beside them holds them.
+        protocols: those of the configuration.
+
+    Raises:
+        AirpipeError: names file, protocol, and what differs.
+    """
+    for name in measured.keys() & protocols.keys():
+        now = protocols[name].definition()
+        differs = [key for key, value in now.items() if measured[name].get(key) != value]
+        if differs:
+            raise AirpipeError(
+                f"{file}: was scored under another definition of protocol {name} ({', '.join(differs)} differ). "
+                "Remove the file and run Snakemake again"
+            )
 
 
 class TestSettings(Settings):
