@@ -62,7 +62,7 @@ def test_features_of_pretraining_and_scratch_stand_beside_their_random_weights(t
     knn = table[(table["measure"] == "knn") & (table["class"] == "")]
     assert ((knn["value"] > 0) & (knn["value"] <= 100)).all() and set(knn["n_scenes"]) == {3}
     page = (toy_run / "results/report/index.html").read_text()
-    assert 'id="features"' in page and "30 crops of 3 photographs" in page and page.count("t-SNE of the features") == 2
+    assert 'id="features"' in page and "30 crops of 3 photographs" in page and "t-SNE of the features" in page
 
 
 def test_an_overlay_that_names_the_last_stage_only_keeps_it_the_last():

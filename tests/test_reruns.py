@@ -1,5 +1,6 @@
 """What a change redoes, shown on real toy runs: comments nothing, settings what depends on them."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -72,20 +73,36 @@ def test_a_copy_runs_its_own_package(project):
 
 def test_the_results_table_holds_every_number_once(project):
     table = pd.read_csv(project / "results" / "tables" / "allinone.csv", dtype={"level": str})
-    head = ["method", "backbone", "setting", "model", "scale", "seeds", "dataset", "degradation", "level"]
-    assert list(table.columns[:9]) == head
+    head = ["method", "backbone", "setting", "model", "against", "scale", "seeds", "dataset", "degradation", "level"]
+    assert list(table.columns[:10]) == head
     ours = table[table["model"] != "published"]
     counts = ours.groupby(["model", "metric"]).size().to_dict()
-    # two tests under one protocol: scores of both, gains of the models only
-    assert counts == {("none", "psnr"): 2, ("none", "ssim"): 2} | {
-        (model, metric): 2
-        for model in ("baseline/nafnet_5d/train", "imported/official")
-        for metric in ("psnr", "ssim", "psnr_gain", "psnr_gain_min")
+    # two tests and their average under one protocol; gains of the models only, differences from the first of them
+    models = ("baseline/nafnet_5d/train", "imported/official")
+    assert counts == {
+        **{(model, metric): 3 for model in ("none", *models) for metric in ("psnr", "ssim")},
+        **{(model, "psnr_gain"): 3 for model in models},
+        **{(model, "psnr_gain_min"): 2 for model in models},
+        ("imported/official", "psnr_difference"): 3,
     }
     assert all(isfinite(value) for value in ours["value"])
     noisy = ours[(ours["model"] == "none") & (ours["degradation"] == "noise") & (ours["metric"] == "psnr")]
     assert noisy["value"].item() == pytest.approx(20.2, abs=0.3)  # sigma 25: 10 log10(255^2 / 25^2) dB
     assert ours.groupby("dataset")["n_images"].first().to_dict() == {"mine": 2, "photos": 3}
+
+
+def test_a_table_of_scores_needs_lines_of_configuration_only(project):
+    folder = project / "results/tables"
+    table = pd.read_csv(folder / "new.csv", keep_default_na=False)
+    assert set(table["degradation"]) == {"noise", "low_light", "both"}
+    psnr = table[(table["metric"] == "psnr") & (table["model"] == "none")].set_index("degradation")["value"]
+    assert psnr["both"] == pytest.approx((psnr["noise"] + psnr["low_light"]) / 2)
+    shown = f"{psnr['both']:.2f} / "
+    assert "# A \\<new> table" in (folder / "new.md").read_text() and shown in (folder / "new.md").read_text()
+    assert shown in (folder / "new.tex").read_text()
+    assert [block["head"][1:] for block in json.loads((folder / "new.json").read_text())["blocks"]] == [["airpipe"]] * 3
+    page = (project / "results/report/index.html").read_text()
+    assert "A &lt;new&gt; table" in page and f"{psnr['both']:.2f}" in page.partition('id="new"')[2]
 
 
 def test_gains_are_restored_minus_degraded_for_every_image(project):
