@@ -1,27 +1,17 @@
 """Draw the figures of one table, of the feature analysis or of the recognition tests; run by Snakemake."""
 
-import logging
-import os
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from airpipe.errors import run_main
+from airpipe.errors import run_rules
 from airpipe.evaluation.indexes import scores_of
 from airpipe.reporting.figures import charts, pictures
 from airpipe.reporting.reading import read_json
 from airpipe.reporting.table import read_frame
 
 RESULTS = Path("results")
-
-
-def main(job: Any) -> None:
-    handle = os.open(job.log[0], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    os.dup2(handle, 1)  # everything that the job says goes to its log
-    os.dup2(handle, 2)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
-    {"features_figures": features, "recognition_figures": recognition, "figures": scores}[job.rule](job)
 
 
 def features(job: Any) -> None:
@@ -48,4 +38,5 @@ def scores(job: Any) -> None:
     pictures.draw_qualitative(scenes, report["zoom"], Path(job.output.qualitative))
 
 
-run_main(lambda: main(snakemake))  # noqa: F821  (Snakemake defines it)
+RULES = {"features_figures": features, "recognition_figures": recognition, "figures": scores}
+run_rules(snakemake, RULES)  # noqa: F821  (Snakemake defines it)

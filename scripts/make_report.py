@@ -1,11 +1,9 @@
 """Write the report page over all tables; run by workflow/rules/report.smk."""
 
-import logging
-import os
 from pathlib import Path
 from typing import Any
 
-from airpipe.errors import run_main
+from airpipe.errors import run_rules
 from airpipe.evaluation.indexes import scores_of
 from airpipe.reporting.page import Sources, write_page
 from airpipe.reporting.reading import read_cards
@@ -14,10 +12,6 @@ RESULTS = Path("results")
 
 
 def main(job: Any) -> None:
-    handle = os.open(job.log[0], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    os.dup2(handle, 1)  # everything that the job says goes to its log
-    os.dup2(handle, 2)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
     sources = Sources(
         sections={
             name: [RESULTS / "tables" / f"{table}.json" for table in tables]
@@ -35,4 +29,4 @@ def main(job: Any) -> None:
     write_page(sources, cards, job.params.report, job.params.scale, Path(job.output.page))
 
 
-run_main(lambda: main(snakemake))  # noqa: F821  (Snakemake defines it)
+run_rules(snakemake, {"page": main})  # noqa: F821  (Snakemake defines it)

@@ -59,6 +59,7 @@ class Tree:
         pd.DataFrame(rows, columns=list(SCORE_COLUMNS)).to_csv(path, index=False)
         scale = None if model == "none" else "demo"
         info = {"model": model, "test": test, "dataset": "cbsd68", "scale": scale, "kept": list(IMAGES)}
+        info["protocols"] = {name: {"border": 0} for name in PROTOCOLS}
         path.with_suffix(".json").write_text(json.dumps(info))
         self.write_pictures(model, test)
         return path

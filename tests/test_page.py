@@ -106,7 +106,7 @@ def test_names_are_escaped(text):
 def test_the_page_says_what_was_run_and_where_models_come_from(text):
     assert "the smallest gain of a single picture is -1.00 dB, and 1 of 2 gains are negative" in text
     assert "do not compare them with published ones" in text
-    for said in ("0123456789ab", "aaaaaaaaaaaa + uncommitted changes", "2026-01-01"):
+    for said in ("0123456789ab", "aaaaaaaaaaaa with uncommitted changes", "2026-01-01"):
         assert said in text
     assert text.count("model one/net_5d/seed0/train") == 2  # once a block, however many cells say it
 

@@ -4,7 +4,6 @@ import json
 import re
 import sys
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,7 +19,7 @@ from airpipe.evaluation.metrics import Measurement, measure
 from airpipe.evaluation.protocol import NoiseStream, distinct_inputs, evaluate, natural_key, write_scores
 from airpipe.images import Picture, centre_crop, write_picture
 from airpipe.settings.degrading import Recipe
-from airpipe.settings.scoring import ProtocolSettings, TestSettings, refuse_other_definitions
+from airpipe.settings.scoring import ProtocolSettings, TestSettings
 
 SHIPPED = {
     name: ProtocolSettings.model_validate(values)
@@ -295,16 +294,6 @@ def test_a_result_that_is_not_a_number_is_refused_with_the_image(tmp_path):
 def test_an_unknown_protocol_is_refused_with_the_nearest_one(pairs):
     with pytest.raises(AirpipeError, match="test of toy.test: unknown protocol 'dcp'; did you mean 'dcpt'"):
         evaluate(noise_test(25, ("dcp",)), SHIPPED, pairs, never)
-
-
-def test_scores_of_another_definition_of_a_protocol_are_refused():
-    measured = {name: json.loads(SHIPPED[name].model_dump_json()) for name in ("airpipe", "dcpt")}
-    refuse_other_definitions(Path("a.csv"), measured, SHIPPED)
-    retitled = SHIPPED["dcpt"].model_copy(update={"title": "other"})
-    refuse_other_definitions(Path("a.csv"), measured, {**SHIPPED, "dcpt": retitled})
-    bordered = SHIPPED["dcpt"].model_copy(update={"border": 4})
-    with pytest.raises(AirpipeError, match=r"a.csv: .* definition of protocol dcpt \(border differ\)\. Remove"):
-        refuse_other_definitions(Path("a.csv"), measured, {**SHIPPED, "dcpt": bordered})
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,15 @@ def test_models_scored_on_other_images_are_refused(tree):
         tree.table()
 
 
+def test_scores_under_another_definition_of_a_protocol_are_refused(tree):
+    path = tree.root / "scores" / MODELS[1] / "noise15.json"
+    facts = json.loads(path.read_text())
+    facts["protocols"]["dcpt"]["border"] = 4
+    path.write_text(json.dumps(facts))
+    with pytest.raises(AirpipeError, match=r"seed1/train/noise15.csv: .* protocol dcpt than .*\(border differ\)"):
+        tree.table()
+
+
 def test_a_table_without_no_restoration_is_refused(tree):
     tree.scores = [path for path in tree.scores if "none" not in path.parts]
     with pytest.raises(AirpipeError, match="none"):

@@ -17,6 +17,12 @@ def evaluated(*tables):
     return [f"results/evaluated/{table}/{model}.json" for table, model in PLAN.evaluations(*tables)]
 
 
+def printed_numbers():
+    """Files of what papers print, and of what must be known to compare."""
+    names = glob_wildcards(r"resources/published/{name,\w+\.(csv|yaml)}").name
+    return [f"resources/published/{name}" for name in sorted(names)]
+
+
 def recognition_results(seeds, kind="json", of=""):
     """Results of the recognition tests, for enhancers of all methods or of one."""
     return [f"results/recognition/seed{seed}/{model}.{kind}" for seed, model in PLAN.recognised(seeds, of)]

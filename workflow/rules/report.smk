@@ -13,10 +13,7 @@ rule tables:
     input:
         scores=lambda wildcards: evaluated(wildcards.table),
         cards=lambda wildcards: cards(PLAN.table_models(wildcards.table)),
-        published=collect(
-            "resources/published/{name}",
-            name=sorted(glob_wildcards(r"resources/published/{name,\w+\.(csv|yaml)}").name),
-        ),
+        published=printed_numbers(),
     output:
         csv=report(
             "results/tables/{table}.csv",
@@ -78,10 +75,7 @@ rule efficiency:
 
 rule published:
     input:
-        published=collect(
-            "resources/published/{name}",
-            name=sorted(glob_wildcards(r"resources/published/{name,\w+\.(csv|yaml)}").name),
-        ),
+        published=printed_numbers(),
         tables=collect("results/tables/{table}.csv", table=PROJECT.tables),
         cards=cards(PLAN.shown_models()),
     output:

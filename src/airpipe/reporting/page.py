@@ -32,6 +32,7 @@ from airpipe.reporting.table import (
     Block,
     Line,
     Table,
+    commit_of,
     facts_of,
     read_frame,
     read_table,
@@ -149,10 +150,12 @@ def data_address(content: bytes, kind: str = "image/jpeg") -> str:
 
 def within_budget(encode: Callable[[int], T], sizes: Sequence[int], weight: Callable[[T], int]) -> T:
     """Encode at the largest size whose result weighs at most BUDGET, or at the smallest."""
-    for size in sizes:
-        encoded = encode(size)
-        if weight(encoded) <= BUDGET:
+    encoded, last = encode(sizes[0]), sizes[0]
+    for size in sizes[1:]:
+        if (heavy := weight(encoded)) <= BUDGET:
             break
+        if heavy * (size / last) ** 2 <= BUDGET or size == sizes[-1]:  # bytes never shrink faster than the area
+            encoded, last = encode(size), size
     return encoded
 
 
@@ -258,10 +261,8 @@ def provenance_block(cards: Mapping[str, Card]) -> Block:
     """Settings hash, git commit, end of training and device of every model."""
     lines = []
     for model, card in cards.items():
-        commit = str(card["git"]["commit"] or "not in git")[:12]
-        commit += " + uncommitted changes" if card["git"]["dirty"] else ""
         settings = str(card["settings_hash"] or "imported")[:12]
-        cells = words(settings, commit, str(card["finished"]), str(card["device"] or ""))
+        cells = words(settings, commit_of(card), str(card["finished"]), str(card["device"] or ""))
         lines.append(Line(model, cells, facts=facts_of(model)))
     return Block("", ("model", "settings hash", "git commit", "training finished", "device"), tuple(lines))
 

@@ -18,11 +18,10 @@ from pydantic import Field, PositiveInt
 
 from airpipe.errors import AirpipeError
 from airpipe.registry import described
+from airpipe.reporting.reading import Card
 from airpipe.reporting.table import PLACE, Row
 from airpipe.settings.base import Name, Settings, check_settings, read_yaml, unknown_name
 from airpipe.settings.names import NONE, variant_of
-
-Card = Mapping[str, Any]
 
 SOURCE = ("paper", "table", "flags", "note")
 AVERAGE = "average"

@@ -66,20 +66,34 @@ def read_scores(paths: Sequence[Path]) -> pd.DataFrame:
         its seed), test, dataset, scale, list (checksum of the pair list).
 
     Raises:
-        AirpipeError: wrong columns, a value that is not a number, or no file of `none`.
+        AirpipeError: wrong columns, a value that is not a number, no file of `none`, or files that were scored under
+            different definitions of a protocol.
     """
-    frames = [_read_score(path) for path in paths]
+    infos = {path: score_info(path) for path in paths}
+    _check_definitions(infos)
+    frames = [_read_score(path, info) for path, info in infos.items()]
     frames.sort(key=lambda frame: bool(frame["model"].iloc[0] != NONE))
     if not frames or frames[0]["model"].iloc[0] != NONE:
         raise AirpipeError("no scores of 'none' (no restoration) were given; every table needs them")
     return pd.concat(frames, ignore_index=True)
 
 
-def _read_score(path: Path) -> pd.DataFrame:
+def _check_definitions(infos: Mapping[Path, Mapping[str, Any]]) -> None:
+    known: dict[str, tuple[Path, Mapping[str, Any]]] = {}
+    for path, info in infos.items():
+        for name, found in info["protocols"].items():
+            first, expected = known.setdefault(name, (path, found))
+            if differs := sorted(key for key in {*found, *expected} if found.get(key) != expected.get(key)):
+                raise AirpipeError(
+                    f"{path}: was scored under another definition of protocol {name} than {first} "
+                    f"({', '.join(differs)} differ). Remove both and score them again: snakemake all -R evaluate"
+                )
+
+
+def _read_score(path: Path, info: Mapping[str, Any]) -> pd.DataFrame:
     frame = _csv(path, SCORE_COLUMNS)
     if frame.empty:
         raise AirpipeError(f"{path}: has no scores; delete it and run the evaluation again")
-    info = score_info(path)
     scale = info["scale"] or ""
     facts = {"model_id": info["model"], "model": without_seed(info["model"]), "test": info["test"]}
     facts |= {"dataset": info["dataset"], "scale": scale, "list": info.get("pairs_sha256", info["dataset"])}

@@ -152,16 +152,31 @@ def facts_of(model_id: str, network: str = "") -> dict[str, str]:
 
 def about_model(model_id: str, card: Mapping[str, Any]) -> tuple[str, ...]:
     """Lines on a model: its id, and commit and settings of its training, where the card knows them."""
-    git = card.get("git") or {}
-    commit = f"commit {git['commit'][:12]}" if git.get("commit") else ""
-    changes = " with uncommitted changes" if commit and git.get("dirty") else ""
     settings = f"settings {card['settings_hash'][:12]}" if card.get("settings_hash") else ""
-    return tuple(text for text in (f"model {model_id}", commit + changes, settings) if text)
+    return tuple(text for text in (f"model {model_id}", f"commit {commit_of(card)}", settings) if text)
+
+
+def commit_of(card: Mapping[str, Any]) -> str:
+    """The commit that a model was made at, as far as its card knows."""
+    git = card.get("git") or {}
+    if not git.get("commit"):
+        return "not in git"
+    return str(git["commit"])[:12] + (" with uncommitted changes" if git.get("dirty") else "")
 
 
 def without_seed(model_id: str) -> str:
     """Take the seed out of a model id: method/nafnet_5d/seed0/train becomes method/nafnet_5d/train; others stay."""
     return "/".join(part for part in model_id.split("/") if not re.fullmatch(r"seed\d+", part))
+
+
+def setting_of(model: str) -> str:
+    """How tables name a model in the configuration: a model id without its stage (and seed).
+
+    >>> setting_of("method/nafnet_5d/train@s")
+    'method/nafnet_5d@s'
+    """
+    path, at, variant = model.partition("@")
+    return "/".join(path.split("/")[:2]) + at + variant
 
 
 def place_names(places: Sequence[tuple[Any, ...]]) -> list[str]:

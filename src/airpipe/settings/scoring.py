@@ -1,12 +1,9 @@
 """Settings of tests, protocols, tables and the report."""
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from airpipe.errors import AirpipeError
 from airpipe.settings.base import Json, Name, Settings, unknown_name
 from airpipe.settings.degrading import Recipe
 from airpipe.settings.names import PairListId, SettingModel
@@ -76,33 +73,6 @@ class ProtocolSettings(Settings):
                 found = self.metrics[name].measure
                 raise ValueError(f"metric {name!r} is {found}, expected {' or '.join(allowed)}: give it another name")
         return self
-
-    def definition(self) -> dict[str, Any]:
-        """What its numbers depend on: everything but title and source."""
-        return self.model_dump(mode="json", exclude={"title", "source"})
-
-
-def refuse_other_definitions(
-    file: Path, measured: Mapping[str, Any], protocols: Mapping[str, ProtocolSettings]
-) -> None:
-    """Refuse scores that were made under another definition of a protocol of the same name.
-
-    Args:
-        file: the scores, for the message.
-        measured: their protocols, as the JSON beside them holds them.
-        protocols: those of the configuration.
-
-    Raises:
-        AirpipeError: names file, protocol, and what differs.
-    """
-    for name in measured.keys() & protocols.keys():
-        now = protocols[name].definition()
-        differs = [key for key, value in now.items() if measured[name].get(key) != value]
-        if differs:
-            raise AirpipeError(
-                f"{file}: was scored under another definition of protocol {name} ({', '.join(differs)} differ). "
-                "Remove the file and run Snakemake again"
-            )
 
 
 class TestSettings(Settings):

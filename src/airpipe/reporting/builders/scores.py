@@ -33,13 +33,15 @@ from airpipe.reporting.table import (
     facts_of,
     number,
     place_names,
+    setting_of,
     short_labels,
+    spread,
     with_spread,
     without_seed,
     words,
 )
 from airpipe.settings.names import NONE
-from airpipe.settings.scoring import AverageSettings, TableSettings
+from airpipe.settings.scoring import TableSettings
 
 log = logging.getLogger(__name__)
 
@@ -84,11 +86,11 @@ class Test:
             apart = self.values.sub(base, axis=0)
         return replace(self, values=apart.mask(self.values.eq(base, axis=0), 0.0))
 
-    @property
-    def sampled(self) -> intervals.Sampled:
-        """Values by image, for intervals."""
+    def sampled(self, seed: str = "") -> intervals.Sampled:
+        """Values by image: of one seed (model id), or means over all."""
         with np.errstate(invalid="ignore"):
-            return intervals.Sampled(self.images, self.values.mean(axis=1).to_numpy(float), self.weight)
+            values = self.values[seed] if seed else self.values.mean(axis=1)
+        return intervals.Sampled(self.images, values.to_numpy(float), self.weight)
 
 
 Key = tuple[str, Place, str, str]
@@ -100,24 +102,30 @@ Measured = dict[Key, list[Test]]
 # Measured
 
 
-def measure(scores: pd.DataFrame, averages: Mapping[str, AverageSettings], tests: Sequence[str]) -> Measured:
+def places_of(scores: pd.DataFrame, settings: TableSettings) -> dict[str, Place]:
+    """Place of each test and average, by name."""
+    first = scores.drop_duplicates("test").to_dict("records")
+    tests: dict[str, Place] = {row["test"]: tuple(row[name] for name in PLACE) for row in first}
+    return tests | {name: ("", name, "") for name in settings.averages}
+
+
+def measure(scores: pd.DataFrame, settings: TableSettings, places: Mapping[str, Place]) -> Measured:
     """Gather per-image scores by model, place, protocol and metric; averages follow where all their tests are there.
 
     Args:
         scores: per-image scores, from `reading.read_scores`.
-        averages: columns with means over several tests, by name.
-        tests: tests of the table, in order.
+        settings: tests and averages of the table.
+        places: from `places_of`.
 
     Raises:
         AirpipeError: two tests for one place, or seeds scored on different images.
     """
     found: Measured = {}
-    places: dict[str, Place] = {}
     for names, group in scores.groupby(["model", "test", "protocol", "metric"], sort=False):
         (model, test, protocol, metric), first = map(str, names), group.iloc[0]
-        place: Place = (first["dataset"], first["degradation"], first["level"])
+        place = places[test]
         where = f"{model}, {' '.join(filter(None, place))}, {protocol}"
-        if places.setdefault(test, place) != place or (model, place, protocol, metric) in found:
+        if (model, place, protocol, metric) in found:
             rivals = [name for name, other in places.items() if other == place]
             raise AirpipeError(f"{where}: tests {' and '.join(rivals)} would share a cell; give them different levels")
         values = group.pivot(index="image", columns="model_id", values="value")
@@ -125,10 +133,10 @@ def measure(scores: pd.DataFrame, averages: Mapping[str, AverageSettings], tests
             lacking = ", ".join(map(str, values.index[values.isna().any(axis=1)][:10]))
             raise AirpipeError(f"{where}: seeds were scored on other images ({lacking}); run the evaluation again")
         found[model, place, protocol, metric] = [Test(str(first["list"]), values)]
-    if len(tests) > 1:
-        for name, average in averages.items():
-            members = [places[test] for test in average.tests or tests]
-            found |= _averaged(found, ("", name, ""), members, average.weigh)
+    if len(settings.tests) > 1:
+        for name, average in settings.averages.items():
+            members = [places[test] for test in average.tests or settings.tests]
+            found |= _averaged(found, places[name], members, average.weigh)
     return found
 
 
@@ -236,14 +244,13 @@ def _row(
     model, place, protocol, metric = key
     row: Row = {"model": model, **dict(zip(PLACE, place, strict=True)), "protocol": protocol, "metric": metric}
     ids = list(tests[0].values.columns)
-    by_seed = [_mean(tests, [test.values[seed].to_numpy(float) for test in tests]) for seed in ids]
-    row |= {"value": float(np.mean(by_seed)), "sd": math.nan, "low": math.nan, "high": math.nan, "against": ""}
+    row["against"] = ""
     if metric == "psnr_gain_min":
-        row["value"] = float(min(test.values.to_numpy(float).min() for test in tests))
+        row |= {"value": float(min(test.values.to_numpy(float).min() for test in tests)), "sd": math.nan}
+        row |= {"low": math.nan, "high": math.nan}
     else:
-        row["low"], row["high"] = intervals.interval([test.sampled for test in tests])
-        if len(by_seed) > 1 and np.isfinite(by_seed).all():
-            row["sd"] = float(np.std(by_seed, ddof=1))
+        row |= spread(intervals.mean([test.sampled(seed) for test in tests]) for seed in ids)
+        row["low"], row["high"] = intervals.interval([test.sampled() for test in tests])
     if metric.startswith("psnr_"):
         row["against"] = reference if metric == "psnr_difference" else NONE
     row["n_images"] = sum(len(test.values) for test in tests)
@@ -253,12 +260,6 @@ def _row(
     row |= _identity(ids, cards)
     row |= compare(row, card_of(cards, ids[0]) if model != NONE else {}, published)
     return row
-
-
-def _mean(tests: Sequence[Test], values: Sequence[Any]) -> float:
-    """Weighted mean over tests of the mean over images."""
-    weights = [test.weight for test in tests]
-    return float(np.average([part.mean() for part in values], weights=weights))
 
 
 def _identity(ids: Sequence[str], cards: Mapping[str, Card]) -> Row:
@@ -293,37 +294,24 @@ def build_scores(
     Raises:
         AirpipeError: scores that do not fit together.
     """
-    measured = measure(scores, settings.averages, settings.tests)
+    places = places_of(scores, settings)
+    measured = measure(scores, settings, places)
     models = [model for model in dict.fromkeys(key[0] for key in measured) if model != NONE]
     reference = _reference(settings, models)
     frame = build_frame(measured, cards, scale, published, reference)
     title = settings.title or name
-    sort = _places(scores, settings).get(settings.sort or "")
+    sort = places.get(settings.sort or "")
     blocks = Blocks(frame, settings.columns == "protocol", _abouts(scores, cards), sort).all()
     table = Table(name, title, blocks, tuple(notes(frame, scale, reference)), frame)
     gains = image_gains(scores)
     return table, gains_table(f"{name}_gains", title, gains)
 
 
-def _places(scores: pd.DataFrame, settings: TableSettings) -> dict[str, Place]:
-    """Place of each test and average, by name."""
-    first = scores.drop_duplicates("test").to_dict("records")
-    tests: dict[str, Place] = {row["test"]: tuple(row[name] for name in PLACE) for row in first}
-    return tests | {name: ("", name, "") for name in settings.averages}
-
-
 def _reference(settings: TableSettings, models: Sequence[str]) -> str | None:
     """The model that the others are set against; none where there is only one."""
     wanted = settings.reference
-    named = [model for model in models if wanted and _named(model, wanted)]
+    named = [model for model in models if setting_of(model) == wanted]
     return None if len(models) < 2 else (named or list(models))[0]
-
-
-def _named(model: str, wanted: str) -> bool:
-    """Whether a model id (without its seed) is of the setting that a configuration names."""
-    base, _, variant = wanted.partition("@")
-    path, _, own = model.partition("@")
-    return own == variant and (path == base or path.startswith(f"{base}/"))
 
 
 def _abouts(scores: pd.DataFrame, cards: Mapping[str, Card]) -> dict[str, tuple[str, ...]]:

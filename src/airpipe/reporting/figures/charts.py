@@ -360,7 +360,7 @@ def draw_tsne(results: Sequence[Result], target: Path) -> None:
     """Draw t-SNE with random weights and as trained, one row of panels per checkpoint.
 
     Args:
-        results: results of the analysis, from `features.read_results`.
+        results: results of the analysis.
         target: PNG to write.
     """
     models = by_model(results)
@@ -398,7 +398,7 @@ def draw_confusion(results: Sequence[Result], target: Path) -> None:
     """Draw confusion matrices, one row per checkpoint: kNN with random and trained weights, the trained classifier.
 
     Args:
-        results: results of the analysis, from `features.read_results`.
+        results: results of the analysis.
         target: PNG to write.
     """
     models = by_model(results)

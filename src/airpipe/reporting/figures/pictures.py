@@ -21,7 +21,7 @@ from PIL import Image
 from airpipe.errors import AirpipeError
 from airpipe.reporting.figures.charts import GREY, open_figure
 from airpipe.reporting.reading import score_info
-from airpipe.reporting.table import short_labels, without_seed
+from airpipe.reporting.table import setting_of, short_labels, without_seed
 from airpipe.settings.names import NONE
 
 Pixels = npt.NDArray[np.uint8]
@@ -98,12 +98,12 @@ def read_scenes(scores: Sequence[Path], pictures: Path, report: Mapping[str, Any
         AirpipeError: a picture is missing, or the models kept different ones.
     """
     files: dict[str, dict[str, Path]] = {}
-    for path in scores:
-        info = score_info(path)
+    infos = {path: score_info(path) for path in scores}
+    for path, info in infos.items():
         files.setdefault(info["test"], {}).setdefault(without_seed(info["model"]), path)
     psnr = {test: {m: read_psnr(path, report["protocol"]) for m, path in of.items()} for test, of in files.items()}
     labels = short_labels(dict.fromkeys(model for of in files.values() for model in of))
-    kept = {test: score_info(of[NONE])["kept"][: report["images_per_test"]] for test, of in files.items()}
+    kept = {test: infos[of[NONE]]["kept"][: report["images_per_test"]] for test, of in files.items()}
     turns = [(turn, test) for test, names in kept.items() for turn in range(len(names))]
     wanted = set(sorted(turns, key=lambda place: place[0])[:SCENES])  # the first image of every test, then the next
     scenes = []
@@ -112,10 +112,10 @@ def read_scenes(scores: Sequence[Path], pictures: Path, report: Mapping[str, Any
         chosen = choose_models(alike, report["models"])
         for image in (image for turn, image in enumerate(kept[test]) if (turn, test) in wanted):
             shown = [
-                Shown(labels[model], picture(pictures, of[model], image), psnr[test][model].get(image), model)
+                Shown(labels[model], picture(pictures, infos[of[model]], image), psnr[test][model].get(image), model)
                 for model in (NONE, *chosen)
             ]
-            scenes.append(_scene(test, image, shown, picture(pictures, of[NONE], f"{image}_clean")))
+            scenes.append(_scene(test, image, shown, picture(pictures, infos[of[NONE]], f"{image}_clean")))
     return scenes
 
 
@@ -132,21 +132,14 @@ def choose_models(psnr: Sequence[Mapping[str, Mapping[str, float]]], named: Sequ
         if model != NONE
     }
     ranked = sorted(means, key=lambda model: -means[model])
-    first = [model for model in means if _setting_of(model) in named]
+    first = [model for model in means if setting_of(model) in named]
     chosen = dict.fromkeys([*first, *ranked[:1], *ranked[len(ranked) // 2 :][:1], *means])
     kept = list(chosen)[: max(MODELS, len(first))]
     return [model for model in means if model in kept]
 
 
-def _setting_of(model: str) -> str:
-    """Take the stage out of a model id without seed: method/nafnet_5d/train@s becomes method/nafnet_5d@s."""
-    path, at, variant = model.partition("@")
-    return "/".join(path.split("/")[:2]) + at + variant
-
-
-def picture(folder: Path, scores: Path, name: str) -> Pixels:
-    """Read a picture that was kept beside a score file."""
-    info = score_info(scores)
+def picture(folder: Path, info: Mapping[str, Any], name: str) -> Pixels:
+    """Read a picture that was kept beside a score file, whose facts are given."""
     return read_pixels(folder / info["model"] / info["test"] / f"{name}.png")
 
 
@@ -283,7 +276,7 @@ def read_pictures(
     """Read the kept pictures of the first enhancer that has guidance maps, or of the first one, in the order of tests.
 
     Args:
-        results: results of the tests, from `read_recognition`.
+        results: results of the tests.
         files: npz file beside each result.
         tests: names of the tests.
 
