@@ -113,7 +113,8 @@ def test_the_new_methods_own_test_passes_and_generic_ones_find_it(with_edge):
 
 @pytest.mark.pipeline
 def test_the_new_method_runs_to_the_end_without_a_change_of_the_config(with_edge):
-    snakemake(with_edge, "all", "--configfile", "overlay.yaml", "--config", "models=[edge/nafnet_5d]")
+    targets = ("results/tables/allinone.csv", "results/tables/efficiency.csv")  # the page draws what tables hold
+    snakemake(with_edge, *targets, "--configfile", "overlay.yaml", "--config", "models=[edge/nafnet_5d]")
     results = with_edge / "results"
     table = pd.read_csv(results / "tables" / "allinone.csv").set_index(["model", "metric"])
     row = table.loc["edge/nafnet_5d/train", "psnr"]

@@ -20,13 +20,13 @@ import pytest
 import torch
 from helpers import Stage, curve
 
-from workflow import TOY, copy_project, environment, write_overlay
+from workflow import TOY, copy_project, copy_run, environment, snakemake, write_overlay
 
 STAGE = "results/baseline/nafnet_5d/seed{}/train"
 MODEL = f"{STAGE.format(0)}/model.safetensors"
 TABLE = "results/tables/allinone.csv"
 LOG = "results/logs/baseline/nafnet_5d/seed{}/train.log"
-STEPS = 2500
+STEPS = 1200
 """Training that a test stops after its first checkpoint, a second after its start, goes on for many seconds more."""
 
 
@@ -201,9 +201,17 @@ def training_process(project: Path, seed: int) -> int:
     raise AssertionError(f"no training of seed {seed} runs in {project}")
 
 
+@pytest.fixture(scope="module")
+def listed(tmp_path_factory) -> Path:
+    """A project with the pair lists of training, made without Slurm (the first test makes them with it)."""
+    project = copy_project(tmp_path_factory.mktemp("listed") / "project")
+    snakemake(project, "results/pairs/photos.train.csv", "results/pairs/photos.val.csv")
+    return project
+
+
 @pytest.mark.slurm
-def test_a_job_that_twice_makes_no_progress_ends_by_itself_and_says_so(tmp_path, slurm):
-    project, log = copy_project(tmp_path / "project"), tmp_path / "project" / LOG.format(0)
+def test_a_job_that_twice_makes_no_progress_ends_by_itself_and_says_so(tmp_path, slurm, listed):
+    project, log = copy_run(listed, tmp_path / "project"), tmp_path / "project" / LOG.format(0)
     given = overlay(project, steps=1_000_000, checkpoint_seconds=100_000)
     train = "rule_baseline_train_wildcards_nafnet_5d_0"
     with submitted(project, MODEL, "--configfile", str(given), retries=2) as run:
@@ -235,13 +243,13 @@ def test_srun_starts_two_processes_that_train_like_one(tmp_path, slurm):
 
 @pytest.mark.slurm
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU that torch can use")
-def test_a_gpu_is_requested_and_its_absence_in_the_job_is_refused(tmp_path, slurm):
+def test_a_gpu_is_requested_and_its_absence_in_the_job_is_refused(tmp_path, slurm, listed):
     if "gpu" not in ask("sinfo", "-h", "-o", "%G"):
         how = "this Slurm offers no GPU (bash tests/slurm/slurm-up.sh offers fake ones)"
         if os.environ.get("AIRPIPE_REQUIRE_SLURM") == "1":
             pytest.fail(how)
         pytest.skip(how)
-    project = copy_project(tmp_path / "project")
+    project = copy_run(listed, tmp_path / "project")
     watched = tmp_path / "bin"  # a python that notes what the job got, and then is python
     watched.mkdir()
     notes = watched / "python"
