@@ -98,8 +98,18 @@ class Models:
 
     def table_models(self, table: str) -> list[str]:
         """Ids of the models in a table."""
-        chosen = self.project.tables[table].models
-        return self.model_ids(self.project.models if chosen is None else chosen)
+        return [model for models, _ in self.table_groups(table) for model in models]
+
+    def table_groups(self, table: str) -> list[tuple[list[str], tuple[str, ...]]]:
+        """Ids of the models of each group of a table, and the tests that they are scored on."""
+        settings = self.project.tables[table]
+        groups = settings.compared(self.project.models if settings.models is None else ())
+        return [(self.model_ids(group.models), group.tests or ()) for group in groups]
+
+    def table_tests(self, table: str, model: str) -> tuple[str, ...]:
+        """Tests of a table that a model is scored on; no restoration is scored on all."""
+        groups = [] if model == NONE else self.table_groups(table)
+        return next((tests for models, tests in groups if model in models), self.project.tables[table].tests)
 
     def evaluations(self, *tables: str) -> list[tuple[str, str]]:
         """Table and model id of every evaluation of tables: no restoration, then their models."""
