@@ -105,9 +105,9 @@ class VGG19Features(Network):
     Source: Simonyan and Zisserman, ICLR 2015; numbers of modules and keys as in torchvision's `vgg19().features`.
     """
 
-    no_restorer = (
-        "it makes features of an image, for perceptual losses (parents: {vgg: imported/...})"
-    )
+    no_restorer = "it makes features of an image, for perceptual losses (parents: {vgg: imported/...})"
+    mean: Tensor
+    sd: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ class VGG19Features(Network):
             normalise: whether mean and standard deviation of ImageNet are taken off first, as in VGG19's own training.
         """
         found, maps = (image - self.mean) / self.sd if normalise else image, []
-        for number, module in enumerate(self.features[: layers[-1] + 1]):
+        for number, module in enumerate(list(self.features.children())[: layers[-1] + 1]):
             found = module(found)
             if number in layers:
                 maps.append(found)

@@ -181,11 +181,10 @@ class TableSettings(Settings):
         Args:
             chosen: models of a table that names none.
         """
-        models = self.models or chosen
-        if not self.groups and not models:
-            return ()
-        one = {"models": models, "reference": self.reference, "equal_budgets": self.equal_budgets}
-        groups = self.groups or (GroupSettings.model_construct(**one, tests=None),)
+        models, groups = self.models or chosen, self.groups
+        if not groups and models:
+            one = GroupSettings(models=models, equal_budgets=self.equal_budgets)
+            groups = (one.model_copy(update={"reference": self.reference}),)  # checked where the models are known
         return tuple(group.model_copy(update={"tests": group.tests or self.tests}) for group in groups)
 
     @model_validator(mode="after")
