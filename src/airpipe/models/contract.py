@@ -68,8 +68,7 @@ class Network(nn.Module):
         image = torch.empty(1, image_channels(self), height, width, device="meta")
         return (image, image) if self.takes_reference else (image,)
 
-    @staticmethod
-    def published_key(key: str) -> str | None:
+    def published_key(self, key: str) -> str | None:
         """Return the name here of a published state-dict entry; None for one without use. By default: the same."""
         return key
 
