@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from airpipe.degradations.recipes import Box, Drawn, apply, degrade
+from airpipe.degradations.recipes import Drawn, apply, degrade
 from airpipe.errors import AirpipeError
-from airpipe.pixels import FloatImage, as_floats, quantised
+from airpipe.pixels import Box, FloatImage, Layer, as_floats, quantised, whole
 from airpipe.settings.degrading import Recipe
 
 
 def degraded_image(
-    layers: Sequence[npt.NDArray[Any]],
+    layers: Sequence[Layer],
     paired: bool,
     how: Recipe | Drawn,
     generator: np.random.Generator,
@@ -35,7 +35,8 @@ def degraded_image(
         name: name of the image, for messages.
         field: standard normal noise (H, W, 3) for operations that take it instead of drawing their own.
         quantise: whether to clip and round what a recipe gives to 8 bit, as a file would be.
-        box: part that is wanted, where `how` was drawn before, see `apply`; None: the whole image.
+        box: part that is wanted; where `how` was drawn before, it is degraded with its surroundings, see `apply`. None:
+            the whole image.
 
     Returns:
         (H, W, 3) uint8, or float32 (neither clipped nor rounded) where a recipe is not quantised; and what was drawn.
@@ -49,12 +50,14 @@ def degraded_image(
             f"{where} is for clean images, but {name} has a degraded file. Leave the recipe out to take the file, or "
             "name a list of clean images"
         )
+    box = box or whole(layers[0])
     if paired:
-        return layers[1] if box is None else np.ascontiguousarray(layers[1][box]), Drawn(Recipe(), ())
+        return layers[1][box], Drawn(Recipe(), ())
     # without a degraded file, a second layer is the depth
     depth = layers[1] if layers[1:] else None
     if isinstance(how, Drawn):
         image, drawn = apply(layers[0], how, generator, depth, field, box), how
     else:
-        image, drawn = degrade(as_floats(layers[0]), how, generator, depth, field)
+        clean, depth = as_floats(layers[0][box]), depth if depth is None else depth[box]
+        image, drawn = degrade(clean, how, generator, depth, field)
     return quantised(image) if quantise else image, drawn

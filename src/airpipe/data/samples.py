@@ -8,15 +8,16 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Dataset
 
-from airpipe.data.crops import jittered, mirrored, resized, shrunk, turned, window_side
+from airpipe.data.crops import Turned, jittered, mirrored, resized, shrunk, turned, window_side
 from airpipe.data.degrading import degraded_image
 from airpipe.data.drawn import DrawnColumns
 from airpipe.data.pairs import Pair
 from airpipe.data.sampling import SampleKey
 from airpipe.data.sources import CACHE_BYTES, ImageCache, PairFiles, Source, pair_layers
 from airpipe.degradations.noise import legacy_noise_field
-from airpipe.degradations.recipes import Box, Drawn, draw
+from airpipe.degradations.recipes import Drawn, draw
 from airpipe.errors import AirpipeError
+from airpipe.pixels import Box, Layer, whole
 from airpipe.settings.degrading import Recipe
 from airpipe.settings.stages import DataPart
 
@@ -25,10 +26,10 @@ from airpipe.settings.stages import DataPart
 class _Patch:
     """An aligned patch of one listed image."""
 
-    layers: list[npt.NDArray[Any]]
+    layers: Sequence[Layer]
     """Clean image, then the degraded one or the depth, if any; see `pair_layers`."""
-    box: Box | None
-    """Where the patch lies in the layers, whose rest are its surroundings; None: the layers are the patch."""
+    box: Box
+    """Where the patch lies in the layers; around it are its surroundings, if there are any."""
     paired: bool
     """Whether the second layer is a degraded image."""
     index: int
@@ -112,18 +113,16 @@ class TrainingSamples(Dataset[dict[str, Any]]):
         left = int(generator.integers(width - window, endpoint=True))
         turns = int(generator.integers(4)) if part.augment == "turns" else 0
         flip = bool(generator.integers(2)) if part.augment != "none" else False
-        box = None
         if part.surroundings:
-            # views: what a recipe needs of them is copied, not all; a place in the turned image is as random
-            layers = [np.rot90(layer, turns)[:, :: -1 if flip else 1] for layer in layers]
-            rows, columns = (left, top) if turns % 2 else (top, left)
+            rows, columns = (left, top) if turns % 2 else (top, left)  # as random in the turned image
             box = (slice(rows, rows + side), slice(columns, columns + side))
-        else:
-            cut = (slice(top, top + window), slice(left, left + window))
-            layers = [turned(shrunk(layer[cut], side), turns, flip) for layer in layers]
+            seen = [Turned(layer, turns, flip) for layer in layers]
+            return _Patch(seen, box, paired, image, name, source.level(image))
+        cut = (slice(top, top + window), slice(left, left + window))
+        layers = [turned(shrunk(layer[cut], side), turns, flip) for layer in layers]
         if part.jitter:
             layers[0] = jittered(layers[0], part.jitter, generator)
-        return _Patch(layers, box, paired, image, name, source.level(image))
+        return _Patch(layers, whole(layers[0]), paired, image, name, source.level(image))
 
 
 def _columns(parts: Sequence[DataPart]) -> tuple[DrawnColumns, DrawnColumns]:
@@ -169,8 +168,7 @@ def _sides(
     part: DataPart, patch: _Patch, how: Recipe | Drawn, target: Drawn, generator: np.random.Generator
 ) -> tuple[tuple[npt.NDArray[Any], Drawn], npt.NDArray[Any]]:
     """The degraded image with what was drawn for it, and the clean one, degraded as well where there is a target."""
-    clean = patch.layers[0] if patch.box is None else np.ascontiguousarray(patch.layers[0][patch.box])
-    field = legacy_noise_field(clean.shape, patch.index) if part.noise_seed == "image" else None
+    field = legacy_noise_field(patch.layers[0].shape, patch.index) if part.noise_seed == "image" else None
     degraded = degraded_image(
         patch.layers,
         patch.paired,
@@ -183,7 +181,7 @@ def _sides(
         box=patch.box,
     )
     if not part.target_operations:
-        return degraded, clean
+        return degraded, patch.layers[0][patch.box]
     layers = patch.layers[:1] if patch.paired else patch.layers
     where = f"data part {part.pairs}: target recipe {part.target_recipe or 'given as operations'}"
     clean, _ = degraded_image(
@@ -261,5 +259,6 @@ class ValidationSamples(Dataset[dict[str, Any]]):
         top, left = (layers[0].shape[0] - height) // 2, (layers[0].shape[1] - width) // 2
         box = (slice(top, top + height), slice(left, left + width))
         if not part.surroundings:
-            layers, box = [np.ascontiguousarray(layer[box]) for layer in layers], None
+            layers = [np.ascontiguousarray(layer[box]) for layer in layers]
+            box = whole(layers[0])
         return _Patch(layers, box, pair.degraded is not None, index, pair.name, pair.level)

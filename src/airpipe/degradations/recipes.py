@@ -5,6 +5,7 @@ writes down its own distributions. What is drawn and how it is applied are apart
 has its own noise (`draw`, then `apply` twice).
 """
 
+import functools
 import inspect
 import itertools
 import math
@@ -14,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from airpipe.degradations.blur import defocus_blur, gaussian_blur, motion_blur
 from airpipe.degradations.colour import colour_shift
@@ -25,7 +25,7 @@ from airpipe.degradations.mosaic import mosaic
 from airpipe.degradations.noise import gaussian_noise, poisson_noise, speckle_noise
 from airpipe.degradations.weather import haze, rain_streaks, snow
 from airpipe.errors import AirpipeError
-from airpipe.pixels import FloatImage, as_floats
+from airpipe.pixels import Box, FloatImage, Layer, as_floats, whole
 from airpipe.settings.base import unknown_name
 from airpipe.settings.degrading import Draw, Operation, Recipe
 
@@ -50,8 +50,6 @@ EXPECTED = {float: "a finite number", int: "a whole number", bool: "true or fals
 """Values that a parameter of each type takes, in words."""
 SUPPLIED = ("depth", "field")
 """Keyword arguments of operations that come with the sample, not from the recipe."""
-Box = tuple[slice, slice]
-"""Rows and columns of a part of an image, each with start and stop."""
 REACH: dict[str, Callable[..., int]] = {
     "defocus_blur": lambda diameter: math.ceil(diameter / 2),
     "gaussian_blur": lambda kernel_size, **_: kernel_size // 2,
@@ -111,7 +109,7 @@ def check_operations(recipe: Recipe, where: str) -> None:
     for operation in recipe.operations:
         if operation.operation not in OPERATIONS:
             raise AirpipeError(f"{where}: " + unknown_name(operation.operation, OPERATIONS, "operation"))
-        signature = inspect.signature(OPERATIONS[operation.operation]).parameters.values()
+        signature = _takes(OPERATIONS[operation.operation]).values()
         drawn = {p.name: p for p in signature if p.kind is p.KEYWORD_ONLY and p.name not in SUPPLIED}
         for name in operation.names:
             if name not in drawn:
@@ -186,11 +184,11 @@ def draw(recipe: Recipe, generator: np.random.Generator) -> Drawn:
 
 
 def apply(
-    image: npt.NDArray[Any],
+    image: Layer,
     drawn: Drawn,
     generator: np.random.Generator,
-    depth: FloatImage | None = None,
-    field: FloatImage | None = None,
+    depth: Layer | None = None,
+    field: Layer | None = None,
     box: Box | None = None,
 ) -> FloatImage:
     """Degrade an image by operations and parameters that were drawn before.
@@ -207,10 +205,10 @@ def apply(
     Returns:
         The degraded image or part (not rounded; clipped only where the recipe says so).
     """
-    boxes = [box or (slice(0, image.shape[0]), slice(0, image.shape[1]))]
+    boxes = [box or whole(image)]
     for step in reversed(drawn.effective):
         boxes.insert(0, _seen(boxes[0], drawn.recipe.operations[step.place].operation, step, image.shape))
-    result = as_floats(np.ascontiguousarray(image[boxes[0]]))
+    result = as_floats(image[boxes[0]])
     for step, (seen, wanted) in zip(drawn.effective, itertools.pairwise(boxes), strict=True):
         supplied = {
             name: layer if layer is None else layer[seen] for name, layer in (("depth", depth), ("field", field))
@@ -281,8 +279,8 @@ def _form(operation: Operation, generator: np.random.Generator) -> Mapping[str, 
     """Parameters of the form that this draw takes."""
     if not operation.forms:
         return operation.parameters
-    shares = np.array([form.share for form in operation.forms])
-    return operation.possible[int(generator.choice(len(shares), p=shares / shares.sum()))]
+    ends = np.cumsum([form.share for form in operation.forms])
+    return operation.possible[int(np.searchsorted(ends, generator.random() * ends[-1], "right"))]
 
 
 def _order(recipe: Recipe, generator: np.random.Generator) -> list[int]:
@@ -306,10 +304,14 @@ def _applied(
     supplied: Mapping[str, FloatImage | None],
 ) -> FloatImage:
     function = OPERATIONS[recipe.operations[step.place].operation]
-    takes = inspect.signature(function).parameters
-    given = {key: value for key, value in supplied.items() if value is not None and key in takes}
+    given = {key: value for key, value in supplied.items() if value is not None and key in _takes(function)}
     changed = function(image, generator, **step.parameters, **given)
     return np.clip(changed, 0, 1) if recipe.clip else changed
+
+
+@functools.cache
+def _takes(function: Callable[..., FloatImage]) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(function).parameters
 
 
 def full_names(recipe: Recipe) -> list[dict[str, str]]:
