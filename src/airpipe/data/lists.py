@@ -270,7 +270,7 @@ def export(
         degraded, clean = row["degraded"], row["clean"]
         if row.get("window"):
             raise AirpipeError(
-                f"{row['name']}: is a part of {clean}, and a published list names whole files. Export a split without cut"
+                f"{row['name']}: is a part of {clean}, but published lists name whole files. Export a split without cut"
             )
         if form == "bar" and not degraded:
             raise AirpipeError(
