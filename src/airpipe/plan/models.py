@@ -97,9 +97,36 @@ class Models:
         return self.model_ids(self.project.models)
 
     def table_models(self, table: str) -> list[str]:
-        """Ids of the models in a table."""
+        """Ids of the models in a table.
+
+        Raises:
+            AirpipeError: a model that takes a reference is to be scored on a test without one, or the other way round.
+        """
+        found: list[str] = self._once(("table", table), lambda: self._table_models(table))
+        return found
+
+    def _table_models(self, table: str) -> list[str]:
         chosen = self.project.tables[table].models
-        return self.model_ids(self.project.models if chosen is None else chosen)
+        found = self.model_ids(self.project.models if chosen is None else chosen)
+        for model in trained(found):
+            self._check_tests(table, ModelId.parse(model))
+        return found
+
+    def _check_tests(self, table: str, model: ModelId) -> None:
+        """Check that a table's tests show references to a model exactly if it takes one."""
+        takes = stage_entry(self.setting(model.name).stages[model.stage].task).takes_reference
+        for test in self.project.tables[table].tests:
+            shows = self.project.tests[test].transfers
+            if takes and not shows:
+                raise AirpipeError(
+                    f"table {table}: {model.name} takes a reference beside the image, and test {test} has none. Name the "
+                    "model only in tables whose tests have a target_recipe (tables.<name>.models)"
+                )
+            if shows and not takes:
+                raise AirpipeError(
+                    f"table {table}: {model.name} takes no reference, and test {test} asks to transfer what one shows "
+                    f"(target_recipe). Name models that take one in tables.{table}.models"
+                )
 
     def evaluations(self, *tables: str) -> list[tuple[str, str]]:
         """Table and model id of every evaluation of tables: no restoration, then their models."""
