@@ -13,16 +13,11 @@ from torch import Tensor, nn
 
 from airpipe import registry
 from airpipe.cli.main import find_model, list_models, main
-from airpipe.data.pairs import Pair
 from airpipe.errors import AirpipeError
-from airpipe.evaluation.ensemble import SelfEnsemble
 from airpipe.evaluation.origin import origin
-from airpipe.evaluation.protocol import evaluate, network_restorer
-from airpipe.evaluation.reference import Guided, Sample
 from airpipe.evaluation.restore import restore
 from airpipe.models.contract import Network
 from airpipe.models.cost import network_cost
-from airpipe.settings.scoring import ProtocolSettings, TestSettings
 from airpipe.weights.checkpoints import check_variants, load_model, save_model
 from airpipe.weights.importing import export_published
 

@@ -89,7 +89,7 @@ def check_reference(network: nn.Module, height: int = 0, width: int = 0) -> None
         )
     if takes and min(height, width) < least:
         raise AirpipeError(
-            f"the reference has {width}x{height} pixels, and this model needs {least}x{least} or more. Give a larger one"
+            f"the reference has {width}x{height} pixels; this model needs {least}x{least} or more. Give a larger one"
         )
 
 

@@ -42,7 +42,7 @@ class Plan(Lists):
             "pairs": self.pairs_entry,
             "sources": self.source_entry,
             "made": self.made,
-            "studies": {"features": self.features, "retrieval": self.project.retrieval}.__getitem__,
+            "studies": lambda name: self.project.retrieval() if name == "retrieval" else self.features(),
             "recognition": lambda seed: self.recognition_job(int(seed.removeprefix("seed"))),
         }
 

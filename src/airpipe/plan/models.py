@@ -119,8 +119,8 @@ class Models:
             shows = self.project.tests[test].transfers
             if takes and not shows:
                 raise AirpipeError(
-                    f"table {table}: {model.name} takes a reference beside the image, and test {test} has none. Name the "
-                    "model only in tables whose tests have a target_recipe (tables.<name>.models)"
+                    f"table {table}: {model.name} takes a reference beside the image, and test {test} has none. Name "
+                    "the model only in tables whose tests have a target_recipe (tables.<name>.models)"
                 )
             if shows and not takes:
                 raise AirpipeError(

@@ -234,7 +234,7 @@ class ProjectSettings(Settings):
         return test.model_copy(update=written)
 
     def feature_analysis(self) -> FeatureSettings:
-        """The feature analysis without its models and retrieval, with recipes, fixed parameters and labels written out."""
+        """The feature analysis without models and retrieval, with recipes, fixed parameters and labels written out."""
         labels = self.features.labels()
         classes = {
             name: entry.model_copy(

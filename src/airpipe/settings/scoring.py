@@ -88,7 +88,7 @@ class TestSettings(Settings):
     operations: Recipe = Field(Recipe(), description="The recipe, written out.")
     target_recipe: Name | None = Field(
         None,
-        description="Degrades the image that results are compared with, too: the model has to transfer this degradation "
+        description="Degrades the image that results are compared with, too: the model has to transfer what it draws "
         "from a reference, another image of the list with the same draw and noise of its own. Only models that take a "
         "reference can; their tables name no other tests. Tables tell apart which operations were drawn.",
     )

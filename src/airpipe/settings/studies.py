@@ -35,8 +35,8 @@ class FeatureClass(Settings):
 class RetrievalSettings(Settings):
     """Do embeddings tell what was done to an image, whatever it shows? Ours: a sanity check of DegAE's kind of network.
 
-    Draws of one recipe degrade all images, each with noise of its own. Is the nearest image in the embedding degraded by
-    the same operations? Pairs of degradation and image that agree in both do not count.
+    Draws of one recipe degrade all images, each with noise of its own. Is the nearest crop in the embedding degraded by
+    the same operations? Crops of one photograph with the same operations do not count.
     """
 
     models: tuple[AnyModel, ...] = Field(
