@@ -104,12 +104,10 @@ Measured = dict[Key, list[Test]]
 
 def places_of(scores: pd.DataFrame, settings: TableSettings) -> dict[str, Place]:
     """Place of each test and average, by name; a test whose images differ in level has none for all of them."""
-    first = scores.drop_duplicates("test").set_index("test")
-    alike = scores.groupby("test")["level"].nunique() == 1
-    tests: dict[str, Place] = {
-        str(test): (row["dataset"], row["degradation"], row["level"] if alike[test] else "")
-        for test, row in first.iterrows()
-    }
+    tests: dict[str, Place] = {}
+    for test, group in scores.groupby("test", sort=False):
+        dataset, degradation, level = (str(group.iloc[0][name]) for name in PLACE)
+        tests[str(test)] = dataset, degradation, level if group["level"].nunique() == 1 else ""
     return tests | {name: ("", name, "") for name in settings.averages}
 
 
