@@ -17,7 +17,7 @@ from airpipe.reporting.builders.scores import build_scores
 from airpipe.reporting.published import ACCURACIES, COSTS, published_frame, read_all, read_published, records
 from airpipe.reporting.reading import Card, check_budgets, read_cards, read_json, read_scores
 from airpipe.reporting.records import metrics
-from airpipe.reporting.table import read_frame, without_seed, write_table
+from airpipe.reporting.table import read_frame, setting_of, without_seed, write_table
 from airpipe.settings.scoring import TableSettings
 
 TABLES = Path("results/tables")
@@ -30,8 +30,10 @@ def cards(job: Any) -> dict[str, Card]:
 def scores(job: Any) -> None:
     settings = TableSettings.model_validate(job.params.settings)
     known = cards(job)
-    if settings.equal_budgets:
-        check_budgets(known, job.wildcards.table)
+    for group in settings.compared(tuple(map(setting_of, known))):
+        if group.equal_budgets:
+            members = {model: card for model, card in known.items() if setting_of(model) in group.models}
+            check_budgets(members, job.wildcards.table)
     measured, printed = (
         read_scores(scores_of(map(Path, job.input.scores))),
         read_all(list(map(Path, job.input.published))),

@@ -13,10 +13,10 @@ hypothesis.settings.register_profile("airpipe", deadline=None)  # a busy machine
 hypothesis.settings.load_profile("airpipe")
 
 LONGEST = (
-    *("test_slurm", "test_dvc", "test_training", "test_samples", "test_data_workflow", "test_dcpt"),
-    *("test_contributing", "test_reruns", "test_stages", "test_vrdir_workflow", "test_import"),
+    *("test_slurm", "test_dvc", "test_training", "test_samples", "test_data_workflow", "test_contributing"),
+    *("test_vrdir_workflow", "test_reruns", "test_promptir", "test_restormer", "test_import", "test_stages"),
 )
-"""Files of half a minute or more, longest first (2026-11-27, wall time in one run of `make test`)."""
+"""Files of twenty seconds or more, longest first (2026-11-27, wall time in one run of `make test`)."""
 
 
 def pytest_xdist_auto_num_workers():

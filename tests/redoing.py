@@ -156,8 +156,12 @@ def train(plan, model):
 
 def evaluate(plan, name):
     table, model = name.split("/", 1)
-    tests = tuple(("freeze", f"tests/{test}") for test in plan.project.tables[table].tests)
-    return Needs(inputs=(*trained(plan, [model]), *tests, *lists(plan.table_lists(table))))
+    settings = plan.project.tables[table]
+    own = [group.tests for group in settings.groups if model in plan.model_ids(group.models)]
+    names = (own[0] if own else None) or settings.tests
+    pairs = {plan.project.tests[test].pairs for test in names}
+    tests = tuple(("freeze", f"tests/{test}") for test in names)
+    return Needs(inputs=(*trained(plan, [model]), *tests, *lists(sorted(pairs))))
 
 
 def complexity(plan, model):

@@ -116,6 +116,40 @@ def test_a_table_needs_the_lists_of_its_tests_and_no_other():
     assert found.table_lists("allinone") == ["photos.test"]
 
 
+GROUPS = [
+    {"models": ["baseline/nafnet_5d_short", "dcpt/nafnet_5d"], "equal_budgets": True},
+    {"models": ["baseline/nafnet_5d"], "tests": ["photos_haze"]},
+]
+
+
+def grouped(*groups, **table):
+    own = {"tests": ["photos_rain", "photos_haze"], "groups": list(groups or GROUPS), **table}
+    return plan(STUDIES_OFF, {"tables": {"grouped": own}})
+
+
+def test_a_group_of_models_is_scored_on_its_own_tests():
+    found = grouped()
+    assert found.evaluations("grouped") == [("grouped", model) for model in ("none", SHORT, FINETUNE, NAFNET)]
+    tests = {model: found.table_tests("grouped", model) for model in ("none", FINETUNE, NAFNET)}
+    assert tests == {"none": ("photos_rain", "photos_haze"), FINETUNE: tests["none"], NAFNET: ("photos_haze",)}
+    first, second = found.project.tables["grouped"].compared()
+    assert (first.equal_budgets, second.equal_budgets, second.tests) == (True, False, ("photos_haze",))
+
+
+@pytest.mark.parametrize(
+    ("groups", "table", "message"),
+    [
+        ([GROUPS[0]] * 2, {}, "groups: baseline/nafnet_5d_short stands in two of them"),
+        ([{**GROUPS[1], "tests": ["photos_motion_blur"]}], {}, "unknown test of the table in groups"),
+        (GROUPS, {"models": ["dcpt/nafnet_5d"]}, "found groups beside models, reference or equal_budgets"),
+        ([{**GROUPS[0], "reference": "baseline/nafnet_5d"}], {}, "unknown model of the table in reference"),
+    ],
+)
+def test_groups_that_do_not_fit_are_refused(groups, table, message):
+    with pytest.raises(AirpipeError, match=message):
+        grouped(*groups, **table)
+
+
 def test_imported_models_have_no_seed_and_must_be_there():
     chosen = {"models": ["imported/vgg16", "baseline/nafnet_5d"], "seeds": [0, 1]}
     found = plan(chosen, STUDIES_OFF).chosen_models()

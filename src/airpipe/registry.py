@@ -27,6 +27,7 @@ BACKBONES = {
     "promptir": "airpipe.models.promptir:PromptIR",
     "swinir": "airpipe.models.swinir:SwinIR",
     "vgg_front": "airpipe.models.vgg:VGGFront",
+    "vgg19": "airpipe.models.vgg:VGG19Features",
     "recogniser_vgg": "airpipe.models.recognisers:RecogniserVGG",
     "recogniser_residual": "airpipe.models.recognisers:RecogniserResidual",
 }

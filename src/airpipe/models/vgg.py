@@ -1,15 +1,17 @@
-"""The first layers of VGG16, up to the second convolution of its second block: VRD-IR's encoder.
+"""VGG networks: the front of VGG16, VRD-IR's encoder, and the features of VGG19 for perceptual losses.
 
-Source: Simonyan and Zisserman, ICLR 2015; the cut is that of VRD-IR's code (`restore.py`): modules 0 to 7 of
-torchvision's `vgg16().features`, so that the last convolution has no ReLU and values may be negative.
-State-dict keys: 0, 2, 5, 7, as there without `features.`. 260,160 parameters.
+Source: Simonyan and Zisserman, ICLR 2015. The front is cut as in VRD-IR's code (`restore.py`): modules 0 to 7 of
+torchvision's `vgg16().features`, so that the last convolution has no ReLU and values may be negative; its state-dict
+keys are 0, 2, 5, 7, as there without `features.`, 260,160 parameters; what comes in is normalised by the caller.
 
-Shapes: B batch, H and W pixels; what comes in is normalised by the caller.
+Shapes: B batch, H and W pixels.
 """
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from airpipe.models.contract import Network, Shapes
@@ -75,6 +77,8 @@ class VGGFront(Network, nn.Sequential):
         Args:
             shapes: shape of each entry, by its name.
         """
+        if f"{TORCHVISION}16.weight" in shapes:
+            return None  # of VGG19, whose fourth block has a convolution there; VGG16 has a pooling
         prefix = TORCHVISION if f"{TORCHVISION}0.weight" in shapes else ""
         weights = [shapes.get(f"{prefix}{module}.weight", ()) for module in CONVOLUTIONS]
         biases = [shapes.get(f"{prefix}{module}.bias", ()) for module in CONVOLUTIONS]
@@ -87,3 +91,61 @@ class VGGFront(Network, nn.Sequential):
         wanted = [(first, 3, 3, 3), (first, first, 3, 3), (second, first, 3, 3), (second, second, 3, 3)]
         fits = weights == wanted and biases == [(first,), (first,), (second,), (second,)]
         return {"widths": [first, second]} if fits else None
+
+
+VGG19_WIDTHS = (64, 64, 128, 128, *(256,) * 4, *(512,) * 8)
+"""Channels of VGG19's sixteen convolutions; a pooling stands before the third, fifth, ninth and thirteenth."""
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_SD = (0.229, 0.224, 0.225)
+
+
+class VGG19Features(Network):
+    """Maps of VGG19, up to its last convolution, for perceptual losses.
+
+    Source: Simonyan and Zisserman, ICLR 2015; numbers of modules and keys as in torchvision's `vgg19().features`.
+    """
+
+    no_restorer = "it makes features of an image, for perceptual losses (parents: {vgg: imported/...})"
+    mean: Tensor
+    sd: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        modules: list[nn.Module] = []
+        before = 3
+        for number, width in enumerate(VGG19_WIDTHS):
+            if number in (2, 4, 8, 12):
+                modules.append(nn.MaxPool2d(2))
+            modules += [nn.Conv2d(before, width, 3, padding=1), nn.ReLU()]
+            before = width
+        self.features = nn.Sequential(*modules)
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("sd", torch.tensor(IMAGENET_SD).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, image: Tensor, layers: Sequence[int] = (34,), normalise: bool = True) -> list[Tensor]:
+        """Return the outputs of some modules for an image, shallow first.
+
+        Args:
+            image: (B, 3, H, W) in [0, 1], with sides of at least 16 pixels.
+            layers: numbers of modules, rising, 0 to 35; 34 is the last convolution before its ReLU (SRGAN's public
+                recipe in BasicSR, DegAE's code).
+            normalise: whether mean and standard deviation of ImageNet are taken off first, as in VGG19's own training.
+        """
+        found, maps = (image - self.mean) / self.sd if normalise else image, []
+        for number, module in enumerate(list(self.features.children())[: layers[-1] + 1]):
+            found = module(found)
+            if number in layers:
+                maps.append(found)
+        return maps
+
+    @staticmethod
+    def published_key(key: str) -> str | None:
+        """Return the same name for the convolutions that are used by default; None for the classifier."""
+        return None if key.startswith("classifier.") else key
+
+    @classmethod
+    def arguments_from(cls, shapes: Shapes) -> dict[str, Any] | None:
+        """Return no arguments for a file of torchvision's VGG19; None for others."""
+        convolutions = [key for key, shape in shapes.items() if key.startswith("features.") and len(shape) == 4]
+        widths = [shapes[key][0] for key in sorted(convolutions, key=lambda key: int(key.split(".")[1]))]
+        return {} if tuple(widths) == VGG19_WIDTHS and "features.34.weight" in shapes else None

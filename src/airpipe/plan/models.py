@@ -97,30 +97,41 @@ class Models:
         return self.model_ids(self.project.models)
 
     def table_models(self, table: str) -> list[str]:
-        """Ids of the models in a table.
+        """Ids of the models in a table."""
+        return [model for models, _ in self.table_groups(table) for model in models]
+
+    def table_groups(self, table: str) -> list[tuple[list[str], tuple[str, ...]]]:
+        """Ids of the models of each group of a table, and the tests that they are scored on.
 
         Raises:
             AirpipeError: a model that takes a reference is to be scored on a test without one, or the other way round.
         """
-        found: list[str] = self._once(("table", table), lambda: self._table_models(table))
+        found: list[tuple[list[str], tuple[str, ...]]] = self._once(("table", table), lambda: self._groups(table))
         return found
 
-    def _table_models(self, table: str) -> list[str]:
-        chosen = self.project.tables[table].models
-        found = self.model_ids(self.project.models if chosen is None else chosen)
-        for model in trained(found):
-            self._check_tests(table, ModelId.parse(model))
+    def _groups(self, table: str) -> list[tuple[list[str], tuple[str, ...]]]:
+        settings = self.project.tables[table]
+        groups = settings.compared(self.project.models if settings.models is None else ())
+        found = [(self.model_ids(group.models), group.tests or ()) for group in groups]
+        for models, tests in found:
+            for model in trained(models):
+                self._check_tests(table, ModelId.parse(model), tests)
         return found
 
-    def _check_tests(self, table: str, model: ModelId) -> None:
-        """Check that a table's tests show references to a model exactly if it takes one."""
+    def table_tests(self, table: str, model: str) -> tuple[str, ...]:
+        """Tests of a table that a model is scored on; no restoration is scored on all."""
+        groups = [] if model == NONE else self.table_groups(table)
+        return next((tests for models, tests in groups if model in models), self.project.tables[table].tests)
+
+    def _check_tests(self, table: str, model: ModelId, tests: Iterable[str]) -> None:
+        """Check that tests show references to a model exactly if it takes one."""
         takes = stage_entry(self.setting(model.name).stages[model.stage].task).takes_reference
-        for test in self.project.tables[table].tests:
+        for test in tests:
             shows = self.project.tests[test].transfers
             if takes and not shows:
                 raise AirpipeError(
                     f"table {table}: {model.name} takes a reference beside the image, and test {test} has none. Name "
-                    "the model only in tables whose tests have a target_recipe (tables.<name>.models)"
+                    "the model only in tables or groups whose tests have a target_recipe (tables.<name>.models)"
                 )
             if shows and not takes:
                 raise AirpipeError(

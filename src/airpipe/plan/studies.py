@@ -29,9 +29,9 @@ class Studies(DataSets):
         protocols = {name: self.project.protocols[name].model_copy(update=words) for name in test.protocols}
         return TestJob(name=name, test=test, protocols=protocols)
 
-    def table_lists(self, table: str) -> list[str]:
-        """Pair lists of the tests of a table."""
-        return sorted({self.project.tests[test].pairs for test in self.project.tables[table].tests})
+    def table_lists(self, table: str, model: str = NONE) -> list[str]:
+        """Pair lists of the tests of a table, or of those of them that a model is scored on."""
+        return sorted({self.project.tests[test].pairs for test in self.table_tests(table, model)})
 
     # Features
 

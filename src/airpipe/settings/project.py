@@ -143,7 +143,7 @@ class ProjectSettings(Settings):
 
     @model_validator(mode="after")
     def _names_exist(self) -> "ProjectSettings":
-        tables = [model for table in self.tables.values() for model in table.models or ()]
+        tables = [model for table in self.tables.values() for group in table.compared() for model in group.models]
         for model in [*self.models, *tables]:
             if not ModelName.parse(model).imported:
                 self.setting_plan(model)

@@ -138,6 +138,29 @@ class AverageSettings(Settings):
     )
 
 
+class GroupSettings(Settings):
+    """Models of a table that are set against each other."""
+
+    models: tuple[SettingModel, ...] = Field(
+        min_length=1, description="method/setting or imported/name, each with @variant where it has variants."
+    )
+    tests: tuple[Name, ...] | None = Field(
+        None, min_length=1, description="Tests of the table that they are scored on; none: all."
+    )
+    reference: SettingModel | None = Field(
+        None, description="Model from which the others are told apart, image by image; none: the first one."
+    )
+    equal_budgets: bool = Field(
+        False, description="Refuse models that saw other numbers of training samples, pretraining included."
+    )
+
+    @model_validator(mode="after")
+    def _reference_is_there(self) -> "GroupSettings":
+        if self.reference is not None and self.reference not in self.models:
+            raise ValueError(unknown_name(self.reference, self.models, "model of the table in reference"))
+        return self
+
+
 class TableSettings(Settings):
     """What a table of scores shows."""
 
@@ -159,13 +182,45 @@ class TableSettings(Settings):
     reference: SettingModel | None = Field(
         None, description="Model from which the others are told apart, image by image; none: the first of the table."
     )
+    equal_budgets: bool = Field(
+        False, description="Refuse models that saw other numbers of training samples, pretraining included."
+    )
+    groups: tuple[GroupSettings, ...] = Field(
+        (),
+        description="Several groups of models instead of one: each has `models`, and may have tests, a reference and "
+        "equal budgets of its own.",
+    )
     scales: tuple[Name, ...] | None = Field(
         None,
         description="Scales at which the table is made, so that overlays of other scales need not name it; none: all.",
     )
-    equal_budgets: bool = Field(
-        False, description="Refuse models that saw other numbers of training samples, pretraining included."
-    )
+
+    def compared(self, chosen: tuple[str, ...] = ()) -> tuple[GroupSettings, ...]:
+        """Return the groups of models, each with its tests: those of `groups`, or all of the table as one.
+
+        Args:
+            chosen: models of a table that names none.
+        """
+        models, groups = self.models or chosen, self.groups
+        if not groups and models:
+            one = GroupSettings(models=models, equal_budgets=self.equal_budgets)
+            groups = (one.model_copy(update={"reference": self.reference}),)  # checked where the models are known
+        return tuple(group.model_copy(update={"tests": group.tests or self.tests}) for group in groups)
+
+    @model_validator(mode="after")
+    def _groups_or_models(self) -> "TableSettings":
+        if not self.groups:
+            return self
+        if self.models is not None or self.reference is not None or self.equal_budgets:
+            raise ValueError("found groups beside models, reference or equal_budgets; write these into each group")
+        named = [model for group in self.groups for model in group.models]
+        if twice := sorted({model for model in named if named.count(model) > 1}):
+            raise ValueError(f"groups: {twice[0]} stands in two of them; name each model once")
+        for group in self.groups:
+            for test in group.tests or ():
+                if test not in self.tests:
+                    raise ValueError(unknown_name(test, self.tests, "test of the table in groups"))
+        return self
 
     @model_validator(mode="after")
     def _names_exist(self) -> "TableSettings":

@@ -246,7 +246,7 @@ class StageSettings(Settings):
     phases: tuple[Phase, ...] = Field(min_length=1)
     optimizers: dict[Name, OptimizerSettings]
     loss_weights: dict[Name, float] = Field({}, description="Weight of each named loss; 1 when absent.")
-    pixel_loss: Literal["l1", "charbonnier", "mse"] = "l1"
+    pixel_loss: Literal["l1", "charbonnier", "mse", "mse_blur"] = "l1"
     ema_decay: float = Field(0.0, ge=0.0, lt=1.0, description="0 switches the moving average off.")
     clip_norm: NonNegativeFloat = Field(0.0, description="Largest gradient norm; 0 switches clipping off.")
     accumulate: PositiveInt = Field(
