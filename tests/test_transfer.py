@@ -222,6 +222,15 @@ def test_the_label_names_what_changes_the_image_in_the_order_of_the_recipe():
     assert {draw(last, np.random.default_rng(seed)).label() for seed in range(40)} == labels - {"gaussian_noise+jpeg"}
 
 
+def test_a_pair_of_clean_images_is_drawn_again_and_each_image_as_often_as_asked(pairs):
+    seldom = Recipe(operations=MIX.operations, nothing=0.8)
+    rows = evaluate(test_of(seldom, seldom, draws=4), SHIPPED, pairs, None)
+    assert np.isfinite([row["value"] for row in rows]).all()
+    names = list(dict.fromkeys(row["image"] for row in rows))
+    assert names[:6] == ["img0", "img1", "img2", "img3", "img4", "img0@2"] and len(names) == 20
+    assert len({row["level"] for row in rows}) > 2
+
+
 def test_a_pass_of_each_image_has_a_reference_and_a_list_of_one_image_is_told(pairs):
     seen = []
     evaluate(test_of(MIX, MIX), SHIPPED, pairs, lambda sample: seen.append(sample) or sample.degraded)
@@ -334,6 +343,7 @@ def test_models_without_reference_are_kept_from_tests_of_transfer():
     [
         ({"target_recipe": "hase"}, "unknown target recipe in test swap 'hase'; did you mean 'haze'"),
         ({"level": "strong"}, "level is 'strong', but the level of an image is what its target_recipe draws"),
+        ({"draws": 3, "target_recipe": None}, "draws is 3, but there is no target_recipe; leave draws out"),
     ],
 )
 def test_a_wrong_test_of_transfer_gets_one_message(change, message):

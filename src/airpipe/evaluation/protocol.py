@@ -155,6 +155,7 @@ def evaluate(
     """
     inputs = distinct_inputs(test, protocols)
     ordered = sorted(pairs, key=lambda pair: natural_key(pair.name))
+    ordered += [replace(pair, name=f"{pair.name}@{turn}") for turn in range(2, test.draws + 1) for pair in ordered]
     refuse_unfit_images(test, [protocol for group in inputs for protocol in group.protocols.values()], ordered)
     scorer = _Scorer(test, protocols, restorer is not None, device or torch.device("cpu"))
     cache, rows, begin, passes = ImageCache(), list[dict[str, Any]](), time.perf_counter(), 0

@@ -95,6 +95,9 @@ def check_reference(network: nn.Module, height: int = 0, width: int = 0) -> None
 
 # Tests
 
+REDRAWS = 100
+"""Draws at most until degraded image or target is not clean: where both are, there is nothing to transfer."""
+
 
 @dataclass(frozen=True)
 class Transfer:
@@ -119,21 +122,24 @@ def transfer(
         test: the test, with its recipes written out.
         pair: the image; its name fixes what is drawn.
         layers: what `pair_layers` reads of it, cut as a protocol wants it.
-        pairs: all images of the test, of which another one becomes the reference.
+        pairs: all images of the test, of which another one becomes the reference; one may stand there several times.
         cache: decoded images.
 
     Raises:
         AirpipeError: the list has no other image, or a recipe is for an image that has a degraded file.
     """
-    others = [other for other in pairs if other.name != pair.name]
+    others = [other for other in pairs if other.clean != pair.clean]
     if not others:
         raise AirpipeError(f"test of {test.pairs}: {pair.name} is the only image, and its reference is another one")
     # The order of draws is a contract, that of `airpipe.data.samples`: the other image, what recipe and target recipe
     # draw, then the noise of the degraded image, of the target and of the reference.
     generator = np.random.default_rng([test.seed, zlib.crc32(pair.name.encode())])
     other = others[int(generator.integers(len(others)))]
-    drawn, target = draw(test.operations, generator), draw(test.target_operations, generator)
     paired, shown = pair.degraded is not None, pair_layers(other, cache)
+    for _ in range(REDRAWS):
+        drawn, target = draw(test.operations, generator), draw(test.target_operations, generator)
+        if paired or drawn.steps or target.steps:
+            break
 
     def made(of: Sequence[npt.NDArray[Any]], name: str, how: Any, paired: bool, what: str) -> Rgb8:
         where = f"test of {test.pairs}: {what}"

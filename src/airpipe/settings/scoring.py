@@ -93,6 +93,7 @@ class TestSettings(Settings):
         "reference can; their tables name no other tests. Tables tell apart which operations were drawn.",
     )
     target_operations: Recipe = Field(Recipe(), description="The target's recipe, written out.")
+    draws: PositiveInt = Field(1, description="Times that each image is drawn for, with a target recipe: image@2, ...")
     seed: NonNegativeInt = Field(100000, description="Seed of the degradation; unlike any training seed.")
     protocols: tuple[Name, ...] = Field(("airpipe",), min_length=1, description="Protocols under which it is scored.")
     tile: NonNegativeInt = Field(0, description="Side of the tiles that the network sees; 0: whole images.")
@@ -100,6 +101,8 @@ class TestSettings(Settings):
 
     @model_validator(mode="after")
     def _targets_say_their_level(self) -> "TestSettings":
+        if self.draws > 1 and not self.transfers:
+            raise ValueError(f"draws is {self.draws}, but there is no target_recipe; leave draws out")
         if self.level and self.transfers:
             raise ValueError(
                 f"level is {self.level!r}, but the level of an image is what its target_recipe draws; leave level out"
