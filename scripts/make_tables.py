@@ -56,8 +56,9 @@ def efficiency(job: Any) -> None:
 
 
 def features(job: Any) -> None:
-    results = [read_json(Path(path)) for path in job.input.features]
-    write_table(feature_table(results, records(read_published([Path(job.input.published)], ACCURACIES))), TABLES)
+    results, searched = ([read_json(Path(path)) for path in of] for of in (job.input.features, job.input.retrieval))
+    printed = records(read_published([Path(job.input.published)], ACCURACIES))
+    write_table(feature_table(results, printed, searched), TABLES)
 
 
 def recognition(job: Any) -> None:

@@ -73,6 +73,7 @@ def test_what_a_network_tells_has_the_right_type(name):
     assert contract.size_multiple(network) >= 1
     assert type(contract.pads_itself(network)) is type(contract.whole_image(network)) is bool
     assert type(contract.takes_reference(network)) is bool
+    assert contract.least_reference(network) >= 1 and contract.embedding_length(network) >= 0
     assert contract.classes(network) >= 0 <= contract.branches(network)
     assert all(channels > 0 for channels in contract.feature_channels(network))
     assert all(isinstance(layout, str) and layout for layout in network.PUBLISHED_LAYOUTS)

@@ -110,7 +110,7 @@ def test_kept_pictures_are_the_first_in_natural_order_under_the_first_protocol(p
         SHIPPED,
         list(reversed(pairs)),
         None,
-        lambda name, restored, clean: kept.update({name: clean.shape}),
+        lambda sample, restored, clean: kept.update({sample.name: clean.shape}),
     )
     assert kept == {"img0": (48, 48, 3), "img1": (48, 48, 3)}
 

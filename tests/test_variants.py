@@ -1,4 +1,4 @@
-"""One checkpoint serves several networks, which every command knows by @ and a name; a restorer takes a sample."""
+"""One checkpoint serves several networks, which every command knows by @ and a name."""
 
 import json
 import subprocess
@@ -13,16 +13,11 @@ from torch import Tensor, nn
 
 from airpipe import registry
 from airpipe.cli.main import find_model, list_models, main
-from airpipe.data.pairs import Pair
 from airpipe.errors import AirpipeError
-from airpipe.evaluation.ensemble import SelfEnsemble
 from airpipe.evaluation.origin import origin
-from airpipe.evaluation.protocol import evaluate, network_restorer
-from airpipe.evaluation.reference import Guided, Sample
 from airpipe.evaluation.restore import restore
 from airpipe.models.contract import Network
 from airpipe.models.cost import network_cost
-from airpipe.settings.scoring import ProtocolSettings, TestSettings
 from airpipe.weights.checkpoints import check_variants, load_model, save_model
 from airpipe.weights.importing import export_published
 
@@ -48,22 +43,9 @@ class TwoDepths(Network):
         return image + self.tail(features)
 
 
-class Shown(Network):
-    """The image, as bright as the reference on the whole."""
-
-    takes_reference = True
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gain = nn.Parameter(torch.ones(1))
-
-    def forward(self, image: Tensor, reference: Tensor) -> Tensor:
-        return image * 0 + self.gain * reference.mean((1, 2, 3), keepdim=True)
-
-
 @pytest.fixture(autouse=True)
 def toys(monkeypatch):
-    known = registry.networks() | {"two_depths": f"{__name__}:TwoDepths", "shown": f"{__name__}:Shown"}
+    known = registry.networks() | {"two_depths": f"{__name__}:TwoDepths"}
     monkeypatch.setattr(registry, "networks", lambda: known)
 
 
@@ -171,58 +153,3 @@ def test_the_scripts_take_the_variant_from_the_id(tmp_path):
     words[0] = f"{ID}@y"
     done = subprocess.run([*script, *words], env=one_thread(), capture_output=True, text=True)
     assert (done.returncode, "no variant 'y'. It has z" in done.stderr) == (2, True)
-
-
-# Samples
-
-
-def scores(restorer, pairs, references=None):
-    protocol = ProtocolSettings.model_validate({"title": "Own", "source": "toy", "noise": {"generator": "per_image"}})
-    test = TestSettings(pairs="toy.test", degradation="none", protocols=("own",))
-    rows = evaluate(test, {"own": protocol}, pairs, restorer, references=references)
-    return {row["image"]: row["value"] for row in rows if row["metric"] == "psnr"}
-
-
-@pytest.fixture
-def pairs(tmp_path):
-    return [Pair(path, path, "", "", "none", path.stem, path.stem) for path in toy_images(tmp_path, 2)]
-
-
-def test_a_restorer_is_given_image_name_and_reference(pairs):
-    seen = []
-
-    def restorer(sample: Sample):
-        seen.append((sample.name, sample.degraded.shape, sample.reference))
-        return sample.degraded
-
-    scores(restorer, pairs)
-    scores(restorer, pairs, {"img0": "shown", "img1": None}.get)
-    assert seen == [("img0", (48, 56, 3), None), ("img1", (48, 56, 3), None)] + [
-        ("img0", (48, 56, 3), "shown"),
-        ("img1", (48, 56, 3), None),
-    ]
-
-
-def test_a_network_that_takes_a_reference_is_shown_it_whole_beside_every_tile(tmp_path):
-    save_model(tmp_path / "m", Shown(), {"network": {"name": "shown", "arguments": {}}})
-    reference = np.random.default_rng(0).random((9, 17, 3)).astype(np.float32)
-    restorer = network_restorer(load_model(tmp_path / "m").network, torch.device("cpu"), 40)
-    restored = restorer(Sample(np.zeros((70, 90, 3), np.float32), "a", reference))
-    assert restored == pytest.approx(np.full((70, 90, 3), reference.mean()), abs=1e-5)
-    ensemble = SelfEnsemble(Guided(Shown(), torch.full((3, 4, 4), 0.25))).eval()
-    assert ensemble(torch.zeros(2, 3, 8, 8)).unique().tolist() == [0.25]
-
-
-def test_a_network_without_the_reference_that_it_wants_is_refused(tmp_path):
-    save_model(tmp_path / "m", Shown(), {"network": {"name": "shown", "arguments": {}}})
-    restorer = network_restorer(load_model(tmp_path / "m").network, torch.device("cpu"), 0)
-    with pytest.raises(AirpipeError, match="wants a reference beside the image, and there is none here"):
-        restorer(Sample(np.zeros((8, 8, 3), np.float32)))
-    with pytest.raises(AirpipeError, match="wants a reference"):
-        restore(np.zeros((8, 8, 3), np.uint8), tmp_path / "m", self_ensemble=True)
-
-
-def test_a_network_that_takes_no_reference_is_not_shown_it(folder):
-    restorer = network_restorer(load_model(folder).network, torch.device("cpu"), 0)
-    image = np.random.default_rng(0).random((8, 8, 3)).astype(np.float32)
-    assert np.array_equal(restorer(Sample(image)), restorer(Sample(image, "a", image[:4])))

@@ -52,6 +52,8 @@ class Stage:
     """Name of the stage's jobs on the terminal, wildcards allowed; empty: that of the stage."""
     recognises: bool = False
     """Whether the stage trains a network that tells apart what images show, and restores nothing."""
+    takes_reference: bool = False
+    """Whether the stage trains a network that is shown a second image; it is scored on tests with a target recipe."""
     part: str = ""
     """Name in recognition tables of a network that is a part of the method's, such as "decoder"; empty: it restores by
     itself. A part whose folder names a {degradation} is told that one, and shown on its tests only."""

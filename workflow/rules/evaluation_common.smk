@@ -29,16 +29,17 @@ def recognition_results(seeds, kind="json", of=""):
 
 
 def feature_outputs():
-    """Table and figures of the feature analysis; none where it is off."""
-    figures = expand("results/figures/features/{name}.png", name=["tsne", "confusion"])
-    return ["results/tables/features.csv", *figures] if PROJECT.features.models else []
+    """Table and figures of the feature analysis; none where it is off, and no figures of retrieval alone."""
+    names = ["tsne", "confusion"] if PROJECT.features.models else []
+    figures = expand("results/figures/features/{name}.png", name=names)
+    return ["results/tables/features.csv", *figures] if PROJECT.has_features else []
 
 
 def page_sections():
     """Names of the tables in each section of the page."""
     sections = {table: [table, f"{table}_gains"] for table in PROJECT.tables}
     sections |= {name: [name] for name in ("published", "efficiency")}
-    if PROJECT.features.models:
+    if PROJECT.has_features:
         sections["features"] = ["features"]
     if RECOGNITION.models:
         sections["recognition"] = ["recognition", "restoration"]

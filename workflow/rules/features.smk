@@ -1,4 +1,5 @@
-# Do features tell degradations apart? kNN, t-SNE and the trained classifier, for the checkpoints in `features.models`.
+# Do features tell degradations apart? kNN, t-SNE and the trained classifier, for the checkpoints in `features.models`;
+# nearest neighbours in the embeddings of those in `features.retrieval`.
 
 
 localrules:
@@ -31,11 +32,36 @@ rule features_knn:
         " {resources.machine} > {log} 2>&1"
 
 
+rule features_retrieval:
+    input:
+        model=model_file,
+        retrieval="results/frozen/studies/retrieval.yaml",
+        pairs=pair_lists(PLAN.retrieval_lists()),
+    output:
+        facts="results/features/{model}/retrieval.json",
+    log:
+        "results/logs/features/{model}/retrieval.log",
+    benchmark:
+        "results/benchmarks/features/{model}/retrieval.tsv"
+    conda:
+        "../../envs/train.yaml"
+    threads: PROJECT.compute_for("evaluate").threads
+    resources:
+        **evaluation_resources(),
+    message:
+        "Embeddings of {wildcards.model}: is the nearest image degraded alike?"
+    shell:
+        "python scripts/retrieve_degradations.py {wildcards.model} --model {input.model}"
+        " --retrieval {input.retrieval} --pairs {input.pairs} --output {output.facts} --threads {threads}"
+        " {resources.machine} > {log} 2>&1"
+
+
 rule features_table:
     input:
         features=collect(
             "results/features/{model}/{init}.json", model=PLAN.feature_models(), init=["random", "trained"]
         ),
+        retrieval=collect("results/features/{model}/retrieval.json", model=PLAN.retrieval_models()),
         published="resources/published/features.csv",
     output:
         csv=report(

@@ -15,6 +15,7 @@ from airpipe.errors import AirpipeError
 
 if TYPE_CHECKING:
     from airpipe.evaluation.restore import RestoredFile
+    from airpipe.pixels import Pixels
     from airpipe.weights.checkpoints import LoadedModel
 
 Report = Callable[[int, int], None]
@@ -67,6 +68,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--self-ensemble", action="store_true", help="mean over eight flips and turns: better, eight times the work"
     )
+    parser.add_argument(
+        "--reference",
+        type=Path,
+        metavar="FILE",
+        help="a second image, whose degradation photos get from models that take one; of a large one its centre",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<number> (default: %(default)s)")
     parser.add_argument(
         "--overwrite",
@@ -110,7 +117,8 @@ def restore(arguments: argparse.Namespace, find_model: Callable[[str], Path]) ->
         Exit status: 0; 2 when a photo failed, which stops no other.
 
     Raises:
-        AirpipeError: nothing can be done: no such model or device, or one file for several photos.
+        AirpipeError: nothing can be done: no such model or device, one file for several photos, or a reference that
+            the model does not take, or a missing one.
     """
     output: Path | None = arguments.output
     photos, problems = find_photos(arguments.photos, output)
@@ -121,16 +129,20 @@ def restore(arguments: argparse.Namespace, find_model: Callable[[str], Path]) ->
         _say_error(problem)
     if not photos:
         return 2
+    from airpipe.evaluation.reference import check_reference
     from airpipe.evaluation.restore import choose_device
+    from airpipe.images import read_picture
     from airpipe.weights.checkpoints import load_model
 
     choose_device(arguments.device)  # before minutes are spent on loading
+    reference = read_picture(arguments.reference).pixels if arguments.reference else None
     model = load_model(find_model(arguments.model))
+    check_reference(model.network, *(reference.shape[:2] if reference is not None else ()))
     failed, skipped, kept = len(problems), 0, set[Path]()
     with _progress(len(photos)) as begin:
         for photo in photos:
             try:
-                done = _restore_one(photo, model, arguments, in_folder, kept, begin(photo.path.name))
+                done = _restore_one(photo, model, arguments, reference, in_folder, kept, begin(photo.path.name))
             except AirpipeError as error:
                 failed += 1
                 _say_error(error)
@@ -236,6 +248,7 @@ def _restore_one(
     photo: Photo,
     model: "LoadedModel",
     arguments: argparse.Namespace,
+    reference: "Pixels | None",
     in_folder: bool,
     kept: set[Path],
     progress: Report,
@@ -258,6 +271,7 @@ def _restore_one(
         batch=arguments.batch,
         memory=arguments.memory,
         self_ensemble=arguments.self_ensemble,
+        reference=reference,
     )
 
 

@@ -86,6 +86,11 @@ class Drawn:
         """The steps that change the result: all of a chain, one of composition `last`."""
         return self.steps[-1:] if self.recipe.composition == "last" else self.steps
 
+    def label(self) -> str:
+        """Name the operations that change the result, as the recipe orders them: `gaussian_blur+jpeg`, or `clean`."""
+        places = {step.place for step in self.effective}
+        return "+".join(name for place, name in enumerate(self.recipe.names) if place in places) or "clean"
+
     def named(self) -> dict[str, Any]:
         """Return the parameters of the effective steps by name (see `drawn_names`), in the order of application."""
         names = drawn_names(self.recipe)

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from airpipe.errors import AirpipeError
 from airpipe.evaluation.memory import COPIES, activation_bytes
-from airpipe.models.contract import no_restorer, pads_itself, size_multiple, takes_reference, whole_image
+from airpipe.evaluation.reference import check_reference
+from airpipe.models.contract import no_restorer, pads_itself, size_multiple, whole_image
 
 
 @dataclass(frozen=True)
@@ -84,11 +85,7 @@ def lay_tiles(network: nn.Module, height: int, width: int, tile: int, overlap: i
     """
     if reason := no_restorer(network):
         raise AirpipeError(f"this model restores no image: {reason}. Choose another model")
-    if takes_reference(network):
-        raise AirpipeError(
-            "this model wants a reference beside the image, and there is none here. Evaluate it on a test that has "
-            "references, or choose another model"
-        )
+    check_reference(network)
     if whole_image(network):
         tile = 0
     tiles = plan_tiles(height, width, tile, overlap, size_multiple(network))

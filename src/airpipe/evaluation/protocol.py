@@ -21,10 +21,9 @@ from airpipe.errors import AirpipeError
 from airpipe.evaluation.metrics import Kit, Measurement, least_side, measure
 from airpipe.evaluation.metrics_torch import kit
 from airpipe.evaluation.perceptual import perceptual_measures
-from airpipe.evaluation.reference import Guided, Sample
+from airpipe.evaluation.reference import Sample, guided, transfer
 from airpipe.evaluation.tiling import restore_tiled
 from airpipe.images import Picture, centre_crop, glance, write_picture
-from airpipe.models.contract import takes_reference
 from airpipe.pixels import FloatImage, Rgb8, as_floats, quantised
 from airpipe.progress import track
 from airpipe.provenance import atomic_path
@@ -33,8 +32,8 @@ from airpipe.settings.scoring import NoiseRule, ProtocolSettings, TestSettings
 
 Restorer = Callable[[Sample], FloatImage]
 """A function that restores a sample: returns (H, W, 3) float32, as large as its degraded image, nominally in [0, 1]."""
-References = Callable[[str], FloatImage | None]
-"""A function that gives the reference of an image by its name in the list, (h, w, 3) float32; None: it has none."""
+Keep = Callable[[Sample, FloatImage, Rgb8], None]
+"""A function that keeps pictures of a sample: what a model made of it, and what that is compared with."""
 COLUMNS = ("image", "degradation", "level", "protocol", "metric", "value")
 
 
@@ -102,13 +101,15 @@ def distinct_inputs(test: TestSettings, protocols: dict[str, ProtocolSettings]) 
 def noise_sigma(test: TestSettings) -> float | None:
     """Sigma in grey levels where a test is pure Gaussian noise, so that the protocol's noise rule applies; else None.
 
+    A test of transfer has the noise of its recipe, whatever the protocol.
+
     Raises:
         AirpipeError: sigma is drawn; a noise test has one level.
     """
     recipe = test.operations
     if len(recipe.operations) != 1 or recipe.operations[0].operation != "gaussian_noise":
         return None
-    if recipe.nothing or recipe.operations[0].chance < 1:
+    if test.transfers or recipe.nothing or recipe.operations[0].chance < 1:
         return None
     sigma = recipe.operations[0].parameters["sigma"].constant
     if sigma is None:
@@ -126,9 +127,8 @@ def evaluate(
     protocols: dict[str, ProtocolSettings],
     pairs: Sequence[Pair],
     restorer: Restorer | None,
-    keep: Callable[[str, FloatImage, Rgb8], None] | None = None,
+    keep: Keep | None = None,
     label: str = "scoring",
-    references: References | None = None,
     device: torch.device | None = None,
 ) -> list[dict[str, Any]]:
     """Score every image of a test under every protocol of it; print how often the model ran, and what scoring took.
@@ -142,10 +142,8 @@ def evaluate(
         pairs: its images, which are scored in natural order of their names.
         restorer: the model; None scores the degraded images exactly as a model gets them ("no
             restoration": the textbook input PSNR, 14.15 dB for unclipped noise of sigma 50).
-        keep: called with (name, restored, clean) for the first `keep_images` images, under the
-            first protocol's input.
+        keep: called for the first `keep_images` images, under the first protocol's input.
         label: text of the progress display.
-        references: what the model is shown beside each image, where the test has that.
         device: where the model is, which is where images are compared; None: the CPU.
 
     Returns:
@@ -157,21 +155,21 @@ def evaluate(
     """
     inputs = distinct_inputs(test, protocols)
     ordered = sorted(pairs, key=lambda pair: natural_key(pair.name))
+    ordered += [replace(pair, name=f"{pair.name}@{turn}") for turn in range(2, test.draws + 1) for pair in ordered]
     refuse_unfit_images(test, [protocol for group in inputs for protocol in group.protocols.values()], ordered)
     scorer = _Scorer(test, protocols, restorer is not None, device or torch.device("cpu"))
     cache, rows, begin, passes = ImageCache(), list[dict[str, Any]](), time.perf_counter(), 0
     for number, pair in enumerate(track(ordered, len(ordered), label)):
         layers = pair_layers(pair, cache)
         for place, (cut, group) in enumerate(_passes(layers, inputs)):
-            degraded, clean = degraded_input(test, pair, cut, group.noise), cut[0]
-            sample = Sample(degraded, pair.name, references(pair.name) if references else None)
-            restored = degraded if restorer is None else restorer(sample)
+            sample, clean, level = _asked(test, pair, cut, group.noise, ordered, cache)
+            restored = sample.degraded if restorer is None else restorer(sample)
             passes += restorer is not None
             if np.isnan(restored.sum()):
                 raise AirpipeError(f"{pair.clean}: the restored image is not a number everywhere. Nothing was scored")
             if keep is not None and place == 0 and number < test.keep_images:
-                keep(pair.name, restored, clean)
-            rows += scorer.rows(pair, group, restored, clean)
+                keep(sample, restored, clean)
+            rows += scorer.rows(pair, group, restored, clean, level)
     took = time.perf_counter() - begin
     print(
         f"{label}: {len(ordered)} images, {passes} passes of the model, {len(rows)} scores from {scorer.count} "
@@ -179,6 +177,21 @@ def evaluate(
         flush=True,
     )
     return rows
+
+
+def _asked(
+    test: TestSettings,
+    pair: Pair,
+    layers: list[npt.NDArray[Any]],
+    noise: NoiseStream | None,
+    pairs: Sequence[Pair],
+    cache: ImageCache,
+) -> tuple[Sample, Rgb8, str]:
+    """What a test asks for one image: the sample, what the result is compared with, and the degradation's level."""
+    if not test.transfers:
+        return Sample(degraded_input(test, pair, layers, noise), pair.name), layers[0], test.level
+    made = transfer(test, pair, layers, pairs, cache)
+    return Sample(as_floats(made.degraded), pair.name, as_floats(made.reference)), made.target, made.level
 
 
 def _passes(layers: list[npt.NDArray[Any]], inputs: Sequence[_Input]) -> list[tuple[list[npt.NDArray[Any]], _Input]]:
@@ -242,7 +255,7 @@ class _Scorer:
         ours: Kit[Any] = kit(self.device)
         self.kit = replace(ours, measures={**ours.measures, **extra})
 
-    def rows(self, pair: Pair, group: _Input, restored: FloatImage, clean: Rgb8) -> list[dict[str, Any]]:
+    def rows(self, pair: Pair, group: _Input, restored: FloatImage, clean: Rgb8, level: str) -> list[dict[str, Any]]:
         """Scores of one image under protocols that share its input."""
         begin = time.perf_counter()
         exact = not self.restored and group.noise is None  # 8 bit as it is: rounding changes nothing
@@ -264,7 +277,7 @@ class _Scorer:
             raise AirpipeError(f"{pair.clean}: {error}. Leave the image out of {self.test.pairs}") from None
         if wrong := next((key for key, one in wanted.items() if np.isnan(values[one])), None):
             raise AirpipeError(f"{pair.clean}: {wrong[1]} under protocol {wrong[0]} is not a number")
-        common = {"image": pair.name, "degradation": self.test.degradation, "level": self.test.level}
+        common = {"image": pair.name, "degradation": self.test.degradation, "level": level}
         self.count += len(values)
         self.seconds += time.perf_counter() - begin
         return [
@@ -316,14 +329,13 @@ def network_restorer(network: nn.Module, device: torch.device, tile: int) -> Res
         tile: side of the tiles in pixels; 0: whole images.
 
     Returns:
-        A function of a sample, whose reference goes only to a network that takes one.
+        A function of a sample; it refuses one with a reference for a network that takes none, and one without for a
+        network that takes one.
     """
 
     def restore(sample: Sample) -> FloatImage:
-        shown, guided = sample.reference, network
-        if shown is not None and takes_reference(network):
-            guided = Guided(network, _planes(shown)).eval()
-        restored = restore_tiled(guided, _planes(sample.degraded), tile=tile, device=device)
+        ready = network if sample.reference is None else guided(network, _planes(sample.reference))
+        restored = restore_tiled(ready, _planes(sample.degraded), tile=tile, device=device)
         return np.ascontiguousarray(restored.numpy().transpose(1, 2, 0))
 
     return restore
@@ -342,12 +354,21 @@ def write_scores(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         writer.writerows({**row, "value": f"{row['value']:.6f}"} for row in rows)
 
 
-def picture_keeper(folder: Path, with_clean: bool) -> Callable[[str, FloatImage, Rgb8], None]:
-    """A `keep` function that writes `<name>.png`, and `<name>_clean.png` when asked for."""
+def picture_keeper(folder: Path, with_clean: bool) -> Keep:
+    """Make a `keep` function that writes `<name>.png`.
 
-    def keep(name: str, restored: FloatImage, clean: Rgb8) -> None:
-        write_picture(folder / f"{name}.png", Picture(quantised(restored)))
+    With `with_clean` also `<name>_clean.png`, what results are compared with, and `<name>_reference.png`, if there is
+    one.
+    """
+
+    def write(name: str, pixels: Rgb8) -> None:
+        write_picture(folder / f"{name}.png", Picture(np.ascontiguousarray(pixels)))
+
+    def keep(sample: Sample, restored: FloatImage, clean: Rgb8) -> None:
+        write(sample.name, quantised(restored))
         if with_clean:
-            write_picture(folder / f"{name}_clean.png", Picture(np.ascontiguousarray(clean)))
+            write(f"{sample.name}_clean", clean)
+            if sample.reference is not None:
+                write(f"{sample.name}_reference", quantised(sample.reference))
 
     return keep

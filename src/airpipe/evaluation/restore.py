@@ -4,6 +4,7 @@ Three doors, one way through: `restore` for programs, `restore_file` for files,
 `airpipe restore` (airpipe.cli) for people.
 """
 
+import hashlib
 import os
 import re
 import time
@@ -21,9 +22,10 @@ from airpipe.errors import AirpipeError
 from airpipe.evaluation.ensemble import SelfEnsemble
 from airpipe.evaluation.grid import Tile, fitting_tile, lay_tiles
 from airpipe.evaluation.origin import Origin, is_made_from, note, origin
+from airpipe.evaluation.reference import guided
 from airpipe.evaluation.tiling import Progress, restore_pixels, restore_tiled
 from airpipe.images import Picture, read_picture, why_not, write_picture
-from airpipe.pixels import Pixels
+from airpipe.pixels import Pixels, to_tensor
 from airpipe.weights.checkpoints import LoadedModel, load_model
 
 PathLike: TypeAlias = str | os.PathLike[str]
@@ -32,6 +34,8 @@ TILE = 512
 """Largest side of a tile in pixels, unless told otherwise."""
 OVERLAP = 32
 """Pixels that neighbouring tiles share, unless told otherwise."""
+REFERENCE = 512
+"""Largest side of a reference in pixels: networks look at the whole of it beside every tile."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ class Options(TypedDict, total=False):
     batch: int
     memory: float | None
     self_ensemble: bool
+    reference: PathLike | Pixels | Tensor | None
 
 
 @overload
@@ -87,6 +92,8 @@ def restore(
             at once. overlap (32): least number of pixels that neighbouring tiles share. batch (1):
             tiles per pass. memory (None): bytes for a pass; chooses the tile, or the whole image where
             it fits. self_ensemble (False): mean over the eight flips and turns; eight times the work.
+            reference (None): a second image, of the kinds above, for models that take one and give the image its
+            degradation; of a larger one its centre of 512 pixels counts.
 
     Returns:
         Path: uint8 or uint16 (H, W, 3), upright RGB. Array: same shape and dtype; grey is the
@@ -95,7 +102,8 @@ def restore(
 
     Raises:
         AirpipeError: an image of another kind, shape or range, an unreadable file, a model
-            that does not load, a device that is not there, or too little memory.
+            that does not load, a device that is not there, too little memory, a model that takes a reference without
+            one, or the other way round.
 
     Example:
         >>> restored = restore("photo.jpg", "results/method/nafnet_5d/seed0/train")
@@ -147,6 +155,8 @@ def restore_file(
             cannot be written; nothing is then left half-written.
     """
     begun = time.perf_counter()
+    if options.get("reference") is not None:
+        options["reference"] = _shown(options["reference"])
     likely = _target(source, target, in_folder)
     made_from = origin(source, model, _recorded(options)) if skip_done and source.is_file() else None
     if not overwrite and made_from and _is_done(likely, source, keep, made_from):
@@ -179,9 +189,12 @@ class _Way:
         batch: int = 1,
         memory: float | None = None,
         self_ensemble: bool = False,
+        reference: PathLike | Pixels | Tensor | None = None,
     ) -> None:
         if batch < 1:
             raise AirpipeError(f"a batch of {batch} tiles. Expected 1 or more")
+        if reference is not None:
+            network = guided(network, _shown(reference))
         self.network = SelfEnsemble(network).eval() if self_ensemble else network
         self.bare, self.device = network, device
         self.tile, self.overlap, self.batch, self.memory = tile, overlap, batch, memory
@@ -289,15 +302,30 @@ def _as_picture(array: Any) -> Picture:
     return Picture(array[..., :3], alpha=array[..., 3] if array.shape[2] == 4 else None)
 
 
+def _shown(reference: PathLike | Pixels | Tensor | None) -> Tensor:
+    """A reference as float32 (3, h, w) in [0, 1], at most `REFERENCE` pixels a side: its centre."""
+    image = _checked(cast(Any, reference))
+    planes = to_tensor(image.pixels) if isinstance(image, Picture) else image.detach().float().cpu()
+    if planes.ndim != 3:
+        raise AirpipeError(f"a reference of shape {tuple(planes.shape)}. Expected one image, (3, H, W)")
+    top, left = (max(side - REFERENCE, 0) // 2 for side in planes.shape[-2:])
+    return planes[:, top : top + REFERENCE, left : left + REFERENCE]
+
+
 def _recorded(options: Options) -> dict[str, Any]:
     """The options that change the result."""
-    memory = options.get("memory")
-    return {
+    memory, reference = options.get("memory"), options.get("reference")
+    shown = {} if reference is None else {"reference": _digest(cast(Tensor, reference))}
+    return shown | {
         "tile": options.get("tile", TILE) if memory is None else None,
         "overlap": options.get("overlap", OVERLAP),
         "memory": memory,
         "self_ensemble": options.get("self_ensemble", False),
     }
+
+
+def _digest(image: Tensor) -> str:
+    return hashlib.sha256(str(tuple(image.shape)).encode() + image.contiguous().numpy().tobytes()).hexdigest()
 
 
 def _is_done(target: Path, source: Path, keep: Collection[Path], made_from: Origin) -> bool:

@@ -140,7 +140,7 @@ def why_again(candidate: Candidate, job: TestJob, identity: str) -> str:
             return "test, protocol, list or model changed"
         if sha256_file(scores) != facts["sha256"]:
             return "the score file was edited"
-        kept = _picture_names(facts["kept"], with_clean=candidate.file is None)
+        kept = _picture_names(facts["kept"], candidate, job)
     except FileNotFoundError:
         return "new"
     except (OSError, ValueError, KeyError, TypeError):
@@ -148,9 +148,12 @@ def why_again(candidate: Candidate, job: TestJob, identity: str) -> str:
     return "" if all((pictures / name).is_file() for name in kept) else "pictures are missing"
 
 
-def _picture_names(images: Sequence[str], with_clean: bool) -> list[str]:
+def _picture_names(images: Sequence[str], candidate: Candidate, job: TestJob) -> list[str]:
     """Names of the files that `picture_keeper` writes for images."""
-    return [f"{image}{end}.png" for image in images for end in (("", "_clean") if with_clean else ("",))]
+    ends = [""]
+    if candidate.file is None:
+        ends += ["_clean", "_reference"] if job.test.transfers else ["_clean"]
+    return [f"{image}{end}.png" for image in images for end in ends]
 
 
 def _score(candidate: Candidate, job: TestJob, pairs: PairList, identity: str) -> int:
@@ -187,6 +190,7 @@ def _origin(candidate: Candidate, job: TestJob, pairs: PairList) -> dict[str, An
         "version": read_facts(pairs.file).get("version"),
         "pairs_sha256": pairs.sha256,
         "revision": job.revision,
+        "transfers": job.test.transfers,
         "protocols": {
             name: job.protocols[name].model_dump(mode="json", exclude_none=True) for name in job.test.protocols
         },

@@ -35,6 +35,8 @@ class Network(nn.Module):
     """Whether tiles would change the result: the network then gets whole images, whatever is asked for."""
     takes_reference: bool = False
     """Whether the network is called with a second image, (B, 3, h, w) of any size, that shows how the result looks."""
+    least_reference: int = 1
+    """Shortest side in pixels that a reference may have."""
     no_restorer: str = ""
     """Why the network restores no image ("it tells classes of images apart"); empty: it restores."""
 
@@ -47,6 +49,9 @@ class Network(nn.Module):
     branches: int = 0
     """Number of branches whose weights `guidance(image)` gives, (B, branches, h, w); below 2: it gives none."""
 
+    embedding_length: int = 0
+    """Length D of `embedding(image)`, (B, D), which tells what degrades an image; 0: the network gives none."""
+
     # Files
 
     PUBLISHED_LAYOUTS: ClassVar[tuple[str, ...]] = ("published",)
@@ -58,15 +63,19 @@ class Network(nn.Module):
         """Copy from another network all that concerns images; for networks that wrap one."""
         self.size_multiple, self.pads_itself = size_multiple(network), pads_itself(network)
         self.whole_image, self.no_restorer = whole_image(network), no_restorer(network)
-        self.takes_reference = takes_reference(network)
+        self.takes_reference, self.least_reference = takes_reference(network), least_reference(network)
 
     def example_input(self, height: int, width: int) -> Inputs:
         """Return the inputs of a call with one image of this size in pixels, as meta tensors without data.
 
-        By default the image (1, C, height, width), and a reference of the same size where the network takes one.
+        By default the image (1, C, height, width), and a reference of that size where the network takes one, or of the
+        smallest that it may have.
         """
         image = torch.empty(1, image_channels(self), height, width, device="meta")
-        return (image, image) if self.takes_reference else (image,)
+        if not self.takes_reference:
+            return (image,)
+        least = self.least_reference
+        return image, image.new_empty(1, 3, max(height, least), max(width, least))
 
     def published_key(self, key: str) -> str | None:
         """Return the name here of a published state-dict entry; None for one without use. By default: the same."""
@@ -130,6 +139,11 @@ def takes_reference(network: nn.Module) -> bool:
     return _told(network, "takes_reference", bool, False)
 
 
+def least_reference(network: nn.Module) -> int:
+    """Return the shortest side in pixels that a network's reference may have."""
+    return _told(network, "least_reference", int, 1)
+
+
 def no_restorer(network: nn.Module) -> str:
     """Return why a network restores no image; empty: it does."""
     return _told(network, "no_restorer", str, "")
@@ -151,6 +165,11 @@ def classes(network: nn.Module) -> int:
 def branches(network: nn.Module) -> int:
     """Return the number of branches whose weights `network.guidance(image)` gives; below 2 nothing is weighed."""
     return _told(network, "branches", int, 0)
+
+
+def embedding_length(network: nn.Module) -> int:
+    """Return the length of `network.embedding(image)`, which tells what degrades an image; 0: it gives none."""
+    return _told(network, "embedding_length", int, 0)
 
 
 def image_channels(network: nn.Module) -> int:

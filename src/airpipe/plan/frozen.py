@@ -24,10 +24,13 @@ class Plan(Lists):
     def operations(self) -> dict[str, Recipe]:
         """All degradations by the key that names them, to be checked."""
         recognition = self.recognition_job(0).tests
+        tests = {name: self.project.test(name) for name in self.project.tests}
         return {
             **{f"recipes.{name}": operations for name, operations in self.project.recipes.items()},
-            **{f"tests.{name}": self.project.test(name).operations for name in self.project.tests},
+            **{f"tests.{name}": test.operations for name, test in tests.items()},
+            **{f"tests.{name}, target": test.target_operations for name, test in tests.items()},
             **{f"features.classes.{name}": entry.operations for name, entry in self.features().classes.items()},
+            "features.retrieval": self.project.retrieval().operations,
             **{f"recognition.tests.{name}": entry.operations for name, entry in recognition.items()},
         }
 
@@ -39,7 +42,7 @@ class Plan(Lists):
             "pairs": self.pairs_entry,
             "sources": self.source_entry,
             "made": self.made,
-            "studies": lambda _: self.features(),
+            "studies": lambda name: self.project.retrieval() if name == "retrieval" else self.features(),
             "recognition": lambda seed: self.recognition_job(int(seed.removeprefix("seed"))),
         }
 

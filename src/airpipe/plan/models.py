@@ -101,15 +101,43 @@ class Models:
         return [model for models, _ in self.table_groups(table) for model in models]
 
     def table_groups(self, table: str) -> list[tuple[list[str], tuple[str, ...]]]:
-        """Ids of the models of each group of a table, and the tests that they are scored on."""
+        """Ids of the models of each group of a table, and the tests that they are scored on.
+
+        Raises:
+            AirpipeError: a model that takes a reference is to be scored on a test without one, or the other way round.
+        """
+        found: list[tuple[list[str], tuple[str, ...]]] = self._once(("table", table), lambda: self._groups(table))
+        return found
+
+    def _groups(self, table: str) -> list[tuple[list[str], tuple[str, ...]]]:
         settings = self.project.tables[table]
         groups = settings.compared(self.project.models if settings.models is None else ())
-        return [(self.model_ids(group.models), group.tests or ()) for group in groups]
+        found = [(self.model_ids(group.models), group.tests or ()) for group in groups]
+        for models, tests in found:
+            for model in trained(models):
+                self._check_tests(table, ModelId.parse(model), tests)
+        return found
 
     def table_tests(self, table: str, model: str) -> tuple[str, ...]:
         """Tests of a table that a model is scored on; no restoration is scored on all."""
         groups = [] if model == NONE else self.table_groups(table)
         return next((tests for models, tests in groups if model in models), self.project.tables[table].tests)
+
+    def _check_tests(self, table: str, model: ModelId, tests: Iterable[str]) -> None:
+        """Check that tests show references to a model exactly if it takes one."""
+        takes = stage_entry(self.setting(model.name).stages[model.stage].task).takes_reference
+        for test in tests:
+            shows = self.project.tests[test].transfers
+            if takes and not shows:
+                raise AirpipeError(
+                    f"table {table}: {model.name} takes a reference beside the image, and test {test} has none. Name "
+                    "the model only in tables or groups whose tests have a target_recipe (tables.<name>.models)"
+                )
+            if shows and not takes:
+                raise AirpipeError(
+                    f"table {table}: {model.name} takes no reference, and test {test} asks to transfer what one shows "
+                    f"(target_recipe). Name models that take one in tables.{table}.models"
+                )
 
     def evaluations(self, *tables: str) -> list[tuple[str, str]]:
         """Table and model id of every evaluation of tables: no restoration, then their models."""

@@ -55,6 +55,15 @@ class Studies(DataSets):
         """Pair lists of the feature analysis."""
         return sorted({entry.pairs for entry in self.features().classes.values()})
 
+    def retrieval_models(self) -> list[str]:
+        """Ids of the models whose embeddings are searched; none where that is off."""
+        return list(dict.fromkeys(self.model_ids(self.project.features.retrieval.models)))
+
+    def retrieval_lists(self) -> list[str]:
+        """Pair list of retrieval by embeddings, if it has one."""
+        pairs = self.project.features.retrieval.pairs
+        return [pairs] if pairs else []
+
     # Recognition
 
     def recognition_job(self, seed: int) -> RecognitionJob:

@@ -58,7 +58,8 @@ CAPTIONS = {
     "bars": "PSNR by degradation and level, with 95 % intervals over images",
     "costs": "PSNR against parameters and against multiply-accumulates",
     "curves": "Training loss and validation PSNR",
-    "qualitative": "Degraded, restored and clean, with the crop where restoration changes most",
+    "qualitative": "Degraded, restored and clean (or the target, behind the reference that shows how it is degraded), "
+    "with the crop where models change most",
     "tsne": "t-SNE of the features, with random weights and as trained; each point is a degraded crop",
     "confusion": "Which degradation is taken for which",
     "top1": "What the frozen headline recogniser tells in degraded and in restored images",

@@ -25,6 +25,7 @@ from airpipe.settings.studies import (
     RecognitionJob,
     RecognitionSettings,
     RecognitionTest,
+    RetrievalSettings,
     check_names,
 )
 
@@ -134,7 +135,8 @@ class ProjectSettings(Settings):
 
         chosen: dict[str, Any] = {"tables": {name: table for name, table in self.tables.items() if here(table.scales)}}
         if not here(self.features.scales):
-            chosen["features"] = self.features.model_copy(update={"models": ()})
+            retrieval = self.features.retrieval.model_copy(update={"models": ()})
+            chosen["features"] = self.features.model_copy(update={"models": (), "retrieval": retrieval})
         if not here(self.recognition.scales):
             chosen["recognition"] = self.recognition.model_copy(update={"models": ()})
         return self.model_copy(update=chosen)
@@ -151,6 +153,8 @@ class ProjectSettings(Settings):
                 _known(protocol, self.protocols, f"protocol in test {name}")
             if test.recipe is not None:
                 _known(test.recipe, self.recipes, f"recipe in test {name}")
+            if test.target_recipe is not None:
+                _known(test.target_recipe, self.recipes, f"target recipe in test {name}")
         for name, table in self.tables.items():
             if name in RESERVED or name.endswith("_gains"):
                 raise ValueError(f"tables: the name {name!r} belongs to another table; call the table otherwise")
@@ -179,15 +183,21 @@ class ProjectSettings(Settings):
     def _feature_names_exist(self) -> None:
         if "features" in self.tables:
             raise ValueError("tables: the name 'features' belongs to the feature analysis; call the table otherwise")
-        for model in self.features.models:
+        retrieval = self.features.retrieval
+        for model in (*self.features.models, *retrieval.models):
             if not ModelName.parse(model).imported:
                 self._stage_exists(model, "features")
         for name, entry in self.features.classes.items():
-            dataset, split = entry.pairs.removesuffix(NOLEAK).split(".")
-            _known(dataset, self.datasets, f"data set in features, class {name}")
-            _known(split, self.datasets[dataset].split_names, f"split of {dataset} in features, class {name}")
-            if entry.recipe is not None:
-                _known(entry.recipe, self.recipes, f"recipe in features, class {name}")
+            self._degraded_list_exists(entry.pairs, entry.recipe, f"features, class {name}")
+        if retrieval.models and retrieval.pairs:
+            self._degraded_list_exists(retrieval.pairs, retrieval.recipe, "features.retrieval")
+
+    def _degraded_list_exists(self, pairs: str, recipe: str | None, where: str) -> None:
+        dataset, split = pairs.removesuffix(NOLEAK).split(".")
+        _known(dataset, self.datasets, f"data set in {where}")
+        _known(split, self.datasets[dataset].split_names, f"split of {dataset} in {where}")
+        if recipe is not None:
+            _known(recipe, self.recipes, f"recipe in {where}")
 
     def _recognition_names_exist(self) -> None:
         seeds = {*self.seeds, *self.recognition.fresh_seeds}
@@ -230,12 +240,15 @@ class ProjectSettings(Settings):
             raise ValueError(f"{where}: {model}: {error}") from None
 
     def test(self, name: str) -> TestSettings:
-        """Settings of a test with its recipe written out and its fixed parameters set."""
+        """Settings of a test with its recipes written out and its fixed parameters set."""
         test = self.tests[name]
-        return test.model_copy(update={"operations": self._operations(test, f"tests.{name}")})
+        written = {"operations": self._operations(test, f"tests.{name}")}
+        if test.target_recipe is not None:
+            written["target_operations"] = self.recipes[test.target_recipe]
+        return test.model_copy(update=written)
 
     def feature_analysis(self) -> FeatureSettings:
-        """The feature analysis without its models, with recipes, fixed parameters and labels written out."""
+        """The feature analysis without models and retrieval, with recipes, fixed parameters and labels written out."""
         labels = self.features.labels()
         classes = {
             name: entry.model_copy(
@@ -246,7 +259,19 @@ class ProjectSettings(Settings):
             )
             for name, entry in self.features.classes.items()
         }
-        return self.features.model_copy(update={"models": (), "classes": classes})
+        alone = {"models": (), "classes": classes, "retrieval": RetrievalSettings()}
+        return self.features.model_copy(update=alone)
+
+    @property
+    def has_features(self) -> bool:
+        """Whether there is a table of features: an analysis, or retrieval."""
+        return bool(self.features.models or self.features.retrieval.models)
+
+    def retrieval(self) -> RetrievalSettings:
+        """Retrieval by what was drawn, without its models, with its recipe written out."""
+        chosen = self.features.retrieval
+        operations = self.recipes[chosen.recipe] if chosen.recipe else Recipe()
+        return chosen.model_copy(update={"models": (), "operations": operations})
 
     def recognition_job(self, seed: int) -> RecognitionJob:
         """The recognition tests of one seed, with recipes, fixed parameters, lists and models written out."""

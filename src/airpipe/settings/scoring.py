@@ -86,10 +86,33 @@ class TestSettings(Settings):
     recipe: Name | None = Field(None, description="Degrades the clean image; none: the list has degraded files.")
     fixed: dict[Name, Json] = Field({}, description="Parameters that replace the recipe's draws.")
     operations: Recipe = Field(Recipe(), description="The recipe, written out.")
+    target_recipe: Name | None = Field(
+        None,
+        description="Degrades the image that results are compared with, too: the model has to transfer what it draws "
+        "from a reference, another image of the list with the same draw and noise of its own. Only models that take a "
+        "reference can; their tables name no other tests. Tables tell apart which operations were drawn.",
+    )
+    target_operations: Recipe = Field(Recipe(), description="The target's recipe, written out.")
+    draws: PositiveInt = Field(1, description="Times that each image is drawn for, with a target recipe: image@2, ...")
     seed: NonNegativeInt = Field(100000, description="Seed of the degradation; unlike any training seed.")
     protocols: tuple[Name, ...] = Field(("airpipe",), min_length=1, description="Protocols under which it is scored.")
     tile: NonNegativeInt = Field(0, description="Side of the tiles that the network sees; 0: whole images.")
     keep_images: NonNegativeInt = Field(8, description="Restored images written to disk, in list order.")
+
+    @model_validator(mode="after")
+    def _targets_say_their_level(self) -> "TestSettings":
+        if self.draws > 1 and not self.transfers:
+            raise ValueError(f"draws is {self.draws}, but there is no target_recipe; leave draws out")
+        if self.level and self.transfers:
+            raise ValueError(
+                f"level is {self.level!r}, but the level of an image is what its target_recipe draws; leave level out"
+            )
+        return self
+
+    @property
+    def transfers(self) -> bool:
+        """Whether the model is shown a reference, whose degradation it has to transfer to the image."""
+        return self.target_recipe is not None or bool(self.target_operations)
 
 
 REVISION = 1

@@ -32,6 +32,31 @@ class FeatureClass(Settings):
         return self
 
 
+class RetrievalSettings(Settings):
+    """Do embeddings tell what was done to an image, whatever it shows? Ours: a sanity check of DegAE's kind of network.
+
+    Draws of one recipe degrade all images, each with noise of its own. Is the nearest crop in the embedding degraded by
+    the same operations? Crops of one photograph with the same operations do not count.
+    """
+
+    models: tuple[AnyModel, ...] = Field(
+        (), description="method/setting, method/setting/stage or imported/name; none: no retrieval."
+    )
+    pairs: PairListId | None = Field(None, description="List of clean images.")
+    recipe: Name | None = Field(None, description="Recipe that is drawn from.")
+    operations: Recipe = Field(Recipe(), description="The recipe, written out.")
+    draws: PositiveInt = Field(32, description="Draws from the recipe; each degrades every image.")
+    images: int = Field(100, ge=2, description="Images at most, evenly spaced over the list.")
+    patch_size: PositiveInt = Field(128, description="Side in pixels of the centre crop that is degraded and embedded.")
+    seed: NonNegativeInt = Field(100000, description="Seed of draws and noise; unlike any training seed.")
+
+    @model_validator(mode="after")
+    def _complete(self) -> "RetrievalSettings":
+        if self.models and (self.pairs is None or self.recipe is None):
+            raise ValueError(f"found pairs {self.pairs!r} and recipe {self.recipe!r}; models need both")
+        return self
+
+
 class FeatureSettings(Settings):
     """kNN, t-SNE and confusion matrices on the features of checkpoints.
 
@@ -85,6 +110,7 @@ class FeatureSettings(Settings):
     perplexity: PositiveFloat = Field(30, description="Perplexity of t-SNE. Source: code (scikit-learn's default).")
     iterations: int = Field(2000, ge=250, description="Iterations of t-SNE. Source: code.")
     tsne_seed: NonNegativeInt = Field(0, description="Seed of t-SNE. Ours: the code draws it.")
+    retrieval: RetrievalSettings = RetrievalSettings()
 
     @model_validator(mode="after")
     def _classes_differ(self) -> "FeatureSettings":

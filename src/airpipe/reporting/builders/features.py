@@ -44,9 +44,10 @@ PROTOCOL = {
 CLASSES = {"haze", "motion_blur", "noise", "rain", "low_light"}
 """Degradations of the published analysis."""
 KNN, CLASSIFIER = "knn", "classifier"
+RETRIEVAL, BY_CHANCE = "retrieval", "retrieval_chance"
 
 
-def feature_table(results: Sequence[Result], published: Sequence[Row]) -> Table:
+def feature_table(results: Sequence[Result], published: Sequence[Row], searched: Sequence[Result] = ()) -> Table:
     """The feature table, in percent; a line per checkpoint, weights and measure.
 
     A published number stands beside the line of the same network and training, `differs` says in what the two
@@ -55,13 +56,14 @@ def feature_table(results: Sequence[Result], published: Sequence[Row]) -> Table:
     Args:
         results: results of the analysis.
         published: printed accuracies, from `read_published`.
+        searched: results of the retrieval by embeddings, see `airpipe.evaluation.embeddings.search`.
 
     Returns:
         A frame of COLUMNS with a row per class ('': all of them); sd is over the seeds of the splits (n - 1).
     """
     measured = [(result, _rows(result, published)) for result in results]
     rows = [row for _, found in measured for row in found]
-    labels = short_labels(dict.fromkeys(row["model"] for row in rows))
+    labels = short_labels(dict.fromkeys(result["model"] for result in (*results, *searched)))
     classes = list(dict.fromkeys(row["class"] for row in rows if row["class"]))
     lines = [
         _line(labels[result["model"]], same, classes, result)
@@ -69,8 +71,11 @@ def feature_table(results: Sequence[Result], published: Sequence[Row]) -> Table:
         for same in grouped(found, "measure").values()
     ]
     head = ("checkpoint", "weights", "measure", "all", *classes, "chance", "published")
-    frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    return Table("features", "Feature analysis", (Block("", head, tuple(lines)),), tuple(_notes(rows)), frame)
+    blocks = [Block("", head, tuple(lines))] if results else []
+    blocks += [_retrieval_block(searched, labels)] if searched else []
+    frame = pd.DataFrame([*rows, *(row for one in searched for row in _retrieval_rows(one))], columns=list(COLUMNS))
+    notes = [*_notes(rows), *_retrieval_notes(searched)]
+    return Table("features", "Feature analysis", tuple(blocks), tuple(notes), frame)
 
 
 def _rows(result: Result, published: Sequence[Row]) -> list[Row]:
@@ -192,3 +197,47 @@ def _notes(rows: Sequence[Row]) -> list[str]:
     compared = [row for row in rows if "published" in row]
     notes += [f"published: not comparable ({text})." for text in dict.fromkeys(row["differs"] for row in compared)]
     return notes + [f"published: {text}." for text in dict.fromkeys(row["source"] for row in compared)]
+
+
+# Retrieval
+
+
+def _retrieval_rows(result: Result) -> list[Row]:
+    """Numbers of a retrieval: over all crops, what chance reaches there, then by label."""
+    common = {"model": result["model"], "network": network_name(result), "init": "trained", "neighbours": 1}
+    common |= {"n_images": result["images"], "patch_size": result["settings"]["patch_size"]}
+    whole = common | {"class": "", "chance": result["chance_rank1"], "n_crops": result["queries"]}
+    return [
+        whole | {"measure": RETRIEVAL, "value": result["rank1"]},
+        whole | {"measure": BY_CHANCE, "value": result["chance_rank1"]},
+        *(
+            common
+            | {"measure": RETRIEVAL, "class": label, "value": found["rank1"]}
+            | {"chance": found["chance_rank1"], "n_crops": found["queries"]}
+            for label, found in result["per_label"].items()
+        ),
+    ]
+
+
+def _retrieval_block(searched: Sequence[Result], labels: Mapping[str, str]) -> Block:
+    names = list(dict.fromkeys(label for result in searched for label in result["per_label"]))
+    lines = []
+    for result in searched:
+        found = {"": result, **result["per_label"]}
+        parts = [number(found[name]["rank1"], 1) if name in found else number(None, 1) for name in ("", *names)]
+        cells = [Cell((part,)) for part in (*parts, number(result["chance_rank1"], 1))]
+        lines.append(Line(labels[result["model"]], tuple(cells), facts=facts_of(result["model"], network_name(result))))
+    title = "Embeddings: is the nearest crop degraded by the same operations?"
+    return Block(title, ("checkpoint", "all", *names, "chance"), tuple(lines))
+
+
+def _retrieval_notes(searched: Sequence[Result]) -> list[str]:
+    if not searched:
+        return []
+    first = searched[0]
+    return [
+        f"Embeddings: percent of {first['queries']} crops whose nearest one (cosine) shows another photograph that is "
+        f"degraded by the same operations; {first['settings']['draws']} draws of recipe {first['settings']['recipe']} "
+        f"on {first['images']} photographs. The same photograph with other operations is among those searched. "
+        "chance: a random order."
+    ]

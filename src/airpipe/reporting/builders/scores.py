@@ -103,14 +103,18 @@ Measured = dict[Key, list[Test]]
 
 
 def places_of(scores: pd.DataFrame, settings: TableSettings) -> dict[str, Place]:
-    """Place of each test and average, by name."""
-    first = scores.drop_duplicates("test").to_dict("records")
-    tests: dict[str, Place] = {row["test"]: tuple(row[name] for name in PLACE) for row in first}
+    """Place of each test and average, by name; a test whose images differ in level has none for all of them."""
+    tests: dict[str, Place] = {}
+    for test, group in scores.groupby("test", sort=False):
+        dataset, degradation, level = (str(group.iloc[0][name]) for name in PLACE)
+        tests[str(test)] = dataset, degradation, level if group["level"].nunique() == 1 else ""
     return tests | {name: ("", name, "") for name in settings.averages}
 
 
 def measure(scores: pd.DataFrame, settings: TableSettings, places: Mapping[str, Place]) -> Measured:
     """Gather per-image scores by model, place, protocol and metric; averages follow where all their tests are there.
+
+    Where the images of a test differ in level, each level has a place of its own behind that of all images.
 
     Args:
         scores: per-image scores, from `reading.read_scores`.
@@ -133,6 +137,10 @@ def measure(scores: pd.DataFrame, settings: TableSettings, places: Mapping[str, 
             lacking = ", ".join(map(str, values.index[values.isna().any(axis=1)][:10]))
             raise AirpipeError(f"{where}: seeds were scored on other images ({lacking}); run the evaluation again")
         found[model, place, protocol, metric] = [Test(str(first["list"]), values)]
+        levels = group.drop_duplicates("image").set_index("image")["level"].reindex(values.index)
+        for level in sorted(levels.unique()) if levels.nunique() > 1 else ():
+            part = Test(f"{first['list']} {test} {level}", values[levels == level])
+            found[model, (*place[:2], level), protocol, metric] = [part]
     if len(settings.tests) > 1:
         for name, average in settings.averages.items():
             members = [places[test] for test in average.tests or settings.tests]

@@ -48,6 +48,8 @@ class Shown:
     psnr: float | None = None
     model: str = ""
     """Id without seed."""
+    note: str = ""
+    """Words below it, where it has no PSNR."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,13 @@ class Scene:
     test: str
     image: str
     pictures: tuple[Shown, ...]
+    reference: Shown | None = None
+    """What models are shown beside the degraded picture, where they transfer a degradation; of any size."""
+
+    @property
+    def shown(self) -> tuple[Shown, ...]:
+        """All pictures in the order of their columns: the reference stands behind the degraded one."""
+        return (self.degraded, *([self.reference] if self.reference else []), *self.pictures[1:])
 
     @property
     def degraded(self) -> Shown:
@@ -115,7 +124,8 @@ def read_scenes(scores: Sequence[Path], pictures: Path, report: Mapping[str, Any
                 Shown(labels[model], picture(pictures, infos[of[model]], image), psnr[test][model].get(image), model)
                 for model in (NONE, *chosen)
             ]
-            scenes.append(_scene(test, image, shown, picture(pictures, infos[of[NONE]], f"{image}_clean")))
+            scene = _scene(test, image, shown, picture(pictures, infos[of[NONE]], f"{image}_clean"))
+            scenes.append(_of_transfer(scene, of[NONE], pictures) if infos[of[NONE]].get("transfers") else scene)
     return scenes
 
 
@@ -141,6 +151,16 @@ def choose_models(psnr: Sequence[Mapping[str, Mapping[str, float]]], named: Sequ
 def picture(folder: Path, info: Mapping[str, Any], name: str) -> Pixels:
     """Read a picture that was kept beside a score file, whose facts are given."""
     return read_pixels(folder / info["model"] / info["test"] / f"{name}.png")
+
+
+def _of_transfer(scene: Scene, scores: Path, pictures: Path) -> Scene:
+    """The scene of a test of transfer: with its reference, and with the operations that were drawn for the target."""
+    frame = pd.read_csv(scores, dtype=str, keep_default_na=False)
+    level = frame[frame["image"] == scene.image]["level"].iloc[0].replace("+", " + ")
+    shown = picture(pictures, score_info(scores), f"{scene.image}_reference")
+    reference = Shown("reference", shown, note=level)
+    target = replace(scene.pictures[-1], title="target", note=level)
+    return replace(scene, pictures=(*scene.pictures[:-1], target), reference=reference)
 
 
 def _scene(test: str, image: str, shown: Sequence[Shown], clean: Pixels) -> Scene:
@@ -196,14 +216,15 @@ def crop_place(degraded: Pixels, restored: Sequence[Pixels], side: int) -> tuple
 def draw_qualitative(scenes: Sequence[Scene], zoom: int, target: Path) -> None:
     """Draw a grid of pictures: one row per image, columns degraded, each model, clean.
 
-    Every cell shows the picture with a frame, the framed crop beside it, and its PSNR in dB.
+    Every cell shows the picture with a frame, the framed crop beside it, and its PSNR in dB. Where models transfer a
+    degradation, the reference stands behind the degraded picture, with a crop of its own centre.
 
     Args:
         scenes: test images, from `read_scenes`; all with the same models.
         zoom: side of the crop in pixels.
         target: PNG to write.
     """
-    columns = max((len(scene.pictures) for scene in scenes), default=1)
+    columns = max((len(scene.shown) for scene in scenes), default=1)
     width, height = 1.15 + columns * (sum(CELL) + 0.14), 0.4 + max(len(scenes), 1) * (CELL[1] + 0.34)
     with open_figure(target, width, height) as (figure, axes):
         axes[0, 0].axis("off")
@@ -219,13 +240,13 @@ def _scene_row(figure: Figure, scene: Scene, zoom: int, top: float, head: bool) 
     place = crop_place(scene.degraded.pixels, [shown.pixels for shown in scene.restored], zoom)
     middle = 1 - (top + CELL[1] / 2) / height
     figure.text(0.1 / width, middle, _row_title(scene), ha="left", va="center", fontsize=8)
-    for column, shown in enumerate(scene.pictures):
+    for column, shown in enumerate(scene.shown):
         left = 1.15 + column * (sum(CELL) + 0.14)
-        _cell(figure, shown, place, left, top)
+        _cell(figure, shown, crop_place(shown.pixels, (), zoom) if shown is scene.reference else place, left, top)
         centre = (left + sum(CELL) / 2) / width
         if head:
             figure.text(centre, 1 - 0.28 / height, shown.title, ha="center", fontsize=10, weight="bold")
-        text = "" if shown.psnr is None else f"{shown.psnr:.2f} dB"
+        text = shown.note if shown.psnr is None else f"{shown.psnr:.2f} dB"
         figure.text(centre, 1 - (top + CELL[1] + 0.19) / height, text, ha="center", fontsize=9)
 
 

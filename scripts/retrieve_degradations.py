@@ -1,0 +1,53 @@
+"""Search one checkpoint's embeddings of degraded images for those that were degraded by the same operations."""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from airpipe.data.pairs import read_pairs
+from airpipe.errors import run_main
+from airpipe.evaluation.embeddings import search
+from airpipe.evaluation.restore import choose_device
+from airpipe.provenance import library_versions, sha256_file, write_json
+from airpipe.settings.base import read_settings
+from airpipe.settings.names import variant_of
+from airpipe.settings.studies import RetrievalSettings
+from airpipe.weights.checkpoints import load_model
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("id", help="model id")
+    parser.add_argument("--model", type=Path, required=True, help="model.safetensors")
+    parser.add_argument("--retrieval", type=Path, required=True, help="retrieval settings as YAML")
+    parser.add_argument("--pairs", type=Path, required=True, help="list of clean images")
+    parser.add_argument("--root", action="append", default=[], help="dataset=folder")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    return parser.parse_args()
+
+
+def main() -> None:
+    given = arguments()
+    torch.set_num_threads(given.threads)
+    settings = read_settings(RetrievalSettings, given.retrieval)
+    folder = dict(text.split("=", 1) for text in given.root).get(given.pairs.stem.split(".")[0])
+    pairs = read_pairs(given.pairs, Path(folder) if folder else None)
+    model, device = load_model(given.model, variant_of(given.id)), choose_device(given.device)
+    facts = {
+        "model": given.id,
+        "network": model.card["network"],
+        "model_sha256": sha256_file(model.path),
+        "pairs_sha256": sha256_file(given.pairs),
+        "settings": settings.model_dump(mode="json"),
+        "device": str(device),
+        "threads": given.threads,
+        "libraries": library_versions(),
+    }
+    write_json(given.output, facts | search(model.network.to(device), settings, pairs, device))
+
+
+if __name__ == "__main__":
+    run_main(main)
