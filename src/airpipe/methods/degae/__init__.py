@@ -1,9 +1,10 @@
 """DegAE: images are shown with the degradation of others, then the encoder restores (Liu et al., CVPR 2023)."""
 
-from airpipe.registry import Assembly, Method
+from airpipe.registry import Assembly, Method, Stage
 
 METHOD = Method(
     title="DegAE",
+    files={"imported/vgg19": "torchvision's ImageNet weights, vgg19-dcbb9e9d.pth"},
     networks={
         "degae": "airpipe.methods.degae.network:DegAE",
         "degae_finetune": "airpipe.methods.degae.network:DegAEFinetune",
@@ -13,6 +14,17 @@ METHOD = Method(
         "degae_head": "airpipe.methods.degae.network:Head",
         "degae_patchgan": "airpipe.methods.degae.discriminators:PatchGAN",
         "degae_vgg128": "airpipe.methods.degae.discriminators:VGG128",
+    },
+    stages={
+        "representor": Stage(task="RepresentorTask", settings="RepresentorSettings"),
+        "super_resolution": Stage(
+            task="SuperResolutionTask",
+            settings="SuperResolutionSettings",
+            folder="sr{which}",
+            title="extractor, sr{which}",
+        ),
+        "pretrain": Stage(task="PretrainTask", settings="PretrainSettings"),
+        "finetune": Stage(task="FinetuneTask", settings="FinetuneSettings"),
     },
     assembly=Assembly(
         first="an encoder of DegAE",
