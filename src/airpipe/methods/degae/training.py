@@ -84,8 +84,8 @@ class RepresentorTask(Task):
         }
 
     def measure(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Return `matched`: percent of images whose embedding is nearer to that of another image of the same draw than to
-        that of the clean image itself.
+        """Return `matched`: percent of images whose embedding is nearer to that of another image of the same draw than
+        to that of the clean image itself.
         """
         other, _ = companion_of(batch, self.settings.task)
         shown, second, clean = network(torch.cat([batch.degraded, other, batch.clean])).flatten(1).float().chunk(3)
