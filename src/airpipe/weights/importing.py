@@ -146,7 +146,8 @@ def read_all(file: Path, options: ImportOptions) -> Published:
     }
     wanted = {name: roles for name, roles in wanted.items() if roles}
     if len(wanted) != 1 or len(*wanted.values()) < len(options.parts):
-        told = ", ".join(f"{_flags(one.roles)} with {one.first}" for one in assemblies().values())
+        meant = [assembly for name, assembly in assemblies().items() if name in wanted]
+        told = ", ".join(f"{_flags(one.roles)} with {one.first}" for one in meant or assemblies().values())
         raise AirpipeError(f"{_flags(options.parts)} are no files of one network: found {told}. Leave one out")
     [name] = wanted
     found: Published = assembling_function(name)(file, options.parts, options)
