@@ -2,13 +2,15 @@
 
 import json
 import re
+import runpy
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import shipped, toy_images, toy_list
+from helpers import ROOT, shipped, toy_images, toy_list
 from PIL import Image
 from test_protocol import SHIPPED
 from toys.shown import Shown
@@ -401,6 +403,16 @@ def test_retrieval_stands_in_the_table_of_features_beside_chance(pairs):
     assert rows.loc[("retrieval", "clean"), "value"] == 100
     assert table.blocks[0].head == ("checkpoint", "all", "clean", "gaussian_noise", "chance")
     assert "another photograph that is degraded by the same operations" in table.notes[0]
+
+
+def test_the_script_writes_what_the_search_finds_and_what_it_was_made_from(model, tmp_path, monkeypatch):
+    (tmp_path / "retrieval.yaml").write_text(searched().model_dump_json(exclude_none=True))
+    words = ["toy/swap/seed0/train", "--model", model / "model.safetensors", "--pairs", toy_list(tmp_path)]
+    words += ["--root", f"toy={tmp_path / 'images'}", "--retrieval", tmp_path / "retrieval.yaml"]
+    monkeypatch.setattr(sys, "argv", [str(word) for word in ("x", *words, "--output", tmp_path / "found.json")])
+    runpy.run_path(str(ROOT / "scripts" / "retrieve_degradations.py"))["main"]()
+    facts = json.loads((tmp_path / "found.json").read_text())
+    assert facts["rank1"] == 100 and facts["settings"]["draws"] == 6 and facts["network"]["name"] == "shown"
 
 
 def test_retrieval_is_planned_by_itself():
