@@ -5,6 +5,7 @@ from pathlib import Path
 
 from airpipe.data.manifest import read_manifest
 from airpipe.data.pairs import complain, package_pairs, pair_up, read_facts, size_problems, write_pairs
+from airpipe.data.windows import cut_rows
 from airpipe.errors import run_main
 from airpipe.provenance import sha256_file
 from airpipe.settings.base import read_settings
@@ -37,6 +38,10 @@ def main() -> None:
         complain([*pairing.problems, *size_problems(pairing.rows, sizes)], given.list, remedy)
         rows = pairing.rows
         facts |= pairing.labels()
+        if cut := entry.splits[split].cut:
+            facts |= {"cut": cut.model_dump(), "images": len(rows)}
+            rows, problems = cut_rows(rows, sizes, cut)
+            complain(problems, given.list, remedy)
     write_pairs(given.output, rows, facts)
     print(f"{given.list}: {len(rows)} pairs")
 

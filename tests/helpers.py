@@ -43,14 +43,17 @@ RAIN = {
 PARAMETERS = {
     "colour_shift": {"contrast": 0.8, "brightness": 0.1},
     "defocus_blur": {"diameter": 7},
+    "gaussian_blur": {"kernel_size": 15, "variance_along": 4, "variance_across": 1, "angle": 30},
     "gaussian_noise": {"sigma": 25},
     "haze": {"airlight": 0.9, "beta": 1.0, "near": 0.2, "far": 1.5},
     "jpeg": {"quality": 20},
     "low_light": {"gain": 0.3, "gamma": 1.5, "sigma": 2},
     "mosaic": {},
     "motion_blur": {"length": 9, "angle": 30},
+    "poisson_noise": {"photons": 200},
     "rain_streaks": {"density": 0.01, "length": 12, "angle": 10, "width": 1, "strength": 0.5},
     "snow": {"density": 0.01, "size": 8, "motion": 4, "angle": 10, "strength": 0.9},
+    "speckle_noise": {"sigma": 25},
     "strokes": {"segments": 6, "thickness": 7, "colour": 1},
 }
 """Some for every operation."""

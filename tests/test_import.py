@@ -335,22 +335,6 @@ def test_unknown_names_are_told_with_the_first_of_them(tmp_path):
         read_published(file)
 
 
-SYSTEM_PARTS = [
-    (["DDR_extractor.conv_first.weight", "conv1.weight"], "a degradation representor"),
-    (["conv_first.weight", "basic_block1.modulation_layer.weight"], "a decoder"),
-    (["conv_first.weight", "basic_block1.modulation_layer.cond_scale.weight"], "a decoder with GFM modulation"),
-    (["conv_last.weight", "conv_last.bias", "HRconv.weight", "HRconv.bias"], "output head of a fine-tuned autoencoder"),
-    ([f"model.{i}.weight" for i in (0, 2, 3, 5, 8, 11)] + ["model.3.running_mean"], "a PatchGAN discriminator"),
-]
-
-
-@pytest.mark.parametrize(("names", "what"), SYSTEM_PARTS)
-def test_parts_of_published_systems_are_named_and_refused(names, what, tmp_path):
-    file = write(tmp_path, {"params": {name: torch.ones(2) for name in names}})
-    with pytest.raises(AirpipeError, match=f"{what}.*no system of airpipe uses it yet"):
-        read_published(file)
-
-
 def test_the_pretraining_encoder_of_degae_is_read_as_an_encoder(tmp_path):
     golden = load_golden(GOLDENS / "restormer_small.npz")
     shapes = {key: (64, *shape[1:]) if key == "output.weight" else shape for key, shape in golden.keys.items()}

@@ -228,8 +228,8 @@ def test_dsrir_scores_rain_on_luma_with_its_column_wise_ssim_and_other_degradati
 
 def test_degaes_overflow_changes_ssim_and_not_psnr():
     """Values of DegAE's own code for this pair, with and without its mistake."""
-    golden = np.load(ROOT / "tests/goldens/degae_metrics.npz")
-    expected = json.loads(str(golden["meta"]))
+    golden = np.load(ROOT / "tests/goldens/degae_degradations.npz")
+    expected = json.loads(str(golden["meta"]))["metrics"]
     restored, clean = (np.ascontiguousarray(golden[name][..., ::-1]) for name in ("metric_a", "metric_b"))
     wanted = {name: Measurement(one.measure, one.channels("rain")) for name, one in SHIPPED["degae"].metrics.items()}
     found = measure(restored, clean, wanted.values())

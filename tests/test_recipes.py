@@ -6,16 +6,20 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from helpers import NOISE, PARAMETERS, RAIN
+import yaml
+from helpers import NOISE, PARAMETERS, RAIN, ROOT
 
 from airpipe.degradations.recipes import OPERATIONS, Drawn, apply, check_operations, degrade, draw, draw_parameter
 from airpipe.errors import AirpipeError
 from airpipe.settings.base import check_settings
 from airpipe.settings.degrading import Draw, Recipe
 
-CHANCES = {"defocus_blur": 0.7, "gaussian_noise": 0.5, "snow": 0.2, "strokes": 0.2, "jpeg": 0.5}
-"""DegAE's chances, on operations that stand for its blur, its three noises and JPEG."""
-NOISES = ("gaussian_noise", "snow", "strokes")
+CHANCES = {"gaussian_blur": 0.7, "gaussian_noise": 0.5, "poisson_noise": 0.2, "speckle_noise": 0.2, "jpeg": 0.5}
+"""DegAE's chances of blur, the three noises and JPEG."""
+TEST_CHANCES = {"gaussian_blur": 0.5, "gaussian_noise": 0.5, "poisson_noise": 0.0, "speckle_noise": 0.0, "jpeg": 0.5}
+"""Those of its loader for tests."""
+NOISES = ("gaussian_noise", "poisson_noise", "speckle_noise")
+SHIPPED = yaml.safe_load((ROOT / "config" / "recipes.yaml").read_text())["recipes"]
 NOTHING = 0.3
 DRAWS = 20_000
 
@@ -28,13 +32,9 @@ def picture(seed=0):
     return rng(seed).random((24, 30, 3), dtype=np.float32)
 
 
-def transfer(**changes) -> Recipe:
-    """The form of DegAE's recipe: five operations, shuffled half of the time, nothing in three of ten draws."""
-    operations = [{"operation": name, "parameters": PARAMETERS[name], "chance": p} for name, p in CHANCES.items()]
-    operations[1]["parameters"] = {"sigma": {"integers": [2, 30]}}
-    operations[4]["parameters"] = {"quality": {"integers": [30, 95]}}
-    values = {"operations": operations, "groups": [NOISES], "shuffle": 0.5, "nothing": NOTHING}
-    return Recipe.model_validate({**values, **changes})
+def transfer(name="degae", **changes) -> Recipe:
+    """A shipped recipe of DegAE: five operations, shuffled half of the time, nothing in three of ten draws."""
+    return Recipe.model_validate({**SHIPPED[name], **changes})
 
 
 def names_of(drawn: Drawn, effective: bool = False) -> tuple[str, ...]:
@@ -47,22 +47,22 @@ def orders() -> dict[tuple[str, ...], float]:
     for order in itertools.permutations(CHANCES):
         found[order] += 0.5 / 120
     for noises in itertools.permutations(NOISES):
-        found["defocus_blur", *noises, "jpeg"] += 0.5 / 6
+        found["gaussian_blur", *noises, "jpeg"] += 0.5 / 6
     return dict(found)
 
 
-def exact() -> tuple[dict[int, float], dict[str, float], dict[str, float]]:
+def exact(chances=CHANCES) -> tuple[dict[int, float], dict[str, float], dict[str, float]]:
     """Chances of each number of operations, of each operation, and of each as the last one ("" for none)."""
     numbers, last = Counter({0: NOTHING}), Counter({"": NOTHING})
-    for applied in itertools.product([False, True], repeat=len(CHANCES)):
-        chosen = [name for name, fires in zip(CHANCES, applied, strict=True) if fires]
+    for applied in itertools.product([False, True], repeat=len(chances)):
+        chosen = [name for name, fires in zip(chances, applied, strict=True) if fires]
         chance = 1 - NOTHING
-        for name in CHANCES:
-            chance *= CHANCES[name] if name in chosen else 1 - CHANCES[name]
+        for name in chances:
+            chance *= chances[name] if name in chosen else 1 - chances[name]
         numbers[len(chosen)] += chance
         for order, share in orders().items():
             last[next((name for name in reversed(order) if name in chosen), "")] += chance * share
-    return dict(numbers), {name: (1 - NOTHING) * p for name, p in CHANCES.items()}, dict(last)
+    return dict(numbers), {name: (1 - NOTHING) * p for name, p in chances.items()}, dict(last)
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +82,8 @@ def test_the_exact_chances_are_those_that_degae_states():
     numbers, presence, last = exact()
     assert list(numbers.values()) == pytest.approx([0.334, 0.161, 0.266, 0.184, 0.051, 0.005], abs=0.002)
     assert list(presence.values()) == pytest.approx([0.490, 0.350, 0.140, 0.140, 0.350], abs=0.002)
-    stated = {"": 0.334, "defocus_blur": 0.160, "gaussian_noise": 0.150, "snow": 0.052, "strokes": 0.051, "jpeg": 0.253}
-    assert last == pytest.approx(stated, abs=0.002)
+    stated = (0.334, 0.160, 0.150, 0.052, 0.051, 0.253)
+    assert last == pytest.approx(dict(zip(("", *CHANCES), stated, strict=True)), abs=0.002)
 
 
 def test_a_chain_has_the_numbers_and_the_presence_of_operations_that_degae_states(draws):
@@ -94,8 +94,17 @@ def test_a_chain_has_the_numbers_and_the_presence_of_operations_that_degae_state
     assert all(drawn.effective == drawn.steps for drawn in draws)
 
 
+def test_the_loader_of_tests_draws_fewer_operations():
+    recipe, generator = transfer("degae_test"), rng(14)
+    numbers, presence, last = exact(TEST_CHANCES)
+    draws = [names_of(draw(recipe, generator)) for _ in range(DRAWS)]
+    assert_within_three_sigma(Counter(map(len, draws)), numbers)
+    assert_within_three_sigma(Counter(name for names in draws for name in names), presence)
+    assert_within_three_sigma(Counter((names or ("",))[-1] for names in draws), last)
+
+
 def test_of_composition_last_one_operation_counts_as_often_as_degae_states():
-    recipe, generator = transfer(composition="last"), rng(12)
+    recipe, generator = transfer("degae_last"), rng(12)
     drawn = [names_of(draw(recipe, generator), effective=True) for _ in range(DRAWS)]
     assert_within_three_sigma(Counter((names or ("",))[0] for names in drawn), exact()[2])
     assert max(map(len, drawn)) == 1
@@ -112,10 +121,35 @@ def test_all_orders_come_as_often_as_shuffle_and_groups_say():
 
 
 def test_parameters_are_drawn_within_their_ranges_and_only_for_what_is_applied(draws):
-    levels = [drawn.named()["sigma"] for drawn in draws if "gaussian_noise" in names_of(drawn)]
+    named = [drawn.named() for drawn in draws]
+    noisy = [one for drawn, one in zip(draws, named, strict=True) if "gaussian_noise" in names_of(drawn)]
+    levels = [one["gaussian_noise.sigma"] for one in noisy if one["gaussian_noise.form"] != "correlated"]
     assert set(levels) == set(range(2, 31))
     assert np.mean(levels) == pytest.approx(16, abs=3 * np.sqrt((29**2 - 1) / 12 / len(levels)))
-    assert all("sigma" not in drawn.named() for drawn in draws if "gaussian_noise" not in names_of(drawn))
+    assert len(noisy) == sum("gaussian_noise.sigma" in one for one in named)
+    sizes = [one["kernel_size"] for one in named if "kernel_size" in one]
+    assert set(sizes) == set(range(7, 26, 2))
+    assert np.mean(sizes) == pytest.approx(16, abs=3 * np.sqrt(4 * 99 / 12 / len(sizes)))
+
+
+def test_forms_are_drawn_by_their_shares_and_bring_their_own_parameters(draws):
+    named = [drawn.named() for drawn in draws]
+    for noise, largest in (("gaussian_noise", 30), ("speckle_noise", 25)):
+        forms = [one[f"{noise}.form"] for one in named if f"{noise}.form" in one]
+        for form, chance in {"independent": 0.4, "grey": 0.4, "correlated": 0.2}.items():
+            sigma = np.sqrt(chance * (1 - chance) / len(forms))
+            assert forms.count(form) / len(forms) == pytest.approx(chance, abs=3 * sigma)
+        correlated = [one for one in named if one.get(f"{noise}.form") == "correlated"]
+        assert {one[f"{noise}.sigma"] for one in correlated} == {largest}
+        mixing = np.array([one[f"{noise}.mixing"] for one in correlated])
+        assert mixing.shape[1] == 12
+        assert 0 < mixing.min() < mixing.max() < 1
+        assert mixing.mean() == pytest.approx(0.5, abs=3 / np.sqrt(12 * mixing.size))
+        assert all((f"{noise}.mixing" in one) == (one.get(f"{noise}.form") == "correlated") for one in named)
+    blurred = [one for one in named if "kernel_size" in one]
+    elongated = [one for one in blurred if "angle" in one]
+    assert len(elongated) / len(blurred) == pytest.approx(0.5, abs=1.5 / np.sqrt(len(blurred)))
+    assert all(("angle" in one) != ("gaussian_blur.sigma" in one) for one in blurred)
 
 
 def test_log_uniform_draws_exponents_uniformly():
@@ -203,6 +237,8 @@ def test_pixels_of_a_seed_never_change():
         ({"operations": [{**NOISE, "parameters": {"sigma": {"log_uniform": [0, 1]}}}]}, "needs two positive numbers"),
         ({"operations": [{**NOISE, "parameters": {"sigma": {"log_uniform": [9, 1]}}}]}, "runs backwards"),
         ({"operations": [{**NOISE, "parameters": {"sigma": {"uniform": [0, 1], "constant": 1}}}]}, "give exactly one"),
+        ({"operations": [{**NOISE, "forms": [{"share": 0, "parameters": {}}]}]}, "share: Input should be gr"),
+        ({"operations": [{**NOISE, "parameters": {"sigma": {"uniform": [0, 1], "size": 0}}}]}, "size: Input should be"),
     ],
 )  # fmt: skip
 def test_mistakes_in_recipes_are_told(changes, message):
@@ -235,5 +271,7 @@ def test_fixed_values_replace_draws_wherever_the_parameter_occurs():
     fixed = Recipe.model_validate([NOISE, RAIN, NOISE]).with_fixed({"sigma": 3})
     assert draw(fixed, rng()).named()["gaussian_noise.sigma"] == 3
     assert draw(fixed, rng()).named()["gaussian_noise.sigma.2"] == 3
+    forms = [draw(transfer(nothing=0).with_fixed({"angle": 0}), rng(seed)).named() for seed in range(40)]
+    assert {one["angle"] for one in forms if "angle" in one} == {0}
     with pytest.raises(ValueError, match="unknown parameter 'sigm'; did you mean 'sigma'"):
         fixed.with_fixed({"sigm": 3})

@@ -272,7 +272,7 @@ def test_the_examples_of_the_documentation_are_valid_entries():
     text = (ROOT / "docs/datasets.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^( *)```yaml\n(.*?)^\1```", text, re.DOTALL | re.MULTILINE)
     examples = [values["datasets"] for values in (yaml.safe_load(block) for _, block in blocks) if "datasets" in values]
-    assert len(examples) == 6
+    assert len(examples) == 7
     shipped = read_yaml(ROOT / "config/datasets.yaml")["datasets"]
     for example in examples:
         entries = inherited(deep_merge(shipped, example))

@@ -30,6 +30,15 @@ BATCH_NORM = {"recogniser_residual"}
 """Networks that normalise features with the statistics of a process's own samples."""
 
 
+APART = {
+    f"{method}/{name}"
+    for method in registry.METHODS
+    if find_spec(f"toys.{method}")
+    for name in getattr(import_module(f"toys.{method}"), "BATCH_NORM", ())
+}
+"""Toys with another network of that kind, as their module says."""
+
+
 def all_toys() -> dict[str, dict]:
     """Settings of the toys by method/name; a stage without a toy has those of the toy baseline."""
     found = {}
@@ -43,7 +52,9 @@ def all_toys() -> dict[str, dict]:
 
 TOYS = all_toys()
 SHARED = [
-    name for name, toy in TOYS.items() if "dropout" not in toy and toy.get("network", {}).get("name") not in BATCH_NORM
+    name
+    for name, toy in TOYS.items()
+    if "dropout" not in toy and name not in APART and toy.get("network", {}).get("name") not in BATCH_NORM
 ]
 """Toys whose numbers do not depend on the processes."""
 

@@ -4,7 +4,7 @@ Arrays are (H, W, 3) or a stack (B, H, W, 3), RGB; tensors have their channels f
 tensor is made, because degradations use this module and the workflow checks them at every start.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,24 @@ Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 """An image of 8 or 16 bit, (H, W, 3)."""
 FloatImage = npt.NDArray[np.float32]
 """An image in float32, nominally in [0, 1]."""
+Box = tuple[slice, slice]
+"""Rows and columns of a part of an image, each with start and stop."""
+
+
+class Layer(Protocol):
+    """An image (H, W, 3) or a map (H, W): an array, or an object that makes one of a part when it is asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Height, width and, of an image, channels."""
+        ...
+
+    def __getitem__(self, box: Box, /) -> npt.NDArray[Any]: ...
+
+
+def whole(layer: Layer) -> Box:
+    """The box that holds all of a layer."""
+    return slice(0, layer.shape[0]), slice(0, layer.shape[1])
 
 
 def as_floats(pixels: npt.NDArray[Any]) -> FloatImage:

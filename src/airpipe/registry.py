@@ -18,7 +18,7 @@ from airpipe.settings.stages import StageSettings
 if TYPE_CHECKING:
     from torch import nn
 
-METHODS = ("baseline", "dcpt", "vrdir")
+METHODS = ("baseline", "dcpt", "vrdir", "degae")
 """Packages below `airpipe.methods`, in the order in which they are listed."""
 BACKBONES = {
     "nafnet": "airpipe.models.nafnet:NAFNet",
@@ -208,6 +208,16 @@ def network_class(name: str) -> Any:
     if name not in networks():
         raise AirpipeError(unknown_name(name, networks(), "network"))
     return resolve(networks()[name])
+
+
+def below_head(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The entry, name and arguments, of the network that another one with a head names as its `backbone`; else its own.
+
+    >>> below_head({"name": "nafnet", "arguments": {}})["name"]
+    'nafnet'
+    """
+    backbone = entry.get("arguments", {}).get("backbone")
+    return backbone if isinstance(backbone, Mapping) else entry
 
 
 def build_network(name: str, **arguments: Any) -> "nn.Module":

@@ -49,7 +49,7 @@ class DrawnNumbers(Tensors):
     applied: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.bool))
     """Which operations changed each image, (B, operations) bool; none of them where the list has degraded files."""
     values: Tensor = field(default_factory=lambda: torch.zeros(0, 0))
-    """Value of each parameter in its unit, (B, parameters) float32; NaN where it was not drawn, or is a word."""
+    """Value of each parameter in its unit, (B, parameters) float32; NaN where it was not drawn, or is no number."""
 
     def was_applied(self, operation: str) -> Tensor:
         """Tell whether an operation changed each image, (B,) bool.

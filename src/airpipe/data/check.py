@@ -16,6 +16,7 @@ from airpipe.data.labelled import chosen_files
 from airpipe.data.manifest import FileFacts, Journal, describe
 from airpipe.data.packages import locate
 from airpipe.data.pairs import Pairing, Row, complain, pair_up, size_problems
+from airpipe.data.windows import cut_rows
 from airpipe.errors import AirpipeError
 from airpipe.images import read_rgb8
 from airpipe.progress import in_parallel, track
@@ -124,8 +125,12 @@ def check_split(
     sizes = {file.path: (file.width, file.height) for file in files}
     complain(size_problems(pairing.rows, sizes), f"{list_id}: files of a pair differ in size", remedy)
     facts = _facts(list_id, split, pairing, files) | _input_psnr(pairing.rows, folder, threads, list_id)
+    if split.cut is not None:
+        windows, problems = cut_rows(pairing.rows, sizes, split.cut)
+        complain(problems, f"{list_id}, cut into windows", remedy)
+        facts |= {"cut": split.cut.model_dump(), "images": len(pairing.rows), "pairs": len(windows)}
     facts["notes"] = _notes(split, pairing, facts)
-    if split.strict and split.expected not in (None, len(pairing.rows)):
+    if split.strict and split.expected not in (None, facts["pairs"]):
         after = remake(root) or f"{REMEDY}, or set strict: false"
         raise AirpipeError(f"{list_id} in {root}: {facts['notes'][0]}. {after}")
     store.close()  # not before: a check that fails is repeated without reading all files again
@@ -196,9 +201,9 @@ def pair_psnr(task: tuple[str, str, str, str]) -> float:
 
 def _notes(split: SplitSettings, pairing: Pairing, facts: Mapping[str, Any]) -> list[str]:
     notes = []
-    if split.expected is not None and len(pairing.rows) != split.expected:
-        what = "pairs" if pairing.layout.degraded else "images"
-        notes.append(f"{len(pairing.rows)} {what} found, {split.expected} expected")
+    if split.expected not in (None, facts["pairs"]):
+        what = "windows" if split.cut else "pairs" if pairing.layout.degraded else "images"
+        notes.append(f"{facts['pairs']} {what} found, {split.expected} expected")
     if facts["version"] in ("mixed", "unknown"):
         found = ", ".join(facts["sizes"])
         notes.append(
@@ -229,6 +234,8 @@ def _notes(split: SplitSettings, pairing: Pairing, facts: Mapping[str, Any]) -> 
 def summary(facts: Mapping[str, Any]) -> str:
     """Sum up the facts of a split in some lines for the terminal."""
     words = [f"{facts['list']}: {facts['pairs']} pairs, layout {facts['layout']}, rule {facts['rule']}"]
+    if facts.get("cut"):
+        words.append(f"windows of {facts['images']} images")
     if facts.get("classes"):
         words.append(f"{facts['classes']} classes")
     if facts.get("sizes"):

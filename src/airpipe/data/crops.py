@@ -1,5 +1,6 @@
 """From a pair of images to a training patch: common size, window, shrinking, flips and quarter turns."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -7,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from airpipe.errors import AirpipeError
-from airpipe.pixels import Rgb8
+from airpipe.pixels import Box, Rgb8
 
 
 def align(degraded: Rgb8, clean: Rgb8, crop: str, name: str) -> tuple[Rgb8, Rgb8]:
@@ -117,3 +118,27 @@ def turned(layer: npt.NDArray[Any], turns: int, flip: bool) -> npt.NDArray[Any]:
     if rows or columns:
         return np.asarray(cv2.flip(layer, -1 if rows and columns else int(columns)))
     return np.array(layer, order="C")
+
+
+@dataclass(frozen=True)
+class Turned:
+    """A layer (H, W) or (H, W, 3) as `turned` gives it, of which only the parts that are asked for are copied."""
+
+    layer: npt.NDArray[Any]
+    turns: int
+    flip: bool
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the turned layer."""
+        height, width, *channels = self.layer.shape
+        return (width, height, *channels) if self.turns % 2 else (height, width, *channels)
+
+    def __getitem__(self, box: Box) -> npt.NDArray[Any]:
+        (rows, columns), (height, width) = box, self.shape[:2]
+        if self.flip:
+            columns = slice(width - columns.stop, width - columns.start)
+        for _ in range(self.turns):  # takes one quarter turn back
+            rows, columns = columns, slice(height - rows.stop, height - rows.start)
+            height, width = width, height
+        return turned(self.layer[rows, columns], self.turns, self.flip)

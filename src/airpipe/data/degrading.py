@@ -8,12 +8,12 @@ import numpy.typing as npt
 
 from airpipe.degradations.recipes import Drawn, apply, degrade
 from airpipe.errors import AirpipeError
-from airpipe.pixels import FloatImage, as_floats, quantised
+from airpipe.pixels import Box, FloatImage, Layer, as_floats, quantised, whole
 from airpipe.settings.degrading import Recipe
 
 
 def degraded_image(
-    layers: Sequence[npt.NDArray[Any]],
+    layers: Sequence[Layer],
     paired: bool,
     how: Recipe | Drawn,
     generator: np.random.Generator,
@@ -22,6 +22,7 @@ def degraded_image(
     name: str,
     field: FloatImage | None = None,
     quantise: bool = True,
+    box: Box | None = None,
 ) -> tuple[npt.NDArray[Any], Drawn]:
     """Take the degraded file of a listed image, or degrade its clean one.
 
@@ -34,6 +35,8 @@ def degraded_image(
         name: name of the image, for messages.
         field: standard normal noise (H, W, 3) for operations that take it instead of drawing their own.
         quantise: whether to clip and round what a recipe gives to 8 bit, as a file would be.
+        box: part that is wanted; where `how` was drawn before, it is degraded with its surroundings, see `apply`. None:
+            the whole image.
 
     Returns:
         (H, W, 3) uint8, or float32 (neither clipped nor rounded) where a recipe is not quantised; and what was drawn.
@@ -47,12 +50,14 @@ def degraded_image(
             f"{where} is for clean images, but {name} has a degraded file. Leave the recipe out to take the file, or "
             "name a list of clean images"
         )
+    box = box or whole(layers[0])
     if paired:
-        return layers[1], Drawn(Recipe(), ())
+        return layers[1][box], Drawn(Recipe(), ())
     # without a degraded file, a second layer is the depth
-    clean, depth = as_floats(layers[0]), layers[1] if layers[1:] else None
+    depth = layers[1] if layers[1:] else None
     if isinstance(how, Drawn):
-        image, drawn = apply(clean, how, generator, depth, field), how
+        image, drawn = apply(layers[0], how, generator, depth, field, box), how
     else:
+        clean, depth = as_floats(layers[0][box]), depth if depth is None else depth[box]
         image, drawn = degrade(clean, how, generator, depth, field)
     return quantised(image) if quantise else image, drawn

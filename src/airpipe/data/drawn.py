@@ -31,7 +31,7 @@ class DrawnColumns:
         for step in drawn.effective:
             applied[self._operation[part][step.place]] = True
             for key, column in self._parameter[part][step.place].items():
-                value = step.parameters[key]
+                value = step.parameters.get(key)  # another form may have been drawn
                 values[column] = float(value) if isinstance(value, int | float) else nan  # a word has no number
         return DrawnRow(self, applied, values)
 
@@ -45,4 +45,4 @@ class DrawnRow:
     applied: list[bool]
     """Whether each operation changed the image."""
     values: list[float]
-    """Value of each parameter in its unit; NaN where it was not drawn, or is a word."""
+    """Value of each parameter in its unit; NaN where it was not drawn, or is no number."""

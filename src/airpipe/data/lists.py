@@ -260,14 +260,18 @@ def export(
         file_names: whether to leave the folders out, as denoising lists do (names only).
 
     Raises:
-        AirpipeError: the format cannot hold a path, a bar row has no degraded file, or there is nothing to
-            write.
+        AirpipeError: the format cannot hold a path, a bar row has no degraded file, a row is a window, or there is
+            nothing to write.
     """
     if form != "names" and (bsd_prefix or file_names):
         raise AirpipeError(f"format {form}: the BSD prefix and bare file names are for format names. Leave them out")
     lines = []
     for row in rows:
         degraded, clean = row["degraded"], row["clean"]
+        if row.get("window"):
+            raise AirpipeError(
+                f"{row['name']}: is a part of {clean}, but published lists name whole files. Export a split without cut"
+            )
         if form == "bar" and not degraded:
             raise AirpipeError(
                 f"{row['name']}: has no degraded file, and a bar list needs one. Export clean lists as comma or names"

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from airpipe.data.packs import CROPS, FORMAT, IMAGE, NO_IMAGE, PAIR, VERSION
-from airpipe.data.pairs import COLUMNS
+from airpipe.data.pairs import COLUMNS, WINDOW
 from airpipe.errors import AirpipeError
 from airpipe.provenance import sha256_file
 
@@ -66,14 +66,14 @@ def read_contents(pair_list: Path, manifest: Path) -> Contents:
     key = hashlib.sha256(f"{FORMAT} {VERSION}\n".encode())
     numbers: dict[str, int] = {}
     pairs, text = [], bytearray()
-    for row in _rows(pair_list, COLUMNS):
+    for row in _rows(pair_list, COLUMNS, WINDOW):
         key.update(json.dumps(row).encode())
-        degraded, clean, degradation, level, crop, name, _ = row
+        degraded, clean, degradation, level, crop, name, _, *window = row
         if crop not in CROPS:
             raise AirpipeError(f"{pair_list}: {name} has crop {crop!r}; expected one of {', '.join(CROPS)}")
         first = numbers.setdefault(clean, len(numbers))
         second = numbers.setdefault(degraded, len(numbers)) if degraded else NO_IMAGE
-        words = "\0".join((name, level, degradation)).encode()
+        words = "\0".join((name, level, degradation, *window)).encode()
         pairs.append((first, second, CROPS.index(crop), len(text), len(words)))
         text += words
     if not pairs:
@@ -93,15 +93,15 @@ def read_contents(pair_list: Path, manifest: Path) -> Contents:
     )
 
 
-def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[list[str]]:
-    """The named columns of a csv file, row by row."""
+def _rows(path: Path, columns: tuple[str, ...], *optional: str) -> Iterator[list[str]]:
+    """The named columns of a csv file, row by row, and those of the optional ones that it has."""
     try:
         with path.open(newline="", encoding="utf-8") as stream:
             reader = csv.reader(stream)
             header = next(reader, [])
             if missing := [name for name in columns if name not in header]:
                 raise AirpipeError(f"{path}: columns {header}; expected {', '.join(missing)}, too")
-            places = [header.index(name) for name in columns]
+            places = [header.index(name) for name in (*columns, *optional) if name in header]
             for row in reader:
                 yield [row[place] for place in places]
     except (OSError, ValueError, IndexError, csv.Error) as error:

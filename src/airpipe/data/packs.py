@@ -5,7 +5,7 @@ A pack is a folder `resources/packed/<dataset>.<split>.<hash>/` that holds
 - `pixels.bin`: uint8 RGB pixels of every image, one after the other, each image once;
 - `images.bin`: an `IMAGE` record per image;
 - `pairs.bin`: a `PAIR` record per pair, in list order;
-- `text.bin`: name, level and degradation of every pair, UTF-8;
+- `text.bin`: name, level and degradation of every pair, in lists of windows the window, UTF-8;
 - `header.json`: format, counts, sizes and checksums of the others.
 
 Nothing of it is read into memory: all loader processes share the pages that they touch.
@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from airpipe.data.crops import align
+from airpipe.data.windows import Window, cut_out
 from airpipe.errors import AirpipeError
 from airpipe.pixels import Rgb8
 from airpipe.progress import track
@@ -32,7 +33,8 @@ VERSION = 1
 IMAGE = np.dtype([("offset", "<u8"), ("height", "<u4"), ("width", "<u4"), ("crc32", "<u4")])
 """Place of an image in pixels.bin, its size in pixels, and the crc32 of its pixels."""
 PAIR = np.dtype([("clean", "<u4"), ("degraded", "<u4"), ("crop", "u1"), ("text", "<u8"), ("length", "<u4")])
-"""Image numbers, index into `CROPS`, and the pair's bytes in text.bin: name, level, degradation with NUL between."""
+"""Image numbers, index into `CROPS`, and the pair's bytes in text.bin: name, level, degradation and, in lists of
+windows, the window ("" for a whole image), with NUL between."""
 NO_IMAGE = 2**32 - 1
 """Image number that stands for the degraded image of a pair that has none."""
 CROPS = ("none", "centre", "top_left")
@@ -117,13 +119,15 @@ class Pack:
         """Return [clean] or [clean, degraded] of a pair, equally large: read-only views (H, W, 3), uint8.
 
         Raises:
-            AirpipeError: sizes differ after the list's crop rule, as for files.
+            AirpipeError: sizes differ after the list's crop rule, or a window does not fit, as for files.
         """
         clean, degraded, crop, *_ = self._pairs[index].item()
-        if degraded == NO_IMAGE:
-            return [self._image(clean)]
-        seen, original = align(self._image(degraded), self._image(clean), CROPS[crop], self.name(index))
-        return [original, seen]
+        name, _, _, *window = self._words(index)
+        layers = [self._image(clean)]
+        if degraded != NO_IMAGE:
+            seen, original = align(self._image(degraded), layers[0], CROPS[crop], name)
+            layers = [original, seen]
+        return cut_out(layers, Window.parse(window[0]), name) if any(window) else layers
 
     def paired(self, index: int) -> bool:
         """Tell whether a pair has a degraded image."""

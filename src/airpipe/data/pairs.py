@@ -2,13 +2,15 @@
 
 A list `results/pairs/<dataset>.<split>.csv` has the columns of `COLUMNS`; a sibling JSON
 holds counts, the layout and rule used and the manifest's checksum. Paths are relative to the
-data set's root, which is looked up at run time and enters no hash.
+data set's root, which is looked up at run time and enters no hash. A list whose split is `cut` has a
+further column `window` (`airpipe.data.windows`), empty where an image stays whole.
 """
 
 import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
@@ -17,11 +19,14 @@ from airpipe.data.labelled import label_of, name_of
 from airpipe.data.lists import choose, read_list
 from airpipe.data.packages import locate
 from airpipe.data.rules import partners, tried, without_suffix
+from airpipe.data.windows import Window
 from airpipe.errors import AirpipeError
 from airpipe.provenance import atomic_path, write_json
 from airpipe.settings.datasets import Layout, PackageFile, SplitSettings
 
 COLUMNS = ("degraded", "clean", "degradation", "level", "crop", "name", "group")
+WINDOW = "window"
+"""Column that lists of windows have beside `COLUMNS`."""
 Row = dict[str, str]
 NO_DEGRADED = ": no degraded file"
 """End of the problem of a lone clean file; choosing by names drops the problems that end so."""
@@ -49,6 +54,8 @@ class Pair:
     """Class of what the image shows, where its data set says it."""
     camera: str = ""
     """Camera that took it, where its data set says it."""
+    window: Window | None = None
+    """Part of both images that this pair is, after the crop rule; None: all."""
 
 
 @dataclass
@@ -96,6 +103,7 @@ def read_pairs(path: Path, root: Path | None) -> list[Pair]:
     if not rows:
         raise AirpipeError(f"{path}: holds no pairs")
 
+    @cache  # windows share the files of their image
     def full(relative: str) -> Path | None:
         if not relative:
             return None
@@ -113,6 +121,7 @@ def read_pairs(path: Path, root: Path | None) -> list[Pair]:
             depth=full(depth.get(row["name"], "")),
             category=classes.get(row["name"], ""),
             camera=cameras.get(row["name"], ""),
+            window=Window.parse(text) if (text := row.get(WINDOW)) else None,
         )
         for row in rows
     ]
@@ -130,7 +139,7 @@ def read_rows(path: Path) -> list[Row]:
             rows = list(reader)
     except (OSError, ValueError, csv.Error) as error:
         raise AirpipeError(f"{path}: cannot be read ({error}); make it: snakemake {path}") from None
-    if tuple(reader.fieldnames or ()) != COLUMNS:
+    if tuple(reader.fieldnames or ()) not in (COLUMNS, (*COLUMNS, WINDOW)):
         raise AirpipeError(f"{path}: columns {reader.fieldnames}; expected {list(COLUMNS)}")
     return rows
 
@@ -148,11 +157,11 @@ def read_facts(path: Path) -> dict[str, Any]:
 
 
 def write_pairs(path: Path, rows: Sequence[Mapping[str, str]], facts: Mapping[str, Any]) -> None:
-    """Write a pair list and its JSON, each atomically, the list last."""
+    """Write a pair list and its JSON, each atomically, the list last; rows have a window each, or none has one."""
     # the list last: who finds it finds its JSON, too
     write_json(path.with_suffix(".json"), {"pairs": len(rows), **facts})
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, COLUMNS)
+        writer = csv.DictWriter(stream, (*COLUMNS, WINDOW) if any(WINDOW in row for row in rows) else COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
 

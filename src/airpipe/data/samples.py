@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Dataset
 
-from airpipe.data.crops import jittered, mirrored, resized, shrunk, turned, window_side
+from airpipe.data.crops import Turned, jittered, mirrored, resized, shrunk, turned, window_side
 from airpipe.data.degrading import degraded_image
 from airpipe.data.drawn import DrawnColumns
 from airpipe.data.pairs import Pair
@@ -17,6 +17,7 @@ from airpipe.data.sources import CACHE_BYTES, ImageCache, PairFiles, Source, pai
 from airpipe.degradations.noise import legacy_noise_field
 from airpipe.degradations.recipes import Drawn, draw
 from airpipe.errors import AirpipeError
+from airpipe.pixels import Box, Layer, whole
 from airpipe.settings.degrading import Recipe
 from airpipe.settings.stages import DataPart
 
@@ -25,8 +26,10 @@ from airpipe.settings.stages import DataPart
 class _Patch:
     """An aligned patch of one listed image."""
 
-    layers: list[npt.NDArray[Any]]
+    layers: Sequence[Layer]
     """Clean image, then the degraded one or the depth, if any; see `pair_layers`."""
+    box: Box
+    """Where the patch lies in the layers; around it are its surroundings, if there are any."""
     paired: bool
     """Whether the second layer is a degraded image."""
     index: int
@@ -110,11 +113,16 @@ class TrainingSamples(Dataset[dict[str, Any]]):
         left = int(generator.integers(width - window, endpoint=True))
         turns = int(generator.integers(4)) if part.augment == "turns" else 0
         flip = bool(generator.integers(2)) if part.augment != "none" else False
+        if part.surroundings:
+            rows, columns = (left, top) if turns % 2 else (top, left)  # as random in the turned image
+            box = (slice(rows, rows + side), slice(columns, columns + side))
+            seen = [Turned(layer, turns, flip) for layer in layers]
+            return _Patch(seen, box, paired, image, name, source.level(image))
         cut = (slice(top, top + window), slice(left, left + window))
         layers = [turned(shrunk(layer[cut], side), turns, flip) for layer in layers]
         if part.jitter:
             layers[0] = jittered(layers[0], part.jitter, generator)
-        return _Patch(layers, paired, image, name, source.level(image))
+        return _Patch(layers, whole(layers[0]), paired, image, name, source.level(image))
 
 
 def _columns(parts: Sequence[DataPart]) -> tuple[DrawnColumns, DrawnColumns]:
@@ -137,9 +145,9 @@ def _sample(
     generator: np.random.Generator,
 ) -> tuple[dict[str, Any], Drawn, Drawn]:
     """Sample of a patch, and of its companion where there is one; what was drawn for degraded and clean side."""
-    # Order of draws, a contract: without companion and target as `degrade` has it; else first what recipe and target
-    # recipe draw, then the noise of degraded and clean image, then that of the companion's.
-    shared = other is not None or bool(part.target_operations)
+    # Order of draws, a contract: without companion, target and surroundings as `degrade` has it; else first what recipe
+    # and target recipe draw, then the noise of degraded and clean image, then that of the companion's.
+    shared = other is not None or bool(part.target_operations) or part.surroundings
     how = draw(part.operations, generator) if shared else part.operations
     target = draw(part.target_operations, generator)
     (degraded, drawn), clean = _sides(part, patch, how, target, generator)
@@ -160,8 +168,7 @@ def _sides(
     part: DataPart, patch: _Patch, how: Recipe | Drawn, target: Drawn, generator: np.random.Generator
 ) -> tuple[tuple[npt.NDArray[Any], Drawn], npt.NDArray[Any]]:
     """The degraded image with what was drawn for it, and the clean one, degraded as well where there is a target."""
-    clean = patch.layers[0]
-    field = legacy_noise_field(clean.shape, patch.index) if part.noise_seed == "image" else None
+    field = legacy_noise_field(patch.layers[0].shape, patch.index) if part.noise_seed == "image" else None
     degraded = degraded_image(
         patch.layers,
         patch.paired,
@@ -171,18 +178,24 @@ def _sides(
         name=patch.name,
         field=field,
         quantise=part.quantise,
+        box=patch.box,
     )
     if not part.target_operations:
-        return degraded, clean
+        return degraded, patch.layers[0][patch.box]
     layers = patch.layers[:1] if patch.paired else patch.layers
     where = f"data part {part.pairs}: target recipe {part.target_recipe or 'given as operations'}"
-    clean, _ = degraded_image(layers, False, target, generator, where=where, name=patch.name, quantise=part.quantise)
+    clean, _ = degraded_image(
+        layers, False, target, generator, where=where, name=patch.name, quantise=part.quantise, box=patch.box
+    )
     return degraded, clean
 
 
 def _level(drawn: Drawn) -> str:
-    """Drawn parameters as text."""
-    return " ".join(f"{parameter}={value:.4g}" for parameter, value in drawn.named().items())
+    """Drawn numbers and words as text."""
+    named = {name: value for name, value in drawn.named().items() if isinstance(value, int | float | str)}
+    return " ".join(
+        f"{name}={value}" if isinstance(value, str) else f"{name}={value:.4g}" for name, value in named.items()
+    )
 
 
 class ValidationSamples(Dataset[dict[str, Any]]):
@@ -244,5 +257,8 @@ class ValidationSamples(Dataset[dict[str, Any]]):
             for side in layers[0].shape[:2]
         )
         top, left = (layers[0].shape[0] - height) // 2, (layers[0].shape[1] - width) // 2
-        layers = [np.ascontiguousarray(layer[top : top + height, left : left + width]) for layer in layers]
-        return _Patch(layers, pair.degraded is not None, index, pair.name, pair.level)
+        box = (slice(top, top + height), slice(left, left + width))
+        if not part.surroundings:
+            layers = [np.ascontiguousarray(layer[box]) for layer in layers]
+            box = whole(layers[0])
+        return _Patch(layers, box, pair.degraded is not None, index, pair.name, pair.level)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from airpipe.data.crops import align
 from airpipe.data.pairs import Pair
+from airpipe.data.windows import cut_out
 from airpipe.errors import AirpipeError
 from airpipe.images import read_rgb8
 from airpipe.pixels import FloatImage, Rgb8
@@ -127,15 +128,17 @@ class PairFiles:
 
 
 def pair_layers(pair: Pair, cache: ImageCache) -> list[npt.NDArray[Any]]:
-    """Decode a pair to [clean], [clean, degraded] or [clean, depth], equally large.
+    """Decode a pair to [clean], [clean, degraded] or [clean, depth], equally large; of a window, views of its part.
 
     Images are uint8 (H, W, 3) RGB, depth is float32 (H, W) in [0, 1].
 
     Raises:
-        AirpipeError: a file is missing or corrupt, or the sizes differ after the crop rule.
+        AirpipeError: a file is missing or corrupt, the sizes differ after the crop rule, or the window does not fit.
     """
-    clean = cache.rgb8(pair.clean)
+    layers: list[npt.NDArray[Any]] = [cache.rgb8(pair.clean)]
     if pair.degraded is not None:
-        degraded, clean = align(cache.rgb8(pair.degraded), clean, pair.crop, pair.name)
-        return [clean, degraded]
-    return [clean] if pair.depth is None else [clean, cache.depth(pair.depth)]
+        degraded, clean = align(cache.rgb8(pair.degraded), layers[0], pair.crop, pair.name)
+        layers = [clean, degraded]
+    elif pair.depth is not None:
+        layers.append(cache.depth(pair.depth))
+    return layers if pair.window is None else cut_out(layers, pair.window, pair.name)

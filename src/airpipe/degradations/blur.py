@@ -1,9 +1,13 @@
-"""Motion and defocus blur. Images are float32 (H, W, 3), RGB, nominally in [0, 1]."""
+"""Motion, defocus and Gaussian blur. Images are float32 (H, W, 3), RGB, nominally in [0, 1]."""
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from airpipe.pixels import FloatImage
+
+SMALLEST_VARIANCE = 1e-8
+"""Variance in square pixels below which a Gaussian is a point; published code divides by zero."""
 
 
 def line_kernel(length: float, angle: float, width: float = 1.0) -> FloatImage:
@@ -92,3 +96,72 @@ def motion_blur(image: FloatImage, generator: np.random.Generator, *, length: fl
     """
     blurred = cv2.filter2D(image, -1, line_kernel(length, angle), borderType=cv2.BORDER_REFLECT_101)
     return np.asarray(blurred, np.float32)
+
+
+def gaussian_kernel(side: int, along: float, across: float, angle: float = 0.0) -> npt.NDArray[np.float64]:
+    """Sample a Gaussian at the pixels of a square kernel; its values sum to one.
+
+    Args:
+        side: side of the kernel in pixels, odd.
+        along: variance along the axis that `angle` gives, in square pixels.
+        across: variance perpendicular to it. Below `SMALLEST_VARIANCE`, either makes the kernel a single one.
+        angle: angle of the axis against the horizontal in degrees, counter-clockwise.
+
+    Returns:
+        Kernel (side, side), float64.
+
+    Raises:
+        ValueError: side is even or below 1, a variance is negative.
+    """
+    if side < 1 or side % 2 == 0:
+        raise ValueError(f"kernel_size is {side}; expected an odd number of pixels")
+    if along < 0 or across < 0:
+        raise ValueError(f"variances {along} and {across} must be at least 0")
+    half = side // 2
+    rows, columns = np.mgrid[-half : half + 1, -half : half + 1].astype(np.float64)
+    if min(along, across) < SMALLEST_VARIANCE:
+        return np.asarray((rows == 0) & (columns == 0), np.float64)
+    cosine, sine = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
+    first, second = columns * cosine - rows * sine, columns * sine + rows * cosine
+    density = np.exp(-(first**2 / along + second**2 / across) / 2)
+    return np.asarray(density / density.sum(), np.float64)
+
+
+def gaussian_blur(
+    image: FloatImage,
+    generator: np.random.Generator,
+    *,
+    kernel_size: int,
+    sigma: float = 0.0,
+    variance_along: float = 0.0,
+    variance_across: float = 0.0,
+    angle: float = 0.0,
+) -> FloatImage:
+    """Blur with a Gaussian, round or elongated; mirrored at the border.
+
+    Args:
+        image: clean image, (H, W, 3) in [0, 1].
+        generator: not used; every degradation takes one.
+        kernel_size: side of the kernel in pixels, odd; what lies beyond is cut off.
+        sigma: standard deviation in all directions, in pixels.
+        variance_along: variance that is added along the axis of `angle`, in square pixels.
+        variance_across: variance that is added perpendicular to it.
+        angle: angle of the axis against the horizontal in degrees, counter-clockwise.
+
+    Returns:
+        Blurred image of the same shape. Without variance in some direction it is the image itself.
+
+    Raises:
+        ValueError: kernel_size is even or below 1, sigma or a variance is negative.
+
+    Source: DegAE (BSRGAN's blur at scale 1), either with sigma or with the two variances.
+    """
+    if sigma < 0:
+        raise ValueError(f"sigma is {sigma}; expected at least 0")
+    kernel = gaussian_kernel(kernel_size, sigma**2 + variance_along, sigma**2 + variance_across, angle)
+    if kernel.max() == 1:
+        return image
+    if variance_along == variance_across:
+        line = kernel.sum(0)  # a round Gaussian is the product of two lines
+        return np.asarray(cv2.sepFilter2D(image, -1, line, line, borderType=cv2.BORDER_REFLECT_101), np.float32)
+    return np.asarray(cv2.filter2D(image, -1, kernel, borderType=cv2.BORDER_REFLECT_101), np.float32)

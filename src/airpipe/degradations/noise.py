@@ -1,8 +1,17 @@
 """Noise. Images are float32 (H, W, 3), RGB, nominally in [0, 1]."""
 
-import numpy as np
+from collections.abc import Sequence
 
-from airpipe.pixels import FloatImage
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from airpipe.pixels import FloatImage, as_floats, quantised
+
+FORMS = ("independent", "grey", "correlated")
+"""Noise of its own in each channel, one map for all channels, or noise whose channels depend on each other."""
+LUMA = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in a grey value (ITU-R BT.601)."""
 
 
 def legacy_noise_field(shape: tuple[int, ...], seed: int) -> FloatImage:
@@ -21,8 +30,60 @@ def legacy_noise_field(shape: tuple[int, ...], seed: int) -> FloatImage:
     return legacy.standard_normal(shape).astype(np.float32)
 
 
+def channel_covariance(sigma: float, mixing: Sequence[float]) -> npt.NDArray[np.float64]:
+    """Make the covariance of red, green and blue of correlated noise from numbers in [0, 1].
+
+    It is |(sigma / 255)^2 U' D U|, each element's absolute value: D is the diagonal of the first three numbers, U an
+    orthonormal basis of the matrix of the other nine. The absolute values of a 3x3 matrix without negative
+    eigenvalues have none, either (its determinant can only grow), so that this is a covariance always.
+
+    Args:
+        sigma: standard deviation of the strongest noise, in 8-bit grey levels.
+        mixing: 12 numbers.
+
+    Raises:
+        ValueError: another count of numbers.
+
+    Source: DegAE (BSRGAN's generalised Gaussian noise).
+    """
+    if np.size(mixing) != 12:
+        raise ValueError(f"mixing has {np.size(mixing)} numbers; expected 12")
+    basis = np.linalg.svd(np.reshape(mixing[3:], (3, 3)))[0]
+    return np.asarray(abs((sigma / 255) ** 2 * basis.T @ np.diag(mixing[:3]) @ basis), np.float64)
+
+
+def _normal_noise(
+    shape: tuple[int, ...],
+    generator: np.random.Generator,
+    sigma: float,
+    form: str,
+    mixing: Sequence[float],
+    field: FloatImage | None = None,
+) -> FloatImage:
+    """Draw Gaussian noise of a form, (H, W, 3), or (H, W, 1) where all channels share it; see `gaussian_noise`."""
+    if sigma < 0:
+        raise ValueError(f"sigma is {sigma}; expected at least 0")
+    if form not in FORMS:
+        raise ValueError(f"form is {form!r}; expected {', '.join(FORMS[:-1])} or {FORMS[-1]}")
+    if field is not None and (field.shape != shape or form != "independent"):
+        raise ValueError(f"field is {field.shape}; expected {shape}, for noise of form independent, not {form}")
+    drawn = (*shape[:2], 1) if form == "grey" else shape
+    # drawn in float32: float64 would give other numbers for the same seed
+    noise = generator.standard_normal(drawn, dtype=np.float32) if field is None else field
+    if form != "correlated":
+        return np.float32(sigma / 255) * noise
+    values, vectors = np.linalg.eigh(channel_covariance(sigma, mixing))
+    return np.asarray(cv2.transform(noise, vectors * np.sqrt(np.maximum(values, 0))), np.float32)
+
+
 def gaussian_noise(
-    image: FloatImage, generator: np.random.Generator, *, sigma: float, field: FloatImage | None = None
+    image: FloatImage,
+    generator: np.random.Generator,
+    *,
+    sigma: float,
+    form: str = "independent",
+    mixing: Sequence[float] = (),
+    field: FloatImage | None = None,
 ) -> FloatImage:
     """Add white Gaussian noise, without clipping or rounding.
 
@@ -30,21 +91,83 @@ def gaussian_noise(
         image: clean image, (H, W, 3) in [0, 1].
         generator: source of randomness.
         sigma: standard deviation in 8-bit grey levels; 25 means 25/255.
+        form: one of `FORMS`.
+        mixing: 12 numbers that make the covariance of correlated noise, see `channel_covariance`.
         field: standard normal noise of the image's shape, taken instead of what the generator would draw.
 
     Returns:
         Noisy image of the same shape; values may leave [0, 1].
 
     Raises:
-        ValueError: sigma is negative, or field has another shape.
+        ValueError: sigma is negative, the form is unknown or lacks its mixing, field has another shape or the noise
+            another form than `independent`.
 
     Source: denoising protocol of the all-in-one benchmarks, sigma in {15, 25, 50}; DCPT 10D draws sigma
-    uniformly from 1 to 50.
+    uniformly from 1 to 50. The forms are DegAE's.
     """
-    if sigma < 0:
-        raise ValueError(f"sigma is {sigma}; expected at least 0")
-    if field is not None and field.shape != image.shape:
-        raise ValueError(f"field is {field.shape}; expected {image.shape}")
-    # drawn in float32: float64 would give other numbers for the same seed
-    noise = generator.standard_normal(image.shape, dtype=np.float32) if field is None else field
-    return image + np.float32(sigma / 255) * noise
+    return image + _normal_noise(image.shape, generator, sigma, form, mixing, field)
+
+
+def speckle_noise(
+    image: FloatImage,
+    generator: np.random.Generator,
+    *,
+    sigma: float,
+    form: str = "independent",
+    mixing: Sequence[float] = (),
+) -> FloatImage:
+    """Add Gaussian noise in proportion to the brightness, without clipping or rounding.
+
+    Args:
+        image: clean image, (H, W, 3) in [0, 1].
+        generator: source of randomness.
+        sigma: standard deviation at white, in 8-bit grey levels.
+        form, mixing: as for `gaussian_noise`.
+
+    Returns:
+        Noisy image of the same shape; values may leave [0, 1].
+
+    Raises:
+        ValueError: sigma is negative, the form is unknown or lacks its mixing.
+
+    Source: DegAE (BSRGAN's speckle noise).
+    """
+    return image + image * _normal_noise(image.shape, generator, sigma, form, mixing)
+
+
+def poisson_noise(
+    image: FloatImage,
+    generator: np.random.Generator,
+    *,
+    photons: float,
+    form: str = "independent",
+    legacy_bgr: bool = False,
+) -> FloatImage:
+    """Replace brightness by a count of photons (shot noise), without clipping.
+
+    Args:
+        image: clean image, (H, W, 3) in [0, 1]; clipped and rounded to 8 bit first.
+        generator: source of randomness.
+        photons: mean count at white; 100 is strong noise, 10,000 can hardly be seen.
+        form: independent for a count in each channel; grey to add the noise of the grey value to all channels.
+        legacy_bgr: whether the grey value weighs blue as red and red as blue, as DegAE's code does by mistake.
+
+    Returns:
+        Noisy image of the same shape; values may leave [0, 1].
+
+    Raises:
+        ValueError: photons is not positive, the form is neither of the two.
+
+    Source: DegAE (BSRGAN's Poisson noise).
+    """
+    if not photons > 0:
+        raise ValueError(f"photons is {photons}; expected more than 0")
+    if form not in FORMS[:2]:
+        raise ValueError(f"form is {form!r}; expected {FORMS[0]} or {FORMS[1]}")
+    rounded = as_floats(quantised(image))
+    if form == "independent":
+        return generator.poisson(rounded * photons).astype(np.float32) / np.float32(photons)
+    weights = np.asarray(LUMA[::-1] if legacy_bgr else LUMA, np.float32)
+    grey = as_floats(quantised(rounded @ weights))
+    noise = generator.poisson(grey * photons).astype(np.float32) / np.float32(photons) - grey
+    return rounded + noise[..., None]

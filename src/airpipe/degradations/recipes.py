@@ -5,7 +5,9 @@ writes down its own distributions. What is drawn and how it is applied are apart
 has its own noise (`draw`, then `apply` twice).
 """
 
+import functools
 import inspect
+import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,30 +16,33 @@ from typing import Any
 
 import numpy as np
 
-from airpipe.degradations.blur import defocus_blur, motion_blur
+from airpipe.degradations.blur import defocus_blur, gaussian_blur, motion_blur
 from airpipe.degradations.colour import colour_shift
 from airpipe.degradations.compression import jpeg
 from airpipe.degradations.inpainting import strokes
 from airpipe.degradations.lowlight import low_light
 from airpipe.degradations.mosaic import mosaic
-from airpipe.degradations.noise import gaussian_noise
+from airpipe.degradations.noise import gaussian_noise, poisson_noise, speckle_noise
 from airpipe.degradations.weather import haze, rain_streaks, snow
 from airpipe.errors import AirpipeError
-from airpipe.pixels import FloatImage
+from airpipe.pixels import Box, FloatImage, Layer, as_floats, whole
 from airpipe.settings.base import unknown_name
 from airpipe.settings.degrading import Draw, Operation, Recipe
 
 OPERATIONS: dict[str, Callable[..., FloatImage]] = {
     "colour_shift": colour_shift,
     "defocus_blur": defocus_blur,
+    "gaussian_blur": gaussian_blur,
     "gaussian_noise": gaussian_noise,
     "haze": haze,
     "jpeg": jpeg,
     "low_light": low_light,
     "mosaic": mosaic,
     "motion_blur": motion_blur,
+    "poisson_noise": poisson_noise,
     "rain_streaks": rain_streaks,
     "snow": snow,
+    "speckle_noise": speckle_noise,
     "strokes": strokes,
 }
 """Operations that recipes name; each takes an image, a generator, and its parameters by keyword."""
@@ -45,6 +50,16 @@ EXPECTED = {float: "a finite number", int: "a whole number", bool: "true or fals
 """Values that a parameter of each type takes, in words."""
 SUPPLIED = ("depth", "field")
 """Keyword arguments of operations that come with the sample, not from the recipe."""
+REACH: dict[str, Callable[..., int]] = {
+    "defocus_blur": lambda diameter: math.ceil(diameter / 2),
+    "gaussian_blur": lambda kernel_size, **_: kernel_size // 2,
+    "jpeg": lambda **_: 2,  # the decoder mixes neighbouring values of the colour channels, which lie 2 pixels apart
+    "mosaic": lambda **_: 2,
+    "motion_blur": lambda length, angle: math.ceil((length + 1) / 2),
+}
+"""Distance in pixels over which an operation with these parameters mixes values; others change each pixel alone."""
+GRID = {"jpeg": 16, "mosaic": 2}
+"""Side in pixels of the squares that an operation lays over the image from its corner, and treats as one."""
 
 
 @dataclass(frozen=True)
@@ -99,19 +114,22 @@ def check_operations(recipe: Recipe, where: str) -> None:
     for operation in recipe.operations:
         if operation.operation not in OPERATIONS:
             raise AirpipeError(f"{where}: " + unknown_name(operation.operation, OPERATIONS, "operation"))
-        signature = inspect.signature(OPERATIONS[operation.operation]).parameters.values()
+        signature = _takes(OPERATIONS[operation.operation]).values()
         drawn = {p.name: p for p in signature if p.kind is p.KEYWORD_ONLY and p.name not in SUPPLIED}
-        for name in operation.parameters:
+        for name in operation.names:
             if name not in drawn:
                 raise AirpipeError(f"{where}, {operation.operation}: " + unknown_name(name, drawn, "parameter"))
-        missing = [n for n, p in drawn.items() if p.default is p.empty and n not in operation.parameters]
-        if missing:
-            raise AirpipeError(f"{where}, {operation.operation}: parameter {missing[0]!r} is missing")
-        _check_values(operation, drawn, f"{where}, {operation.operation}")
+        for parameters in operation.possible:
+            missing = [n for n, p in drawn.items() if p.default is p.empty and n not in parameters]
+            if missing:
+                raise AirpipeError(f"{where}, {operation.operation}: parameter {missing[0]!r} is missing")
+            _check_values(operation.operation, parameters, drawn, f"{where}, {operation.operation}")
 
 
-def _check_values(operation: Operation, drawn: Mapping[str, inspect.Parameter], where: str) -> None:
-    possible = {name: _ends(how) for name, how in operation.parameters.items()}
+def _check_values(
+    operation: str, parameters: Mapping[str, Draw], drawn: Mapping[str, inspect.Parameter], where: str
+) -> None:
+    possible = {name: _ends(how) for name, how in parameters.items()}
     for name, values in possible.items():
         kind = drawn[name].annotation
         for value in values:
@@ -123,13 +141,14 @@ def _check_values(operation: Operation, drawn: Mapping[str, inspect.Parameter], 
     for trial in trials:
         grey = np.full((32, 32, 3), 0.5, np.float32)
         try:
-            OPERATIONS[operation.operation](grey, np.random.default_rng(0), **trial)
+            OPERATIONS[operation](grey, np.random.default_rng(0), **trial)
         except ValueError as error:
             raise AirpipeError(f"{where}: {error}. Change the recipe") from None
 
 
 def _ends(how: Draw) -> Sequence[Any]:
-    return how.choice or how.uniform or how.log_uniform or how.integers or (how.constant,)
+    ends = how.choice or how.uniform or how.log_uniform or how.integers or (how.constant,)
+    return ends if how.size is None else [(end,) * how.size for end in ends]
 
 
 def _fits(value: Any, kind: type) -> bool:
@@ -141,6 +160,12 @@ def _fits(value: Any, kind: type) -> bool:
 
 def draw_parameter(how: Draw, generator: np.random.Generator) -> Any:
     """Draw one parameter; a constant draws nothing from the generator."""
+    if how.size is not None:
+        return tuple(_drawn_value(how, generator) for _ in range(how.size))
+    return _drawn_value(how, generator)
+
+
+def _drawn_value(how: Draw, generator: np.random.Generator) -> Any:
     if how.choice is not None:
         return how.choice[int(generator.integers(len(how.choice)))]
     if how.uniform is not None:
@@ -164,28 +189,49 @@ def draw(recipe: Recipe, generator: np.random.Generator) -> Drawn:
 
 
 def apply(
-    image: FloatImage,
+    image: Layer,
     drawn: Drawn,
     generator: np.random.Generator,
-    depth: FloatImage | None = None,
-    field: FloatImage | None = None,
+    depth: Layer | None = None,
+    field: Layer | None = None,
+    box: Box | None = None,
 ) -> FloatImage:
     """Degrade an image by operations and parameters that were drawn before.
 
     Args:
-        image: clean image, (H, W, 3) float32 in [0, 1].
+        image: clean image, (H, W, 3), float32 in [0, 1] or 8 bit.
         drawn: result of `draw`.
         generator: fixes what the operations draw by themselves.
         depth: relative depth (H, W) in [0, 1] for operations that take one.
         field: standard normal noise (H, W, 3) for operations that take it instead of drawing their own.
+        box: part that is wanted; the result is this part of the degraded image, but no more of the image is degraded
+            than it depends on (see `REACH` and `GRID`). None: the whole image.
 
     Returns:
-        The degraded image, neither clipped nor rounded.
+        The degraded image or part (not rounded; clipped only where the recipe says so).
     """
-    supplied = {"depth": depth, "field": field}
-    for step in drawn.effective:
-        image = _applied(image, drawn.recipe.operations[step.place].operation, step, generator, supplied)
-    return image
+    boxes = [box or whole(image)]
+    for step in reversed(drawn.effective):
+        boxes.insert(0, _seen(boxes[0], drawn.recipe.operations[step.place].operation, step, image.shape))
+    result = as_floats(image[boxes[0]])
+    for step, (seen, wanted) in zip(drawn.effective, itertools.pairwise(boxes), strict=True):
+        supplied = {
+            name: layer if layer is None else layer[seen] for name, layer in (("depth", depth), ("field", field))
+        }
+        result = _applied(result, drawn.recipe, step, generator, supplied)
+        rows, columns = (slice(w.start - s.start, w.stop - s.start) for w, s in zip(wanted, seen, strict=True))
+        result = result[rows, columns]
+    return result
+
+
+def _seen(box: Box, operation: str, step: Step, shape: tuple[int, ...]) -> Box:
+    """Part of an image of this shape that an operation must see to be right in a box."""
+    reach, grid = REACH[operation](**step.parameters) if operation in REACH else 0, GRID.get(operation, 1)
+    rows, columns = (
+        slice(max(0, (one.start - reach) // grid * grid), min(side, -(-(one.stop + reach) // grid) * grid))
+        for one, side in zip(box, shape, strict=False)
+    )
+    return rows, columns
 
 
 def degrade(
@@ -203,7 +249,7 @@ def degrade(
         generator: fixes everything that is drawn.
 
     Returns:
-        The degraded image (neither clipped nor rounded), and what was drawn.
+        The degraded image (not rounded; clipped only where the recipe says so), and what was drawn.
     """
     # The order of draws is a contract: another one gives other pixels for the same seed. Of a chain, every operation
     # draws its parameters and then its randomness, before the next one draws anything: the steps come one by one here.
@@ -213,7 +259,7 @@ def degrade(
         return apply(image, drawn, generator, depth, field), drawn
     supplied, steps = {"depth": depth, "field": field}, list[Step]()
     for step in _steps(recipe, generator):
-        image = _applied(image, recipe.operations[step.place].operation, step, generator, supplied)
+        image = _applied(image, recipe, step, generator, supplied)
         steps.append(step)
     return image, Drawn(recipe, tuple(steps))
 
@@ -222,15 +268,24 @@ def _steps(recipe: Recipe, generator: np.random.Generator) -> Iterator[Step]:
     """Steps in the order of their application; each is drawn when it is asked for.
 
     Draws, in this order (a contract, see `degrade`): whether there is nothing, whether all is shuffled, the
-    permutation of all or one per group, then for each operation its chance and, if it is applied, its parameters as
-    written. What is certain is not drawn.
+    permutation of all or one per group, then for each operation its chance and, if it is applied, its form and its
+    parameters as written. What is certain is not drawn.
     """
     if recipe.nothing and generator.random() < recipe.nothing:
         return
     for place in _order(recipe, generator):
         operation = recipe.operations[place]
         if operation.chance == 1 or generator.random() < operation.chance:
-            yield Step(place, {name: draw_parameter(how, generator) for name, how in operation.parameters.items()})
+            parameters = _form(operation, generator)
+            yield Step(place, {name: draw_parameter(how, generator) for name, how in parameters.items()})
+
+
+def _form(operation: Operation, generator: np.random.Generator) -> Mapping[str, Draw]:
+    """Parameters of the form that this draw takes."""
+    if not operation.forms:
+        return operation.parameters
+    ends = np.cumsum([form.share for form in operation.forms])
+    return operation.possible[int(np.searchsorted(ends, generator.random() * ends[-1], "right"))]
 
 
 def _order(recipe: Recipe, generator: np.random.Generator) -> list[int]:
@@ -248,15 +303,20 @@ def _order(recipe: Recipe, generator: np.random.Generator) -> list[int]:
 
 def _applied(
     image: FloatImage,
-    name: str,
+    recipe: Recipe,
     step: Step,
     generator: np.random.Generator,
     supplied: Mapping[str, FloatImage | None],
 ) -> FloatImage:
-    function = OPERATIONS[name]
-    takes = inspect.signature(function).parameters
-    given = {key: value for key, value in supplied.items() if value is not None and key in takes}
-    return function(image, generator, **step.parameters, **given)
+    function = OPERATIONS[recipe.operations[step.place].operation]
+    given = {key: value for key, value in supplied.items() if value is not None and key in _takes(function)}
+    changed = function(image, generator, **step.parameters, **given)
+    return np.clip(changed, 0, 1) if recipe.clip else changed
+
+
+@functools.cache
+def _takes(function: Callable[..., FloatImage]) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(function).parameters
 
 
 def full_names(recipe: Recipe) -> list[dict[str, str]]:
@@ -267,7 +327,7 @@ def full_names(recipe: Recipe) -> list[dict[str, str]]:
     named = []
     for name, operation in zip(recipe.names, recipe.operations, strict=True):
         again = name.removeprefix(operation.operation)
-        named.append({key: f"{operation.operation}.{key}{again}" for key in operation.parameters})
+        named.append({key: f"{operation.operation}.{key}{again}" for key in operation.names})
     return named
 
 
@@ -279,7 +339,7 @@ def drawn_names(recipe: Recipe) -> list[dict[str, str]]:
     Example:
         A recipe of rain_streaks and motion_blur has `density` and `rain_streaks.length`, `motion_blur.length`.
     """
-    uses = Counter(name for operation in recipe.operations for name in operation.parameters)
+    uses = Counter(name for operation in recipe.operations for name in operation.names)
     return [
         {key: name if uses[key] > 1 else key for key, name in parameters.items()} for parameters in full_names(recipe)
     ]

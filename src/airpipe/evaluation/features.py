@@ -24,7 +24,7 @@ from airpipe.evaluation.neighbours import Rows, Samples, classify, splits
 from airpipe.models.contract import classes, feature_channels, image_channels
 from airpipe.pixels import Rgb8, in_floats
 from airpipe.progress import track
-from airpipe.registry import build_network, networks
+from airpipe.registry import below_head, build_network, networks
 from airpipe.settings.studies import FeatureSettings
 from airpipe.weights.checkpoints import LoadedModel
 
@@ -107,7 +107,7 @@ def probed_network(model: LoadedModel, settings: FeatureSettings, init: Init) ->
     _check_network(model.network, entry["name"])
     if init == "trained":
         return model.network, None
-    entry = entry["arguments"].get("backbone", entry)  # a network with a head names the one below it
+    entry = below_head(entry)
     seed = settings.seed + (model.card.get("seed") or 0)
     network = random_network(entry["name"], entry.get("arguments", {}), settings.random_init, seed)
     return network.eval().requires_grad_(False), seed

@@ -77,8 +77,7 @@ class Network(nn.Module):
         least = self.least_reference
         return image, image.new_empty(1, 3, max(height, least), max(width, least))
 
-    @staticmethod
-    def published_key(key: str) -> str | None:
+    def published_key(self, key: str) -> str | None:
         """Return the name here of a published state-dict entry; None for one without use. By default: the same."""
         return key
 

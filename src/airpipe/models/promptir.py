@@ -20,8 +20,8 @@ Shapes: B batch, H and W pixels, D = `dim`; images are RGB in [0, 1].
 """
 
 import re
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, Self, cast
+from collections.abc import Sequence
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from airpipe.models.contract import Shapes
 from airpipe.models.features import Features, Output, hide
+from airpipe.models.layout import FiveDimensional
 from airpipe.models.restormer import RestormerEncoder, sizes_from, upsample
 
 PROMPTS = 5
@@ -38,7 +39,7 @@ PROMPT_SIZES = {1: (64, 64), 2: (128, 32), 3: (320, 16)}
 """Channels and side of the prompts of each level: the maps of a 128x128 crop."""
 
 
-class PromptGenerator(nn.Module):
+class PromptGenerator(FiveDimensional):
     """Mix learned prompts by what the features need (PGM).
 
     Args:
@@ -63,14 +64,6 @@ class PromptGenerator(nn.Module):
         if prompt.shape[-2:] != features.shape[-2:]:
             prompt = F.interpolate(prompt, features.shape[-2:], mode="bilinear", align_corners=False)
         return cast(Tensor, self.conv3x3(prompt))
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Move as usual, except that `channels_last` (four dimensions) leaves the prompts (five) as they are."""
-
-        def move(tensor: Tensor) -> Tensor:
-            return fn(tensor.flatten()).reshape(tensor.shape) if tensor.ndim == 5 else fn(tensor)
-
-        return cast(Self, super()._apply(move, recurse))  # type: ignore[no-untyped-call]
 
 
 class PromptIR(RestormerEncoder):

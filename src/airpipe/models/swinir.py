@@ -13,7 +13,7 @@ encoder of its whole network). Full size: 11,504,163 parameters.
 A fork without `relative_bias` and `attn_mask`, whose windows wrap around, is DCPT's.
 
 State-dict keys: conv_first, embed_norm, layers.<group>.blocks.<block>, layers.<group>.conv,
-norm, conv_after_body, conv_last. `published_key` reads the names of all.
+norm, conv_after_body, conv_last. `own_name` reads the names of all.
 
 Differences from the published code: shift masks and index tables are computed, not stored,
 and each bias enters the attention once, with the mask; maps stay channels-last between
@@ -44,6 +44,8 @@ RGB_MEAN = (0.4488, 0.4371, 0.4040)
 """Mean colour of DIV2K; the original SwinIR and DCPT subtract it."""
 MASKED = -100.0
 """Added to the logit of two tokens that only the roll made neighbours."""
+UNUSED = ("conv_after_body.", "conv_last.")
+"""Published entries that the form with features does without: its code stores them and never uses them."""
 
 
 def relative_index(window: int, device: torch.device | None = None) -> Tensor:
@@ -261,7 +263,7 @@ class SwinIR(Network):
         pad: "reflect": any size, filled up at right and bottom (edge replication where the image is too
             small) and cropped; "none": other sizes than multiples of the window are an error.
         output: "image", or "features": the normalised body (B, C, H, W), without shallow
-            skip and convolutions (encoder of DegAE; these keep their keys and get no gradient).
+            skip and the last two convolutions, which are not made (encoder of DegAE).
 
     Raises:
         ValueError: numbers below one, lists of different length, heads that do not divide, or
@@ -310,15 +312,13 @@ class SwinIR(Network):
             blocks = [SwinBlock(embed_dim, heads, window_size, s, hidden, relative_bias) for s in shifts]
             self.layers.append(SwinGroup(blocks, embed_dim, resi_connection))
         self.norm = nn.LayerNorm(embed_dim)
-        self.conv_after_body = _connection(embed_dim, resi_connection)
-        self.conv_last = nn.Conv2d(embed_dim, in_chans, 3, padding=1)
+        if output == "image":
+            self.conv_after_body = _connection(embed_dim, resi_connection)
+            self.conv_last = nn.Conv2d(embed_dim, in_chans, 3, padding=1)
         self.mean: Tensor
         mean = torch.tensor(RGB_MEAN if in_chans == 3 else (0.0,) * in_chans).view(1, -1, 1, 1)
         self.register_buffer("mean", mean, persistent=False)  # published files do not store it
         self.apply(_initialise)
-        if output == "features":
-            self.conv_after_body.requires_grad_(False)
-            self.conv_last.requires_grad_(False)
         self.feature_channels = [embed_dim] * (len(depths) - len(depths) // 2)
         """Channels of `forward(image, features=True)`."""
 
@@ -385,15 +385,10 @@ class SwinIR(Network):
         draws = torch.rand(self.blocks, 2, len(tokens), device=tokens.device)
         return ((draws >= rates) / (1 - rates)).to(tokens.dtype)
 
-    @staticmethod
-    def published_key(key: str) -> str | None:
-        """Return the name here of a published state-dict entry; None for stored masks and index tables."""
-        if key.endswith((".attn_mask", ".relative_position_index")):
-            return None
-        # the published fork counts the groups of its decoder anew, behind three of its encoder
-        key = re.sub(r"^encode_layers\.", "layers.", key)
-        key = re.sub(r"^decode_layers(\d+)\.", lambda found: f"layers.{int(found[1]) + 3}.", key)
-        return key.replace(".residual_group.", ".").replace("patch_embed.norm.", "embed_norm.")
+    def published_key(self, key: str) -> str | None:
+        """Return the name here of a published state-dict entry; None for one without use (see `output`)."""
+        unused = self.output == "features" and key.startswith(UNUSED)
+        return None if unused else own_name(key)
 
     @staticmethod
     def _published_name(key: str) -> str:
@@ -405,13 +400,18 @@ class SwinIR(Network):
 
         Args:
             buffers: whether to add the index tables and masks that published files store (masks for 64 x 64 pixels,
-                the published `img_size`, rounded up to a multiple of the window).
+                the published `img_size`, rounded up to a multiple of the window), and zeros for `UNUSED`.
             layout: see `Network.published_state`.
         """
         self.published_layout(layout)
         state = {self._published_name(key): value for key, value in self.state_dict().items()}
         if not buffers:
             return state
+        if self.output == "features":
+            connection = cast(SwinGroup, self.layers[0]).conv.state_dict()
+            state |= {f"conv_after_body.{name}": torch.zeros_like(value) for name, value in connection.items()}
+            state["conv_last.weight"] = torch.zeros_like(self.conv_first.weight.transpose(0, 1))
+            state["conv_last.bias"] = torch.zeros(self.conv_first.in_channels)
         side = -(-64 // self.window_size) * self.window_size
         for name, module in self.named_modules():
             prefix = self._published_name(f"{name}.")
@@ -440,9 +440,19 @@ class SwinIR(Network):
         return {**found, "window_size": window, "num_heads": heads, "global_residual": True, "rgb_mean": True}
 
 
+def own_name(key: str) -> str | None:
+    """Return the name here of a published state-dict entry; None for stored masks and index tables."""
+    if key.endswith((".attn_mask", ".relative_position_index")):
+        return None
+    # the published fork counts the groups of its decoder anew, behind three of its encoder
+    key = re.sub(r"^encode_layers\.", "layers.", key)
+    key = re.sub(r"^decode_layers(\d+)\.", lambda found: f"layers.{int(found[1]) + 3}.", key)
+    return key.replace(".residual_group.", ".").replace("patch_embed.norm.", "embed_norm.")
+
+
 def sizes_from(shapes: Shapes) -> dict[str, Any] | None:
     """Return the arguments that every variant's shapes show; `tables`: shapes of each group's first bias table."""
-    named = {name: shape for key, shape in shapes.items() if (name := SwinIR.published_key(key)) is not None}
+    named = {name: shape for key, shape in shapes.items() if (name := own_name(key)) is not None}
     needed = ["conv_first.weight", "embed_norm.weight", "conv_last.weight"]
     needed += ["layers.0.blocks.0.attn.qkv.bias", "layers.0.blocks.0.mlp.fc1.weight"]
     if any(key not in named for key in needed) or any("upsample" in key for key in named):

@@ -63,12 +63,16 @@ class Lists(Studies):
         return sorted({*self.training_lists(), *self.test_lists()})
 
     def own_lists(self) -> list[str]:
-        """Splits that the folders named by `root` hold; of a folder with none of them, the first."""
+        """Splits that the folders named by `root` hold; of a folder with none of them, the first.
+
+        Splits that are cut show no other images than a whole one beside them.
+        """
         found = []
         for name, entry in self.project.datasets.items():
             if entry.root:
                 here = [split for split in entry.splits if self.machine.split(name, split)]
-                found += [f"{name}.{split}" for split in here or list(entry.splits)[:1]]
+                whole = [split for split in here if entry.splits[split].cut is None]
+                found += [f"{name}.{split}" for split in whole or here or list(entry.splits)[:1]]
         return found
 
     def compared_lists(self) -> tuple[list[str], list[str]]:

@@ -154,6 +154,25 @@ class ClassShare(Settings):
         return self
 
 
+class Cut(Settings):
+    """Windows that large images are cut into, as published training sets are (`airpipe.data.windows`)."""
+
+    size: PositiveInt = Field(description="Side of the square windows, in pixels.")
+    step: PositiveInt = Field(description="Distance of neighbouring windows in pixels, at most `size`.")
+    rest: NonNegativeInt = Field(
+        0, description="One more window lies at the end of a side where more than this many pixels would be left."
+    )
+    whole: NonNegativeInt = Field(
+        0, description="Images whose shorter side has at most this many pixels stay whole; those below `size` have to."
+    )
+
+    @model_validator(mode="after")
+    def _windows_touch(self) -> "Cut":
+        if self.step > self.size:
+            raise ValueError(f"step {self.step} is larger than size {self.size}: pixels between windows would be lost")
+        return self
+
+
 class SplitSettings(Settings):
     """Which files of a folder make a split. `clean`, `degraded`, `rule`, `crop` may stand here: a single layout."""
 
@@ -168,7 +187,9 @@ class SplitSettings(Settings):
         (), description="Globs of files to leave out; recorded in the pair list's JSON."
     )
     expected: PositiveInt | None = Field(
-        None, description="Number of pairs (or clean images); another number is reported, with `strict` an error."
+        None,
+        description="Number of pairs, clean images or (with `cut`) windows; another number is reported, with `strict` "
+        "an error.",
     )
     sizes: dict[str, tuple[str, ...]] = Field(
         {}, description='Version: its image sizes, as "480x320" (width x height).'
@@ -185,6 +206,7 @@ class SplitSettings(Settings):
     )
     part: Literal["train", "test"] | None = Field(None, description="cub: side of train_test_split.txt; none: both.")
     share_of_class: ClassShare | None = Field(None, description="Takes a part of each class; none: all.")
+    cut: Cut | None = Field(None, description="Windows that images are cut into, for training; none: whole images.")
 
     @model_validator(mode="after")
     def _parts_need_classes(self) -> "SplitSettings":
@@ -194,6 +216,12 @@ class SplitSettings(Settings):
             raise ValueError("share_of_class needs classes, for example classes: folder")
         if self.share_of_class is not None and any(layout.degraded for layout in self.layouts):
             raise ValueError("share_of_class is for splits of clean images; this one has degraded files")
+        return self
+
+    @model_validator(mode="after")
+    def _windows_have_no_class(self) -> "SplitSettings":
+        if self.cut is not None and self.classes is not None:
+            raise ValueError("cut is for splits without classes: a window need not show what its image shows")
         return self
 
     @model_validator(mode="before")

@@ -5,7 +5,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from pydantic import Field, GetJsonSchemaHandler, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    Field,
+    GetJsonSchemaHandler,
+    PositiveFloat,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import CoreSchema
 
 from airpipe.settings.base import Json, Name, Settings, unknown_name
@@ -23,6 +31,7 @@ class Draw(Settings):
         None, description="10^u with u uniform between the logarithms of both ends."
     )
     integers: tuple[int, int] | None = Field(None, description="Whole numbers, both ends included.")
+    size: PositiveInt | None = Field(None, description="The parameter is a list of this many values, each drawn alone.")
 
     @model_validator(mode="before")
     @classmethod
@@ -42,12 +51,41 @@ class Draw(Settings):
         return self
 
 
+class Form(Settings):
+    """One of several forms of an operation, with the parameters that only this form has."""
+
+    share: PositiveFloat = Field(1.0, description="Relative share of draws that take this form.")
+    parameters: dict[Name, Draw]
+
+
 class Operation(Settings):
     """One degradation function of `airpipe.degradations` and how its parameters are drawn."""
 
     operation: Name
     parameters: dict[Name, Draw] = {}
+    forms: tuple[Form, ...] | None = Field(
+        None, description="A draw takes one of these forms, and its parameters beside `parameters`."
+    )
     chance: float = Field(1.0, ge=0, le=1, description="Chance that a draw applies it, independent of the others.")
+
+    @property
+    def possible(self) -> tuple[dict[str, Draw], ...]:
+        """The parameters of each form, common ones first; one set where there are no forms."""
+        return tuple({**self.parameters, **form.parameters} for form in self.forms or ()) or (self.parameters,)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Name of each parameter that some form has, in the order in which they are written."""
+        return tuple(dict.fromkeys(name for parameters in self.possible for name in parameters))
+
+    def with_fixed(self, constants: Mapping[str, Draw]) -> "Operation":
+        """A copy with these draws instead of its own, for the parameters that it has."""
+
+        def fixed(own: Mapping[str, Draw]) -> dict[str, dict[str, Draw]]:
+            return {"parameters": {name: constants.get(name, how) for name, how in own.items()}}
+
+        forms = self.forms and tuple(form.model_copy(update=fixed(form.parameters)) for form in self.forms)
+        return self.model_copy(update={**fixed(self.parameters), "forms": forms})
 
 
 class Recipe(Settings):
@@ -63,6 +101,7 @@ class Recipe(Settings):
         0.0, ge=0, le=1, description="Chance that all operations stand in random order; else groups count."
     )
     nothing: float = Field(0.0, ge=0, lt=1, description="Chance that no operation is applied at all.")
+    clip: bool = Field(False, description="Clip to [0, 1] after each operation.")
     composition: Literal["chain", "last"] = Field(
         "chain",
         description="chain: each operation changes the result of the one before; last: each changes the original, so "
@@ -120,20 +159,9 @@ class Recipe(Settings):
         Raises:
             ValueError: a parameter that no operation has.
         """
-        known = {name for operation in self.operations for name in operation.parameters}
+        known = {name for operation in self.operations for name in operation.names}
         for name in fixed:
             if name not in known:
                 raise ValueError(unknown_name(name, known, "parameter"))
         constants = {name: Draw(constant=value) for name, value in fixed.items()}
-        return self.model_copy(
-            update={
-                "operations": tuple(
-                    operation.model_copy(
-                        update={
-                            "parameters": {name: constants.get(name, how) for name, how in operation.parameters.items()}
-                        }
-                    )
-                    for operation in self.operations
-                )
-            }
-        )
+        return self.model_copy(update={"operations": tuple(one.with_fixed(constants) for one in self.operations)})

@@ -163,6 +163,7 @@ class ProjectSettings(Settings):
         _known(self.report.protocol, self.protocols, "protocol in report")
         self._feature_names_exist()
         self._recognition_names_exist()
+        self._tests_are_of_whole_images()
         for scale, stages in self.compute.items():
             for stage, values in stages.items():
                 check_settings(ComputeSettings, values, f"compute.{scale}.{stage}")
@@ -202,6 +203,19 @@ class ProjectSettings(Settings):
         seeds = {*self.seeds, *self.recognition.fresh_seeds}
         splits = {name: entry.split_names for name, entry in self.datasets.items()}
         check_names(self.recognition, seeds, self.recipes, splits, self.tables, self.task_of)
+
+    def _tests_are_of_whole_images(self) -> None:
+        tests = [(f"test {name}", test.pairs) for name, test in self.tests.items()]
+        tests += [(f"features, class {name}", entry.pairs) for name, entry in self.features.classes.items()]
+        for name, recognised in self.recognition.tests.items():
+            tests += [(f"recognition, test {name}", pairs) for pairs in recognised.lists()]
+        for where, pairs in tests:
+            dataset, split = pairs.removesuffix(NOLEAK).split(".")
+            chosen = self.datasets[dataset].splits.get(split) if dataset in self.datasets else None
+            if chosen is not None and chosen.cut is not None:
+                raise ValueError(
+                    f"{where}: {pairs} is cut into windows, which are for training. Name a split without cut"
+                )
 
     def _stage_exists(self, model: str, where: str) -> SettingPlan:
         name, plan = ModelName.parse(model), self.setting_plan(model)

@@ -58,6 +58,11 @@ class DataPart(Settings):
         description="fresh: new Gaussian noise for every sample; image: one field for each image for ever, from "
         "NumPy's legacy generator seeded with the image's index, as DCPT's published training does by mistake.",
     )
+    surroundings: bool = Field(
+        False,
+        description="Degrade what lies around the patch, too, as far as it matters, and cut then: blur sees the pixels "
+        "beyond the border, and the blocks of JPEG lie anywhere, as where whole images are degraded before the crop.",
+    )
     small_images: Literal["refuse", "reflect"] = Field(
         "refuse",
         description="Images smaller than the patch: an error, or mirrored at the lower and right border (Restormer).",
@@ -86,6 +91,12 @@ class DataPart(Settings):
         if values.get("share") is not None:
             raise ValueError(f"found share {share} and repeat {repeat}; give one of them")
         return {**values, "share": None}
+
+    @model_validator(mode="after")
+    def _surroundings_are_those_of_the_image(self) -> "DataPart":
+        if self.surroundings and (self.rescale != (1.0, 1.0) or self.jitter or self.noise_seed == "image"):
+            raise ValueError("surroundings are those of the image as it is; leave out rescale, jitter and noise_seed")
+        return self
 
     @model_validator(mode="after")
     def _field_needs_noise(self) -> "DataPart":

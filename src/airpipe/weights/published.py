@@ -2,9 +2,8 @@
 
 import inspect
 import logging
-import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast, get_type_hints
@@ -20,17 +19,6 @@ from airpipe.settings.base import unknown_name
 from airpipe.weights.foreign import PREFIXES, Weights, parts, read_weights
 
 log = logging.getLogger(__name__)
-
-PARTS = (
-    (r"DDR_extractor\.", "a degradation representor (*_DDG_Encoder.pth)"),
-    (r"basic_block\d+\.modulation_layer\.cond_scale\.", "a decoder with GFM modulation (*_PretrainDecoder.pth)"),
-    (r"basic_block\d+\.modulation_layer\.", "a decoder (*_PretrainDecoder.pth)"),
-)
-"""Parts of published systems that no registered network reads yet: a pattern of entry names, and what it is."""
-FINETUNE_HEAD = {"conv_last.weight", "conv_last.bias", "HRconv.weight", "HRconv.bias"}
-"""Names of all entries of the output head of a fine-tuned autoencoder."""
-PATCHGAN = {"0.weight", "2.weight", "3.running_mean", "5.weight", "8.weight", "11.weight"}
-"""Names of entries that every PatchGAN discriminator has."""
 
 
 @dataclass(frozen=True)
@@ -197,27 +185,11 @@ def candidates(shapes: Shapes) -> dict[str, dict[str, Any]]:
     return found
 
 
-def what_part(names: Iterable[str]) -> str | None:
-    """Say which part of a published system these names belong to; None where they are of no known part."""
-    names = {name.removeprefix("model.") for name in names}
-    if names == FINETUNE_HEAD:
-        return "the output head of a fine-tuned autoencoder (*_De1.pth)"
-    if names >= PATCHGAN:
-        return "a PatchGAN discriminator (*_D.pth)"
-    for pattern, what in PARTS:
-        if any(re.match(pattern, name) for name in names):
-            return what
-    return None
-
-
 def _unknown(shapes: Shapes) -> str:
     groups = parts(shapes)
     if len(groups) > 1 and any(f"{word}." in PREFIXES or word == "DDG_Encoder" for word in groups):
         listed = ", ".join(f"{word} ({count} entries)" for word, count in groups.items())
         return f"holds several networks: {listed}. Choose with --key {' or --key '.join(groups)}"
-    part = what_part(shapes)
-    if part:
-        return f"is {part}: no system of airpipe uses it yet. Expected one of {', '.join(networks())}"
     first = ", ".join(list(shapes)[:3])
     return f"no known network has its {len(shapes)} entries (first: {first}). Known: {', '.join(networks())}"
 
@@ -264,7 +236,11 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], what: str, partial: bo
     report = fitting(network, state, what, partial)
     if report.dropped:
         log.info("%s: %d entries dropped (first %s)", what, len(report.dropped), report.dropped[0])
-    filled = {key: _float32(name, state[name], what) for name, key in report.matched.items()}
+    own = network.state_dict()
+    filled = {
+        key: _float32(name, state[name], what) if own[key].is_floating_point() else state[name]
+        for name, key in report.matched.items()
+    }
     network.load_state_dict(filled, strict=False)
     return report
 
@@ -306,7 +282,8 @@ def _compared(network: nn.Module, own: Mapping[str, Tensor], state: Mapping[str,
             matched[name], seen[key] = key, name
         else:
             unexpected.append(name)
-    missing = tuple(key for key in own if key not in seen)
+    # a batch norm's counter changes no result, and files of old versions of torch lack it
+    missing = tuple(key for key in own if key not in seen and not key.endswith(".num_batches_tracked"))
     return KeyReport(matched, tuple(dropped), missing, tuple(unexpected))
 
 

@@ -17,7 +17,6 @@ Shapes: B batch, C feature channels, N branches, h and w of the features (half t
 """
 
 import re
-from contextlib import nullcontext
 from typing import Any, ClassVar, Literal, cast
 
 import torch
@@ -28,6 +27,7 @@ from airpipe.errors import AirpipeError
 from airpipe.models.contract import Inputs, Network, Shapes
 from airpipe.models.features import Features, Output
 from airpipe.models.padding import pad_to_multiple
+from airpipe.models.precision import full_precision
 from airpipe.models.vgg import VGGFront
 
 Normalise = Literal["none", "half", "imagenet"]
@@ -178,8 +178,7 @@ class FGM(_Part):
 
     def guidance(self, features: Tensor) -> Tensor:
         """Weights (B, N, h, w) of the branches, which sum to 1, from degraded features (B, C, h, w)."""
-        kind = features.device.type
-        with nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False):
+        with full_precision(features):
             features = features.float()
             spectrum = torch.fft.rfft2(features)  # (B, C, h, w // 2 + 1)
             amplitude = spectrum.abs()  # its gradient is 0 at 0, unlike that of a root

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from airpipe.registry import described, family
+from airpipe.registry import below_head, described, family
 from airpipe.reporting.published import PAPER_SCALE
 from airpipe.reporting.table import (
     Block,
@@ -108,9 +108,7 @@ def _rows(result: Result, published: Sequence[Row]) -> list[Row]:
 
 def network_name(result: Result) -> str:
     """Name of the backbone: of a network with a head, that of the network below it."""
-    network = result["network"]
-    backbone = network["arguments"].get("backbone")
-    return str((backbone or network)["name"])
+    return str(below_head(result["network"])["name"])
 
 
 # Beside printed numbers

@@ -1,0 +1,356 @@
+"""DegAE: a representor of degradations, the transfer of degradations as pretraining, and finetuning of the encoder.
+
+Source: Liu et al., CVPR 2023; behaviour of lyh-18/DegAE_DegradationAutoencoder, `DDG_Pretrain_onedecoder_model.py` and
+`DDG_Encoder_Decoder_model_MSE.py`. docs/methods/degae.md tells what deviates.
+
+Shapes: B batch, C channels, P patch size in pixels.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from typing import cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from airpipe.data.batch import Batch, DrawnNumbers
+from airpipe.data.drawn import DrawnColumns
+from airpipe.degradations.recipes import full_names
+from airpipe.errors import AirpipeError
+from airpipe.methods.degae.network import BLOCKS, DegAE, DegAEFinetune, Extractor, Representor
+from airpipe.methods.degae.settings import (
+    FinetuneSettings,
+    PretrainSettings,
+    RepresentorSettings,
+    SuperResolutionSettings,
+)
+from airpipe.registry import build_network
+from airpipe.settings.degrading import Draw, Recipe
+from airpipe.settings.stages import StageSettings
+from airpipe.training.adversarial import discriminator_losses, generator_loss
+from airpipe.training.losses import PIXEL_LOSSES, l1
+from airpipe.training.parents import fill_backbone, fill_part
+from airpipe.training.task import Moment, Task, Turn, make_optimizer
+
+
+def build(settings: StageSettings) -> nn.Module:
+    """Build the network of a stage with the weights of its seed."""
+    torch.manual_seed(settings.seed)
+    return build_network(settings.network.name, **settings.network.arguments)
+
+
+def companion_of(batch: Batch, task: str) -> tuple[Tensor, Tensor]:
+    """Return the second images of a batch, degraded and target, (B, 3, P, P) each."""
+    if batch.companion is None:
+        raise AirpipeError(f"{task} needs a second image of equal draws; give the data parts companion: true")
+    return batch.companion.degraded, batch.companion.clean
+
+
+# The representor
+
+
+class RepresentorTask(Task):
+    """The representor learns which operations made an image, and with which numbers; a linear layer reads them off."""
+
+    losses = ("applied", "parameters", "alike")
+
+    def __init__(self, settings: RepresentorSettings, parents: Mapping[str, nn.Module]) -> None:
+        super().__init__(settings, parents)
+        net = cast(Representor, build(settings))
+        recipes = [part.operations for part in settings.data]
+        columns = DrawnColumns(recipes)
+        self.operations = len(columns.operations)
+        self.ends = parameter_ends(recipes, columns.parameters)
+        head = nn.Linear(net.embedding_length, self.operations + len(columns.parameters))
+        self.networks = {"net": net, "reader": head}
+        self.optimizers = {"net": make_optimizer([*net.parameters(), *head.parameters()], settings.optimizers["net"])}
+
+    def step(self, batch: Batch, at: Moment) -> dict[str, Tensor]:
+        """Return `applied` (cross entropy), `parameters` (L1 on [0, 1], of those that were drawn) and `alike`."""
+        other, _ = companion_of(batch, self.settings.task)
+        first, second = self.networks["net"](torch.cat([batch.degraded, other])).flatten(1).chunk(2)
+        said = self.networks["reader"](torch.cat([first, second]))
+        applied, values = said[:, : self.operations], said[:, self.operations :]
+        wanted, known = targets(batch.drawn, self.ends.to(said.device))
+        error = torch.where(known.repeat(2, 1), (values - wanted.repeat(2, 1)).abs(), 0.0)
+        return {
+            "applied": F.binary_cross_entropy_with_logits(applied, batch.drawn.applied.float().repeat(2, 1)),
+            # over all places, drawn or not, so that each sample weighs the same in every micro-batch
+            "parameters": error.mean(),
+            "alike": F.mse_loss(first, second),
+        }
+
+    def measure(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Return `matched`: percent of images whose embedding is nearer to that of another image of the same draw than to
+        that of the clean image itself.
+        """
+        other, _ = companion_of(batch, self.settings.task)
+        shown, second, clean = network(torch.cat([batch.degraded, other, batch.clean])).flatten(1).float().chunk(3)
+        return {"matched": 100 * (F.cosine_similarity(shown, second) > F.cosine_similarity(shown, clean)).float()}
+
+
+def parameter_ends(recipes: Sequence[Recipe], parameters: Sequence[str]) -> Tensor:
+    """Return the ends of what is drawn for each parameter: low, high, and 1 where they are logarithms; (parameters, 3).
+
+    Args:
+        recipes: recipes of a training mix.
+        parameters: names of the parameters, as `DrawnColumns` has them.
+    """
+    draws: dict[str, list[tuple[float, float, float]]] = {name: [] for name in parameters}
+    for recipe in recipes:
+        for operation, names in zip(recipe.operations, full_names(recipe), strict=True):
+            for form in operation.possible:
+                for key, how in form.items():
+                    draws[names[key]].append(ends_of(how))
+    found = [(min(e[0] for e in ends), max(e[1] for e in ends), ends[0][2]) for ends in draws.values()]
+    return torch.tensor(found).view(-1, 3)
+
+
+def ends_of(how: Draw) -> tuple[float, float, float]:
+    """Return the ends of one draw, and 1 where they are logarithms; 0 and 1 of words."""
+    if how.log_uniform:
+        low, high = map(math.log, how.log_uniform)
+        return low, high, 1.0
+    numbers = [value for value in (*(how.choice or ()), how.constant) if isinstance(value, int | float)]
+    low, high = how.uniform or how.integers or (min(numbers, default=0), max(numbers, default=1))
+    return float(low), float(high), 0.0
+
+
+def targets(drawn: DrawnNumbers, ends: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the drawn parameters on [0, 1], and which of them were drawn, (B, parameters) each."""
+    low, high, logs = ends.unbind(1)
+    known = ~drawn.values.isnan()
+    values = torch.where(known, drawn.values, 1.0)
+    values = torch.where(logs.bool(), values.clamp_min(1e-12).log(), values)
+    return (values - low) / (high - low).clamp_min(1e-6), known
+
+
+# Networks that are trained against a discriminator
+
+
+class _AdversarialTask(Task):
+    """A network with losses on its images, and a discriminator that begins at `gan_from`."""
+
+    own_losses: tuple[str, ...] = ()
+
+    def oppose(
+        self, settings: PretrainSettings | SuperResolutionSettings, net: nn.Module, moved: Sequence[nn.Parameter]
+    ) -> None:
+        """Take network, discriminator and optimizers."""
+        self.gan, self.gan_from, self.adversarial = settings.gan, settings.gan_from, settings.adversarial
+        self.networks, optimizers = {"net": net}, {"net": make_optimizer(moved, settings.optimizers["net"])}
+        if self.adversarial:
+            critic = build_network(settings.discriminator.name, **settings.discriminator.arguments)
+            self.networks["discriminator"] = critic
+            optimizers["discriminator"] = make_optimizer(critic.parameters(), settings.optimizers["discriminator"])
+        self.optimizers = optimizers
+
+    def turns(self, step: int) -> Sequence[Turn]:
+        """The network's turn and, from `gan_from` on, the discriminator's, which judges the images of the first."""
+        if not self.adversarial or step < self.gan_from:
+            return (Turn("generate", ("net",), self.own_losses),)
+        return (
+            Turn("generate", ("net",), (*self.own_losses, "adversarial")),
+            Turn("discriminate", ("discriminator",), ("real", "fake")),
+        )
+
+    def judged(self, made: Tensor, real: Tensor, at: Moment) -> dict[str, Tensor]:
+        """Return the adversarial loss of images, none before its time; hands both on to the discriminator's turn."""
+        if not self.adversarial or at.step < self.gan_from:
+            return {}
+        at.handed.update(made=made.detach(), real=real.detach())
+        critic = self.networks["discriminator"]
+        of_real = critic(real).detach() if self.gan == "ragan" else None
+        return {"adversarial": generator_loss(self.gan, critic(made), of_real)}
+
+    def discriminate(self, at: Moment) -> dict[str, Tensor]:
+        """Return the discriminator's losses `real` and `fake`."""
+        critic = self.networks["discriminator"]
+        # one pass each, as published: batch norm then sees images of one kind
+        real, fake = critic(at.handed["real"]), critic(at.handed["made"])
+        of_real, of_fake = discriminator_losses(self.gan, real, fake)
+        return {"real": of_real, "fake": of_fake}
+
+
+def perceptual_loss(features: nn.Module, made: Tensor, wanted: Tensor) -> Tensor:
+    """Mean absolute difference of a frozen network's maps of two images in [0, 1]; of VGG19 its last convolution."""
+    with torch.no_grad():
+        expected = features(wanted)
+    found = features(made)
+    if isinstance(found, Tensor):
+        return l1(found, expected)
+    return torch.stack([l1(one, two) for one, two in zip(found, expected, strict=True)]).sum()
+
+
+class SuperResolutionTask(_AdversarialTask):
+    """The extractor learns to enlarge clean images that were reduced fourfold (bicubic)."""
+
+    def __init__(self, settings: SuperResolutionSettings, parents: Mapping[str, nn.Module]) -> None:
+        super().__init__(settings, parents)
+        net = build(settings)
+        if "init" in parents:
+            fill_part(net, parents["init"], "init", self.parent_reports)
+        self.own_losses = ("pixel",)
+        if "vgg" in parents:
+            self.frozen["vgg"] = parents["vgg"]
+            self.own_losses = ("pixel", "perceptual")
+        else:
+            self.other_losses = ("perceptual",)
+        self.pixel_loss = PIXEL_LOSSES[settings.pixel_loss]
+        self.oppose(settings, net, list(net.parameters()))
+
+    def step(self, batch: Batch, at: Moment) -> dict[str, Tensor]:
+        """Return `pixel`, `perceptual` and `adversarial`, or `real` and `fake`."""
+        if at.turn == "discriminate":
+            return self.discriminate(at)
+        made = self.networks["net"](reduced(batch.clean))
+        losses = {"pixel": self.pixel_loss(made, batch.clean)}
+        if "vgg" in self.frozen:
+            losses["perceptual"] = perceptual_loss(self.frozen["vgg"], made, batch.clean)
+        return losses | self.judged(made, batch.clean, at)
+
+    def measure(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Return `psnr` in dB of the enlarged image."""
+        height, width = (side // 4 * 4 for side in batch.clean.shape[2:])
+        clean = batch.clean[..., :height, :width]
+        error = (network(reduced(clean)).float().clamp(0, 1) - clean).square().mean((1, 2, 3))
+        return {"psnr": -10 * torch.log10(error.clamp_min(1e-10))}
+
+
+def reduced(images: Tensor) -> Tensor:
+    """Reduce images (B, C, H, W) fourfold with an antialiased bicubic filter, rounded to 8 bit."""
+    small = F.interpolate(images, scale_factor=0.25, mode="bicubic", antialias=True)
+    return (small.clamp(0, 1) * 255).round() / 255
+
+
+# The pretext task
+
+
+class PretrainTask(_AdversarialTask):
+    """An image takes on the degradation of a reference, which shows something else (or is the target itself)."""
+
+    def __init__(self, settings: PretrainSettings, parents: Mapping[str, nn.Module]) -> None:
+        super().__init__(settings, parents)
+        net = cast(DegAE, build(settings))
+        if "representor" in parents:
+            fill_part(net.representor, parents["representor"], "representor", self.parent_reports)
+        elif "extractor" in parents:
+            report = fill_backbone(net.representor.extractor, extractor_of(parents["extractor"]), "extractor")
+            self.parent_reports["extractor"] = report
+        own = list(net.parameters())
+        if {"representor", "extractor"} & set(parents):
+            net.representor.extractor.requires_grad_(False)
+            own = [parameter for parameter in net.parameters() if parameter.requires_grad]
+        self.own_losses = ("pixel", "embedding")
+        self.perceptual = settings.perceptual
+        if settings.perceptual == "vgg" and "vgg" in parents:
+            self.frozen["features"] = parents["vgg"]
+        elif settings.perceptual == "extractor":
+            self.frozen["features"] = TrunkFeatures(net.representor.extractor)
+        if "features" in self.frozen:
+            self.own_losses = (*self.own_losses, "perceptual")
+        else:
+            self.other_losses = ("perceptual",)
+        self.pixel_loss = PIXEL_LOSSES[settings.pixel_loss]
+        self.real_side = settings.gan_real
+        self.oppose(settings, net, own)
+
+    def step(self, batch: Batch, at: Moment) -> dict[str, Tensor]:
+        """Return `pixel`, `embedding`, `perceptual` and `adversarial`, or `real` and `fake`.
+
+        Sums over both images of a sample become means, so that they do not depend on the number of images.
+        """
+        if at.turn == "discriminate":
+            return self.discriminate(at)
+        other, other_target = companion_of(batch, self.settings.task)
+        images, wanted = torch.cat([batch.degraded, other]), torch.cat([batch.clean, other_target])
+        noise = drawn_noise(self.settings.seed, batch.slot, images)
+        # both images take on the degradation of the second target; the first target is embedded beside it
+        made, of_second, of_first = self.networks["net"](images, other_target, noise=noise, twin=batch.clean)
+        losses = {
+            "pixel": 2 * self.pixel_loss(made, wanted),
+            "embedding": F.mse_loss(of_first, of_second),
+        }
+        if "features" in self.frozen:
+            losses["perceptual"] = 2 * perceptual_loss(self.frozen["features"], made, wanted)
+        real = wanted if self.real_side == "target" else images
+        return losses | {name: 2 * loss for name, loss in self.judged(made, real, at).items()}
+
+    def measure(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Return `psnr` in dB of the transferred image against the target; the decoder adds no noise."""
+        _, reference = companion_of(batch, self.settings.task)
+        made = network(batch.degraded, reference, noise="zero").float().clamp(0, 1)
+        error = (made - batch.clean).square().mean((1, 2, 3))
+        return {"psnr": -10 * torch.log10(error.clamp_min(1e-10))}
+
+
+def extractor_of(parent: nn.Module) -> nn.Module:
+    """Return the extractor of a parent: of a representor or a whole DegAE, or the parent itself."""
+    found = getattr(getattr(parent, "representor", parent), "extractor", parent)
+    return cast(nn.Module, found)
+
+
+class TrunkFeatures(nn.Module):
+    """A copy of a frozen extractor, whose maps of images are compared."""
+
+    def __init__(self, extractor: Extractor) -> None:
+        super().__init__()
+        self.extractor = deepcopy(extractor)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Map (B, 3, H, W) to (B, F, H, W)."""
+        return self.extractor.features(image)
+
+
+def drawn_noise(seed: int, slots: Sequence[int], images: Tensor) -> list[Tensor]:
+    """Draw the decoder's noise maps from generators of the samples, so that the number of processes changes nothing.
+
+    Args:
+        seed: seed of the training.
+        slots: number of each of the B samples in the training.
+        images: the images of all samples, then their companions, (2B, C, H, W).
+
+    Returns:
+        Standard normal maps, (2B, 1, H, W) each.
+    """
+    shape = (2, BLOCKS, *images.shape[2:])
+    # 2**35 sets these streams apart from those that draw the samples
+    drawn = [np.random.default_rng([seed, 2**35, slot]).standard_normal(shape, dtype=np.float32) for slot in slots]
+    first, second = torch.from_numpy(np.stack(drawn)).to(images.device).unbind(1)
+    return list(torch.cat([first, second])[:, :, None].unbind(1))
+
+
+# Finetuning
+
+
+class FinetuneTask(Task):
+    """The pretrained encoder and one new convolution learn one task; without the parent `init` from random weights."""
+
+    losses = ("pixel",)
+
+    def __init__(self, settings: FinetuneSettings, parents: Mapping[str, nn.Module]) -> None:
+        super().__init__(settings, parents)
+        # the weights of the seed come first, so that the head of a control is that of its counterpart
+        net = cast(DegAEFinetune, build(settings))
+        if "init" in parents:
+            encoder = getattr(parents["init"], "encoder", None)
+            if not isinstance(encoder, nn.Module):
+                raise AirpipeError(
+                    f"parent init is a {type(parents['init']).__name__}; {settings.task} starts from the encoder of a "
+                    "DegAE: name a stage degae.pretrain or degae.finetune, or imported official files"
+                )
+            fill_part(net.encoder, encoder, "init", self.parent_reports)
+        moved = net.parameters()
+        if settings.fix_encoder:
+            net.encoder.requires_grad_(False)
+            moved = net.head.parameters()
+        self.networks = {"net": net}
+        self.optimizers = {"net": make_optimizer(moved, settings.optimizers["net"])}
+        self.pixel_loss = PIXEL_LOSSES[settings.pixel_loss]
+
+    def step(self, batch: Batch, at: Moment) -> dict[str, Tensor]:
+        """Return the pixel loss."""
+        return {"pixel": self.pixel_loss(self.networks["net"](batch.degraded), batch.clean)}
