@@ -33,8 +33,10 @@ from airpipe.plan import load_plan, models
 from airpipe.reporting.builders.features import feature_table
 from airpipe.reporting.builders.scores import build_scores
 from airpipe.reporting.figures import pictures
+from airpipe.reporting.page import Sources, all_gains, summary
 from airpipe.reporting.published import read_all
 from airpipe.reporting.reading import read_scores
+from airpipe.reporting.table import write_table
 from airpipe.settings.degrading import Recipe
 from airpipe.settings.merging import deep_merge
 from airpipe.settings.scoring import ReportSettings, TableSettings, TestJob, TestSettings
@@ -272,7 +274,6 @@ def test_a_missing_reference_among_the_pictures_scores_the_test_again(scored, tm
 def test_the_table_has_all_images_and_each_label(scored, tmp_path):
     files, _ = scored
     card = {"toy/swap/seed0/train": {"method": "toy", "setting": "swap", "network": {"name": "shown"}, "scale": "demo"}}
-    (tmp_path / "published.csv").write_text("method,backbone,setting,dataset,degradation,level,protocol,metric,value\n")
     table, gains = build_scores("swaps", TableSettings(tests=("swap",)), "demo", read_scores(files), card, read_all([]))
     frame = table.frame[(table.frame["metric"] == "psnr") & (table.frame["model"] == "toy/swap/train")]
     scores = pd.read_csv(files[1])
@@ -283,6 +284,9 @@ def test_the_table_has_all_images_and_each_label(scored, tmp_path):
     assert dict(zip(frame["level"], frame["n_images"], strict=True))[""] == 5
     assert table.blocks[0].head == ("model", *(f"transfer {level}".strip() for level in expected))
     assert len(gains.frame) == 5
+    write_table(gains, tmp_path)  # the page's summary is about restoring
+    sources = Sources({}, [], gains=[tmp_path / "swaps_gains.csv"], scores=files, pictures=tmp_path)
+    assert all_gains(sources, "airpipe").empty and "On " not in summary(all_gains(sources, "airpipe"), card, "demo")
 
 
 def test_the_grid_shows_reference_and_target_with_what_was_drawn(scored, tmp_path):
