@@ -15,6 +15,7 @@ from helpers import Stage, card, curve, model_of, on_disk, run_on_processes, sta
 from toys.loop import registered
 
 from airpipe import registry
+from airpipe.models.contract import takes_reference
 from airpipe.registry import settings_class, task_class
 from airpipe.settings.base import canonical_json, check_settings
 from airpipe.settings.stages import StageSettings
@@ -123,6 +124,7 @@ def test_a_stage_exports_the_network_that_its_card_names(made, name):
     assert loaded.card["network"] == json.loads(settings.exported_network.model_dump_json())
     assert loaded.card["parameters"] == sum(p.numel() for p in loaded.network.parameters())
     assert loaded.card["step"] == settings.steps == 6
+    assert takes_reference(loaded.network) == registry.stage_entry(settings.task).takes_reference
     averaged = any(key.startswith("average.") for key in last_state(made[name]))
     assert loaded.card["weights"] == ("ema" if settings.ema_decay else "raw")
     assert averaged == bool(settings.ema_decay)

@@ -2,13 +2,15 @@
 
 import json
 import re
+import runpy
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import shipped, toy_images, toy_list
+from helpers import ROOT, shipped, toy_images, toy_list
 from PIL import Image
 from test_protocol import SHIPPED
 from toys.shown import Shown
@@ -31,8 +33,10 @@ from airpipe.plan import load_plan, models
 from airpipe.reporting.builders.features import feature_table
 from airpipe.reporting.builders.scores import build_scores
 from airpipe.reporting.figures import pictures
+from airpipe.reporting.page import Sources, all_gains, summary
 from airpipe.reporting.published import read_all
 from airpipe.reporting.reading import read_scores
+from airpipe.reporting.table import write_table
 from airpipe.settings.degrading import Recipe
 from airpipe.settings.merging import deep_merge
 from airpipe.settings.scoring import ReportSettings, TableSettings, TestJob, TestSettings
@@ -270,7 +274,6 @@ def test_a_missing_reference_among_the_pictures_scores_the_test_again(scored, tm
 def test_the_table_has_all_images_and_each_label(scored, tmp_path):
     files, _ = scored
     card = {"toy/swap/seed0/train": {"method": "toy", "setting": "swap", "network": {"name": "shown"}, "scale": "demo"}}
-    (tmp_path / "published.csv").write_text("method,backbone,setting,dataset,degradation,level,protocol,metric,value\n")
     table, gains = build_scores("swaps", TableSettings(tests=("swap",)), "demo", read_scores(files), card, read_all([]))
     frame = table.frame[(table.frame["metric"] == "psnr") & (table.frame["model"] == "toy/swap/train")]
     scores = pd.read_csv(files[1])
@@ -281,6 +284,9 @@ def test_the_table_has_all_images_and_each_label(scored, tmp_path):
     assert dict(zip(frame["level"], frame["n_images"], strict=True))[""] == 5
     assert table.blocks[0].head == ("model", *(f"transfer {level}".strip() for level in expected))
     assert len(gains.frame) == 5
+    write_table(gains, tmp_path)  # the page's summary is about restoring
+    sources = Sources({}, [], gains=[tmp_path / "swaps_gains.csv"], scores=files, pictures=tmp_path)
+    assert all_gains(sources, "airpipe").empty and "On " not in summary(all_gains(sources, "airpipe"), card, "demo")
 
 
 def test_the_grid_shows_reference_and_target_with_what_was_drawn(scored, tmp_path):
@@ -401,6 +407,16 @@ def test_retrieval_stands_in_the_table_of_features_beside_chance(pairs):
     assert rows.loc[("retrieval", "clean"), "value"] == 100
     assert table.blocks[0].head == ("checkpoint", "all", "clean", "gaussian_noise", "chance")
     assert "another photograph that is degraded by the same operations" in table.notes[0]
+
+
+def test_the_script_writes_what_the_search_finds_and_what_it_was_made_from(model, tmp_path, monkeypatch):
+    (tmp_path / "retrieval.yaml").write_text(searched().model_dump_json(exclude_none=True))
+    words = ["toy/swap/seed0/train", "--model", model / "model.safetensors", "--pairs", toy_list(tmp_path)]
+    words += ["--root", f"toy={tmp_path / 'images'}", "--retrieval", tmp_path / "retrieval.yaml"]
+    monkeypatch.setattr(sys, "argv", [str(word) for word in ("x", *words, "--output", tmp_path / "found.json")])
+    runpy.run_path(str(ROOT / "scripts" / "retrieve_degradations.py"))["main"]()
+    facts = json.loads((tmp_path / "found.json").read_text())
+    assert facts["rank1"] == 100 and facts["settings"]["draws"] == 6 and facts["network"]["name"] == "shown"
 
 
 def test_retrieval_is_planned_by_itself():

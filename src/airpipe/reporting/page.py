@@ -25,7 +25,7 @@ from PIL import Image
 from airpipe.provenance import write_text
 from airpipe.reporting.figures.pictures import Pixels, Scene, read_pixels, read_scenes
 from airpipe.reporting.published import PAPER_SCALE
-from airpipe.reporting.reading import Card
+from airpipe.reporting.reading import Card, score_info
 from airpipe.reporting.table import (
     EMPTY,
     SIGNS,
@@ -250,10 +250,15 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def all_gains(paths: Sequence[Path], protocol: str) -> pd.DataFrame:
-    """Gains of all tables under one protocol (where it was used, otherwise all), each measurement once."""
-    gains = pd.concat([read_frame(path) for path in paths], ignore_index=True)
+def all_gains(sources: Sources, protocol: str) -> pd.DataFrame:
+    """Gains of all tables under one protocol (where it was used, otherwise all), each measurement once.
+
+    Tests of transfer are left out: there is nothing to restore.
+    """
+    gains = pd.concat([read_frame(path) for path in sources.gains], ignore_index=True)
     gains = gains.drop_duplicates(["model", "test", "image", "protocol"])
+    infos = [score_info(path) for path in sources.scores]
+    gains = gains[~gains["test"].isin([info["test"] for info in infos if info.get("transfers")])]
     wanted = gains["protocol"] == protocol
     return gains[wanted] if wanted.any() else gains
 
@@ -346,7 +351,7 @@ def write_page(
     text = _template().render(
         title=report["title"],
         scale=scale,
-        summary=summary(all_gains(sources.gains, report["protocol"]), cards, scale),
+        summary=summary(all_gains(sources, report["protocol"]), cards, scale),
         choices=choices([table for section in sections for table in section.tables]),
         sections=sections,
         remarks={

@@ -23,7 +23,7 @@ METHOD = Method(
             folder="sr{which}",
             title="extractor, sr{which}",
         ),
-        "pretrain": Stage(task="PretrainTask", settings="PretrainSettings"),
+        "pretrain": Stage(task="PretrainTask", settings="PretrainSettings", takes_reference=True),
         "finetune": Stage(task="FinetuneTask", settings="FinetuneSettings"),
     },
     assembly=Assembly(

@@ -180,8 +180,9 @@ def _bars(axis: Axes, series: Series, columns: Mapping[Any, str], colours: Seque
                 white = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}  # keeps lines out of the digits
                 style: dict[str, Any] = {"ha": "center", "va": "bottom", "rotation": 90, "fontsize": 8, "bbox": white}
                 axis.annotate(bar.text, (x, top), (0, 3), textcoords="offset points", **style)
-    # 'noise 25' in two lines, so that neighbouring labels do not meet
-    axis.set_xticks(np.arange(len(columns)), [name.replace(" ", "\n") for name in columns.values()])
+    # 'noise 25' and 'blur+noise' in two lines, so that neighbouring labels do not meet
+    lines = [name.replace(" ", "\n").replace("+", "\n+") for name in columns.values()]
+    axis.set_xticks(np.arange(len(columns)), lines)
     axis.grid(False, axis="x")
     sns.despine(ax=axis, left=True)
 
