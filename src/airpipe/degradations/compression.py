@@ -39,8 +39,4 @@ def jpeg(image: FloatImage, generator: np.random.Generator, *, quality: int, leg
         ".jpg", pixels if legacy_bgr else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
     )
     decoded = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))
-<<<<<<< HEAD
-    return as_floats(np.asarray(decoded if legacy_bgr else cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)))
-=======
     return as_floats(decoded if legacy_bgr else np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)))
->>>>>>> deg

@@ -167,11 +167,7 @@ def poisson_noise(
     rounded = as_floats(quantised(image))
     if form == "independent":
         return generator.poisson(rounded * photons).astype(np.float32) / np.float32(photons)
-<<<<<<< HEAD
-    weights = np.asarray(LUMA[::-1] if legacy_bgr else LUMA, np.float32)
-=======
     weights = np.array(LUMA[::-1] if legacy_bgr else LUMA, np.float32)
->>>>>>> deg
     grey = as_floats(quantised(rounded @ weights))
     noise = generator.poisson(grey * photons).astype(np.float32) / np.float32(photons) - grey
     return rounded + noise[..., None]
