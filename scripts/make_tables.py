@@ -32,10 +32,8 @@ def scores(job: Any) -> None:
     known = cards(job)
     if settings.equal_budgets:
         check_budgets(known, job.wildcards.table)
-    measured, printed = (
-        read_scores(scores_of(map(Path, job.input.scores))),
-        read_all(list(map(Path, job.input.published))),
-    )
+    measured = read_scores(scores_of(map(Path, job.input.scores)))
+    printed = read_all([Path(path) for path in job.input.published])
     for table in build_scores(job.wildcards.table, settings, job.params.scale, measured, known, printed):
         write_table(table, TABLES)
 

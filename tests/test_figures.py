@@ -10,6 +10,7 @@ from PIL import Image
 
 from airpipe.errors import AirpipeError
 from airpipe.reporting.figures import charts, pictures
+from airpipe.reporting.scenes import choose_models, read_scenes
 from airpipe.settings.scoring import ReportSettings
 
 MODELS = {"one/net_5d/train": 25.0, "two/net_5d/train": 21.0, "three/net_5d/train": 29.0, "four/net_5d/train": 23.0}
@@ -76,11 +77,11 @@ def test_costs_are_drawn_also_where_some_are_unknown(tmp_path):
 
 def test_models_in_pictures_are_the_named_the_best_the_median_and_the_first():
     psnr = [{"none": {"a": 90.0}, **{f"m{k}/s/t": {"a": value} for k, value in enumerate((5, 9, 1, 7, 3, 8, 6))}}]
-    assert pictures.choose_models(psnr, []) == ["m0/s/t", "m1/s/t", "m2/s/t", "m6/s/t"]
-    assert pictures.choose_models(psnr, ["m2/s", "m4/s"]) == ["m1/s/t", "m2/s/t", "m4/s/t", "m6/s/t"]
-    assert len(pictures.choose_models(psnr, [f"m{k}/s" for k in range(6)])) == 6
+    assert choose_models(psnr, []) == ["m0/s/t", "m1/s/t", "m2/s/t", "m6/s/t"]
+    assert choose_models(psnr, ["m2/s", "m4/s"]) == ["m1/s/t", "m2/s/t", "m4/s/t", "m6/s/t"]
+    assert len(choose_models(psnr, [f"m{k}/s" for k in range(6)])) == 6
     variants = [{"none": {}, "m/s/t@l": {"a": 1.0}, "m/s/t@s": {"a": 2.0}}]
-    assert pictures.choose_models(variants, ["m/s@l"]) == ["m/s/t@l", "m/s/t@s"]
+    assert choose_models(variants, ["m/s@l"]) == ["m/s/t@l", "m/s/t@s"]
 
 
 class Kept:
@@ -111,7 +112,7 @@ class Kept:
         self.scores.append(path)
 
     def scenes(self, **change):
-        return pictures.read_scenes(self.scores, self.root / "restored", REPORT | change)
+        return read_scenes(self.scores, self.root / "restored", REPORT | change)
 
 
 def test_pictures_carry_the_psnr_of_the_report_protocol(tmp_path):

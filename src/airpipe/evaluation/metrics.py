@@ -29,12 +29,11 @@ LUMA = (65481.0, 128553.0, 24966.0)
 LUMA_SCALE = 255_000.0
 """Weights of R, G and B in the luma of BT.601, studio range, and what divides their sum: whole numbers, so that luma
 of 8-bit images that lies between two levels is the same in every form."""
-PART = 240
-"""Largest side of the parts in which SSIM is computed, in pixels: their maps stay in the cache."""
-RISK = 2e-6
-"""Possible error of a part's SSIM in float32 above which it is computed in float64; photographs err by less."""
-FLAT_RISK = 3e-7
-"""The same where most neighbours in a row are equal: there rounding errors add up, to more than that."""
+PART = 120
+"""Largest side of the parts in which SSIM is computed, in pixels: their maps stay in the cache, and few are so uneven
+that float32 loses digits."""
+DOUBT = 1e-6
+"""Largest possible error of SSIM that float32 may leave; the parts that would add more are computed in float64."""
 
 
 @dataclass(frozen=True)
@@ -115,12 +114,16 @@ def ssim(restored: Image, clean: Image, window: Window) -> float:
     """
     _same_kind(restored, clean)
     _large_enough(clean.shape[:2], window)
-    (down, across), loss = window.margins, 0.0
-    rows, columns = _parts(clean.shape[0], down), _parts(clean.shape[1], across)
-    for place in itertools.product(rows, columns):
-        loss += _loss(restored[place], clean[place], window)
-    complete = (clean.shape[0] - 2 * down) * (clean.shape[1] - 2 * across)
-    return float(1 - loss / (complete * (clean.size // (clean.shape[0] * clean.shape[1]))))
+    sides = [_parts(length, margin) for length, margin in zip(clean.shape, window.margins, strict=False)]
+    parts = [(restored[place], clean[place]) for place in itertools.product(*sides)]
+    found = sorted(((*_loss(*part, window), part) for part in parts), key=lambda one: one[1])
+    (down, across), channels = window.margins, clean.size // (len(clean) * clean.shape[1])
+    values = (len(clean) - 2 * down) * (clean.shape[1] - 2 * across) * channels
+    total, left = 0.0, DOUBT * values
+    for loss, doubt, part in found:
+        left -= doubt
+        total += loss if left >= 0 else _loss(*part, window, np.float64)[0]
+    return 1 - total / values
 
 
 def _parts(length: int, margin: int) -> list[slice]:
@@ -130,14 +133,13 @@ def _parts(length: int, margin: int) -> list[slice]:
     return [slice(whole * n // count, whole * (n + 1) // count + 2 * margin) for n in range(count)]
 
 
-def _loss(x: Image, y: Image, window: Window, kind: type[Any] = np.float32) -> float:
-    """Sum of 1 - SSIM over the complete windows of a part.
+def _loss(x: Image, y: Image, window: Window, kind: type[Any] = np.float32) -> tuple[float, float]:
+    """Sum of 1 - SSIM over the complete windows of a part, and how much of it is in doubt.
 
     Sum and difference of the images need four filters, the images themselves five: with S, D the local variances
     of x + y and x - y, vx + vy = (S + D) / 2 and 2 vxy = (S - D) / 2; means likewise. With u and v the shares of the
-    difference in those sums, SSIM is (1 - 2 u) (1 - 2 v). Constants change neither S nor D, so both are taken around
-    their means in this part: float32 then holds what a photograph needs. Flat areas far
-    from the mean lose digits, all in one direction; where that could show, the part is done again in float64.
+    difference in those sums, 1 - SSIM is 2 (u + v - 2 u v). Constants change neither S nor D, so both are taken
+    around the means of the part: float32 then holds what most parts need.
     """
     depth = cv2.CV_32F if kind is np.float32 else cv2.CV_64F
     channels = x.size // (len(x) * x.shape[1])
@@ -145,44 +147,46 @@ def _loss(x: Image, y: Image, window: Window, kind: type[Any] = np.float32) -> f
     level_x, level_y = (round(sum(cv2.mean(one[::4])) / channels) for one in (x, y))
     total = cv2.addWeighted(x, 1, y, 1, -level_x - level_y, dtype=depth)
     difference = cv2.addWeighted(x, 1, y, -1, level_y - level_x, dtype=depth)
-    rows = slice(window.margins[0], len(x) - window.margins[0])
+    (down, across), (height, width) = window.margins, x.shape[:2]
+    rows, columns = slice(down, height - down), slice(across, width - across)
     mean_s, mean_d = window.means(total)[rows], window.means(difference)[rows]
-    s = window.means(cv2.multiply(total, total, dst=total))[rows]
-    d = window.means(cv2.multiply(difference, difference, dst=difference))[rows]
-    free = total[rows]  # memory for what follows
+    # S and D with the sign turned, since OpenCV adds squares in one pass and subtracts them in two
+    s = window.means(cv2.multiply(total, total, dst=total, scale=-1))[rows]
+    d = window.means(cv2.multiply(difference, difference, dst=difference, scale=-1))[rows]
+    cv2.accumulateSquare(mean_s, s)
+    cv2.accumulateSquare(mean_d, d)
     # c2 divided by the factor of S and D, which is left out, gives the same ratio
-    cv2.addWeighted(s, 1, cv2.multiply(mean_s, mean_s, dst=free), -1, 2 * C2 / window.unbias, dst=s)
-    cv2.subtract(d, cv2.multiply(mean_d, mean_d, dst=free), dst=d)
-    if kind is np.float32 and _loses_digits(x, y, _risk(mean_s, mean_d, s, d)):
-        return _loss(x, y, window, np.float64)
+    sum_v = cv2.addWeighted(s, 1, d, 1, -2 * C2 / window.unbias, dst=s)
+    doubt = _doubt(mean_s, mean_d, sum_v, d, level_x + level_y, level_x - level_y)
     mean_s += level_x + level_y
     mean_d += level_x - level_y
-    cv2.multiply(mean_s, mean_s, dst=mean_s)
-    cv2.multiply(mean_d, mean_d, dst=mean_d)
-    u = cv2.divide(mean_d, cv2.addWeighted(mean_s, 1, mean_d, 1, 2 * C1, dst=mean_s), dst=mean_s)
-    v = cv2.divide(d, cv2.add(s, d, dst=s), dst=s)
-    columns = slice(window.margins[1], x.shape[1] - window.margins[1])
-    first, second, both = (sum(cv2.sumElems(one[:, columns])) for one in (u, v, cv2.multiply(u, v, dst=free)))
-    return float(2 * first + 2 * second - 4 * both)
+    part_u = cv2.multiply(mean_d, mean_d, dst=mean_d)
+    sum_u = cv2.addWeighted(cv2.multiply(mean_s, mean_s, dst=mean_s), 1, part_u, 1, 2 * C1, dst=mean_s)
+    both = cv2.multiply(d, cv2.addWeighted(sum_u, 1, part_u, -2, 0), dst=d)
+    cv2.accumulateProduct(part_u, sum_v, both)
+    loss = cv2.divide(both, cv2.multiply(sum_u, sum_v, dst=sum_u), dst=both)
+    loss = loss[:, columns]
+    return 2 * sum(cv2.sumElems(loss)), doubt * loss.size
 
 
-def _risk(mean_s: Image, mean_d: Image, s: Image, d: Image) -> float:
-    """Error of a part's SSIM when S and D are off by the rounding of squared means, from every 13th row.
+def _doubt(mean_s: Image, mean_d: Image, sum_v: Image, d: Image, level_s: int, level_d: int) -> float:
+    """Possible error of the mean of SSIM by rounding, from some rows of a part.
+
+    Variances lose the last digits of the squared means that they are what is left of. In flat areas all lose alike;
+    noise makes it random, hence the weight C2 / `sum_v`. The means lose digits where it is dark and the level is high.
 
     Args:
         mean_s, mean_d: means of sum and difference around their levels.
-        s, d: their variances, s with the constant c2, as in `_loss`.
+        sum_v, d: as in `_loss`, sign turned.
+        level_s, level_d: the levels.
     """
-    mean_s, mean_d, s, d = mean_s[::13], mean_d[::13], s[::13], d[::13]
-    return float(np.finfo(np.float32).eps * np.mean((d * mean_s**2 + s * mean_d**2) / (s + d) ** 2))
-
-
-def _loses_digits(x: Image, y: Image, risk: float) -> bool:
-    """Whether float32 is not enough for a part, given what `_risk` says of it."""
-    if not FLAT_RISK < risk < RISK:
-        return risk >= RISK
-    rows = [image[::13] for image in (x, y)]
-    return any(np.count_nonzero(one[:, 1:] == one[:, :-1]) > one.size / 2 for one in rows)
+    step = max(1, len(d) // 6)
+    mean_s, mean_d, sum_v, d = (one[step // 2 :: step].ravel() for one in (mean_s, mean_d, sum_v, d))
+    variances = (mean_s**2 * d / sum_v + mean_d**2) / sum_v**2
+    light, tint = mean_s + level_s, (mean_d + level_d) ** 2
+    sum_u = light**2 + tint + 2 * C1
+    means = abs(mean_s * light) / sum_u * tint / sum_u
+    return float(4 * np.finfo(d.dtype).eps * (C2 * variances.sum() + 2 * means.sum()) / d.size)
 
 
 def _large_enough(size: tuple[int, ...], window: Window) -> None:
