@@ -29,7 +29,7 @@ LUMA = (65481.0, 128553.0, 24966.0)
 LUMA_SCALE = 255_000.0
 """Weights of R, G and B in the luma of BT.601, studio range, and what divides their sum: whole numbers, so that luma
 of 8-bit images that lies between two levels is the same in every form."""
-PART = 120
+PART = 160
 """Largest side of the parts in which SSIM is computed, in pixels: their maps stay in the cache, and few are so uneven
 that float32 loses digits."""
 DOUBT = 1e-6
@@ -144,7 +144,7 @@ def _loss(x: Image, y: Image, window: Window, kind: type[Any] = np.float32) -> t
     depth = cv2.CV_32F if kind is np.float32 else cv2.CV_64F
     channels = x.size // (len(x) * x.shape[1])
     # whole numbers: integers stay exact in float32
-    level_x, level_y = (round(sum(cv2.mean(one[::4])) / channels) for one in (x, y))
+    level_x, level_y = (round(sum(cv2.mean(one[::16])) / channels) for one in (x, y))
     total = cv2.addWeighted(x, 1, y, 1, -level_x - level_y, dtype=depth)
     difference = cv2.addWeighted(x, 1, y, -1, level_y - level_x, dtype=depth)
     (down, across), (height, width) = window.margins, x.shape[:2]
@@ -160,13 +160,12 @@ def _loss(x: Image, y: Image, window: Window, kind: type[Any] = np.float32) -> t
     doubt = _doubt(mean_s, mean_d, sum_v, d, level_x + level_y, level_x - level_y)
     mean_s += level_x + level_y
     mean_d += level_x - level_y
-    part_u = cv2.multiply(mean_d, mean_d, dst=mean_d)
-    sum_u = cv2.addWeighted(cv2.multiply(mean_s, mean_s, dst=mean_s), 1, part_u, 1, 2 * C1, dst=mean_s)
-    both = cv2.multiply(d, cv2.addWeighted(sum_u, 1, part_u, -2, 0), dst=d)
-    cv2.accumulateProduct(part_u, sum_v, both)
-    loss = cv2.divide(both, cv2.multiply(sum_u, sum_v, dst=sum_u), dst=both)
-    loss = loss[:, columns]
-    return 2 * sum(cv2.sumElems(loss)), doubt * loss.size
+    cv2.multiply(mean_s, mean_s, dst=mean_s)
+    cv2.multiply(mean_d, mean_d, dst=mean_d)
+    sum_u = cv2.addWeighted(mean_s, 1, mean_d, 1, 2 * C1, dst=mean_s)
+    u, v = cv2.divide(mean_d, sum_u, dst=mean_d)[:, columns], cv2.divide(d, sum_v, dst=d)[:, columns]
+    first, second, both = (sum(cv2.sumElems(one)) for one in (u, v, cv2.multiply(u, v)))
+    return 2 * (first + second - 2 * both), doubt * u.size
 
 
 def _doubt(mean_s: Image, mean_d: Image, sum_v: Image, d: Image, level_s: int, level_d: int) -> float:
@@ -180,7 +179,7 @@ def _doubt(mean_s: Image, mean_d: Image, sum_v: Image, d: Image, level_s: int, l
         sum_v, d: as in `_loss`, sign turned.
         level_s, level_d: the levels.
     """
-    step = max(1, len(d) // 6)
+    step = max(1, len(d) // 4)
     mean_s, mean_d, sum_v, d = (one[step // 2 :: step].ravel() for one in (mean_s, mean_d, sum_v, d))
     variances = (mean_s**2 * d / sum_v + mean_d**2) / sum_v**2
     light, tint = mean_s + level_s, (mean_d + level_d) ** 2

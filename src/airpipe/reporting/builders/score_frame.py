@@ -31,6 +31,7 @@ COLUMNS = (
 """Columns of the long frame. `against`: the model that a gain or difference is taken from; `low`, `high`: interval of
 the value over images; `samples`: those of a model's training and of all that it started from."""
 
+
 @dataclass(frozen=True)
 class Test:
     """What a model did on one test, under one protocol and metric."""
