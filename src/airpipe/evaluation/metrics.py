@@ -30,8 +30,8 @@ LUMA_SCALE = 255_000.0
 """Weights of R, G and B in the luma of BT.601, studio range, and what divides their sum: whole numbers, so that luma
 of 8-bit images that lies between two levels is the same in every form."""
 PART = 160
-"""Largest side of the parts in which SSIM is computed, in pixels: their maps stay in the cache, and few are so uneven
-that float32 loses digits."""
+"""Largest side of the parts in which SSIM is computed, in pixels: their maps stay in the cache, and few of them are so
+uneven that float32 loses digits."""
 DOUBT = 1e-6
 """Largest possible error of SSIM that float32 may leave; the parts that would add more are computed in float64."""
 
@@ -145,16 +145,9 @@ def _loss(x: Image, y: Image, window: Window, kind: type[Any] = np.float32) -> t
     channels = x.size // (len(x) * x.shape[1])
     # whole numbers: integers stay exact in float32
     level_x, level_y = (round(sum(cv2.mean(one[::16])) / channels) for one in (x, y))
-    total = cv2.addWeighted(x, 1, y, 1, -level_x - level_y, dtype=depth)
-    difference = cv2.addWeighted(x, 1, y, -1, level_y - level_x, dtype=depth)
-    (down, across), (height, width) = window.margins, x.shape[:2]
-    rows, columns = slice(down, height - down), slice(across, width - across)
-    mean_s, mean_d = window.means(total)[rows], window.means(difference)[rows]
-    # S and D with the sign turned, since OpenCV adds squares in one pass and subtracts them in two
-    s = window.means(cv2.multiply(total, total, dst=total, scale=-1))[rows]
-    d = window.means(cv2.multiply(difference, difference, dst=difference, scale=-1))[rows]
-    cv2.accumulateSquare(mean_s, s)
-    cv2.accumulateSquare(mean_d, d)
+    mean_s, s = _moments(cv2.addWeighted(x, 1, y, 1, -level_x - level_y, dtype=depth), window)
+    mean_d, d = _moments(cv2.addWeighted(x, 1, y, -1, level_y - level_x, dtype=depth), window)
+    columns = slice(window.margins[1], x.shape[1] - window.margins[1])
     # c2 divided by the factor of S and D, which is left out, gives the same ratio
     sum_v = cv2.addWeighted(s, 1, d, 1, -2 * C2 / window.unbias, dst=s)
     doubt = _doubt(mean_s, mean_d, sum_v, d, level_x + level_y, level_x - level_y)
@@ -168,6 +161,18 @@ def _loss(x: Image, y: Image, window: Window, kind: type[Any] = np.float32) -> t
     return 2 * (first + second - 2 * both), doubt * u.size
 
 
+def _moments(maps: Image, window: Window) -> tuple[Image, Image]:
+    """Means and negative variances in the rows with complete windows; `maps` are overwritten.
+
+    Negative, since OpenCV adds a square in one pass and subtracts it in two.
+    """
+    rows = slice(window.margins[0], len(maps) - window.margins[0])
+    means = window.means(maps)[rows]
+    variances = window.means(cv2.multiply(maps, maps, dst=maps, scale=-1))[rows]
+    cv2.accumulateSquare(means, variances)
+    return means, variances
+
+
 def _doubt(mean_s: Image, mean_d: Image, sum_v: Image, d: Image, level_s: int, level_d: int) -> float:
     """Possible error of the mean of SSIM by rounding, from some rows of a part.
 
@@ -176,7 +181,7 @@ def _doubt(mean_s: Image, mean_d: Image, sum_v: Image, d: Image, level_s: int, l
 
     Args:
         mean_s, mean_d: means of sum and difference around their levels.
-        sum_v, d: as in `_loss`, sign turned.
+        sum_v, d: sum of the variances with C2, and that of the difference, both negative.
         level_s, level_d: the levels.
     """
     step = max(1, len(d) // 4)
