@@ -29,7 +29,7 @@ LUMA = (65481.0, 128553.0, 24966.0)
 LUMA_SCALE = 255_000.0
 """Weights of R, G and B in the luma of BT.601, studio range, and what divides their sum: whole numbers, so that luma
 of 8-bit images that lies between two levels is the same in every form."""
-PART = 160
+PART = 240
 """Largest side of the parts in which SSIM is computed, in pixels: their maps stay in the cache, and few of them are so
 uneven that float32 loses digits."""
 DOUBT = 1e-6
@@ -123,7 +123,7 @@ def ssim(restored: Image, clean: Image, window: Window) -> float:
     for loss, doubt, part in found:
         left -= doubt
         total += loss if left >= 0 else _loss(*part, window, np.float64)[0]
-    return 1 - total / values
+    return float(1 - total / values)
 
 
 def _parts(length: int, margin: int) -> list[slice]:

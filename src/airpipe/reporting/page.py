@@ -191,7 +191,7 @@ def _sliders(scene: Scene, side: int, add: Callable[[Any], str]) -> list[Slider]
     found = []
     for shown in scene.restored:
         names = (shown.title, scene.test, scene.image, before, add(shown.pixels))
-        values = (number(one.psnr, 2).text for one in (scene.degraded, shown))
+        values = number(scene.degraded.psnr, 2).text, number(shown.psnr, 2).text
         found.append(Slider(*names, *values, width, height, facts_of(shown.model)))
     return found
 

@@ -401,6 +401,6 @@ def _with_averages(frame: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
             first = columns.iloc[0]
             found = {"model": first["model"], "ours": mean, "ours_protocol": first["ours_protocol"]}
             found |= {"gap": mean - frame.loc[average, "published"], **_verdict(reasons)}
-            for name, value in found.items():
-                frame.loc[average, name] = value
+            for column, value in found.items():
+                frame.loc[average, column] = value
     return frame
