@@ -15,7 +15,7 @@ from PIL import Image
 
 from airpipe.errors import AirpipeError
 from airpipe.reporting.reading import score_info
-from airpipe.reporting.table import setting_of, short_labels, without_seed
+from airpipe.reporting.table import setting_of, short_labels, shown_protocol, without_seed
 from airpipe.settings.names import NONE
 
 Pixels = npt.NDArray[np.uint8]
@@ -148,5 +148,5 @@ def read_psnr(path: Path, protocol: str) -> dict[str, float]:
     rows = frame[frame["metric"] == "psnr"]
     if rows.empty:
         raise AirpipeError(f"{path}: has no psnr to show with pictures; name one in a protocol of the test")
-    wanted = rows["protocol"] == (protocol if protocol in set(rows["protocol"]) else rows["protocol"].iloc[0])
-    return dict(zip(rows[wanted]["image"], rows[wanted]["value"].astype(float), strict=True))
+    rows = rows[rows["protocol"] == shown_protocol(list(rows["protocol"]), protocol)]
+    return dict(zip(rows["image"], rows["value"].astype(float), strict=True))

@@ -185,6 +185,11 @@ def place_of(row: Mapping[Any, Any]) -> Place:
     return row["dataset"], row["degradation"], row["level"]
 
 
+def shown_protocol(found: Sequence[str], wanted: str) -> str:
+    """The protocol whose numbers figures show: the wanted one where it was used, otherwise the first one."""
+    return wanted if wanted in found else found[0]
+
+
 def place_names(places: Sequence[tuple[Any, ...]]) -> list[str]:
     """Column titles: degradation and level, with the data set in front where there are several."""
     several = len({place[0] for place in places if place[0]}) > 1

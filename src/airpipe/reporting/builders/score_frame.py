@@ -134,7 +134,9 @@ def _with_differences(found: Measured, reference: str | None) -> Measured:
             continue
         where, base = f"{model} on {' '.join(filter(None, place))}", found.get((NONE, place, protocol, metric))
         if base is None:
-            raise AirpipeError(f"{where}: scored under {protocol}, {NONE!r} is not. Run the evaluation of both again")
+            raise AirpipeError(
+                f"{where}: scored under {protocol}, {NONE!r} is not. Score them again: snakemake all -R evaluate"
+            )
         for test, none in zip(tests, base, strict=True):
             _check_same_images(test, none, where)
         gains = [test.minus(none) for test, none in zip(tests, base, strict=True)]
@@ -143,8 +145,9 @@ def _with_differences(found: Measured, reference: str | None) -> Measured:
             more[model, place, protocol, "psnr_gain_min"] = gains
         other = found.get((reference, place, protocol, metric)) if reference else None
         if other is not None and model != reference:
-            apart = [test.minus(base) for test, base in zip(tests, other, strict=True)]
-            more[model, place, protocol, "psnr_difference"] = apart
+            more[model, place, protocol, "psnr_difference"] = [
+                test.minus(rival) for test, rival in zip(tests, other, strict=True)
+            ]
     return found | more
 
 

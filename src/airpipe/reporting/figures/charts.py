@@ -28,7 +28,7 @@ from airpipe.errors import AirpipeError
 from airpipe.provenance import atomic_path
 from airpipe.reporting.builders.features import Result
 from airpipe.reporting.builders.recognition import TITLES, row_label
-from airpipe.reporting.table import place_names, place_of, short_labels, without_seed
+from airpipe.reporting.table import place_names, place_of, short_labels, shown_protocol, without_seed
 from airpipe.settings.names import NONE
 from airpipe.settings.studies import CLEAN
 
@@ -135,8 +135,7 @@ def _of_protocol(table: pd.DataFrame, metrics: Sequence[str], protocol: str, tar
     ours = table[(table["model"] != "published") & table["metric"].isin(metrics)]
     if ours.empty:
         raise AirpipeError(f"{target}: the table has no PSNR to draw; name a metric psnr in one of its protocols")
-    found = list(ours["protocol"])
-    return ours[ours["protocol"] == (protocol if protocol in found else found[0])]
+    return ours[ours["protocol"] == shown_protocol(list(ours["protocol"]), protocol)]
 
 
 @contextmanager
