@@ -87,12 +87,9 @@ class RepresentorTask(Task):
         }
 
     def measure(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Return `matched`: percent of images whose embedding is nearer to that of another image of the same draw than
-        to that of the clean image itself.
-        """
-        other, _ = companion_of(batch, self.settings.task)
-        shown, second, clean = network(torch.cat([batch.degraded, other, batch.clean])).flatten(1).float().chunk(3)
-        return {"matched": 100 * (F.cosine_similarity(shown, second) > F.cosine_similarity(shown, clean)).float()}
+        """Return `told`: percent of the recipe's operations of which is told rightly whether they made the image."""
+        said = self.networks["reader"](network(batch.degraded).flatten(1))[:, : self.operations]
+        return {"told": 100 * ((said > 0) == batch.drawn.applied).float().mean(1)}
 
 
 def sharpen(net: Representor, gain: float = 10.0) -> None:

@@ -81,7 +81,7 @@ def build_scores(
 
 def references_of(settings: TableSettings, models: Sequence[str]) -> dict[str, str]:
     """The model of its group that each model is set against; a model that is alone has none."""
-    found = {}
+    found: dict[str, str] = {}
     for group in settings.compared(tuple(map(setting_of, models))):
         members = [model for model in models if setting_of(model) in group.models]
         named = [model for model in members if setting_of(model) == group.reference]
