@@ -264,9 +264,11 @@ def _coded(channels: Tensor, steps: Tensor) -> Tensor:
     """Round the frequencies of 8x8 blocks of channels (N, C, H, W) to multiples of steps (N, 1, 64)."""
     cosines, steps = _cosines(channels.device), steps[:, :, None, None]
     blocks = rearrange(channels - 128, "n c (r y) (s x) -> n c r s (y x)", y=8, x=8)
-    blocks = (blocks @ cosines.T / steps).round() * steps @ cosines
+    # libjpeg transforms to eighths and rounds halves away from zero; of small steps halves are frequent
+    counts = (8 * blocks @ cosines.T).round() / (8 * steps)
+    blocks = counts.sign() * (counts.abs() + 0.5).floor() * steps @ cosines
     pixels = rearrange(blocks, "n c r s (y x) -> n c (r y) (s x)", y=8, x=8)
-    return (pixels + 128).round().clamp(0, 255)
+    return (pixels + 128.5).floor().clamp(0, 255)
 
 
 @cache
