@@ -1,9 +1,9 @@
 """Degradations of many images at once, as operations on tensors: for GPUs.
 
-Each has the parameters and the distribution of the operation of its name in `airpipe.degradations`, and takes them as
-lists, one value for each image. Images are float32 (N, 3, H, W), RGB, nominally in [0, 1]; each lies in the upper left of
-its frame with a size of its own, and beyond it are arbitrary finite numbers. Noise comes from a generator for each image:
-what else is in a batch changes an image by rounding only.
+Each has the distribution of the operation of its name in `airpipe.degradations`, and takes its parameters as lists, one
+value for each image. Images are float32 (N, 3, H, W), RGB, nominally in [0, 1]; each lies in the upper left of its frame
+with a size of its own, and beyond it are arbitrary finite numbers. Noise comes from a generator for each image: what
+else is in a batch changes an image by rounding only.
 """
 
 from collections import Counter
@@ -97,7 +97,7 @@ def gaussian_kernels(
     lengths = (columns * cosine - rows * sine) ** 2 / first + (columns * sine + rows * cosine) ** 2 / second
     inside = torch.maximum(rows.abs(), columns.abs()) < width / 2
     point = torch.minimum(first, second) < SMALLEST_VARIANCE
-    density = torch.where(point, (rows == 0) & (columns == 0), torch.exp(-lengths / 2) * inside)
+    density = torch.where(point, (rows == 0) & (columns == 0), torch.exp(-lengths / 2) * inside).float()
     return density / density.sum((1, 2), keepdim=True)
 
 
@@ -340,7 +340,7 @@ def apply_batched(images: Tensor, sizes: Sizes, work: Sequence[Work]) -> Tensor:
     while counts := Counter(steps[0][0] for steps in waiting if steps):
         operation = counts.most_common(1)[0][0]
         places = [place for place, steps in enumerate(waiting) if steps and steps[0][0] == operation]
-        drawn = [defaults(operation) | waiting[place].pop(0)[1] for place in places]
+        drawn = [{**defaults(operation), **waiting[place].pop(0)[1]} for place in places]
         some = torch.tensor(places, device=images.device)
         changed = BATCHED[operation](
             images[some],
