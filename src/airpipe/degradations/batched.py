@@ -1,9 +1,9 @@
 """Degradations of many images at once, as operations on tensors: for GPUs.
 
 Each has the distribution of the operation of its name in `airpipe.degradations`, and takes its parameters as lists, one
-value for each image. Images are float32 (N, 3, H, W), RGB, nominally in [0, 1]; each lies in the upper left of its frame
-with a size of its own, and beyond it are arbitrary finite numbers. Noise comes from a generator for each image: what
-else is in a batch changes an image by rounding only.
+value for each image. Images are float32 (N, 3, H, W), RGB, nominally in [0, 1]; each lies in the upper left of its
+frame with a size of its own, and beyond it are arbitrary finite numbers. Noise comes from a generator for each image:
+what else is in a batch changes an image by rounding only.
 """
 
 from collections import Counter
@@ -123,7 +123,7 @@ def gaussian_blur(
     spread = reframed(images, sizes, reach, frame, mirrored)
     kernels = F.pad(kernels, (0, frame[1] - kernels.shape[2], 0, frame[0] - kernels.shape[1]))
     kernels = kernels.roll((-reach, -reach), (1, 2))  # the middle of a kernel belongs to the first pixel
-    blurred = torch.fft.irfft2(torch.fft.rfft2(spread) * torch.fft.rfft2(kernels)[:, None], frame)
+    blurred: Tensor = torch.fft.irfft2(torch.fft.rfft2(spread) * torch.fft.rfft2(kernels)[:, None], frame)
     return blurred[:, :, reach : reach + height, reach : reach + width]
 
 
