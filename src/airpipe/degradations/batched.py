@@ -27,6 +27,11 @@ Sizes = Sequence[tuple[int, int]]
 """Height and width of each image of a batch; its frame may be larger."""
 
 
+def sent(values: Any, device: torch.device) -> Tensor:
+    """Copy numbers to a device without waiting for what it still has to do."""
+    return torch.as_tensor(values).to(device, non_blocking=True)
+
+
 # Frames
 
 
@@ -73,7 +78,7 @@ def taken(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Take rows (N, h) and columns (N, w) of images (N, C, H, W), others of each: (N, C, h, w)."""
     device = images.device
     number, channel = (torch.arange(count, device=device) for count in images.shape[:2])
-    rows, columns = (places.to(device, non_blocking=True) for places in (rows, columns))
+    rows, columns = sent(rows, device), sent(columns, device)
     return images[number[:, None, None, None], channel[:, None, None], rows[:, None, :, None], columns[:, None, None]]
 
 
@@ -88,8 +93,7 @@ def gaussian_kernels(
     Returns:
         (N, S, S) with the largest side S; smaller ones lie in the middle of zeros.
     """
-    variances = torch.tensor([along, across, angle, side], dtype=torch.float32, device=device)
-    first, second, turn, width = variances[:, :, None, None]
+    first, second, turn, width = sent(np.array([along, across, angle, side], np.float32), device)[:, :, None, None]
     half = max(side) // 2
     columns = torch.arange(-half, half + 1, dtype=torch.float32, device=device)
     rows = columns[:, None]
@@ -145,8 +149,8 @@ def normal_noise(
     for place, ((height, width), generator) in enumerate(zip(sizes, generators, strict=True)):
         drawn = torch.randn(3, height, width, generator=generator, device=images.device)
         noise[place, :, :height, :width] = drawn
-    factors = np.stack([channel_factor(*how) for how in zip(sigma, form, mixing, strict=True)])
-    return torch.einsum("nij,njhw->nihw", torch.from_numpy(factors).to(images), noise)
+    factors = np.array([channel_factor(*how) for how in zip(sigma, form, mixing, strict=True)], np.float32)
+    return torch.einsum("nij,njhw->nihw", sent(factors, images.device), noise)
 
 
 def gaussian_noise(
@@ -190,7 +194,7 @@ def poisson_noise(
     """
     rounded = levels(images) / 255
     result = rounded.clone()
-    weights = torch.tensor(LUMA, device=images.device)
+    weights = sent(LUMA, images.device)
     for place, (height, width) in enumerate(sizes):
         mean = rounded[place, :, :height, :width]
         if form[place] != FORMS[0]:
@@ -228,8 +232,7 @@ def jpeg(
     height, width = images.shape[2:]
     frame = (-(-height // 16) * 16, -(-width // 16) * 16)
     pixels = levels(reframed(images, sizes, 0, frame, repeated))
-    swap = torch.tensor(legacy_bgr, device=images.device)[:, None, None, None]
-    red, green, blue = torch.where(swap, pixels.flip(1), pixels).unbind(1)
+    red, green, blue = _swapped(pixels, legacy_bgr).unbind(1)
     luma = (0.299 * red + 0.587 * green + 0.114 * blue).round()
     chroma = torch.stack(
         (
@@ -239,9 +242,9 @@ def jpeg(
         1,
     ).round()
     # libjpeg rounds halves down in even columns, and up in odd ones
-    halves = torch.tensor([0.25, 0.5], device=images.device).repeat(frame[1] // 4)
+    halves = sent((0.25, 0.5), images.device).repeat(frame[1] // 4)
     small = (F.avg_pool2d(chroma, 2) + halves).floor()
-    tables = torch.tensor([_steps(one) for one in quality], device=images.device)  # (N, 2, 64)
+    tables = sent([_steps(one) for one in quality], images.device)  # (N, 2, 64)
     luma, small = _coded(luma[:, None], tables[:, :1]), _coded(small, tables[:, 1:])
     half = [(-(-one // 2), -(-other // 2)) for one, other in sizes]
     around = reframed(small, half, 1, (small.shape[2] + 2, small.shape[3] + 2), repeated)
@@ -249,7 +252,12 @@ def jpeg(
     luma = luma[:, 0]
     decoded = torch.stack((luma + 1.402 * red, luma - 0.344136286 * blue - 0.714136286 * red, luma + 1.772 * blue), 1)
     decoded = decoded.round().clamp(0, 255) / 255
-    return torch.where(swap, decoded.flip(1), decoded)[:, :, :height, :width]
+    return _swapped(decoded, legacy_bgr)[:, :, :height, :width]
+
+
+def _swapped(images: Tensor, swap: Sequence[bool]) -> Tensor:
+    """Swap red and blue of some images."""
+    return torch.where(sent(swap, images.device)[:, None, None, None], images.flip(1), images) if any(swap) else images
 
 
 def _steps(quality: int) -> list[list[float]]:
@@ -334,20 +342,19 @@ def apply_batched(images: Tensor, sizes: Sizes, work: Sequence[Work]) -> Tensor:
     Returns:
         The degraded images, in their frames (not rounded).
     """
-    images, waiting = images.clone(), [list(one.steps) for one in work]
+    images, waiting = images.clone(), [[(name, one.clip, how) for name, how in one.steps] for one in work]
     generators = [torch.Generator(images.device).manual_seed(one.seed) for one in work]
     # what most images wait for is done first: few calls of many images; no image sees the order of the others
-    while counts := Counter(steps[0][0] for steps in waiting if steps):
-        operation = counts.most_common(1)[0][0]
-        places = [place for place, steps in enumerate(waiting) if steps and steps[0][0] == operation]
-        drawn = [{**defaults(operation), **waiting[place].pop(0)[1]} for place in places]
-        some = torch.tensor(places, device=images.device)
+    while counts := Counter(steps[0][:2] for steps in waiting if steps):
+        (operation, clip), _ = counts.most_common(1)[0]
+        places = [place for place, steps in enumerate(waiting) if steps and steps[0][:2] == (operation, clip)]
+        drawn = [{**defaults(operation), **waiting[place].pop(0)[2]} for place in places]
+        some = sent(places, images.device)
         changed = BATCHED[operation](
             images[some],
             [sizes[place] for place in places],
             [generators[place] for place in places],
             **{name: [one[name] for one in drawn] for name in drawn[0]},
         )
-        clip = torch.tensor([work[place].clip for place in places], device=images.device)[:, None, None, None]
-        images[some] = torch.where(clip, changed.clamp(0, 1), changed)
+        images[some] = changed.clamp(0, 1) if clip else changed
     return images
