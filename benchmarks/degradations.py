@@ -209,7 +209,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--samples", type=int, default=24, help="different samples in each round")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="degrades batches")
-    parser.add_argument("--batch", type=int, nargs="+", default=[16, 256], help="samples in a batch of the device")
+    parser.add_argument("--batch", type=int, nargs="+", default=[16, 64], help="samples in a batch of the device")
     given = parser.parse_args()
     device = torch.device(given.device)
     cv2.setNumThreads(1)
