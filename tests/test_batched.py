@@ -19,11 +19,10 @@ from airpipe.data.packages import locate
 from airpipe.data.pairs import Pair
 from airpipe.data.samples import TrainingSamples
 from airpipe.data.sampling import SampleKey
-from airpipe.degradations import batched
 from airpipe.degradations.batched import BATCHED, Work, apply_batched
 from airpipe.degradations.compression import jpeg
 from airpipe.degradations.noise import channel_covariance
-from airpipe.degradations.recipes import OPERATIONS, Drawn, Step, apply, draw
+from airpipe.degradations.recipes import OPERATIONS, Drawn, Step, apply, defaults, draw
 from airpipe.errors import AirpipeError
 from airpipe.images import read_rgb8
 from airpipe.methods.baseline.training import BaselineTask
@@ -172,6 +171,20 @@ def test_grey_counts_weigh_red_green_and_blue(legacy):
     noise = once("poisson_noise", [red], photons=1000, form="grey", legacy_bgr=legacy)[0] - red
     assert np.ptp(noise, axis=2).max() < 1e-6
     assert noise.var() * 1000 == pytest.approx(0.114 if legacy else 0.299, rel=0.03)
+
+
+@pytest.mark.parametrize("name", BATCHED)
+def test_operations_compute_on_the_device_of_their_images(name):
+    """The meta device refuses, as a GPU does, to compute with tensors of the host."""
+    given = {**defaults(name), **PARAMETERS[name]}
+    found = BATCHED[name](
+        torch.empty(2, 3, 40, 50, device="meta"),
+        [(40, 50), (31, 17)],
+        [None, None],
+        **{key: [value, value] for key, value in given.items()},
+    )
+    assert found.is_meta
+    assert found.shape == (2, 3, 40, 50)
 
 
 # Recipes
@@ -422,8 +435,3 @@ def test_what_stays_in_the_loader_has_a_reason(changes, reason):
 def test_another_word_for_where_to_degrade_is_refused():
     with pytest.raises(AirpipeError, match=r"degrade: Input should be 'loader' or 'device' \(found 'gpu'\)"):
         check_settings(ComputeSettings, {"degrade": "gpu"}, "compute.demo.default")
-
-
-def test_the_table_of_batches_names_known_operations():
-    assert set(BATCHED) <= set(OPERATIONS)
-    assert len(batched.LUMA_TABLE) == len(batched.CHROMA_TABLE) == 64
