@@ -4,10 +4,12 @@ A sample is two images, each once as input and once as target: four patches of 1
 lie decoded in memory. Both ways run on one core, in turns within one run, with the same draws:
 
 - published order: the four whole images are degraded, then cut; filters of SciPy, noise of NumPy's legacy generator;
-- ours: `TrainingSamples` with the recipe `degae`, which degrades a patch and what it depends on.
+- ours: `TrainingSamples` with the recipe `degae`, which degrades a patch and what it depends on;
+- windows: what the loader is left with where the device degrades (`compute: degrade: device`): draws and cuts.
 
 The processor time of this process counts, so that a busy neighbour does not. Before, patches whose draws are without
-noise are compared: both ways give the same pixels. Goals are printed beside the numbers; the exit status is 0.
+noise are compared: both ways give the same pixels. Then batches are copied to a device and degraded there, which is the
+GPU where there is one (wall time, copies included). Goals are printed beside the numbers; the exit status is 0.
 """
 
 import argparse
@@ -23,8 +25,10 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
+import torch
 from scipy import ndimage
 
+from airpipe.data.deferred import DeferredBatch, collate_deferred
 from airpipe.data.packages import locate
 from airpipe.data.pairs import Pair
 from airpipe.data.samples import TrainingSamples
@@ -174,13 +178,42 @@ def measure(ways: dict[str, Callable[[int], int]], rounds: int) -> dict[str, lis
     return spent
 
 
+def on_device(batches: Sequence[DeferredBatch], device: torch.device, rounds: int) -> list[float]:
+    """Patches per second that are copied to a device and degraded there, per round over all batches."""
+    rates = []
+    for number in range(rounds + 1):
+        clock = time.perf_counter if device.type == "cuda" else time.process_time
+        start = clock()
+        for batch in batches:
+            batch.to(device)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        if number:  # the first round warms up
+            rates.append(sum(len(batch.work) for batch in batches) / (clock() - start))
+    return rates
+
+
+def deferred_batches(samples: TrainingSamples, count: int, size: int, pinned: bool) -> list[DeferredBatch]:
+    """Batches of `size` samples, each of four patches, as the loader hands them on."""
+    sources = len(samples.sources[0])
+    batches = [
+        collate_deferred([samples[SampleKey(slot, 0, slot % sources, PATCH)] for slot in range(first, first + size)])
+        for first in range(0, count * size, size)
+    ]
+    return [batch.pin_memory() for batch in batches] if pinned else batches
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--samples", type=int, default=24, help="different samples in each round")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="degrades batches")
+    parser.add_argument("--batch", type=int, nargs="+", default=[16, 64], help="samples in a batch of the device")
     given = parser.parse_args()
+    device = torch.device(given.device)
     cv2.setNumThreads(1)
+    torch.set_num_threads(1)
     written = read_yaml(Path(__file__).parents[1] / "config" / "recipes.yaml")["recipes"]["degae"]
     values = {"pairs": "bench.train", "companion": True, "surroundings": True}
     part = DataPart.model_validate({**values, "operations": written, "target_operations": written})
@@ -190,12 +223,18 @@ def main() -> None:
         for path, image in zip(paths, images, strict=True):
             cv2.imwrite(str(path), image[..., ::-1])
         pairs = [Pair(path, None, "", "", "none", path.stem, path.stem) for path in paths]
-        samples = TrainingSamples([part], [pairs], SEED)
+        samples, later = (TrainingSamples([part], [pairs], SEED, defer=defer) for defer in (False, True))
 
         def ours(number: int) -> int:
             slots = range(number * given.samples, (number + 1) * given.samples)
             for slot in [*slots] * BURST:
                 our_order(images, samples, slot)
+            return BURST * len(slots)
+
+        def windows(number: int) -> int:
+            slots = range(number * given.samples, (number + 1) * given.samples)
+            for slot in [*slots] * BURST:
+                later[SampleKey(slot, 0, slot % len(images), PATCH)]
             return BURST * len(slots)
 
         def published(number: int) -> int:
@@ -205,15 +244,26 @@ def main() -> None:
             return len(slots)
 
         same = differences(images, part.operations, samples, 40)
-        spent = measure({"published order": published, "ours": ours}, given.rounds)
+        spent = measure({"published order": published, "ours": ours, "windows": windows}, given.rounds)
+        patches = {
+            size: on_device(deferred_batches(later, 4, size, device.type == "cuda"), device, given.rounds)
+            for size in given.batch
+        }
     print(f"\n{len(same)} patches without noise differ by at most {max(same):.4f} grey levels in the mean\n")
     # rounds have other draws, and are long or short by them: means, not medians
     rates = {name: 1000 / statistics.mean(rounds) for name, rounds in spent.items()}
     print(f"{'way':<24}{'samples/s/core':>16}{'ms a sample':>14}{'shortest round':>16}{'longest':>10}  goal")
-    for way, goal in (("published order", ""), ("ours", ">= 140")):
+    for way, goal in (("published order", ""), ("ours", ">= 140"), ("windows", "")):
         mean, ends = 1000 / rates[way], f"{min(spent[way]):>16.2f}{max(spent[way]):>10.2f}"
         print(f"{way:<24}{rates[way]:>16.1f}{mean:>14.2f}{ends}  {goal}")
     print(f"{'ours / published order':<24}{rates['ours'] / rates['published order']:>16.1f}{'':>40}  >= 40")
+    name, goal = "cpu, one thread", ""
+    if device.type == "cuda":
+        name, goal = torch.cuda.get_device_name(device), ">= 10,000"
+    print(f"\n{'batches on ' + name:<40}{'patches/s':>12}{'slowest round':>16}{'fastest':>10}  goal")
+    for size, found in patches.items():
+        ends = f"{min(found):>16,.0f}{max(found):>10,.0f}"
+        print(f"{4 * size:>5} patches of {PATCH:<22}{statistics.mean(found):>13,.0f}{ends}  {goal}")
 
 
 if __name__ == "__main__":

@@ -47,6 +47,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--nodes", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--degrade", choices=["loader", "device"], default="loader", help="where samples are degraded")
     parser.add_argument("--checkpoint-seconds", type=float, default=60.0)
     parser.add_argument("--attempt", type=int, default=1, help="counted up by the workflow's retries")
     return parser.parse_args()
@@ -64,6 +65,7 @@ def main() -> None:
         nodes=given.nodes,
         threads=given.threads,
         workers=given.workers,
+        degrade=given.degrade,
         checkpoint_seconds=given.checkpoint_seconds,
         attempt=given.attempt,
         resume=given.resume,

@@ -135,7 +135,9 @@ def test_comments_machines_and_moved_folders_redo_nothing(project, tmp_path):
         path.write_text("# A new comment, first of all.\n" + path.read_text() + "\n# And the last one.\n")
     (folder / "pictures").rename(tmp_path / "elsewhere")
     harmless = {
-        "compute": {"demo": {"default": {"threads": 2, "mem_mb": 2000, "workers": 1, "runtime": 9}}},
+        "compute": {
+            "demo": {"default": {"threads": 2, "mem_mb": 2000, "workers": 1, "runtime": 9, "degrade": "device"}}
+        },
         "datasets": {"mine": {"root": str(tmp_path / "elsewhere")}},
         "protocols": {"dcpt": {"border": 2}},
         "recognition": {"fresh_seeds": [2]},

@@ -82,6 +82,11 @@ def in_floats(images: "Tensor") -> "Tensor":
     return images.float().div_(255) if images.dtype == torch.uint8 else images
 
 
+def levels(images: "Tensor") -> "Tensor":
+    """Clip float images to [0, 1] and round them to whole numbers from 0 to 255, half to even; they stay floats."""
+    return images.clamp(0, 1).mul(255).round()
+
+
 def _top(kind: np.dtype[Any]) -> float:
     """Value of full brightness, 255 or 65535."""
     if kind not in (np.dtype(np.uint8), np.dtype(np.uint16)):

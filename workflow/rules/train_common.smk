@@ -38,7 +38,7 @@ def stage_resources(stage):
     def machine(wildcards, input, attempt):
         return (
             f"--gpus {compute.gpu} --nodes {compute.nodes} --workers {compute.workers}"
-            f" --checkpoint-seconds {compute.checkpoint_seconds} --attempt {attempt} {roots(input)}"
+            f" --degrade {compute.degrade} --checkpoint-seconds {compute.checkpoint_seconds} --attempt {attempt} {roots(input)}"
         )
 
     return asked_of_scheduler(compute) | {"launch": launcher(compute), "machine": machine}

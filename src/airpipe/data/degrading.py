@@ -44,12 +44,7 @@ def degraded_image(
     Raises:
         AirpipeError: a recipe for an image that has a degraded file.
     """
-    recipe = how.recipe if isinstance(how, Drawn) else how
-    if paired and recipe:
-        raise AirpipeError(
-            f"{where} is for clean images, but {name} has a degraded file. Leave the recipe out to take the file, or "
-            "name a list of clean images"
-        )
+    check_not_paired(paired, how, where, name)
     box = box or whole(layers[0])
     if paired:
         return layers[1][box], Drawn(Recipe(), ())
@@ -61,3 +56,12 @@ def degraded_image(
         clean, depth = as_floats(layers[0][box]), depth if depth is None else depth[box]
         image, drawn = degrade(clean, how, generator, depth, field)
     return quantised(image) if quantise else image, drawn
+
+
+def check_not_paired(paired: bool, how: Recipe | Drawn, where: str, name: str) -> None:
+    """Refuse a recipe for an image that has a degraded file; for the arguments see `degraded_image`."""
+    if paired and (how.recipe if isinstance(how, Drawn) else how):
+        raise AirpipeError(
+            f"{where} is for clean images, but {name} has a degraded file. Leave the recipe out to take the file, or "
+            "name a list of clean images"
+        )

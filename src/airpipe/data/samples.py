@@ -1,6 +1,6 @@
 """Training and validation samples: decode, crop, augment in uint8; then degrade."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy.typing as npt
 from torch.utils.data import Dataset
 
 from airpipe.data.crops import Turned, jittered, mirrored, resized, shrunk, turned, window_side
+from airpipe.data.deferred import Undegraded, undegraded_image
 from airpipe.data.degrading import degraded_image
 from airpipe.data.drawn import DrawnColumns
 from airpipe.data.pairs import Pair
@@ -20,6 +21,8 @@ from airpipe.errors import AirpipeError
 from airpipe.pixels import Box, Layer, whole
 from airpipe.settings.degrading import Recipe
 from airpipe.settings.stages import DataPart
+
+_Image = npt.NDArray[Any] | Undegraded
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ class TrainingSamples(Dataset[dict[str, Any]]):
         seed: seed of the stage.
         cache_bytes: bytes of decoded images that each loader process keeps.
         categories: class of the images of each part, by name; packs do not know it. None: as the pairs say.
+        defer: whether to leave degrading to the batch (`deferred.collate_deferred`); the parts must allow it
+            (`deferred.why_not`).
     """
 
     def __init__(
@@ -57,8 +62,9 @@ class TrainingSamples(Dataset[dict[str, Any]]):
         seed: int,
         cache_bytes: int = CACHE_BYTES,
         categories: Sequence[Mapping[str, str]] | None = None,
+        defer: bool = False,
     ) -> None:
-        self.parts, self.seed = list(parts), seed
+        self.parts, self.seed, self.defer = list(parts), seed, defer
         self.cache = ImageCache(cache_bytes)
         self.sources: list[Source] = [PairFiles(s, self.cache) if isinstance(s, Sequence) else s for s in sources]
         known = [_categories(s) for s in sources] if categories is None else categories
@@ -81,7 +87,7 @@ class TrainingSamples(Dataset[dict[str, Any]]):
         if part.companion:
             image = int(generator.integers(len(self.sources[key.part])))
             other = self._patch(key.part, image, key.patch_size, generator)
-        sample, drawn, target = _sample(part, patch, other, generator)
+        sample, drawn, target = _sample(part, patch, other, generator, self.defer)
         return {
             **sample,
             "slot": key.slot,
@@ -143,14 +149,15 @@ def _sample(
     patch: _Patch,
     other: _Patch | None,
     generator: np.random.Generator,
+    defer: bool = False,
 ) -> tuple[dict[str, Any], Drawn, Drawn]:
     """Sample of a patch, and of its companion where there is one; what was drawn for degraded and clean side."""
     # Order of draws, a contract: without companion, target and surroundings as `degrade` has it; else first what recipe
-    # and target recipe draw, then the noise of degraded and clean image, then that of the companion's.
-    shared = other is not None or bool(part.target_operations) or part.surroundings
-    how = draw(part.operations, generator) if shared else part.operations
+    # and target recipe draw, then the noise of degraded and clean image, then that of the companion's. Instead of the
+    # noise, an image that is degraded later draws the noise's seed.
+    how = draw(part.operations, generator) if part.shares_draws else part.operations
     target = draw(part.target_operations, generator)
-    (degraded, drawn), clean = _sides(part, patch, how, target, generator)
+    (degraded, drawn), clean = _sides(part, patch, how, target, generator, defer)
     sample: dict[str, Any] = {
         "degraded": degraded,
         "clean": clean,
@@ -159,17 +166,18 @@ def _sample(
         "level": patch.level if patch.paired else _level(drawn),
     }
     if other is not None:
-        (degraded, _), clean = _sides(part, other, how, target, generator)
+        (degraded, _), clean = _sides(part, other, how, target, generator, defer)
         sample["companion"] = {"degraded": degraded, "clean": clean, "name": other.name}
     return sample, drawn, target
 
 
 def _sides(
-    part: DataPart, patch: _Patch, how: Recipe | Drawn, target: Drawn, generator: np.random.Generator
-) -> tuple[tuple[npt.NDArray[Any], Drawn], npt.NDArray[Any]]:
+    part: DataPart, patch: _Patch, how: Recipe | Drawn, target: Drawn, generator: np.random.Generator, defer: bool
+) -> tuple[tuple[_Image, Drawn], _Image]:
     """The degraded image with what was drawn for it, and the clean one, degraded as well where there is a target."""
+    degrade: Callable[..., tuple[_Image, Drawn]] = undegraded_image if defer else degraded_image
     field = legacy_noise_field(patch.layers[0].shape, patch.index) if part.noise_seed == "image" else None
-    degraded = degraded_image(
+    degraded = degrade(
         patch.layers,
         patch.paired,
         how,
@@ -184,7 +192,7 @@ def _sides(
         return degraded, patch.layers[0][patch.box]
     layers = patch.layers[:1] if patch.paired else patch.layers
     where = f"data part {part.pairs}: target recipe {part.target_recipe or 'given as operations'}"
-    clean, _ = degraded_image(
+    clean, _ = degrade(
         layers, False, target, generator, where=where, name=patch.name, quantise=part.quantise, box=patch.box
     )
     return degraded, clean

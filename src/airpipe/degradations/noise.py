@@ -52,6 +52,21 @@ def channel_covariance(sigma: float, mixing: Sequence[float]) -> npt.NDArray[np.
     return np.asarray(abs((sigma / 255) ** 2 * basis.T @ np.diag(mixing[:3]) @ basis), np.float64)
 
 
+def channel_factor(sigma: float, form: str, mixing: Sequence[float]) -> npt.NDArray[np.float64]:
+    """Make the matrix that turns three independent standard normal numbers into the noise of a pixel.
+
+    Args:
+        sigma, form, mixing: see `gaussian_noise`.
+
+    Returns:
+        (3, 3); of form grey, all channels follow the first number.
+    """
+    if form != "correlated":
+        return np.asarray(sigma / 255 * (np.eye(3) if form == "independent" else np.eye(3)[[0, 0, 0]]), np.float64)
+    values, vectors = np.linalg.eigh(channel_covariance(sigma, mixing))
+    return np.asarray(vectors * np.sqrt(np.maximum(values, 0)), np.float64)
+
+
 def _normal_noise(
     shape: tuple[int, ...],
     generator: np.random.Generator,
@@ -72,8 +87,7 @@ def _normal_noise(
     noise = generator.standard_normal(drawn, dtype=np.float32) if field is None else field
     if form != "correlated":
         return np.float32(sigma / 255) * noise
-    values, vectors = np.linalg.eigh(channel_covariance(sigma, mixing))
-    return np.asarray(cv2.transform(noise, vectors * np.sqrt(np.maximum(values, 0))), np.float32)
+    return np.asarray(cv2.transform(noise, channel_factor(sigma, form, mixing)), np.float32)
 
 
 def gaussian_noise(

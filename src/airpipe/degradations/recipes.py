@@ -210,9 +210,7 @@ def apply(
     Returns:
         The degraded image or part (not rounded; clipped only where the recipe says so).
     """
-    boxes = [box or whole(image)]
-    for step in reversed(drawn.effective):
-        boxes.insert(0, _seen(boxes[0], drawn.recipe.operations[step.place].operation, step, image.shape))
+    boxes = needed(drawn, box or whole(image), image.shape)
     result = as_floats(image[boxes[0]])
     for step, (seen, wanted) in zip(drawn.effective, itertools.pairwise(boxes), strict=True):
         supplied = {
@@ -222,6 +220,18 @@ def apply(
         rows, columns = (slice(w.start - s.start, w.stop - s.start) for w, s in zip(wanted, seen, strict=True))
         result = result[rows, columns]
     return result
+
+
+def needed(drawn: Drawn, box: Box, shape: tuple[int, ...]) -> list[Box]:
+    """Parts of an image of this shape that the effective steps must see, one after the other, to be right in a box.
+
+    Returns:
+        One more than there are steps: the box itself is the last.
+    """
+    boxes = [box]
+    for step in reversed(drawn.effective):
+        boxes.insert(0, _seen(boxes[0], drawn.recipe.operations[step.place].operation, step, shape))
+    return boxes
 
 
 def _seen(box: Box, operation: str, step: Step, shape: tuple[int, ...]) -> Box:
@@ -317,6 +327,13 @@ def _applied(
 @functools.cache
 def _takes(function: Callable[..., FloatImage]) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(function).parameters
+
+
+@functools.cache
+def defaults(operation: str) -> Mapping[str, Any]:
+    """Default values of an operation's parameters, of those that have one and are not `SUPPLIED`."""
+    known = _takes(OPERATIONS[operation]).values()
+    return {p.name: p.default for p in known if p.default is not p.empty and p.name not in SUPPLIED}
 
 
 def full_names(recipe: Recipe) -> list[dict[str, str]]:

@@ -78,6 +78,11 @@ class DataPart(Settings):
         "Ours.",
     )
 
+    @property
+    def shares_draws(self) -> bool:
+        """Whether all is drawn before anything is applied: for several images, or for a part of a larger one."""
+        return self.companion or bool(self.target_operations) or self.surroundings
+
     @model_validator(mode="before")
     @classmethod
     def _share_or_repeat(cls, values: Any) -> Any:
@@ -381,4 +386,10 @@ class ComputeSettings(Settings):
     runtime: PositiveInt = Field(60, description="Minutes before a cluster stops the job; it then resumes.")
     workers: NonNegativeInt = Field(0, description="Loader processes per device.")
     checkpoint_seconds: PositiveFloat = Field(60.0, description="Wall time between two checkpoints.")
+    degrade: Literal["loader", "device"] = Field(
+        "loader",
+        description="Where samples are degraded: one by one in the loader, or as batches on the device that trains. "
+        "Draws and distributions are the same, the bits of the noise are not. Where a recipe has an operation that "
+        "batches lack, the loader does it, and one line says so.",
+    )
     pack: bool = Field(False, description="Decode the images once into a memory-mapped file (needs disk space).")

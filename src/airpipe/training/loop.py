@@ -23,6 +23,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from airpipe.data.batch import Batch
+from airpipe.data.deferred import DeferredBatch
 from airpipe.data.sampling import SamplePlan
 from airpipe.errors import AirpipeError
 from airpipe.training.progress import StepDisplay
@@ -71,7 +72,7 @@ class Shares:
         return f"wall time {total:.1f} s: {shares}"
 
 
-def _next_batch(batches: Iterator[Batch]) -> Batch:
+def _next_batch(batches: Iterator[Batch | DeferredBatch]) -> Batch | DeferredBatch:
     """The next batch; an error of a loader process is told without that process's traceback."""
     try:
         return next(batches)
@@ -80,7 +81,7 @@ def _next_batch(batches: Iterator[Batch]) -> Batch:
 
 
 @contextmanager
-def _ended(batches: Iterator[Batch]) -> Iterator[None]:
+def _ended(batches: Iterator[Batch | DeferredBatch]) -> Iterator[None]:
     """End loader processes with the block; they ignore SIGTERM, so Python's exit would wait for them."""
     try:
         yield
@@ -219,7 +220,7 @@ class StepLoop:
                         f"airpipe: stopped by SIGTERM after step {done}; state saved, run again to resume"
                     )
 
-    def _step(self, step: int, batches: Iterator[Batch]) -> dict[str, Tensor]:
+    def _step(self, step: int, batches: Iterator[Batch | DeferredBatch]) -> dict[str, Tensor]:
         """Run the turns of a step; returns values by the names of their curves."""
         batch_size, count = self._shape(step)
         with self.shares.spent("data"):

@@ -7,7 +7,7 @@ import shutil
 import signal
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from airpipe import __version__
 from airpipe.data.batch import collate
+from airpipe.data.deferred import collate_deferred, why_not
 from airpipe.data.packs import Pack
 from airpipe.data.pairs import Pair, read_facts
 from airpipe.data.samples import TrainingSamples, ValidationSamples
@@ -40,7 +41,7 @@ from airpipe.weights.checkpoints import CARD, check_variants, load_model, read_c
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What a run needs beside its settings; none of it may change a number, but `threads`."""
+    """What a run needs beside its settings; none of it may change a number, but `threads` and `degrade`."""
 
     workdir: Path
     """The stage's folder: outputs, and `state/` to resume from."""
@@ -53,6 +54,8 @@ class RunOptions:
     """Torch threads of each process; the bits of a CPU run depend on it."""
     workers: int = 0
     """Loader processes per device; 0: samples are made in the training process."""
+    degrade: str = "loader"
+    """Where samples are degraded: in the loader, or on the device that trains, with other noise."""
     checkpoint_seconds: float = 60.0
     """Wall time between two checkpoints."""
     attempt: int = 1
@@ -96,9 +99,12 @@ def train_stage(settings: StageSettings, train: PairLists, validation: PairLists
     torch.set_num_threads(options.threads)
     cv2.setNumThreads(1)  # cores belong to torch and to the loader workers
     fabric = launch(settings, options)
+    if options.degrade == "device" and (refused := why_not(settings.data)):
+        fabric.print(f"degrading in the loader, not on the device (compute: degrade): {refused}", flush=True)
+        options = replace(options, degrade="loader")
     state = StateFolder(options.workdir / "state", run_identity(settings, train, options))
     if fabric.is_global_zero:
-        said = state.claim(options.threads, fabric.world_size)
+        said = state.claim(options.threads, fabric.world_size, options.degrade)
         if said:
             print(said, flush=True)
     fabric.barrier()
@@ -118,7 +124,8 @@ def _train(
 ) -> None:
     train, validation = lists
     started = dt.datetime.now(dt.UTC)
-    samples = TrainingSamples(settings.data, train.sources(), settings.seed, categories=train.categories())
+    defer = options.degrade == "device"
+    samples = TrainingSamples(settings.data, train.sources(), settings.seed, categories=train.categories(), defer=defer)
     absent = absent_parents(settings, options.parents)
     loop, plan = _assemble(fabric, settings, samples, state, options)
     spent = budget(settings, options.parents)
@@ -142,6 +149,7 @@ def _train(
         known: dict[str, Any] = {"budget": spent, "started": started.isoformat(timespec="seconds")}
         known |= {"absent_parents": absent} if absent else {}
         known |= {"classes": list(samples.classes)} if samples.classes else {}
+        known |= {"degrade": options.degrade} if defer else {}
         _export(fabric, loop, settings, lists, options, known)
     fabric.barrier()
 
@@ -245,7 +253,7 @@ def _loader(
     return DataLoader(
         samples,
         batch_sampler=sampler,
-        collate_fn=collate,
+        collate_fn=collate_deferred if samples.defer else collate,
         num_workers=options.workers,
         pin_memory=fabric.device.type == "cuda",
         worker_init_fn=_leave_sigterm_to_the_parent,

@@ -1,6 +1,6 @@
 """The resumable state of a stage: `state/` beside its outputs, never declared to Snakemake.
 
-state/run.json             identity of the run (settings, pair lists, parents), threads, world size
+state/run.json             identity of the run (settings, pair lists, parents), threads, world size, where it degrades
 state/step_00001200.ckpt   the last two checkpoints
 state/curves.csv           step,name,value
 state/attempts.json        at which step each attempt of this submission started
@@ -37,7 +37,7 @@ class StateFolder:
         self.last_error = folder / "last_error.txt"
         self.curves = folder / "curves.csv"
 
-    def claim(self, threads: int, world_size: int) -> str | None:
+    def claim(self, threads: int, world_size: int, degrade: str = "loader") -> str | None:
         """Make the folder ours; called by one process.
 
         State of another identity is renamed `state.<old identity>`; what a kill left half-written is removed.
@@ -46,7 +46,8 @@ class StateFolder:
             A line to print when something was set aside or bits may differ, else None.
         """
         record, said = self.folder / "run.json", None
-        mine = {"identity": self.identity, "threads": threads, "world_size": world_size}
+        mine: dict[str, Any] = {"identity": self.identity, "threads": threads, "world_size": world_size}
+        mine |= {"degrade": degrade} if degrade != "loader" else {}
         if self.folder.is_dir():
             theirs = self._read(record) if record.is_file() else {}
             old = theirs.get("identity", "unknown")
