@@ -4,7 +4,8 @@ Source: Wang et al., "DSRIR: Dynamic spatial refinement learning for progressive
 Information Processing & Management 2025, 104380. The paper was not available; behaviour matched: xfwang23/DSRIR
 (df9d4cf) `model/DSRIR.py`, which has no licence and was only run; goldens `dsrir_{full,small}`.
 
-State-dict keys are the published ones. 3,516,837 parameters; 138.36 G multiply-accumulates at 256x256.
+State-dict keys are the published ones, and in their order. 3,516,837 parameters; 138.09 G multiply-accumulates at
+256x256 in convolutions (published: 138.36 G, with some counters' activations and pooling).
 
 Differences from the published code: images of any size (there multiples of 8); numbers of blocks and grids are
 arguments; halving is a mean of 2x2 pixels, which is what bilinear interpolation does with even sides.
@@ -268,12 +269,12 @@ class DSRIR(Network):
         sn3_grids: the same for each block of a group.
         fit: what happens to sides that are no multiples of `size_multiple`. "pad": mirrored at right and bottom, the
             result is cut back; "crop": the centre is restored, and the result is smaller, as in the published test.
+            airpipe's own tools never give such sides to a network that crops.
 
     Raises:
         ValueError: impossible sizes, numbers of blocks and grids that differ, or another `fit`.
     """
 
-    pads_itself = True
     assumed: ClassVar[tuple[str, ...]] = ("sn1_grids", "sn2_grids", "sn3_grids")
 
     def __init__(
@@ -308,7 +309,7 @@ class DSRIR(Network):
             raise ValueError(f"reduction is {reduction}; expected 1 to {min(sn_feats)}, the fewest channels")
         if fit not in ("pad", "crop"):
             raise ValueError(f"fit is {fit!r}; expected 'pad' or 'crop'")
-        self.fit, self.widths = fit, tuple(sn_feats)
+        self.fit, self.pads_itself, self.widths = fit, fit == "pad", tuple(sn_feats)
         self.size_multiple = math.lcm(
             *(grid * 2**scale for grids in (sn1_grids, sn2_grids) for scale, grid in enumerate(grids)),
             *(*sn3_grids, 2 ** (len(sn1_grids) - 1)),
@@ -339,17 +340,17 @@ class DSRIR(Network):
         Raises:
             ValueError: nothing is left after cropping.
         """
+        if self.fit == "crop":
+            image = crop_to_multiple(image, self.size_multiple)
         height, width = image.shape[-2:]
-        fitted = crop_to_multiple(image, self.size_multiple) if self.fit == "crop" else image
-        height, width = fitted.shape[-2:]
-        fitted = pad_to_multiple(fitted, self.size_multiple)
-        first, second, third = self.ebd(fitted).split(self.widths, 1)
+        image = pad_to_multiple(image, self.size_multiple)
+        first, second, third = self.ebd(image).split(self.widths, 1)
 
-        first, image1, map1 = self.usau_1(self.PRU1(self.SN1(first)), fitted)
+        first, image1, map1 = self.usau_1(self.PRU1(self.SN1(first)), image)
         second = self.channel_comp1(torch.cat((first, second), 1))
-        second, image2, map2 = self.usau_2(self.PRU2(self.SN2(second)), fitted)
+        second, image2, map2 = self.usau_2(self.PRU2(self.SN2(second)), image)
         third = self.channel_comp2(torch.cat((second, third), 1))
-        _, image3, map3 = self.usau_3(self.PRU3(self.SN3(third)), fitted, last=True)
+        _, image3, map3 = self.usau_3(self.PRU3(self.SN3(third)), image, last=True)
 
         images, maps = [image3, image2, image1], [map3, map2, map1]
         if not stages:
