@@ -275,6 +275,7 @@ class DSRIR(Network):
         ValueError: impossible sizes, numbers of blocks and grids that differ, or another `fit`.
     """
 
+    PUBLISHED_CONTAINER: ClassVar[str] = "state_dict"
     assumed: ClassVar[tuple[str, ...]] = ("sn1_grids", "sn2_grids", "sn3_grids")
 
     def __init__(
@@ -297,9 +298,11 @@ class DSRIR(Network):
         super().__init__()
         expected = {"sn_feats": 3, "steps": 2, "sn1_blocks": 3, "sn1_grids": 3, "sn2_blocks": 2, "sn2_grids": 2}
         given = locals()
+        if sn3_blocks < 1:
+            raise ValueError(f"sn3_blocks is {sn3_blocks}; expected 1 or more")
         for name, count in {**expected, "sn3_grids": sn3_blocks}.items():
             least = 0 if name == "steps" else 1
-            if len(given[name]) != count or min(given[name], default=least) < least:
+            if len(given[name]) != count or min(given[name]) < least:
                 raise ValueError(f"{name} is {list(given[name])}; expected {count} numbers from {least}")
         if in_channels != out_channels:
             raise ValueError(f"in_channels {in_channels} and out_channels {out_channels} differ; the image is added")
