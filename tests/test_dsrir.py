@@ -249,9 +249,7 @@ def test_losses_and_gradients_equal_their_golden():
     losses = {
         "uncertainty": uncertainty_loss(images, maps, clean),
         "psnr": psnr_loss(images, clean),
-        "contrastive": contrastive_loss(
-            lambda shown: vgg(shown, VGG_LAYERS, normalise=False), images, clean, degraded
-        ),
+        "contrastive": contrastive_loss(lambda shown: vgg(shown, VGG_LAYERS, normalise=False), images, clean, degraded),
     }
     total = losses["uncertainty"] + losses["psnr"] + golden.config["weights"]["contrastive"] * losses["contrastive"]
     total.backward()

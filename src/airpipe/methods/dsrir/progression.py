@@ -37,7 +37,8 @@ class Progression(Settings):
 
     rows: PositiveInt = Field(description="Samples in an epoch: images of all data parts, each times its `repeat`.")
     counted_rows: PositiveInt | None = Field(
-        None, description="Samples that the lengths of the phases are computed with, where those are others; none: rows."
+        None,
+        description="Samples that the lengths of the phases are computed with, where those are others; none: rows.",
     )
     stretches: tuple[Stretch, ...] = Field(PUBLISHED, min_length=1, description="Source: code.")
 
