@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from helpers import card, stage, train
+from helpers import card, shipped, stage, train
 from parity import make_input
 from test_stages import settings_of
 from toys.dsrir import GROWING, TRAIN
@@ -18,6 +18,8 @@ from airpipe.methods.dsrir.training import DsrirTask, features_asked
 from airpipe.models.vgg import VGG19Features, VGGFront
 from airpipe.registry import build_network
 from airpipe.settings.base import canonical_json, check_settings
+from airpipe.settings.freezing import frozen_stage
+from airpipe.settings.project import load_project
 
 MODES = {
     # rows that are read, rows that are counted, ends of the phases, steps of the phases
@@ -122,6 +124,21 @@ def test_phases_are_derived_once_and_stay_what_they_were_when_frozen():
 def test_settings_that_do_not_fit_are_refused(changes, message):
     with pytest.raises(AirpipeError, match=message):
         settings(**changes)
+
+
+@pytest.mark.parametrize("scale", ["demo", "small", "paper", "released"])
+def test_the_shipped_modes_grow_their_patches_at_every_scale(scale):
+    project = load_project(shipped()).model_copy(update={"scale": scale})
+    for mode in ("all_in_one", "noise", "rain", "haze"):
+        frozen = frozen_stage(project, f"dsrir/{mode}", 0, "train", DsrirSettings, 1)
+        patches = [phase.patch_size for phase in frozen.phases]
+        assert len(patches) >= 3 and patches == sorted(set(patches))
+        assert frozen.contrast == ("none" if scale == "demo" else "vgg")
+        if scale == "released":
+            assert frozen.steps == STEPS[mode]
+        if scale == "paper":
+            counts = {"noise": 5144, "rain": 5000, "haze": 5000, "all_in_one": 15144}
+            assert frozen.progression == Progression(rows=counts[mode])
 
 
 # Features that are compared

@@ -355,10 +355,9 @@ class DSRIR(Network):
         third = self.channel_comp2(torch.cat((second, third), 1))
         _, image3, map3 = self.usau_3(self.PRU3(self.SN3(third)), image, last=True)
 
-        images, maps = [image3, image2, image1], [map3, map2, map1]
-        if not stages:
-            return image3[..., :height, :width]
-        return [one[..., :height, :width] for one in images], [one[..., :height, :width] for one in maps]
+        images: list[Tensor] = [one[..., :height, :width] for one in (image3, image2, image1)]
+        maps: list[Tensor] = [one[..., :height, :width] for one in (map3, map2, map1)]
+        return (images, maps) if stages else images[0]
 
     @classmethod
     def arguments_from(cls, shapes: Shapes) -> dict[str, Any] | None:

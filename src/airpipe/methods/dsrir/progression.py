@@ -1,6 +1,6 @@
 """DSRIR's progressive training: patches grow over four phases, batches shrink, and each phase ends with an epoch.
 
-Source: xfwang23/DSRIR `utils/get_epoch_chg.py`, `train.sh`. Imports no torch, because Snakemake reads it at every start.
+Source: xfwang23/DSRIR `utils/get_epoch_chg.py`, `train.sh`. Imports no torch: Snakemake reads it at every start.
 """
 
 import math
