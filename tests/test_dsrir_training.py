@@ -192,8 +192,14 @@ def test_the_phases_of_a_progression_change_patches_and_batches_within_one_run(t
     assert seen == [(0, 4, 12), (1, 4, 12), (2, 3, 16), (3, 3, 16), (4, 2, 24), (5, 2, 24)]
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run of three phases that nothing interrupts."""
+    return train(tmp_path_factory.mktemp("whole"), settings_of("dsrir/progressive"))
+
+
 @pytest.mark.parametrize("last", [1, 2, 3, 4, 5])
-def test_a_run_that_is_killed_in_any_phase_ends_with_the_same_bits(tmp_path, last):
+def test_a_run_that_is_killed_in_any_phase_ends_with_the_same_bits(whole, tmp_path, last):
     step = DsrirTask.step
 
     def killed(self, batch, at):
@@ -204,8 +210,7 @@ def test_a_run_that_is_killed_in_any_phase_ends_with_the_same_bits(tmp_path, las
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(DsrirTask, "step", killed)
         with pytest.raises(KeyboardInterrupt):
-            train(tmp_path / "killed", settings_of("dsrir/progressive"), seconds=1e-6)
-    whole = train(tmp_path / "whole", settings_of("dsrir/progressive"))
-    resumed = train(tmp_path / "killed", settings_of("dsrir/progressive"))
+            train(tmp_path, settings_of("dsrir/progressive"), seconds=1e-6)
+    resumed = train(tmp_path, settings_of("dsrir/progressive"))
     assert json.loads((resumed.workdir / "state" / "attempts.json").read_text()) == [last]
     assert resumed.weights() == whole.weights() and resumed.curves() == whole.curves()
