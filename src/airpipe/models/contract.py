@@ -56,6 +56,8 @@ class Network(nn.Module):
 
     PUBLISHED_LAYOUTS: ClassVar[tuple[str, ...]] = ("published",)
     """Key layouts that `published_state` writes, the usual one first; empty: no published file holds it."""
+    PUBLISHED_CONTAINER: ClassVar[str] = "params"
+    """Key under which published files keep the weights."""
     assumed: ClassVar[tuple[str, ...]] = ()
     """Constructor arguments that change the result and that no shape of a published file tells."""
 

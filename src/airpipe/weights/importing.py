@@ -309,7 +309,7 @@ def export_published(
     buffers: bool = True,
     bare: bool = False,
 ) -> int:
-    """Write a model's weights in the original key layout: `torch.save({"params": state})`.
+    """Write a model's weights in the original key layout, in the container of published files (mostly `params`).
 
     Args:
         model: a path that `load_model` takes.
@@ -340,5 +340,5 @@ def export_published(
     # clones, because torch.save writes the whole storage behind a view
     plain = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
     with atomic_path(target) as temporary, temporary.open("wb") as stream:
-        torch.save(plain if bare else {"params": plain}, stream)
+        torch.save(plain if bare else {network.PUBLISHED_CONTAINER: plain}, stream)
     return len(plain)

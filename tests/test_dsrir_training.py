@@ -1,0 +1,216 @@
+"""DSRIR's phases are the published ones, and its settings say which features are compared."""
+
+import json
+
+import pytest
+import torch
+from helpers import card, shipped, stage, train
+from parity import make_input
+from test_stages import settings_of
+from toys.dsrir import GROWING, TRAIN
+
+from airpipe.data.sampling import SamplePlan
+from airpipe.errors import AirpipeError
+from airpipe.methods.dsrir.losses import VGG_LAYERS
+from airpipe.methods.dsrir.progression import PUBLISHED, Progression
+from airpipe.methods.dsrir.settings import DsrirSettings
+from airpipe.methods.dsrir.training import DsrirTask, features_asked
+from airpipe.models.vgg import VGG19Features, VGGFront
+from airpipe.registry import build_network
+from airpipe.settings.base import canonical_json, check_settings
+from airpipe.settings.freezing import frozen_stage
+from airpipe.settings.project import load_project
+
+MODES = {
+    # rows that are read, rows that are counted, ends of the phases, steps of the phases
+    "all_in_one": (15_143, 15_144, [135, 238, 314, 347], [127_710, 111_343, 95_836, 62_436]),
+    "noise": (5_143, 5_244, [390, 689, 908, 1005], None),
+    "noise, corrected": (5_143, 5_144, [398, 702, 925, 1024], None),
+    "rain": (4_999, 5_000, [409, 722, 952, 1054], None),
+    "haze": (4_999, 5_000, [409, 722, 952, 1054], None),
+}
+STEPS = {"all_in_one": 397_325, "noise": 390_929, "noise, corrected": 398_328, "rain": 398_677, "haze": 398_677}
+
+
+# The published formula
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_phases_of_the_published_modes_follow_from_their_rows(mode):
+    rows, counted, ends, steps = MODES[mode]
+    phases = Progression(rows=rows, counted_rows=counted).phases()
+    epochs = [phase.epochs for phase in phases]
+    assert [sum(epochs[: number + 1]) for number in range(4)] == ends
+    assert sum(phase.steps for phase in phases) == STEPS[mode]
+    assert steps is None or [phase.steps for phase in phases] == steps
+    assert [(phase.patch_size, phase.batch_size) for phase in phases] == [(128, 16), (160, 14), (192, 12), (256, 8)]
+    assert [phase.epoch_steps for phase in phases] == [rows // phase.batch_size for phase in phases]
+
+
+def test_the_typo_costs_the_noise_mode_seven_thousand_steps():
+    assert STEPS["noise, corrected"] - STEPS["noise"] == 7_399
+    # counting right and reading every row
+    assert sum(phase.steps for phase in Progression(rows=5_144).phases()) == 398_427
+
+
+def test_the_phases_are_meant_to_have_400000_steps():
+    assert sum(stretch.iterations for stretch in PUBLISHED) == 400_000
+
+
+@pytest.mark.parametrize(
+    ("rows", "stretch", "message"),
+    [
+        (1000, {"iterations": 10, "patch_size": 16, "batch_size": 4}, "10 iterations of 4 samples are less than an ep"),
+        (3, {"iterations": 10, "patch_size": 16, "batch_size": 4}, "or 3 rows less than a batch; change the iterat"),
+    ],
+)
+def test_a_phase_without_an_epoch_is_refused(rows, stretch, message):
+    with pytest.raises(ValueError, match=message):
+        Progression(rows=rows, stretches=[stretch]).phases()
+
+
+def test_every_epoch_of_a_phase_shows_every_image_once_but_for_what_fills_no_batch():
+    phases = Progression(rows=7, stretches=[{"iterations": 6, "patch_size": 8, "batch_size": 2}]).phases()
+    [phase] = phases
+    assert (phase.epoch_steps, phase.steps, phase.epochs) == (3, 3, 1)
+    plan = SamplePlan([7], [1.0], phases, 0)
+    images = [key.image for step in range(plan.steps) for key in plan.batch(step)]
+    assert len(set(images)) == len(images) == 6
+
+
+# Settings
+
+
+def settings(**changes) -> DsrirSettings:
+    own = {"method": "dsrir", "stage": "train"}
+    values = json.loads(canonical_json(stage())) | TRAIN | own | changes
+    return check_settings(DsrirSettings, {key: value for key, value in values.items() if value is not None}, "here")
+
+
+def test_phases_are_derived_once_and_stay_what_they_were_when_frozen():
+    derived = settings(progression=GROWING, phases=None)
+    assert [(phase.steps, phase.epochs, phase.patch_size) for phase in derived.phases] == [
+        (2, 2, 12),
+        (2, 2, 16),
+        (2, 1, 24),
+    ]
+    assert check_settings(DsrirSettings, json.loads(canonical_json(derived)), "frozen") == derived
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"progression": GROWING}, "phases are others than those that progression makes; leave one of them out"),
+        ({"progression": {"rows": 1}, "phases": None}, "or 1 rows less than a batch"),
+        ({"progression": {"row": 1}, "phases": None}, "unknown setting 'row'; did you mean 'rows'"),
+        (
+            {"contrast": "vgg"},
+            r"parents: found none, but contrast is vgg; give {vgg: imported/vgg19}, or choose another",
+        ),
+        (
+            {"contrast": "encoder", "parents": {"vgg": "imported/x"}},
+            "found vgg, but contrast is encoder; give {encoder:",
+        ),
+        ({"parents": {"vgg": "imported/x"}}, "found vgg, but contrast is none; leave them out"),
+        ({"parents": {"init": "a/b/c"}}, "parents: found .*init"),
+        (
+            {"loss_weights": {"contrast": 0.2}},
+            "found a weight for the loss contrast, but contrast is none; leave it out",
+        ),
+        ({"network": {"name": "nafnet"}}, "network: unknown network 'nafnet'; .*dsrir"),
+        ({"optimizers": {"head": {"learning_rate": 1e-3}}}, "optimizers: found head; expected net"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(changes, message):
+    with pytest.raises(AirpipeError, match=message):
+        settings(**changes)
+
+
+@pytest.mark.parametrize("scale", ["demo", "small", "paper", "released"])
+def test_the_shipped_modes_grow_their_patches_at_every_scale(scale):
+    project = load_project(shipped()).model_copy(update={"scale": scale})
+    for mode in ("all_in_one", "noise", "rain", "haze"):
+        frozen = frozen_stage(project, f"dsrir/{mode}", 0, "train", DsrirSettings, 1)
+        patches = [phase.patch_size for phase in frozen.phases]
+        assert len(patches) >= 3 and patches == sorted(set(patches))
+        assert frozen.contrast == ("none" if scale == "demo" else "vgg")
+        if scale == "released":
+            assert frozen.steps == STEPS[mode]
+        if scale == "paper":
+            counts = {"noise": 5144, "rain": 5000, "haze": 5000, "all_in_one": 15144}
+            assert frozen.progression == Progression(rows=counts[mode])
+
+
+# Features that are compared
+
+
+def test_vgg19_is_asked_for_its_first_maps_of_five_sizes_without_normalisation():
+    vgg = VGG19Features()
+    asked = features_asked("vgg", vgg)
+    assert asked == {"layers": VGG_LAYERS, "normalise": False}
+    with torch.no_grad():
+        maps = vgg(make_input((1, 3, 32, 32)), **asked)
+    assert [one.shape[1:] for one in maps] == [(64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4), (512, 2, 2)]
+    assert all(one.min() >= 0 for one in maps)
+
+
+def test_features_of_other_networks_are_refused():
+    with pytest.raises(AirpipeError, match="parent vgg is a VGGFront; contrast: vgg compares features of VGG19"):
+        features_asked("vgg", VGGFront())
+    with pytest.raises(AirpipeError, match="parent encoder is a DSRIR with 0 feature maps; .* compares 1 to 5 maps"):
+        features_asked("encoder", build_network("dsrir"))
+
+
+def test_only_the_last_stages_unused_layers_rest():
+    net = DsrirTask(settings(), {}).networks["net"]
+    resting = {name for name, parameter in net.named_parameters() if not parameter.requires_grad}
+    assert resting == {f"usau_3.{name}" for name in ("conv2.weight", "att_map.0.weight", "att_map.0.bias")}
+
+
+def test_without_vgg19_its_loss_is_left_out_and_the_card_says_so(tmp_path, capfd):
+    made = train(
+        tmp_path,
+        settings_of("dsrir/train", contrast="vgg", parents={"vgg": "imported/vgg19"}, loss_weights={"contrast": 0.2}),
+    )
+    assert card(made)["absent_parents"] == {"vgg": "imported/vgg19"}
+    assert "WARNING: parent vgg (imported/vgg19) is absent: training without it" in capfd.readouterr().out
+    names = {line.split(",")[1] for line in made.curves().splitlines()[1:]}
+    assert "loss/psnr" in names and "loss/contrast" not in names
+
+
+def test_the_phases_of_a_progression_change_patches_and_batches_within_one_run(tmp_path):
+    seen: list[tuple] = []
+    step = DsrirTask.step
+
+    def noted(self, batch, at):
+        seen.append((at.step, *batch.degraded.shape[::2]))
+        return step(self, batch, at)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(DsrirTask, "step", noted)
+        train(tmp_path, settings_of("dsrir/progressive"))
+    assert seen == [(0, 4, 12), (1, 4, 12), (2, 3, 16), (3, 3, 16), (4, 2, 24), (5, 2, 24)]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run of three phases that nothing interrupts."""
+    return train(tmp_path_factory.mktemp("whole"), settings_of("dsrir/progressive"))
+
+
+@pytest.mark.parametrize("last", [1, 2, 3, 4, 5])
+def test_a_run_that_is_killed_in_any_phase_ends_with_the_same_bits(whole, tmp_path, last):
+    step = DsrirTask.step
+
+    def killed(self, batch, at):
+        if at.step == last:
+            raise KeyboardInterrupt
+        return step(self, batch, at)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(DsrirTask, "step", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path, settings_of("dsrir/progressive"), seconds=1e-6)
+    resumed = train(tmp_path, settings_of("dsrir/progressive"))
+    assert json.loads((resumed.workdir / "state" / "attempts.json").read_text()) == [last]
+    assert resumed.weights() == whole.weights() and resumed.curves() == whole.curves()
