@@ -6,9 +6,9 @@ SIZES = {
 }  # fmt: skip
 CELLS = {
     "operation": "corrupted_cells",
-    "parameters": {
-        "cell": 4, "masked": 0.3, "degraded": 0.5, "fill": 1,
-        "quality": {"integers": [20, 90]}, "sigma": {"uniform": [5, 50]}, "amplitude": {"uniform": [5, 50]},
+    "parameters": {  # sorted, as in a frozen file: they are drawn in this order
+        "amplitude": {"uniform": [5, 50]}, "cell": 4, "degraded": 0.5, "fill": 1, "masked": 0.3,
+        "quality": {"integers": [20, 90]}, "sigma": {"uniform": [5, 50]},
     },
 }  # fmt: skip
 DYNAMIC = {
