@@ -27,7 +27,17 @@ from airpipe.images import read_rgb8
 from airpipe.pixels import as_floats, quantised
 from airpipe.settings.degrading import Recipe
 
-RANDOM = ["corrupted_cells", "gaussian_noise", "haze", "low_light", "poisson_noise", "rain_streaks", "snow", "speckle_noise", "strokes"]
+RANDOM = [
+    "corrupted_cells",
+    "gaussian_noise",
+    "haze",
+    "low_light",
+    "poisson_noise",
+    "rain_streaks",
+    "snow",
+    "speckle_noise",
+    "strokes",
+]
 RECIPES = {
     name: Recipe.model_validate(written)
     for name, written in yaml.safe_load((ROOT / "config" / "recipes.yaml").read_text())["recipes"].items()

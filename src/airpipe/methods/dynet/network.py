@@ -33,6 +33,8 @@ S, L = [2, 3, 3, 4], [4, 6, 6, 8]
 """How often DyNet-S and DyNet-L use the blocks of levels 1, 2, 3 (encoder and decoder alike) and of latent."""
 SHARED = re.compile(r"^((?:en|de)coder_level\d|latent)\.")
 """Begin of the names of shared blocks."""
+UNUSED = (64, 128, 256)
+"""Input channels that the convolutions of levels 1, 2 and 3 have beside the level's, which nothing uses."""
 
 
 class DyNet(RestormerEncoder):
@@ -153,9 +155,9 @@ class DyNet(RestormerEncoder):
         if not buffers:
             return state
         dim = self.output.in_channels // 2
-        for level, prompt in enumerate((self.prompt1, self.prompt2, self.prompt3), 1):
+        for level, joined in enumerate(UNUSED, 1):
             width = 2 ** (level - 1) * dim
-            unused = torch.zeros(width, width + prompt.conv3x3.in_channels, 1, 1)
+            unused = torch.zeros(width, width + joined, 1, 1)
             state[f"reduce_noise_channel_{level}.weight"] = unused
             if self.output.bias is not None:
                 state[f"reduce_noise_channel_{level}.bias"] = unused[:, 0, 0, 0]
