@@ -61,17 +61,17 @@ class TrainSettings(DynamicSettings):
         if not chosen or not set(chosen) <= set(DE_TYPES):
             return values
         validation = values.get("validation", {})
-        data = [part for part in values["data"] if label_of(part) in chosen]
-        if missing := [name for name in chosen if name not in map(label_of, data)]:
+        data = [part for part in values["data"] if task_of(part) in chosen]
+        if missing := [name for name in chosen if name not in map(task_of, data)]:
             label = DE_TYPES.index(missing[0])
             raise ValueError(f"de_type has {missing[0]}, but no part of data has its label, {label}. Add one")
         if isinstance(validation, Mapping):
-            kept = [part for part in validation.get("data", ()) if label_of(part) in chosen]
+            kept = [part for part in validation.get("data", ()) if task_of(part) in chosen]
             validation = {**validation, "data": kept}
         return {**values, "data": data, "validation": validation}
 
 
-def label_of(part: Mapping[str, Any]) -> str | None:
+def task_of(part: Mapping[str, Any]) -> str | None:
     """Name the task of a data part, as `DE_TYPES` has it; None for other labels."""
     label = part.get("label", 0)
     return DE_TYPES[label] if label in range(len(DE_TYPES)) else None
