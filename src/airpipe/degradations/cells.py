@@ -66,4 +66,4 @@ def corrupted_cells(
     version[places[:hidden]] = 1
     version[places[hidden : hidden + changed]] = kinds
     chosen = version.reshape(rows, columns).repeat(cell, 0).repeat(cell, 1)[:height, :width, None]
-    return np.clip(np.choose(chosen, versions), 0, 1)
+    return np.asarray(np.clip(np.choose(chosen, versions), 0, 1), np.float32)
