@@ -8,6 +8,7 @@ from airpipe.models.contract import no_restorer
 from airpipe.weights.importing import (
     ImportOptions,
     describe,
+    export_model,
     export_published,
     import_name,
     import_published,
@@ -32,7 +33,12 @@ def arguments() -> argparse.Namespace:
     for role, text in part_options().items():
         parser.add_argument(f"--{role}", type=Path, help=text)
     parser.add_argument("--report", action="store_true", help="only tell every entry and what would become of it")
-    parser.add_argument("--export", nargs=2, metavar=("published", "OUT.pth"), help="write the original key layout")
+    parser.add_argument(
+        "--export",
+        nargs=2,
+        metavar=("KIND", "OUT"),
+        help="published OUT.pth: the original key layout; model FOLDER: a model of its own, such as one @variant",
+    )
     parser.add_argument("--layout", help="with --export: which, where a network has several (nafnet: milab, megvii)")
     parser.add_argument("--bare", action="store_true", help="with --export: without the container params")
     parser.add_argument("--overwrite", action="store_true", help="replace what exists")
@@ -43,8 +49,12 @@ def main() -> None:
     given = arguments()
     if given.export:
         kind, target = given.export
+        if kind == "model":
+            export_model(given.file, Path(target), given.overwrite)
+            print(f"{given.file} -> {target}")
+            return
         if kind != "published":
-            raise AirpipeError(f"--export {kind}: expected --export published OUT.pth")
+            raise AirpipeError(f"--export {kind}: expected --export published OUT.pth or --export model FOLDER")
         count = export_published(given.file, Path(target), given.layout, given.overwrite, bare=given.bare)
         print(f"{given.file}: {count} entries -> {target}")
         return

@@ -42,6 +42,15 @@ RAIN = {
 
 PARAMETERS = {
     "colour_shift": {"contrast": 0.8, "brightness": 0.1},
+    "corrupted_cells": {
+        "cell": 8,
+        "masked": 0.3,
+        "degraded": 0.5,
+        "fill": 1,
+        "quality": 30,
+        "sigma": 25,
+        "amplitude": 40,
+    },
     "defocus_blur": {"diameter": 7},
     "gaussian_blur": {"kernel_size": 15, "variance_along": 4, "variance_across": 1, "angle": 30},
     "gaussian_noise": {"sigma": 25},

@@ -14,6 +14,7 @@ from PIL import Image
 
 from airpipe.data.packages import locate
 from airpipe.degradations.blur import defocus_blur, disc_kernel
+from airpipe.degradations.cells import corrupted_cells
 from airpipe.degradations.colour import colour_shift
 from airpipe.degradations.compression import LARGEST_JPEG_SIDE, jpeg
 from airpipe.degradations.inpainting import stroke_mask, strokes
@@ -26,7 +27,17 @@ from airpipe.images import read_rgb8
 from airpipe.pixels import as_floats, quantised
 from airpipe.settings.degrading import Recipe
 
-RANDOM = ["gaussian_noise", "haze", "low_light", "poisson_noise", "rain_streaks", "snow", "speckle_noise", "strokes"]
+RANDOM = [
+    "corrupted_cells",
+    "gaussian_noise",
+    "haze",
+    "low_light",
+    "poisson_noise",
+    "rain_streaks",
+    "snow",
+    "speckle_noise",
+    "strokes",
+]
 RECIPES = {
     name: Recipe.model_validate(written)
     for name, written in yaml.safe_load((ROOT / "config" / "recipes.yaml").read_text())["recipes"].items()
@@ -113,6 +124,12 @@ def test_the_ten_task_recipes_draw_what_dcpt_says():
 @pytest.mark.parametrize(
     ("operation", "change", "message"),
     [
+        ("corrupted_cells", {"cell": 0}, "cell is 0 pixels; expected at least 1"),
+        ("corrupted_cells", {"masked": 0.6}, r"masked 0\.6 and degraded 0\.5 must be shares of at most 1 together"),
+        ("corrupted_cells", {"degraded": -0.1}, r"degraded -0\.1 must be shares"),
+        ("corrupted_cells", {"fill": 255}, "fill is 255, amplitude 40; expected a fill from 0 to 1"),
+        ("corrupted_cells", {"amplitude": {"uniform": [-1, 5]}}, r"amplitude -1\.0; expected"),
+        ("corrupted_cells", {"quality": {"integers": [0, 90]}}, "quality 0 must lie in 1 to 100"),
         ("gaussian_noise", {"sigma": {"uniform": [-5, 50]}}, r"sigma is -5\.0; expected at least 0. Change the recipe"),
         ("defocus_blur", {"diameter": {"uniform": [0.5, 9]}}, r"diameter 0\.5 must be at least 1 pixel. Change the r"),
         ("gaussian_noise", {"field": 3}, "unknown parameter 'field'"),
@@ -370,6 +387,46 @@ def test_strokes_paint_one_colour_and_leave_the_rest_as_it_is(height, width, seg
     painted = strokes(image, rng(seed), segments=segments, thickness=thickness, colour=colour)
     assert (painted[hidden] == colour).all()
     np.testing.assert_array_equal(painted[~hidden], image[~hidden])
+
+
+# Cells
+
+
+def test_cells_are_hidden_degraded_and_left_in_exact_numbers_each_degraded_one_in_one_way():
+    clean = photograph()[:128, :128]
+    parameters = {**PARAMETERS["corrupted_cells"], "cell": 16, "masked": 0.3, "degraded": 0.5}
+    squares = corrupted_cells(clean, rng(3), **parameters).reshape(8, 16, 8, 16, 3).swapaxes(1, 2).reshape(64, -1)
+    originals = clean.reshape(8, 16, 8, 16, 3).swapaxes(1, 2).reshape(64, -1)
+    hidden, untouched = (squares == 1).all(1), (squares == originals).all(1)
+    assert (hidden.sum(), untouched.sum(), (~hidden & ~untouched).sum()) == (19, 13, 32)
+    coded = jpeg(clean, rng(), quality=30).reshape(8, 16, 8, 16, 3).swapaxes(1, 2).reshape(64, -1)
+    spread = abs(squares - originals).max(1) * 255
+    uniform = ~hidden & ~untouched & (spread <= 40.01)
+    assert 5 < (squares == coded).all(1).sum() < 16
+    assert 5 < (uniform & ~(squares == coded).all(1)).sum() < 16
+    assert (spread[~hidden] > 60).sum() > 5  # a normal distribution has tails
+
+
+@pytest.mark.parametrize(("masked", "degraded", "counts"), [(0.3, 0.5, (19, 32, 13)), (0.5, 0.3, (32, 19, 13))])
+def test_both_published_accounts_leave_a_fifth_of_the_cells_as_it_is(masked, degraded, counts):
+    account = RECIPES["cells" if masked == 0.3 else "cells_figure"].operations[0].parameters
+    assert (account["masked"].constant, account["degraded"].constant) == (masked, degraded)
+    clean = np.full((128, 128, 3), 0.5, np.float32)
+    parameters = {**PARAMETERS["corrupted_cells"], "cell": 16, "masked": masked, "degraded": degraded, "fill": 0}
+    cells = corrupted_cells(clean, rng(), **parameters)[8::16, 8::16].reshape(64, 3)
+    coded = (cells == jpeg(clean, rng(), quality=30)[0, 0]).all(1)
+    found = ((cells == 0).all(1).sum(), (cells == 0.5).all(1).sum())
+    assert found == (counts[0], counts[2]) and 0 < coded.sum() < counts[1]
+
+
+@settings(max_examples=20, deadline=None)
+@given(height=st.integers(1, 40), width=st.integers(1, 40), cell=st.integers(1, 50), seed=st.integers(0, 99))
+def test_cells_of_any_size_cover_images_of_any_size(height, width, cell, seed):
+    clean = picture(height, width, seed) * 0.5
+    whole = {**PARAMETERS["corrupted_cells"], "cell": cell, "masked": 1, "degraded": 0}
+    assert (corrupted_cells(clean, rng(seed), **whole) == 1).all()
+    np.testing.assert_array_equal(corrupted_cells(clean, rng(seed), **whole | {"masked": 0}), clean)
+    assert (corrupted_cells(clean, rng(seed), **whole | {"masked": 0, "degraded": 1}) <= 1).all()
 
 
 # Snow

@@ -146,7 +146,7 @@ def test_other_settings_equal_the_network_written_down_slowly(size, more):
 
 
 def test_prompts_are_not_resized_where_their_size_fits():
-    generator = PromptGenerator(3, 6)
+    generator = PromptGenerator(6, 320, 16)
     fill_parameters(generator)
     with torch.no_grad():
         generator.prompt_param.copy_(make_input((1, 5, 320, 16, 16)))

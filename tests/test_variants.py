@@ -19,7 +19,7 @@ from airpipe.evaluation.restore import restore
 from airpipe.models.contract import Network
 from airpipe.models.cost import network_cost
 from airpipe.weights.checkpoints import check_variants, load_model, save_model
-from airpipe.weights.importing import export_published
+from airpipe.weights.importing import export_model, export_published
 
 DEEP, SHALLOW = {"repeats": 3, "width": 4}, {"repeats": 1}
 ID = "toy/deep_3d/seed0/train"
@@ -78,7 +78,7 @@ def test_a_variant_that_is_not_there_is_refused_with_those_that_are(folder, tmp_
     with pytest.raises(AirpipeError, match=r"no variant 'm'. It has s, l"):
         load_model(folder, "m")
     save_model(tmp_path / "plain", TwoDepths(), {"network": {"name": "two_depths", "arguments": DEEP}})
-    with pytest.raises(AirpipeError, match=r"no variant 's'. It has none: leave @ out"):
+    with pytest.raises(AirpipeError, match=r"no variant 's'. It has none: leave it out"):
         load_model(tmp_path / "plain", "s")
 
 
@@ -120,6 +120,11 @@ def test_the_command_line_restores_with_a_variant_and_lists_all(folder, tmp_path
     written = [cv2.imread(str(tmp_path / f"{name.replace('/', '_')}.png"))[..., ::-1] for name in (ID, f"{ID}@s")]
     assert np.array_equal(written[1], restore(photo, f"{folder}@s"))
     assert not np.array_equal(*written)
+    chosen = tmp_path / "chosen.png"
+    assert main(["restore", str(photo), "-m", ID, "--variant", "s", "-o", str(chosen)]) == 0
+    assert np.array_equal(cv2.imread(str(chosen))[..., ::-1], written[1])
+    assert main(["restore", str(photo), "-m", ID, "--variant", "m", "-o", str(chosen)]) == 2
+    assert "no variant 'm'. It has s, l" in capsys.readouterr().err
     with pytest.raises(AirpipeError, match=f"Models here: {ID}, {ID}@s, {ID}@l"):
         find_model("toy/deep_3d/seed1/train@s")
     assert main(["restore", str(photo), "-m", f"{ID}@m"]) == 2
@@ -139,6 +144,19 @@ def test_a_variant_is_exported_by_itself(folder, tmp_path):
     assert export_published(f"{folder}@s", tmp_path / "s.pth") == 6
     with pytest.raises(AirpipeError, match="no variant 'm'"):
         export_published(f"{folder}@m", tmp_path / "m.pth")
+
+
+def test_a_fixed_variant_becomes_a_model_of_its_own(folder, tmp_path):
+    export_model(f"{folder}@s", tmp_path / "small")
+    alone, small = load_model(tmp_path / "small"), load_model(folder, "s")
+    assert alone.network.repeats == 1
+    assert all(torch.equal(value, small.network.state_dict()[key]) for key, value in alone.network.state_dict().items())
+    assert alone.card["macs"] == network_cost("two_depths", DEEP | SHALLOW)["macs"]
+    assert (alone.card["variants"], alone.card["model"]) == ({}, f"{ID}@s")
+    with pytest.raises(AirpipeError, match=r"no variant 's'. It has none: leave it out"):
+        load_model(tmp_path / "small", "s")
+    with pytest.raises(AirpipeError, match="exists already. Add --overwrite"):
+        export_model(folder, tmp_path / "small")
 
 
 def test_the_scripts_take_the_variant_from_the_id(tmp_path):

@@ -18,7 +18,7 @@ from airpipe.settings.stages import StageSettings
 if TYPE_CHECKING:
     from torch import nn
 
-METHODS = ("baseline", "dcpt", "vrdir", "degae", "dsrir")
+METHODS = ("baseline", "dcpt", "vrdir", "degae", "dsrir", "dynet")
 """Packages below `airpipe.methods`, in the order in which they are listed."""
 BACKBONES = {
     "nafnet": "airpipe.models.nafnet:NAFNet",

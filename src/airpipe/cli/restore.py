@@ -39,6 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a model id that `airpipe models` lists, a stage folder, or a weights file (ours or published)",
     )
     parser.add_argument(
+        "--variant", metavar="NAME", help="which network, of a model that is several; the same as <model>@NAME"
+    )
+    parser.add_argument(
         "-o",
         "--output",
         type=Path,
@@ -136,7 +139,8 @@ def restore(arguments: argparse.Namespace, find_model: Callable[[str], Path]) ->
 
     choose_device(arguments.device)  # before minutes are spent on loading
     reference = read_picture(arguments.reference).pixels if arguments.reference else None
-    model = load_model(find_model(arguments.model))
+    named = f"{arguments.model}@{arguments.variant}" if arguments.variant else arguments.model
+    model = load_model(find_model(named))
     check_reference(model.network, *(reference.shape[:2] if reference is not None else ()))
     failed, skipped, kept = len(problems), 0, set[Path]()
     with _progress(len(photos)) as begin:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from airpipe.data.sources import CACHE_BYTES, ImageCache, PairFiles, Source, pai
 from airpipe.degradations.noise import legacy_noise_field
 from airpipe.degradations.recipes import Drawn, draw
 from airpipe.errors import AirpipeError
+from airpipe.images import centre_crop
 from airpipe.pixels import Box, Layer, whole
 from airpipe.settings.degrading import Recipe
 from airpipe.settings.stages import DataPart
@@ -102,6 +103,7 @@ class TrainingSamples(Dataset[dict[str, Any]]):
         layers, paired, name = source.layers(image), source.paired(image), source.name(image)
         if part.resize is not None:
             layers = [resized(layer, part.resize) for layer in layers]
+        layers = [cast(Any, centre_crop(cast(Any, layer), part.crop_multiple)) for layer in layers]
         if part.small_images == "reflect":
             layers = [mirrored(layer, side) for layer in layers]
         height, width = layers[0].shape[:2]

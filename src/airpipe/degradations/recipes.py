@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from airpipe.degradations.blur import defocus_blur, gaussian_blur, motion_blur
+from airpipe.degradations.cells import corrupted_cells
 from airpipe.degradations.colour import colour_shift
 from airpipe.degradations.compression import jpeg
 from airpipe.degradations.inpainting import strokes
@@ -31,6 +32,7 @@ from airpipe.settings.degrading import Draw, Operation, Recipe
 
 OPERATIONS: dict[str, Callable[..., FloatImage]] = {
     "colour_shift": colour_shift,
+    "corrupted_cells": corrupted_cells,
     "defocus_blur": defocus_blur,
     "gaussian_blur": gaussian_blur,
     "gaussian_noise": gaussian_noise,

@@ -60,6 +60,8 @@ class Network(nn.Module):
     """Key under which published files keep the weights."""
     assumed: ClassVar[tuple[str, ...]] = ()
     """Constructor arguments that change the result and that no shape of a published file tells."""
+    published_variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Networks that the weights of every published file serve: name, and the constructor arguments that differ."""
 
     def takes_images_as(self, network: nn.Module) -> None:
         """Copy from another network all that concerns images; for networks that wrap one."""

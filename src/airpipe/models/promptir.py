@@ -43,20 +43,21 @@ class PromptGenerator(FiveDimensional):
     """Mix learned prompts by what the features need (PGM).
 
     Args:
-        level: 1, 2 or 3, see `PROMPT_SIZES` (P channels, side S).
         channels: channels C of the features.
+        width: channels P of the prompts.
+        side: side of the prompts in pixels, as they are stored.
+        prompts: number N of prompts.
     """
 
-    def __init__(self, level: int, channels: int) -> None:
+    def __init__(self, channels: int, width: int, side: int, prompts: int = PROMPTS) -> None:
         super().__init__()
-        width, side = PROMPT_SIZES[level]
-        self.prompt_param = nn.Parameter(torch.rand(1, PROMPTS, width, side, side))
-        self.linear_layer = nn.Linear(channels, PROMPTS)
+        self.prompt_param = nn.Parameter(torch.rand(1, prompts, width, side, side))
+        self.linear_layer = nn.Linear(channels, prompts)
         self.conv3x3 = nn.Conv2d(width, width, 3, padding=1, bias=False)
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (B, C, H, W) to a prompt (B, P, H, W)."""
-        shares = self.linear_layer(features.mean((2, 3))).softmax(1)  # (B, 5)
+        shares = self.linear_layer(features.mean((2, 3))).softmax(1)  # (B, N)
         shares = shares.to(self.prompt_param.dtype)  # autocast may give the shares another type
         prompts = rearrange(self.prompt_param, "1 prompts p y x -> prompts (p y x)")
         _, _, channels, side, _ = self.prompt_param.shape
@@ -108,19 +109,19 @@ class PromptIR(RestormerEncoder):
         if not decoder:
             raise ValueError("decoder=False, PromptIR without prompts, cannot run in the published code; use restormer")
 
-        self.prompt3 = PromptGenerator(3, 8 * dim)
+        self.prompt3 = PromptGenerator(8 * dim, *PROMPT_SIZES[3])
         self.noise_level3 = self.block(2, widths[3])
         self.reduce_noise_level3 = nn.Conv2d(widths[3], 4 * dim, 1, bias=bias)
         self.up4_3 = upsample(4 * dim)
         self.reduce_chan_level3 = nn.Conv2d(6 * dim, 4 * dim, 1, bias=bias)
         self.decoder_level3 = self.stage(2, 4 * dim, num_blocks[2])
-        self.prompt2 = PromptGenerator(2, 4 * dim)
+        self.prompt2 = PromptGenerator(4 * dim, *PROMPT_SIZES[2])
         self.noise_level2 = self.block(2, widths[2])
         self.reduce_noise_level2 = nn.Conv2d(widths[2], 4 * dim, 1, bias=bias)
         self.up3_2 = upsample(4 * dim)
         self.reduce_chan_level2 = nn.Conv2d(4 * dim, 2 * dim, 1, bias=bias)
         self.decoder_level2 = self.stage(1, 2 * dim, num_blocks[1])
-        self.prompt1 = PromptGenerator(1, 2 * dim)
+        self.prompt1 = PromptGenerator(2 * dim, *PROMPT_SIZES[1])
         self.noise_level1 = self.block(2, widths[1])
         self.reduce_noise_level1 = nn.Conv2d(widths[1], 2 * dim, 1, bias=bias)
         self.up2_1 = upsample(2 * dim)

@@ -285,7 +285,7 @@ class RestormerEncoder(Network):
         """Make a block of `width` channels with the heads of a level: 0, 1, 2 or 3 (latent)."""
         return TransformerBlock(width, self.heads[level], *self.block_options)
 
-    def stage(self, level: int, width: int, blocks: int) -> nn.Sequential:
+    def stage(self, level: int, width: int, blocks: int) -> nn.Module:
         """Make a row of blocks, see `block`."""
         body = nn.Sequential(*(self.block(level, width) for _ in range(blocks)))
         return named(body=body) if self.stages_in_body else body

@@ -72,6 +72,9 @@ class DataPart(Settings):
         description="turns: one of the eight flips and quarter turns; flip: mirrored left to right or not, for images "
         "with an upright; none.",
     )
+    crop_multiple: PositiveInt = Field(
+        1, description="Images are centre-cut to a multiple of this before the crop (AirNet, PromptIR, DyNet: 16)."
+    )
     resize: PositiveInt | None = Field(
         None,
         description="Clean and degraded images are resized to this shorter side in pixels, before everything else. "

@@ -36,7 +36,7 @@ class LoadedModel:
 
     network: nn.Module
     card: dict[str, Any]
-    """The card beside the file; for published files only `network`, `assumed`, `source`, `sha256`."""
+    """The card beside the file; for published files only `network`, `variants`, `assumed`, `source`, `sha256`."""
     path: Path
     """The file of weights."""
     variant: str = ""
@@ -83,21 +83,30 @@ def load_model(path: Path, variant: str = "") -> LoadedModel:
         card = card_of_variant(read_card(card_file), variant, str(path))
         network = build_network(card["network"]["name"], **card["network"]["arguments"])
         load_strictly(network, read_own(file), str(file))
-    elif variant:
-        raise AirpipeError(f"{file}: no variant {variant!r}: a published file has none. Leave @ out")
     else:
-        found = read_published(file)
-        network = found.network
-        if found.assumed:
-            told = ", ".join(f"{name}={value}" for name, value in found.assumed.items())
-            log.warning("%s: no shape tells %s; import the file to choose others", file, told)
-        card = {
-            "network": {"name": found.name, "arguments": found.arguments},
-            "assumed": found.assumed,
-            "source": file.name,
-            "sha256": sha256_file(file),
-        }
+        network, card = _from_published(file, variant)
     return LoadedModel(network.float().eval().requires_grad_(False), card, file, variant)
+
+
+def _from_published(file: Path, variant: str) -> tuple[nn.Module, dict[str, Any]]:
+    """The network of a published file, or a variant of it, and what is known for its card."""
+    found = read_published(file)
+    own = {
+        "network": {"name": found.name, "arguments": found.arguments},
+        "variants": found.variants,
+        "source": file.name,
+        "sha256": sha256_file(file),
+    }
+    card, network = card_of_variant(own, variant, str(file)), found.network
+    if variant:
+        network = build_network(found.name, **card["network"]["arguments"])
+        load_strictly(network, found.network.state_dict(), str(file))
+    chosen = found.variants.get(variant, {})
+    card["assumed"] = {name: value for name, value in found.assumed.items() if name not in chosen}
+    if card["assumed"]:
+        told = ", ".join(f"{name}={value}" for name, value in card["assumed"].items())
+        log.warning("%s: no shape tells %s; import the file to choose others", file, told)
+    return network, card
 
 
 def split_variant(path: Path) -> tuple[Path, str]:
@@ -121,7 +130,7 @@ def card_of_variant(card: Mapping[str, Any], variant: str, what: str) -> dict[st
         return dict(card)
     variants = card.get("variants") or {}
     if variant not in variants:
-        there = f"It has {', '.join(variants)}" if variants else "It has none: leave @ out"
+        there = f"It has {', '.join(variants)}" if variants else "It has none: leave it out"
         raise AirpipeError(f"{what}: no variant {variant!r}. {there}")
     network = {**card["network"], "arguments": {**card["network"]["arguments"], **variants[variant]}}
     return {**card, "network": network, "model": f"{card.get('model', what)}@{variant}"}

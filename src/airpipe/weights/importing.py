@@ -182,6 +182,7 @@ def _card(found: Published, name: str, options: ImportOptions) -> dict[str, Any]
         "scale": "published",
         "seed": None,
         "network": {"name": found.name, "arguments": found.arguments},
+        "variants": dict(found.variants),
         "settings_hash": None,
         "revision": None,
         "parents": [],
@@ -299,6 +300,24 @@ def _named(names: tuple[str, ...]) -> str:
     counts = {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
     shown = [f"{kind} ({count})" if count > 1 else kind for kind, count in list(counts.items())[:6]]
     return ", ".join(shown) + (", ..." if len(counts) > 6 else "")
+
+
+def export_model(model: Path, folder: Path, overwrite: bool = False) -> None:
+    """Write a model, or one variant of it, as a model folder of its own: weights, and a card that names this network.
+
+    Args:
+        model: a path that `load_model` takes.
+        folder: folder to make.
+        overwrite: whether to replace the model in it.
+
+    Raises:
+        AirpipeError: no such model, or a folder that exists or cannot be written.
+    """
+    if folder.exists() and not overwrite:
+        raise AirpipeError(f"{folder}: exists already. Add --overwrite to replace it")
+    loaded = load_model(model)
+    cost = network_cost(**loaded.card["network"])  # a variant has another one than its card says
+    save_model(folder, loaded.network, {**loaded.card, **cost, "variants": {}})
 
 
 def export_published(

@@ -70,6 +70,11 @@ class Published:
     parts: Mapping[str, "Published"] = field(default_factory=dict)
     """What the further files hold, by their roles, where all became one network."""
 
+    @property
+    def variants(self) -> Mapping[str, Mapping[str, Any]]:
+        """Networks that the weights serve as well: name, and the arguments that differ."""
+        return cast(type[Network], network_class(self.name)).published_variants
+
     def files(self) -> "list[Published]":
         """Return what each of the files holds, the first one first; this object where there is one file only."""
         return [self.first or self, *self.parts.values()]
