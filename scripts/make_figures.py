@@ -9,6 +9,7 @@ from airpipe.errors import run_rules
 from airpipe.evaluation.indexes import scores_of
 from airpipe.reporting.figures import charts, pictures
 from airpipe.reporting.reading import read_json
+from airpipe.reporting.scenes import read_scenes
 from airpipe.reporting.table import read_frame
 
 RESULTS = Path("results")
@@ -34,7 +35,7 @@ def scores(job: Any) -> None:
     charts.draw_costs(table, costs, report["protocol"], Path(job.output.costs))
     curves = charts.read_curves([Path(path) for path in job.input.curves], RESULTS)
     charts.draw_curves(curves, Path(job.output.curves))
-    scenes = pictures.read_scenes(scores_of(map(Path, job.input.scores)), RESULTS / "restored", report)
+    scenes = read_scenes(scores_of(map(Path, job.input.scores)), RESULTS / "restored", report)
     pictures.draw_qualitative(scenes, report["zoom"], Path(job.output.qualitative))
 
 

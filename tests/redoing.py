@@ -180,11 +180,18 @@ def features_knn(plan, name):
     return Needs(inputs=tuple(inputs))
 
 
+def features_retrieval(plan, model):
+    return Needs(inputs=(*trained(plan, [model]), ("freeze", "studies/retrieval"), *lists(plan.retrieval_lists())))
+
+
+def features_knns(plan, _):
+    known = [f"{model}/{init}" for model in plan.feature_models() for init in ("random", "trained")]
+    return Needs(inputs=tuple(("features_knn", name) for name in known))
+
+
 def features(plan, _):
-    models = plan.feature_models()
-    return Needs(
-        inputs=tuple(("features_knn", f"{model}/{init}") for model in models for init in ("random", "trained"))
-    )
+    searched = (("features_retrieval", model) for model in plan.retrieval_models())
+    return Needs(inputs=(*features_knns(plan, "").inputs, *searched))
 
 
 def recognise(plan, name):
@@ -251,7 +258,8 @@ def page(plan, _):
         *(("efficiency", ""), ("published", ""), *scores(plan, *shown), *trained(plan, models)),
         *(*lists(own), *(("manifest", name.removesuffix(NOLEAK)) for name in own)),
         *((("leakage", ""),) if own else ()),
-        *((("features_table", ""), ("features_figures", "")) if plan.project.features.models else ()),
+        *((("features_table", ""),) if plan.feature_models() or plan.retrieval_models() else ()),
+        *((("features_figures", ""),) if plan.feature_models() else ()),
         *((("recognition_tables", ""), ("recognition_figures", "")) if plan.project.recognition.models else ()),
     ]
     return Needs((plan.project.report, plan.project.scale), tuple(inputs))
@@ -271,8 +279,9 @@ RULES = {
     "evaluate": evaluate,
     "complexity": complexity,
     "features_knn": features_knn,
+    "features_retrieval": features_retrieval,
     "features_table": features,
-    "features_figures": features,
+    "features_figures": features_knns,
     "recognise": recognise,
     "recognition_tables": recognition_tables,
     "recognition_figures": recognition_figures,

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from airpipe.errors import AirpipeError
+from airpipe.reporting import scenes
 from airpipe.reporting.figures import charts, pictures
 from airpipe.settings.scoring import ReportSettings
 
@@ -76,11 +77,11 @@ def test_costs_are_drawn_also_where_some_are_unknown(tmp_path):
 
 def test_models_in_pictures_are_the_named_the_best_the_median_and_the_first():
     psnr = [{"none": {"a": 90.0}, **{f"m{k}/s/t": {"a": value} for k, value in enumerate((5, 9, 1, 7, 3, 8, 6))}}]
-    assert pictures.choose_models(psnr, []) == ["m0/s/t", "m1/s/t", "m2/s/t", "m6/s/t"]
-    assert pictures.choose_models(psnr, ["m2/s", "m4/s"]) == ["m1/s/t", "m2/s/t", "m4/s/t", "m6/s/t"]
-    assert len(pictures.choose_models(psnr, [f"m{k}/s" for k in range(6)])) == 6
+    assert scenes.choose_models(psnr, []) == ["m0/s/t", "m1/s/t", "m2/s/t", "m6/s/t"]
+    assert scenes.choose_models(psnr, ["m2/s", "m4/s"]) == ["m1/s/t", "m2/s/t", "m4/s/t", "m6/s/t"]
+    assert len(scenes.choose_models(psnr, [f"m{k}/s" for k in range(6)])) == 6
     variants = [{"none": {}, "m/s/t@l": {"a": 1.0}, "m/s/t@s": {"a": 2.0}}]
-    assert pictures.choose_models(variants, ["m/s@l"]) == ["m/s/t@l", "m/s/t@s"]
+    assert scenes.choose_models(variants, ["m/s@l"]) == ["m/s/t@l", "m/s/t@s"]
 
 
 class Kept:
@@ -111,7 +112,7 @@ class Kept:
         self.scores.append(path)
 
     def scenes(self, **change):
-        return pictures.read_scenes(self.scores, self.root / "restored", REPORT | change)
+        return scenes.read_scenes(self.scores, self.root / "restored", REPORT | change)
 
 
 def test_pictures_carry_the_psnr_of_the_report_protocol(tmp_path):
@@ -128,15 +129,15 @@ def test_the_crop_lies_where_restoration_changes_most(tmp_path):
 
 
 def test_every_test_is_shown_before_one_is_shown_twice(tmp_path, monkeypatch):
-    monkeypatch.setattr(pictures, "SCENES", 3)
-    scenes = Kept(tmp_path, ("a", "b")).scenes()
-    assert [(scene.test, scene.image) for scene in scenes] == [("a", "one"), ("a", "two"), ("b", "one")]
+    monkeypatch.setattr(scenes, "SCENES", 3)
+    shown = Kept(tmp_path, ("a", "b")).scenes()
+    assert [(scene.test, scene.image) for scene in shown] == [("a", "one"), ("a", "two"), ("b", "one")]
 
 
 def test_the_grid_has_a_row_per_image_and_a_column_per_picture(tmp_path):
-    scenes = Kept(tmp_path).scenes()
+    shown = Kept(tmp_path).scenes()
     for count in (0, 1, 2):
-        pictures.draw_qualitative(scenes[:count], 16, tmp_path / f"{count}.png")
+        pictures.draw_qualitative(shown[:count], 16, tmp_path / f"{count}.png")
     sizes = [Image.open(tmp_path / f"{count}.png").size for count in (0, 1, 2)]
     assert sizes[2][0] == sizes[1][0] > 3 * sizes[0][0] and sizes[2][1] > 1.6 * sizes[1][1]
 

@@ -129,6 +129,16 @@ def test_any_content_and_size_is_within_the_tolerance_of_scikit_image(rounded, b
             assert found[wanted["psnr"]] == pytest.approx(expected, abs=1e-9)
 
 
+@pytest.mark.parametrize("dark", [(0, 4), (2, 0), (5, 0), (2, 7), (3, 8)])
+@pytest.mark.parametrize("bright", [128, 200, 255])
+def test_flat_dark_areas_beside_bright_ones_are_within_the_tolerance(dark, bright):
+    """Float32 alone is off by more than 1e-6 here."""
+    restored, clean = (np.full((60, 120, 3), bright, np.uint8) for _ in range(2))
+    restored[:, :80], clean[:, :80] = dark
+    found = ssim(restored, clean, WINDOWS["ssim_gaussian11"])
+    assert found == pytest.approx(published_ssim(restored, clean), abs=1e-6)
+
+
 @settings(max_examples=25, deadline=None)
 @given(**PAIRS)
 def test_tensors_are_measured_as_arrays_are(**pair):

@@ -23,9 +23,15 @@ NAFNET = "baseline/nafnet_5d/seed0/train"
 SHORT = "baseline/nafnet_5d_short/seed0/train"
 FINETUNE, PRETRAIN = "dcpt/nafnet_5d/seed0/finetune", "dcpt/nafnet_5d/seed0/pretrain"
 VRDIR = "vrdir/airpipe/seed0"
+CONTROL, DEHAZE = (f"degae/restormer_dehaze{arm}/seed0/finetune" for arm in ("_scratch", ""))
+TRANSFER, REPRESENTOR = "degae/restormer/seed0/pretrain", "degae/representor/seed0/representor"
 CHAIN = [f"{VRDIR}/{stage}" for stage in ("ise", "sad", "dnc_haze", "dnc_noise", "dnc_rain")]
 RECOGNISERS = [f"{VRDIR}/recogniser_b", f"{VRDIR}/recogniser_a"]
-STUDIES_OFF = {"recognition": {"scales": []}, "features": {"scales": []}, "tables": {"pretraining": {"scales": []}}}
+STUDIES_OFF = {
+    "recognition": {"scales": []},
+    "features": {"scales": []},
+    "tables": {"pretraining": {"scales": []}, "transfer": {"scales": []}},
+}
 MINE = {
     "datasets": {
         "mine": {
@@ -97,12 +103,12 @@ def test_a_setting_may_say_which_stage_is_evaluated():
 
 def test_tables_show_the_chosen_models_or_their_own(demo):
     assert demo.table_models("allinone") == [NAFNET]
-    assert demo.table_models("pretraining") == [SHORT, FINETUNE]
-    assert demo.shown_models() == [NAFNET, SHORT, FINETUNE]
+    assert demo.table_models("pretraining") == [SHORT, FINETUNE, CONTROL, DEHAZE]
+    assert demo.shown_models() == [NAFNET, SHORT, FINETUNE, CONTROL, DEHAZE, TRANSFER]
 
 
 def test_a_table_evaluates_no_restoration_and_each_of_its_models_once(demo):
-    found = [("pretraining", model) for model in ("none", SHORT, FINETUNE)]
+    found = [("pretraining", model) for model in ("none", SHORT, FINETUNE, CONTROL, DEHAZE)]
     assert demo.evaluations("pretraining") == found
     assert demo.evaluations("allinone", "pretraining") == [("allinone", "none"), ("allinone", NAFNET), *found]
     twice = plan(nested("tables", "allinone", "models", ["baseline/nafnet_5d"] * 2))
@@ -196,7 +202,8 @@ def test_unknown_models_are_told_with_the_nearest(demo, names, message):
 
 
 def test_stages_in_use_are_those_of_models_tables_and_studies_and_their_parents(demo):
-    assert ids(demo.stages_in_use()) == [NAFNET, SHORT, FINETUNE, *CHAIN, *RECOGNISERS, PRETRAIN]
+    shown = [NAFNET, SHORT, FINETUNE, CONTROL, DEHAZE, TRANSFER]
+    assert ids(demo.stages_in_use()) == [*shown, *CHAIN, *RECOGNISERS, PRETRAIN, REPRESENTOR]
     assert demo.models_of("dcpt") == [FINETUNE, PRETRAIN]
     assert demo.models_of("vrdir") == [*CHAIN, *RECOGNISERS]
     assert ids(plan(STUDIES_OFF).stages_in_use()) == [NAFNET]
@@ -512,6 +519,7 @@ def test_every_stage_has_one_rule_or_shares_one():
     assert list(rules) == [
         *("baseline_train", "dcpt_pretrain", "dcpt_probe", "dcpt_finetune", "dcpt_transfer"),
         *("vrdir_recogniser", "vrdir_sad", "vrdir_dnc", "vrdir_ise"),
+        *("degae_representor", "degae_super_resolution", "degae_pretrain", "degae_finetune"),
     ]
     dnc = rules["vrdir_dnc"]
     assert (dnc.path, dnc.wildcards) == ("vrdir/{setting}/seed{seed}/dnc_{degradation}", ["degradation"])

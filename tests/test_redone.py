@@ -10,13 +10,17 @@ import pytest
 from redoing import redone, trainings
 from test_plan import (
     CHAIN,
+    CONTROL,
+    DEHAZE,
     FINETUNE,
     MINE,
     NAFNET,
     PRETRAIN,
     RECOGNISERS,
+    REPRESENTOR,
     SHORT,
     STUDIES_OFF,
+    TRANSFER,
     VRDIR,
     common,
     nested,
@@ -60,7 +64,11 @@ def evaluated(*names):
     return {f"{table}/{model}" for table, models in names for model in models}
 
 
-EVERYTHING = evaluated(("allinone", ["none", NAFNET]), ("pretraining", ["none", SHORT, FINETUNE]))
+EVERYTHING = evaluated(
+    ("allinone", ["none", NAFNET]),
+    ("pretraining", ["none", SHORT, FINETUNE, CONTROL, DEHAZE]),
+    ("transfer", ["none", TRANSFER]),
+)
 
 
 def test_without_a_change_nothing_is_redone(demo):
@@ -69,9 +77,11 @@ def test_without_a_change_nothing_is_redone(demo):
 
 def test_a_fresh_clone_makes_everything_that_the_demo_needs():
     found = redone(None, plan())
-    assert trainings(found) == {NAFNET, SHORT, FINETUNE, PRETRAIN, *CHAIN, *RECOGNISERS}
+    degae = {CONTROL, DEHAZE, TRANSFER, REPRESENTOR}
+    assert trainings(found) == {NAFNET, SHORT, FINETUNE, PRETRAIN, *CHAIN, *RECOGNISERS, *degae}
     assert found["recognise"] == ENHANCERS and len(found["features_knn"]) == 2
-    assert found["evaluate"] == EVERYTHING and len(EVERYTHING) == 5
+    assert found["evaluate"] == EVERYTHING and len(EVERYTHING) == 9
+    assert found["features_retrieval"] == {TRANSFER}
     assert not {"pack", "fetch_dataset"} & set(found) and found["make_dataset"] == {"shapes0"}
 
 
@@ -140,7 +150,9 @@ def test_a_recipe_redoes_trainings_with_it_and_tests_that_draw_from_it(demo, rec
 
 
 def test_a_table_of_equal_budgets_redoes_itself_only(demo):
-    assert redone(demo, plan(nested("tables", "pretraining", "equal_budgets", False))) == {
+    first, second = [group.model_dump(mode="json") for group in demo.project.tables["pretraining"].groups]
+    change = nested("tables", "pretraining", "groups", [{**first, "equal_budgets": False}, second])
+    assert redone(demo, plan(change)) == {
         "tables": {"pretraining"}, "figures": {"pretraining"}, "published": {""}, "metrics": {""}, "page": {""},
     }  # fmt: skip
 
@@ -164,14 +176,15 @@ def test_a_test_or_protocol_evaluates_all_models_of_its_tables_and_trains_nothin
     """Which tests a job then scores follows from the frozen ones that changed (`test_scoring.py`)."""
     found = redone(demo, plan(change))
     assert found["freeze"] == {f"tests/{test}" for test in tests}
-    assert found["evaluate"] == {name for name in EVERYTHING if name.split("/")[0] in tables}
+    scored = {name for name in EVERYTHING if name.split("/")[0] in tables}
+    assert found["evaluate"] == scored - {f"pretraining/{model}" for model in (CONTROL, DEHAZE)}  # haze only
     assert found["tables"] == found["figures"] == tables and set(found) == {"freeze", "evaluate"} | SHOWN
 
 
 def test_a_raised_revision_of_scoring_evaluates_everything_and_trains_nothing(demo, monkeypatch):
     monkeypatch.setattr("airpipe.plan.studies.TestJob", partial(TestJob, revision=99))
     found = redone(demo, plan())
-    assert found["freeze"] == {f"tests/{test}" for test in demo.project.tables["allinone"].tests}
+    assert found["freeze"] == {f"tests/{test}" for test in demo.project.tests}
     assert found["evaluate"] == EVERYTHING and set(found) == {"freeze", "evaluate"} | SHOWN
 
 
@@ -199,7 +212,7 @@ def test_a_finetuning_setting_redoes_finetuning_only(demo):
 
 
 def test_a_pretraining_setting_redoes_finetunings_settings_that_follow_it_and_the_analysis_of_its_features():
-    masked = nested("tables", "pretraining", "models", ["dcpt/nafnet_5d", "dcpt/nafnet_5d_masked"])
+    masked = nested("tables", "pretraining", "groups", [{"models": ["dcpt/nafnet_5d", "dcpt/nafnet_5d_masked"]}])
     head = demo_scale("dcpt", "nafnet_5d", "pretrain", {"head": {"num_res_blocks": 2}})
     found = redone(plan(masked), plan(masked, head))
     follower = {model.replace("nafnet_5d", "nafnet_5d_masked") for model in (PRETRAIN, FINETUNE)}
@@ -209,7 +222,7 @@ def test_a_pretraining_setting_redoes_finetunings_settings_that_follow_it_and_th
 
 
 def test_a_setting_of_a_follower_leaves_the_first_one_alone():
-    masked = nested("tables", "pretraining", "models", ["dcpt/nafnet_5d", "dcpt/nafnet_5d_masked"])
+    masked = nested("tables", "pretraining", "groups", [{"models": ["dcpt/nafnet_5d", "dcpt/nafnet_5d_masked"]}])
     head = demo_scale("dcpt", "nafnet_5d_masked", "pretrain", {"head": {"num_res_blocks": 2}})
     found = redone(plan(masked), plan(masked, head))
     assert trainings(found) == {model.replace("nafnet_5d", "nafnet_5d_masked") for model in (PRETRAIN, FINETUNE)}

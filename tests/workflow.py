@@ -30,7 +30,7 @@ TOY = {
         "baseline": {"settings": {"nafnet_5d": {"stages": {"train": {"scales": {"demo": TRAIN}}}}}},
     },
     "tests": {"photos_noise25": {"protocols": ["airpipe"], "keep_images": 1}},
-    "tables": {"allinone": {"tests": ["photos_noise25"]}, "pretraining": {"scales": []}},
+    "tables": {"allinone": {"tests": ["photos_noise25"]}, "pretraining": {"scales": []}, "transfer": {"scales": []}},
     "features": {"scales": []},
     "recognition": {"scales": []},
     "compute": {"demo": {"default": {"threads": 1}}},
@@ -68,7 +68,7 @@ DCPT = {
         }},
         "nafnet_5d_masked": {"stages": {"pretrain": {"scales": {"demo": {"mask_patch": 4}}}}},
     }}},
-    "tables": {"pretraining": {"scales": None, "tests": ["photos_noise25"], "models": ARMS}},
+    "tables": {"pretraining": {"scales": None, "tests": ["photos_noise25"], "groups": [{"models": ARMS}]}},
     "features": {
         "scales": None, "models": ["dcpt/nafnet_5d/pretrain", "baseline/nafnet_5d"],
         "crops_per_image": 2, "patch_size": 32, "neighbours": 2, "perplexity": 5, "iterations": 250,

@@ -30,11 +30,10 @@ LUMA_SCALE = 255_000.0
 """Weights of R, G and B in the luma of BT.601, studio range, and what divides their sum: whole numbers, so that luma
 of 8-bit images that lies between two levels is the same in every form."""
 PART = 240
-"""Largest side of the parts in which SSIM is computed, in pixels: their maps stay in the cache."""
-RISK = 2e-6
-"""Possible error of a part's SSIM in float32 above which it is computed in float64; photographs err by less."""
-FLAT_RISK = 3e-7
-"""The same where most neighbours in a row are equal: there rounding errors add up, to more than that."""
+"""Largest side of the parts in which SSIM is computed, in pixels: their maps stay in the cache, and few of them are so
+uneven that float32 loses digits."""
+DOUBT = 1e-6
+"""Largest possible error of SSIM that float32 may leave; the parts that would add more are computed in float64."""
 
 
 @dataclass(frozen=True)
@@ -115,12 +114,16 @@ def ssim(restored: Image, clean: Image, window: Window) -> float:
     """
     _same_kind(restored, clean)
     _large_enough(clean.shape[:2], window)
-    (down, across), loss = window.margins, 0.0
-    rows, columns = _parts(clean.shape[0], down), _parts(clean.shape[1], across)
-    for place in itertools.product(rows, columns):
-        loss += _loss(restored[place], clean[place], window)
-    complete = (clean.shape[0] - 2 * down) * (clean.shape[1] - 2 * across)
-    return float(1 - loss / (complete * (clean.size // (clean.shape[0] * clean.shape[1]))))
+    sides = [_parts(length, margin) for length, margin in zip(clean.shape, window.margins, strict=False)]
+    parts = [(restored[place], clean[place]) for place in itertools.product(*sides)]
+    found = sorted(((*_loss(*part, window), part) for part in parts), key=lambda one: one[1])
+    (down, across), channels = window.margins, clean.size // (len(clean) * clean.shape[1])
+    values = (len(clean) - 2 * down) * (clean.shape[1] - 2 * across) * channels
+    total, left = 0.0, DOUBT * values
+    for loss, doubt, part in found:
+        left -= doubt
+        total += loss if left >= 0 else _loss(*part, window, np.float64)[0]
+    return float(1 - total / values)
 
 
 def _parts(length: int, margin: int) -> list[slice]:
@@ -130,59 +133,61 @@ def _parts(length: int, margin: int) -> list[slice]:
     return [slice(whole * n // count, whole * (n + 1) // count + 2 * margin) for n in range(count)]
 
 
-def _loss(x: Image, y: Image, window: Window, kind: type[Any] = np.float32) -> float:
-    """Sum of 1 - SSIM over the complete windows of a part.
+def _loss(x: Image, y: Image, window: Window, kind: type[Any] = np.float32) -> tuple[float, float]:
+    """Sum of 1 - SSIM over the complete windows of a part, and how much of it is in doubt.
 
     Sum and difference of the images need four filters, the images themselves five: with S, D the local variances
     of x + y and x - y, vx + vy = (S + D) / 2 and 2 vxy = (S - D) / 2; means likewise. With u and v the shares of the
-    difference in those sums, SSIM is (1 - 2 u) (1 - 2 v). Constants change neither S nor D, so both are taken around
-    their means in this part: float32 then holds what a photograph needs. Flat areas far
-    from the mean lose digits, all in one direction; where that could show, the part is done again in float64.
+    difference in those sums, 1 - SSIM is 2 (u + v - 2 u v). Constants change neither S nor D, so both are taken
+    around the means of the part: float32 then holds what most parts need.
     """
     depth = cv2.CV_32F if kind is np.float32 else cv2.CV_64F
     channels = x.size // (len(x) * x.shape[1])
     # whole numbers: integers stay exact in float32
-    level_x, level_y = (round(sum(cv2.mean(one[::4])) / channels) for one in (x, y))
-    total = cv2.addWeighted(x, 1, y, 1, -level_x - level_y, dtype=depth)
-    difference = cv2.addWeighted(x, 1, y, -1, level_y - level_x, dtype=depth)
-    rows = slice(window.margins[0], len(x) - window.margins[0])
-    mean_s, mean_d = window.means(total)[rows], window.means(difference)[rows]
-    s = window.means(cv2.multiply(total, total, dst=total))[rows]
-    d = window.means(cv2.multiply(difference, difference, dst=difference))[rows]
-    free = total[rows]  # memory for what follows
+    level_x, level_y = (round(sum(cv2.mean(one[::16])) / channels) for one in (x, y))
+    mean_s, s = _moments(cv2.addWeighted(x, 1, y, 1, -level_x - level_y, dtype=depth), window)
+    mean_d, d = _moments(cv2.addWeighted(x, 1, y, -1, level_y - level_x, dtype=depth), window)
+    columns = slice(window.margins[1], x.shape[1] - window.margins[1])
     # c2 divided by the factor of S and D, which is left out, gives the same ratio
-    cv2.addWeighted(s, 1, cv2.multiply(mean_s, mean_s, dst=free), -1, 2 * C2 / window.unbias, dst=s)
-    cv2.subtract(d, cv2.multiply(mean_d, mean_d, dst=free), dst=d)
-    if kind is np.float32 and _loses_digits(x, y, _risk(mean_s, mean_d, s, d)):
-        return _loss(x, y, window, np.float64)
+    sum_v = cv2.addWeighted(s, 1, d, 1, -2 * C2 / window.unbias, dst=s)
+    doubt = C2 * _lost(mean_s, mean_d, sum_v, d)
     mean_s += level_x + level_y
     mean_d += level_x - level_y
     cv2.multiply(mean_s, mean_s, dst=mean_s)
     cv2.multiply(mean_d, mean_d, dst=mean_d)
-    u = cv2.divide(mean_d, cv2.addWeighted(mean_s, 1, mean_d, 1, 2 * C1, dst=mean_s), dst=mean_s)
-    v = cv2.divide(d, cv2.add(s, d, dst=s), dst=s)
-    columns = slice(window.margins[1], x.shape[1] - window.margins[1])
-    first, second, both = (sum(cv2.sumElems(one[:, columns])) for one in (u, v, cv2.multiply(u, v, dst=free)))
-    return float(2 * first + 2 * second - 4 * both)
+    sum_u = cv2.addWeighted(mean_s, 1, mean_d, 1, 2 * C1, dst=mean_s)
+    u, v = cv2.divide(mean_d, sum_u, dst=mean_d)[:, columns], cv2.divide(d, sum_v, dst=d)[:, columns]
+    first, second, both = (sum(cv2.sumElems(one)) for one in (u, v, cv2.multiply(u, v)))
+    # where it is dark, the mean is what is left of the level; an error of it moves u by 0.14 at most
+    doubt = doubt * u.size + 0.14 * (level_x + level_y) * first
+    return 2 * (first + second - 2 * both), 4 * np.finfo(kind).eps * doubt
 
 
-def _risk(mean_s: Image, mean_d: Image, s: Image, d: Image) -> float:
-    """Error of a part's SSIM when S and D are off by the rounding of squared means, from every 13th row.
+def _moments(maps: Image, window: Window) -> tuple[Image, Image]:
+    """Means and negative variances in the rows with complete windows; `maps` are overwritten.
+
+    Negative, since OpenCV adds a square in one pass and subtracts it in two.
+    """
+    rows = slice(window.margins[0], len(maps) - window.margins[0])
+    means = window.means(maps)[rows]
+    variances = window.means(cv2.multiply(maps, maps, dst=maps, scale=-1))[rows]
+    cv2.accumulateSquare(means, variances)
+    return means, variances
+
+
+def _lost(mean_s: Image, mean_d: Image, sum_v: Image, d: Image) -> float:
+    """How the rounding of squared means moves v, in units of it, the mean over some rows of a part.
+
+    Variances are what is left of squares less squared means. In flat areas all lose alike; noise makes it random,
+    hence the third power of `sum_v`.
 
     Args:
         mean_s, mean_d: means of sum and difference around their levels.
-        s, d: their variances, s with the constant c2, as in `_loss`.
+        sum_v, d: sum of the variances with C2, and that of the difference, both negative.
     """
-    mean_s, mean_d, s, d = mean_s[::13], mean_d[::13], s[::13], d[::13]
-    return float(np.finfo(np.float32).eps * np.mean((d * mean_s**2 + s * mean_d**2) / (s + d) ** 2))
-
-
-def _loses_digits(x: Image, y: Image, risk: float) -> bool:
-    """Whether float32 is not enough for a part, given what `_risk` says of it."""
-    if not FLAT_RISK < risk < RISK:
-        return risk >= RISK
-    rows = [image[::13] for image in (x, y)]
-    return any(np.count_nonzero(one[:, 1:] == one[:, :-1]) > one.size / 2 for one in rows)
+    step = max(1, len(d) // 4)
+    mean_s, mean_d, sum_v, d = (one[step // 2 :: step].ravel() for one in (mean_s, mean_d, sum_v, d))
+    return float(((mean_s**2 * d / sum_v + mean_d**2) / sum_v**2).sum() / d.size)
 
 
 def _large_enough(size: tuple[int, ...], window: Window) -> None:

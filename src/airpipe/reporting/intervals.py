@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import special
 
 DRAWS = 2000
 """Bootstrap samples."""
@@ -64,5 +64,5 @@ def interval(parts: Sequence[Sampled]) -> tuple[float, float]:
 
 def _tail(n: int) -> float:
     """Share of the draws beyond each end."""
-    wide = math.sqrt(n / (n - 1)) * stats.t.ppf((1 + LEVEL) / 2, n - 1)
-    return float(stats.norm.cdf(-wide))
+    wide = math.sqrt(n / (n - 1)) * special.stdtrit(n - 1, (1 + LEVEL) / 2)
+    return float(special.ndtr(-wide))

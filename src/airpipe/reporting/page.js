@@ -24,17 +24,17 @@ function sort(table, column) {
   head(table).forEach((cell, at) => cell.setAttribute("aria-sort", at !== column ? "none" : down ? "descending" : "ascending"));
   const body = table.tBodies[0];
   const value = (row) => row.cells[column].dataset.value;
+  const text = (row) => row.cells[column].textContent.trim();
   const compare = (one, other) => {
     const [a, b] = [value(one), value(other)];
     if (a === undefined && b === undefined) {
-      return row_text(one, column).localeCompare(row_text(other, column), "en", { numeric: true }) * (down ? -1 : 1);
+      return text(one).localeCompare(text(other), "en", { numeric: true }) * (down ? -1 : 1);
     }
     if (a === undefined || b === undefined) { return a === undefined ? 1 : -1; } // without a number: last
     return (a - b) * (down ? -1 : 1);
   };
   body.append(...[...body.rows].sort(compare));
 }
-const row_text = (row, column) => row.cells[column].textContent.trim();
 
 function enter(table, cell) {
   all("[tabindex='0']", table).forEach((other) => { other.tabIndex = -1; });

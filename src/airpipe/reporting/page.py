@@ -23,9 +23,9 @@ from markupsafe import Markup, escape
 from PIL import Image
 
 from airpipe.provenance import write_text
-from airpipe.reporting.figures.pictures import Pixels, Scene, read_pixels, read_scenes
 from airpipe.reporting.published import PAPER_SCALE
-from airpipe.reporting.reading import Card, score_info
+from airpipe.reporting.reading import Card, read_json, score_info
+from airpipe.reporting.scenes import Pixels, Scene, read_pixels, read_scenes
 from airpipe.reporting.table import (
     EMPTY,
     SIGNS,
@@ -34,6 +34,7 @@ from airpipe.reporting.table import (
     Table,
     commit_of,
     facts_of,
+    number,
     read_frame,
     read_table,
     without_seed,
@@ -191,13 +192,9 @@ def _sliders(scene: Scene, side: int, add: Callable[[Any], str]) -> list[Slider]
     found = []
     for shown in scene.restored:
         names = (shown.title, scene.test, scene.image, before, add(shown.pixels))
-        values = (_decibel(scene.degraded.psnr), _decibel(shown.psnr))
+        values = number(scene.degraded.psnr, 2).text, number(shown.psnr, 2).text
         found.append(Slider(*names, *values, width, height, facts_of(shown.model)))
     return found
-
-
-def _decibel(value: float | None) -> str:
-    return EMPTY if value is None or math.isnan(value) else f"{value:.2f}"
 
 
 def embed_figures(paths: Sequence[Path]) -> dict[Path, Figure]:
@@ -277,7 +274,7 @@ def data_lines(sources: Sources) -> list[str]:
     """Lines on what a reader should know of the data: odd copies, missing files."""
     lines = []
     for path, check in zip(sources.lists, sources.checks, strict=True):
-        facts, checked = (json.loads(each.read_text(encoding="utf-8")) for each in (path, check))
+        facts, checked = read_json(path), read_json(check)
         notes = [f"version {checked['version']}"] if checked.get("version") else []
         notes += [f"{len(facts['removed'])} images of the tests left out"] if facts.get("removed") else []
         notes += checked.get("notes", [])
@@ -292,7 +289,7 @@ def leakage_lines(path: Path | None) -> list[str]:
     return [
         f"{pair['train_list']} shows {pair['test_images']} of the {pair['of_test_images']} test images of "
         f"{pair['test_list']} (results/data/leakage.csv names them; docs/datasets.md tells how to train without them)"
-        for pair in json.loads(path.read_text(encoding="utf-8"))["shared"]
+        for pair in read_json(path)["shared"]
     ]
 
 
@@ -354,10 +351,7 @@ def write_page(
         summary=summary(all_gains(sources, report["protocol"]), cards, scale),
         choices=choices([table for section in sections for table in section.tables]),
         sections=sections,
-        remarks={
-            "Leakage": leakage_lines(sources.leakage),
-            "Data": data_lines(sources),
-        },
+        remarks={"Leakage": leakage_lines(sources.leakage), "Data": data_lines(sources)},
         pictures=pictures,
         sliders=sliders,
         provenance=provenance_block(cards),

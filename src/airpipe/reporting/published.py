@@ -19,7 +19,7 @@ from pydantic import Field, PositiveInt
 from airpipe.errors import AirpipeError
 from airpipe.registry import described
 from airpipe.reporting.reading import Card
-from airpipe.reporting.table import PLACE, Row
+from airpipe.reporting.table import PLACE, Row, place_of
 from airpipe.settings.base import Name, Settings, check_settings, read_yaml, unknown_name
 from airpipe.settings.names import NONE, variant_of
 
@@ -32,9 +32,11 @@ PAPER_SCALE = "paper"
 ORIGINS = ("primary", "quoted", "retrained", "unstated", "third_party", "replication")
 """First flag: how a number came into its source. The others: plot, rounded, error:<key>."""
 ERROR = "error:"
+BESIDE = ("model", "ours", "ours_protocol", "gap", "comparable", "reason")
+"""Columns of what stands beside a printed number."""
 FRAME_COLUMNS = (
     *("paper", "table", "setting", "method", "backbone", *PLACE, "protocol", "metric", "published", "recomputed"),
-    *("model", "ours", "ours_protocol", "gap", "comparable", "reason", "flags", "note"),
+    *(*BESIDE, "flags", "note"),
 )
 """Columns of the long frame of all printed tables; `recomputed` is filled where a printed average is not the mean."""
 
@@ -194,7 +196,7 @@ class Published:
 
 
 def _column(row: Row) -> tuple[Any, ...]:
-    return tuple(row[name] for name in (*PLACE, "protocol", "metric"))
+    return *place_of(row), row["protocol"], row["metric"]
 
 
 def read_all(paths: Sequence[Path]) -> Published:
@@ -213,6 +215,11 @@ def records(frame: pd.DataFrame) -> list[Row]:
     return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
 
 
+def scale_notes(scale: str) -> list[str]:
+    """What a table at a scale must say of printed numbers."""
+    return [f"{scale} scale: not comparable with published numbers."] if scale != PAPER_SCALE else []
+
+
 def source_of(reference: Row) -> str:
     """Paper and table of a printed number."""
     return ", ".join(str(part) for part in (reference["paper"], reference["table"]) if part)
@@ -223,21 +230,20 @@ def source_of(reference: Row) -> str:
 
 def compare(row: Row, card: Card, published: Published) -> Row:
     """Set the matching printed number beside one of our rows: published, gap, comparable, reason and source."""
-    none: Row = {"published": math.nan, "gap": math.nan, "comparable": "no", "source": ""}
+    none: Row = {"published": math.nan, "gap": math.nan, "source": ""}
     if row["model"] == NONE or row["metric"] not in published.metrics:
-        return none | {"reason": "nothing published to compare with"}
+        return none | _verdict(["nothing published to compare with"])
     same = (other for other in published.by_column.get(_column(row), ()) if same_model(row, other, published.known))
     reference = next(same, None)
     if reference is None or row["protocol"] == UNKNOWN_PROTOCOL:
-        return none | {"reason": "no published number for this method, tasks and protocol"}
-    reasons = differences(row, card, reference, published.known)
-    return {
-        "published": reference["value"],
-        "gap": row["value"] - reference["value"],
-        "comparable": "no" if reasons else "yes",
-        "reason": "; ".join(reasons),
-        "source": source_of(reference),
-    }
+        return none | _verdict(["no published number for this method, tasks and protocol"])
+    found = {"published": reference["value"], "gap": row["value"] - reference["value"], "source": source_of(reference)}
+    return found | _verdict(differences(row, card, reference, published.known))
+
+
+def _verdict(reasons: Collection[str]) -> Row:
+    """Whether two numbers may be compared, and all reasons why not."""
+    return {"comparable": "no" if reasons else "yes", "reason": "; ".join(reasons)}
 
 
 def same_model(row: Row, reference: Row, known: Known) -> bool:
@@ -279,37 +285,26 @@ def reference_rows(ours: Sequence[Row], published: Published, scale: str) -> lis
     Rows of an unknown protocol are listed beside others of their paper only, and otherwise left to the table of all
     printed numbers, lest they bury ours.
     """
-    places = {tuple(row[name] for name in PLACE) for row in ours}
+    places = set(map(place_of, ours))
     columns = {_column(row) for row in ours}
     every = records(published.scores)
     papers = {row["paper"] for row in every if _column(row) in columns}
     rows = []
     for printed in every:
-        unknown = printed["protocol"] == UNKNOWN_PROTOCOL and tuple(printed[name] for name in PLACE) in places
+        unknown = printed["protocol"] == UNKNOWN_PROTOCOL and place_of(printed) in places
         beside = unknown and printed["paper"] in papers and printed["metric"] in ("psnr", "ssim")
         if beside or _column(printed) in columns:
-            rows.append(_reference_row(printed, scale, unknown))
+            rows.append(_reference_row(printed, scale))
     return rows
 
 
-def _reference_row(printed: Row, scale: str, unknown: bool) -> Row:
+def _reference_row(printed: Row, scale: str) -> Row:
     reasons = [f"{scale} scale"] if scale != PAPER_SCALE else []
-    reasons += ["protocol not re-measured"] if unknown else []
+    reasons += ["protocol not re-measured"] if printed["protocol"] == UNKNOWN_PROTOCOL else []
     copied = {name: printed[name] for name in ("method", "backbone", "setting", *PLACE, "protocol", "metric")}
     empty = dict.fromkeys(("scale", "seeds", "n_images", "against", "samples"), "")
-    missing = dict.fromkeys(("value", "sd", "low", "high", "gap"), math.nan)
-    return (
-        copied
-        | empty
-        | missing
-        | {
-            "model": "published",
-            "published": printed["value"],
-            "comparable": "no" if reasons else "yes",
-            "reason": "; ".join(reasons),
-            "source": source_of(printed),
-        }
-    )
+    found = {"model": "published", "published": printed["value"], "source": source_of(printed)}
+    return copied | empty | found | _verdict(reasons)
 
 
 # Averages
@@ -376,31 +371,18 @@ def published_frame(published: Published, ours: pd.DataFrame, cards: Mapping[str
         same = measured.get(_column(printed | {"protocol": protocol}), ())
         own = next((row for row in same if same_model(row, printed, published.known)), None)
         rows.append(printed | _beside(printed, own, cards, published.known, protocol))
-    frame = pd.DataFrame(rows, columns=[*SCORES.columns, *FRAME_COLUMNS[12:18]]).rename(columns={"value": "published"})
+    frame = pd.DataFrame(rows, columns=[*SCORES.columns, *BESIDE]).rename(columns={"value": "published"})
     return _with_averages(frame, scores)[list(FRAME_COLUMNS)]
 
 
 def _beside(printed: Row, own: Row | None, cards: Mapping[str, Card], known: Known, protocol: str) -> Row:
     if own is None:
-        return {
-            "model": "",
-            "ours": math.nan,
-            "ours_protocol": "",
-            "gap": math.nan,
-            "comparable": "no",
-            "reason": "not run",
-        }
+        return {"model": "", "ours": math.nan, "ours_protocol": "", "gap": math.nan} | _verdict(["not run"])
     reasons = differences(own, cards[own["model"]], printed, known)
     if printed["protocol"] == UNKNOWN_PROTOCOL:
         reasons.insert(0, "its protocol is unknown")
-    return {
-        "model": own["model"],
-        "ours": own["value"],
-        "ours_protocol": protocol,
-        "gap": own["value"] - printed["value"],
-        "comparable": "no" if reasons else "yes",
-        "reason": "; ".join(reasons),
-    }
+    gap = own["value"] - printed["value"]
+    return {"model": own["model"], "ours": own["value"], "ours_protocol": protocol, "gap": gap} | _verdict(reasons)
 
 
 def _with_averages(frame: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
@@ -416,8 +398,9 @@ def _with_averages(frame: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
         if len(average) and len(columns) and columns["ours"].notna().all():
             mean = float(columns["ours"].mean())
             reasons = dict.fromkeys(part for text in columns["reason"] if text for part in text.split("; "))
-            frame.loc[average, ["model", "ours_protocol"]] = columns[["model", "ours_protocol"]].iloc[0].tolist()
-            frame.loc[average, "ours"] = mean
-            frame.loc[average, "gap"] = mean - frame.loc[average, "published"]
-            frame.loc[average, ["comparable", "reason"]] = ["no" if reasons else "yes", "; ".join(reasons)]
+            first = columns.iloc[0]
+            found = {"model": first["model"], "ours": mean, "ours_protocol": first["ours_protocol"]}
+            found |= {"gap": mean - frame.loc[average, "published"], **_verdict(reasons)}
+            for column, value in found.items():
+                frame.loc[average, column] = value
     return frame

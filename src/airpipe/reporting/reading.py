@@ -74,7 +74,7 @@ def read_scores(paths: Sequence[Path]) -> pd.DataFrame:
     frames = [_read_score(path, info) for path, info in infos.items()]
     frames.sort(key=lambda frame: bool(frame["model"].iloc[0] != NONE))
     if not frames or frames[0]["model"].iloc[0] != NONE:
-        raise AirpipeError("no scores of 'none' (no restoration) were given; every table needs them")
+        raise AirpipeError("no scores of 'none' (no restoration) were given; every table needs them: give those, too")
     return pd.concat(frames, ignore_index=True)
 
 

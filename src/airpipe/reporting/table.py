@@ -24,6 +24,7 @@ Row = dict[str, Any]
 Mark = Literal["", "best", "worse", "tie"]
 Kind = Literal["ours", "none", "published"]
 
+Place = tuple[str, str, str]
 PLACE = ["dataset", "degradation", "level"]
 """Columns of a long frame that together name what was measured on."""
 NUMBERS = {
@@ -101,12 +102,12 @@ def words(*texts: str) -> tuple[Cell, ...]:
     return tuple(Cell((Part(text),)) if text else Cell() for text in texts)
 
 
-def number(value: Any, digits: int, unit: float = 1.0, mark: Mark = "") -> Part:
+def number(value: Any, digits: int, unit: float = 1.0) -> Part:
     """Show a number with that many digits, in multiples of `unit`; a dash for what is missing."""
     if value is None or value == "" or pd.isna(value):
         return Part(EMPTY)
     scaled = float(value) / unit
-    return Part(f"{scaled:.{digits}f}", scaled, mark)
+    return Part(f"{scaled:.{digits}f}", scaled)
 
 
 def with_spread(value: float, sd: float | None, digits: int, mark: Mark = "") -> Part:
@@ -177,6 +178,16 @@ def setting_of(model: str) -> str:
     """
     path, at, variant = model.partition("@")
     return "/".join(path.split("/")[:2]) + at + variant
+
+
+def place_of(row: Mapping[Any, Any]) -> Place:
+    """What the number of a row was measured on: its values of `PLACE`."""
+    return row["dataset"], row["degradation"], row["level"]
+
+
+def shown_protocol(found: Sequence[str], wanted: str) -> str:
+    """The protocol whose numbers figures show: the wanted one where it was used, otherwise the first one."""
+    return wanted if wanted in found else found[0]
 
 
 def place_names(places: Sequence[tuple[Any, ...]]) -> list[str]:

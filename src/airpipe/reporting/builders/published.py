@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from airpipe.reporting.published import AVERAGE, ERROR, Known, digits_of, records
-from airpipe.reporting.table import PLACE, Block, Cell, Line, Part, Row, Table, number, place_names, words
+from airpipe.reporting.table import Block, Cell, Line, Part, Row, Table, number, place_names, place_of, words
 
 KEYS = ["paper", "table", "setting"]
 
@@ -34,14 +34,14 @@ def build_published(frame: pd.DataFrame, known: Known) -> Table:
 def _block(group: pd.DataFrame) -> Block:
     rows = records(group)
     paper, table, setting = (str(rows[0][name]) for name in KEYS)
-    places = list(dict.fromkeys(tuple(row[name] for name in PLACE) for row in rows))
+    places = list(dict.fromkeys(map(place_of, rows)))
     places.sort(key=lambda place: place[0] == AVERAGE)
     names = [AVERAGE if place[0] == AVERAGE else name for place, name in zip(places, place_names(places), strict=True)]
     digits = {str(name): digits_of(values) for name, values in group.groupby("metric")["published"]}
     metrics = sorted(digits, key=lambda metric: (not metric.startswith("psnr"), not metric.startswith("ssim"), metric))
     lines = []
     for method in dict.fromkeys(row["method"] for row in rows):
-        own = {(*(row[name] for name in PLACE), row["metric"]): row for row in rows if row["method"] == method}
+        own = {(*place_of(row), row["metric"]): row for row in rows if row["method"] == method}
         cells = [[own.get((*place, metric), {}) for metric in metrics] for place in places]
         lines += _lines(method, cells, digits)
     title = f"{paper}, {table}, {setting}: {' / '.join(metrics)}"

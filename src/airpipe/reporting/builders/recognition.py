@@ -18,7 +18,7 @@ import pandas as pd
 from airpipe.errors import AirpipeError
 from airpipe.evaluation.detection import METRICS, average_precision, read_detections, read_truth
 from airpipe.registry import stage_at
-from airpipe.reporting.published import PAPER_SCALE
+from airpipe.reporting.published import scale_notes
 from airpipe.reporting.table import (
     NO_RESTORATION,
     PLACE,
@@ -316,12 +316,8 @@ def _mark(row: Row, name: str, highest: float, before: Row | None) -> Mark:
     return "worse" if before is not None and row[name] < before[name] else ""
 
 
-def _scale_note(story: Story) -> list[str]:
-    return [f"{story.scale} scale: not comparable with published numbers."] if story.scale != PAPER_SCALE else []
-
-
 def _recognition_notes(rows: Sequence[Row], results: Sequence[Result], story: Story) -> list[str]:
-    notes = _scale_note(story)
+    notes = scale_notes(story.scale)
     notes.append(
         "Recognisers were trained on clean images and are frozen; no enhancer learns from their answers. Restored "
         "images are rounded to 8 bit, as files are. chance: what guessing reaches."
@@ -363,7 +359,7 @@ def _about_sharing(results: Sequence[Result], story: Story) -> list[str]:
 
 
 def _restoration_notes(rows: Sequence[Row], story: Story) -> list[str]:
-    notes = _scale_note(story)
+    notes = scale_notes(story.scale)
     notes.append(
         f"RGB, [0, 1], rounded to 8 bit; mean over images. bold: the best in its column; "
         f"{SIGNS['worse']}: below the input."

@@ -20,13 +20,15 @@ import numpy.typing as npt
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from airpipe.errors import AirpipeError
 from airpipe.provenance import atomic_path
+from airpipe.reporting.builders.features import Result
 from airpipe.reporting.builders.recognition import TITLES, row_label
-from airpipe.reporting.table import PLACE, place_names, short_labels, without_seed
+from airpipe.reporting.table import place_names, place_of, short_labels, shown_protocol, without_seed
 from airpipe.settings.names import NONE
 from airpipe.settings.studies import CLEAN
 
@@ -39,8 +41,6 @@ MARKERS = "osD^vPX*<>"
 INITS = ("random", "trained")
 """Weights of a checkpoint's network, in the order of the panels."""
 
-Result = Mapping[str, Any]
-"""Content of results/features/<model>/<init>.json, see `airpipe.evaluation.features.analyse`."""
 Panel = tuple[str, npt.NDArray[np.float64], list[str], list[str]]
 """Title, shares in percent, names of rows and of columns."""
 
@@ -110,7 +110,7 @@ def draw_bars(table: pd.DataFrame, protocol: str, target: Path) -> None:
         AirpipeError: the table has no PSNR.
     """
     ours = _of_protocol(table, ["psnr", "psnr_gain"], protocol, target)
-    numbers = {(*(row[k] for k in ("model", *PLACE)), row["metric"]): row for row in ours.to_dict("records")}
+    numbers = {(row["model"], *place_of(row), row["metric"]): row for row in ours.to_dict("records")}
     psnr = {key[:-1]: row for key, row in numbers.items() if key[-1] == "psnr"}
     models = list(dict.fromkeys(key[0] for key in psnr))
     labels, colours = short_labels(models), model_colours(models)
@@ -134,9 +134,8 @@ def _of_protocol(table: pd.DataFrame, metrics: Sequence[str], protocol: str, tar
     """Our rows of some metrics under one protocol, or the first one."""
     ours = table[(table["model"] != "published") & table["metric"].isin(metrics)]
     if ours.empty:
-        raise AirpipeError(f"{target}: the table has no PSNR to draw")
-    found = list(ours["protocol"])
-    return ours[ours["protocol"] == (protocol if protocol in found else found[0])]
+        raise AirpipeError(f"{target}: the table has no PSNR to draw; name a metric psnr in one of its protocols")
+    return ours[ours["protocol"] == shown_protocol(list(ours["protocol"]), protocol)]
 
 
 @contextmanager
@@ -206,8 +205,8 @@ def draw_top1(table: pd.DataFrame, recogniser: str, target: Path) -> None:
     for row in degraded:
         value, sd = float(row["value"]), float(row["sd"])
         bar = Bar(value, value - sd, value + sd, f"{value:.0f}")
-        series.setdefault(row_label(row["model"], models), {})[tuple(row[name] for name in PLACE)] = bar
-    places = list(dict.fromkeys(tuple(row[name] for name in PLACE) for row in degraded))
+        series.setdefault(row_label(row["model"], models), {})[place_of(row)] = bar
+    places = list(dict.fromkeys(map(place_of, degraded)))
     colours = [GREY, *sns.color_palette("colorblind", max(len(series) - 1, 1))]
     with _bar_rows(target, series, dict(zip(places, place_names(places), strict=True)), colours, 3) as axes:
         for axis in axes:
@@ -278,13 +277,23 @@ def _costs(axis: Axes, points: pd.DataFrame, name: str) -> None:
         axis.axhline(before, color=GREY, linestyle="--", linewidth=1.0, label=labels[NONE])
     if points[name].notna().any():
         axis.set_xscale("log")
-        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.xaxis.set_major_formatter("{x:.3g}")
-        axis.xaxis.set_minor_formatter(NullFormatter())
+        _plain_numbers(axis.xaxis)
         axis.margins(x=0.15)
     else:
-        axis.text(0.5, 0.5, "not measured", ha="center", va="center", transform=axis.transAxes, color=GREY)
+        write_instead(axis, "not measured")
     sns.despine(ax=axis)
+
+
+def _plain_numbers(axis: Axis) -> None:
+    """Number a logarithmic axis by 1, 2, 5 and their multiples of ten, without powers."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:.3g}")
+    axis.set_minor_formatter(NullFormatter())
+
+
+def write_instead(axis: Axes, text: str) -> None:
+    """Say in the middle of axes why they are empty."""
+    axis.text(0.5, 0.5, text, ha="center", va="center", transform=axis.transAxes, color=GREY)
 
 
 # Curves
@@ -332,12 +341,10 @@ def _curve_axis(axis: Axes, name: str, empty: bool) -> None:
     title = "training loss (pale: each record)" if loss else "validation, centre crops"
     axis.set(xlabel="step", ylabel="loss" if loss else "PSNR (dB)", title=title)
     if empty:
-        axis.text(0.5, 0.5, "not recorded", ha="center", va="center", transform=axis.transAxes, color=GREY)
+        write_instead(axis, "not recorded")
     elif loss:
         axis.set_yscale("log")
-        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.yaxis.set_major_formatter("{x:.3g}")
-        axis.yaxis.set_minor_formatter(NullFormatter())
+        _plain_numbers(axis.yaxis)
     sns.despine(ax=axis)
 
 
@@ -444,7 +451,5 @@ def _matrix(axis: Axes, panel: Panel, first: bool) -> None:
     columns = [name.replace("_", " ") for name in answers]
     style = {"annot": True, "fmt": ".0f", "cmap": "Blues", "vmin": 0, "vmax": 100, "cbar": False, "square": True}
     sns.heatmap(shares, ax=axis, xticklabels=columns, yticklabels=rows, linewidths=0.5, **style)
-    axis.set_title(title)
-    axis.set_xlabel("answer, % of the true class")
-    axis.set_ylabel("true class" if first else "")
+    axis.set(title=title, xlabel="answer, % of the true class", ylabel="true class" if first else "")
     axis.set_xticklabels(columns, rotation=45, ha="right", rotation_mode="anchor")

@@ -1,30 +1,21 @@
-"""Pictures of the report: test images before and after, and what an enhancer gave to recognisers.
-
-No torch here: the pictures read are 8-bit RGB files that the evaluation wrote.
-"""
+"""Pictures of the report: test images before and after, and what an enhancer gave to recognisers."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from PIL import Image
 
-from airpipe.errors import AirpipeError
-from airpipe.reporting.figures.charts import GREY, open_figure
-from airpipe.reporting.reading import score_info
-from airpipe.reporting.table import setting_of, short_labels, without_seed
+from airpipe.reporting.figures.charts import open_figure, write_instead
+from airpipe.reporting.scenes import Pixels, Scene, Shown
 from airpipe.settings.names import NONE
 
-Pixels = npt.NDArray[np.uint8]
 Array = npt.NDArray[Any]
 
 FRAME = "#ffb000"
@@ -33,156 +24,6 @@ CELL = (1.62, 1.24)
 """Width and height in inches of a picture in the grid; its crop beside it is a square of that height."""
 SIDE = 1.35
 """Side in inches of a picture of the recognition tests."""
-MODELS = 4
-"""Models shown in pictures, unless more are named in the settings."""
-SCENES = 24
-"""Test images shown."""
-
-
-@dataclass(frozen=True)
-class Shown:
-    """One picture of the report: uint8 (H, W, 3) RGB under a title, with its PSNR in dB if it has one."""
-
-    title: str
-    pixels: Pixels
-    psnr: float | None = None
-    model: str = ""
-    """Id without seed."""
-    note: str = ""
-    """Words below it, where it has no PSNR."""
-
-
-@dataclass(frozen=True)
-class Scene:
-    """One test image: degraded first, then restored by each model, clean last."""
-
-    test: str
-    image: str
-    pictures: tuple[Shown, ...]
-    reference: Shown | None = None
-    """What models are shown beside the degraded picture, where they transfer a degradation; of any size."""
-
-    @property
-    def shown(self) -> tuple[Shown, ...]:
-        """All pictures in the order of their columns: the reference stands behind the degraded one."""
-        return (self.degraded, *([self.reference] if self.reference else []), *self.pictures[1:])
-
-    @property
-    def degraded(self) -> Shown:
-        """The picture that the models get."""
-        return self.pictures[0]
-
-    @property
-    def restored(self) -> tuple[Shown, ...]:
-        """What each model made of the degraded picture."""
-        return self.pictures[1:-1]
-
-
-def read_pixels(path: Path) -> Pixels:
-    """Read an 8-bit picture that the evaluation wrote, (H, W, 3) RGB.
-
-    Raises:
-        AirpipeError: missing or not decodable.
-    """
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"), np.uint8)
-    except OSError as error:
-        raise AirpipeError(f"{path}: cannot be read ({error}); run the evaluation again") from None
-
-
-def read_scenes(scores: Sequence[Path], pictures: Path, report: Mapping[str, Any]) -> list[Scene]:
-    """Read the first kept pictures of every test, at most `SCENES`, each with some models (first seed of each).
-
-    Models are those named in the settings, the best, the median one, then the first ones, up to `MODELS`; tests with
-    the same models show the same ones.
-
-    Args:
-        scores: score files of `none` and the models; their tests and models give the order.
-        pictures: folder that holds <model id>/<test>/<image>.png (usually results/restored).
-        report: of ReportSettings: `protocol` whose PSNR is shown (a test without it shows its first one),
-            `images_per_test` and `models`.
-
-    Raises:
-        AirpipeError: a picture is missing, or the models kept different ones.
-    """
-    files: dict[str, dict[str, Path]] = {}
-    infos = {path: score_info(path) for path in scores}
-    for path, info in infos.items():
-        files.setdefault(info["test"], {}).setdefault(without_seed(info["model"]), path)
-    psnr = {test: {m: read_psnr(path, report["protocol"]) for m, path in of.items()} for test, of in files.items()}
-    labels = short_labels(dict.fromkeys(model for of in files.values() for model in of))
-    kept = {test: infos[of[NONE]]["kept"][: report["images_per_test"]] for test, of in files.items()}
-    turns = [(turn, test) for test, names in kept.items() for turn in range(len(names))]
-    wanted = set(sorted(turns, key=lambda place: place[0])[:SCENES])  # the first image of every test, then the next
-    scenes = []
-    for test, of in files.items():
-        alike = [psnr[other] for other in files if set(files[other]) == set(of)]
-        chosen = choose_models(alike, report["models"])
-        for image in (image for turn, image in enumerate(kept[test]) if (turn, test) in wanted):
-            shown = [
-                Shown(labels[model], picture(pictures, infos[of[model]], image), psnr[test][model].get(image), model)
-                for model in (NONE, *chosen)
-            ]
-            scene = _scene(test, image, shown, picture(pictures, infos[of[NONE]], f"{image}_clean"))
-            scenes.append(_of_transfer(scene, of[NONE], pictures) if infos[of[NONE]].get("transfers") else scene)
-    return scenes
-
-
-def choose_models(psnr: Sequence[Mapping[str, Mapping[str, float]]], named: Sequence[str]) -> list[str]:
-    """Choose the models to show: the named ones, the best, the median one, then the first ones, up to `MODELS`.
-
-    Args:
-        psnr: for each of some tests, PSNR in dB by model and image.
-        named: method/setting or method/setting@variant of each model that is wanted in any case.
-    """
-    means = {
-        model: float(np.mean([value for test in psnr for value in test[model].values()]))
-        for model in psnr[0]
-        if model != NONE
-    }
-    ranked = sorted(means, key=lambda model: -means[model])
-    first = [model for model in means if setting_of(model) in named]
-    chosen = dict.fromkeys([*first, *ranked[:1], *ranked[len(ranked) // 2 :][:1], *means])
-    kept = list(chosen)[: max(MODELS, len(first))]
-    return [model for model in means if model in kept]
-
-
-def picture(folder: Path, info: Mapping[str, Any], name: str) -> Pixels:
-    """Read a picture that was kept beside a score file, whose facts are given."""
-    return read_pixels(folder / info["model"] / info["test"] / f"{name}.png")
-
-
-def _of_transfer(scene: Scene, scores: Path, pictures: Path) -> Scene:
-    """The scene of a test of transfer: with its reference, and with the operations that were drawn for the target."""
-    frame = pd.read_csv(scores, dtype=str, keep_default_na=False)
-    level = frame[frame["image"] == scene.image]["level"].iloc[0].replace("+", " + ")
-    shown = picture(pictures, score_info(scores), f"{scene.image}_reference")
-    reference = Shown("reference", shown, note=level)
-    target = replace(scene.pictures[-1], title="target", note=level)
-    return replace(scene, pictures=(*scene.pictures[:-1], target), reference=reference)
-
-
-def _scene(test: str, image: str, shown: Sequence[Shown], clean: Pixels) -> Scene:
-    scene = Scene(test, image, (replace(shown[0], title="degraded"), *shown[1:], Shown("clean", clean)))
-    if len({one.pixels.shape for one in scene.pictures}) > 1:
-        sizes = ", ".join(f"{s.title} {s.pixels.shape[1]}x{s.pixels.shape[0]}" for s in scene.pictures)
-        raise AirpipeError(f"{test}, {image}: pictures differ in size ({sizes}); run the evaluation again")
-    return scene
-
-
-def read_psnr(path: Path, protocol: str) -> dict[str, float]:
-    """PSNR in dB by image in a score file, under `protocol` or the file's first one.
-
-    Raises:
-        AirpipeError: it has none.
-    """
-    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-    rows = frame[frame["metric"] == "psnr"]
-    if rows.empty:
-        raise AirpipeError(f"{path}: has no psnr; run the evaluation again")
-    wanted = rows["protocol"] == (protocol if protocol in set(rows["protocol"]) else rows["protocol"].iloc[0])
-    return dict(zip(rows[wanted]["image"], rows[wanted]["value"].astype(float), strict=True))
 
 
 def crop_place(degraded: Pixels, restored: Sequence[Pixels], side: int) -> tuple[int, int, int]:
@@ -229,7 +70,7 @@ def draw_qualitative(scenes: Sequence[Scene], zoom: int, target: Path) -> None:
     with open_figure(target, width, height) as (figure, axes):
         axes[0, 0].axis("off")
         if not scenes:
-            axes[0, 0].text(0.5, 0.5, "no pictures were kept", ha="center", va="center", color=GREY)
+            write_instead(axes[0, 0], "no pictures were kept")
         for row, scene in enumerate(scenes):
             _scene_row(figure, scene, zoom, top=0.36 + row * (CELL[1] + 0.34), head=row == 0)
 
@@ -348,9 +189,7 @@ def draw_pictures(model: str, rows: Sequence[Row], branches: Sequence[str], targ
     height = SIDE * lines + 0.75
     with open_figure(target, SIDE * columns + 1.5, height, lines, columns) as (figure, axes):
         for axis in axes.flat:
-            axis.set(xticks=[], yticks=[])
-            axis.grid(False)
-            sns.despine(ax=axis, left=True, bottom=True)
+            axis.set(xticks=[], yticks=[], frame_on=False)
         drawn = [_draw_row(line, row) for line, row in zip(axes, rows, strict=False)]
         for axis, head in zip(axes[0], heads, strict=True):
             axis.set_title(head, fontsize=9)
