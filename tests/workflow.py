@@ -72,6 +72,7 @@ DCPT = {
     "features": {
         "scales": None, "models": ["dcpt/nafnet_5d/pretrain", "baseline/nafnet_5d"],
         "crops_per_image": 2, "patch_size": 32, "neighbours": 2, "perplexity": 5, "iterations": 250,
+        "retrieval": {"models": []},
     },
 }  # fmt: skip
 """Scratch, pretraining and masked pretraining of equal budgets, and the analysis of features."""
