@@ -520,11 +520,7 @@ def test_every_stage_has_one_rule_or_shares_one():
         *("baseline_train", "dcpt_pretrain", "dcpt_probe", "dcpt_finetune", "dcpt_transfer"),
         *("vrdir_recogniser", "vrdir_sad", "vrdir_dnc", "vrdir_ise"),
         *("degae_representor", "degae_super_resolution", "degae_pretrain", "degae_finetune"),
-<<<<<<< HEAD
         *("dsrir_train", "dynet_pretrain", "dynet_train"),
-=======
-        *("dynet_pretrain", "dynet_train"),
->>>>>>> dynet
     ]
     dnc = rules["vrdir_dnc"]
     assert (dnc.path, dnc.wildcards) == ("vrdir/{setting}/seed{seed}/dnc_{degradation}", ["degradation"])
