@@ -10,7 +10,9 @@ localrules:
 rule evaluate:
     input:
         model=model_file,
-        tests=lambda wildcards: [f"results/frozen/tests/{test}.yaml" for test in PLAN.table_tests(wildcards.table, wildcards.model)],
+        tests=lambda wildcards: [
+            f"results/frozen/tests/{test}.yaml" for test in PLAN.table_tests(wildcards.table, wildcards.model)
+        ],
         pairs=lambda wildcards: pair_lists(PLAN.table_lists(wildcards.table, wildcards.model)),
     output:
         index="results/evaluated/{table}/{model}.json",
