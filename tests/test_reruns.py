@@ -118,6 +118,7 @@ def test_printed_commands_can_be_pasted(project):
     done = snakemake(project, "all", "data", "-n", "-p", "--forceall", "--configfile", "overlay.yaml")
     commands = [line for line in done.stdout.splitlines() if line.lstrip().startswith("Shell command:")]
     assert len(commands) > 10 and any("scripts/train.py" in line for line in commands)
+    assert all("--degrade loader" in line for line in commands if "scripts/train.py" in line)
     assert max(len(word) for line in commands for word in shlex.split(line)) <= 200
 
 
