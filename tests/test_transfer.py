@@ -36,6 +36,7 @@ from airpipe.reporting.figures import pictures
 from airpipe.reporting.page import Sources, all_gains, summary
 from airpipe.reporting.published import read_all
 from airpipe.reporting.reading import read_scores
+from airpipe.reporting.scenes import read_scenes
 from airpipe.reporting.table import write_table
 from airpipe.settings.degrading import Recipe
 from airpipe.settings.merging import deep_merge
@@ -291,7 +292,7 @@ def test_the_table_has_all_images_and_each_label(scored, tmp_path):
 
 def test_the_grid_shows_reference_and_target_with_what_was_drawn(scored, tmp_path):
     files, _ = scored
-    scenes = pictures.read_scenes(files, tmp_path / "restored", ReportSettings(zoom=16).model_dump(mode="json"))
+    scenes = read_scenes(files, tmp_path / "restored", ReportSettings(zoom=16).model_dump(mode="json"))
     assert [shown.title for shown in scenes[0].shown] == ["degraded", "reference", "swap", "target"]
     assert [shown.title for shown in scenes[0].restored] == ["swap"]
     levels = pd.read_csv(files[0]).groupby("image")["level"].first()
