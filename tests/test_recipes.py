@@ -16,7 +16,7 @@ from airpipe.settings.degrading import Draw, Recipe
 
 CHANCES = {"gaussian_blur": 0.7, "gaussian_noise": 0.5, "poisson_noise": 0.2, "speckle_noise": 0.2, "jpeg": 0.5}
 """DegAE's chances of blur, the three noises and JPEG."""
-TEST_CHANCES = {"gaussian_blur": 0.5, "gaussian_noise": 0.5, "poisson_noise": 0.0, "speckle_noise": 0.0, "jpeg": 0.5}
+TEST_CHANCES = {"gaussian_blur": 0.5, "gaussian_noise": 0.5, "poisson_noise": 0.0, "speckle_noise": 0.0, "jpeg": 0.0}
 """Those of its loader for tests."""
 NOISES = ("gaussian_noise", "poisson_noise", "speckle_noise")
 SHIPPED = yaml.safe_load((ROOT / "config" / "recipes.yaml").read_text())["recipes"]
