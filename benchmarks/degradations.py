@@ -225,26 +225,24 @@ def main() -> None:
         pairs = [Pair(path, None, "", "", "none", path.stem, path.stem) for path in paths]
         samples, later = (TrainingSamples([part], [pairs], SEED, defer=defer) for defer in (False, True))
 
-        def ours(number: int) -> int:
-            slots = range(number * given.samples, (number + 1) * given.samples)
-            for slot in [*slots] * BURST:
-                our_order(images, samples, slot)
-            return BURST * len(slots)
+        def each(way: Callable[[int], object], burst: int = 1) -> Callable[[int], int]:
+            """One round: a way of making samples, for all slots of a round."""
 
-        def windows(number: int) -> int:
-            slots = range(number * given.samples, (number + 1) * given.samples)
-            for slot in [*slots] * BURST:
-                later[SampleKey(slot, 0, slot % len(images), PATCH)]
-            return BURST * len(slots)
+            def run(number: int) -> int:
+                slots = [*range(number * given.samples, (number + 1) * given.samples)] * burst
+                for slot in slots:
+                    way(slot)
+                return len(slots)
 
-        def published(number: int) -> int:
-            slots = range(number * given.samples, (number + 1) * given.samples)
-            for slot in slots:
-                published_order(images, part.operations, slot)
-            return len(slots)
+            return run
 
+        ways = {
+            "published order": each(lambda slot: published_order(images, part.operations, slot)),
+            "ours": each(lambda slot: our_order(images, samples, slot), BURST),
+            "windows": each(lambda slot: later[SampleKey(slot, 0, slot % len(images), PATCH)], BURST),
+        }
         same = differences(images, part.operations, samples, 40)
-        spent = measure({"published order": published, "ours": ours, "windows": windows}, given.rounds)
+        spent = measure(ways, given.rounds)
         patches = {
             size: on_device(deferred_batches(later, 4, size, device.type == "cuda"), device, given.rounds)
             for size in given.batch

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import torch
 
+from airpipe.data.pairs import listed
 from airpipe.errors import run_main
-from airpipe.evaluation.scoring import Candidate, PairList, score_tests
+from airpipe.evaluation.scoring import Candidate, score_tests
 from airpipe.provenance import write_json
 from airpipe.settings.base import read_settings
 from airpipe.settings.scoring import TestJob
@@ -31,10 +32,10 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     given = arguments()
     torch.set_num_threads(given.threads)
-    roots = {name: Path(root) for name, root in (text.split("=", 1) for text in given.root)}
-    lists = {file.stem: PairList(file, roots.get(file.stem.split(".")[0])) for file in given.pairs}
+    jobs = [read_settings(TestJob, file) for file in given.tests]
+    lists = listed(given.pairs, given.root)
     candidate = Candidate(given.id, given.model, given.scores, given.restored, given.device)
-    tests = score_tests(candidate, [read_settings(TestJob, file) for file in given.tests], lists)
+    tests = score_tests(candidate, jobs, lists)
     write_json(given.index, {"table": given.table, "model": given.id, "tests": tests})
 
 

@@ -34,10 +34,8 @@ def scores(job: Any) -> None:
         if group.equal_budgets:
             members = {model: card for model, card in known.items() if setting_of(model) in group.models}
             check_budgets(members, job.wildcards.table)
-    measured, printed = (
-        read_scores(scores_of(map(Path, job.input.scores))),
-        read_all(list(map(Path, job.input.published))),
-    )
+    measured = read_scores(scores_of(map(Path, job.input.scores)))
+    printed = read_all([Path(path) for path in job.input.published])
     for table in build_scores(job.wildcards.table, settings, job.params.scale, measured, known, printed):
         write_table(table, TABLES)
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
-from airpipe.data.pairs import read_pairs
-from airpipe.errors import AirpipeError, run_main
+from airpipe.data.pairs import listed
+from airpipe.errors import run_main
 from airpipe.evaluation.features import analyse
 from airpipe.evaluation.restore import choose_device
 from airpipe.provenance import library_versions, sha256_file, write_json
@@ -37,19 +37,15 @@ def main() -> None:
     given = arguments()
     torch.set_num_threads(given.threads)
     settings = read_settings(FeatureSettings, given.features)
-    roots = dict(text.split("=", 1) for text in given.root)
-    files = {file.stem: file for file in given.pairs}
-    if missing := {entry.pairs for entry in settings.classes.values()} - set(files):
-        raise AirpipeError(f"features: no --pairs file for {', '.join(sorted(missing))}; found {', '.join(files)}")
-    folders = {name: roots.get(name.split(".")[0]) for name in files}
-    pairs = {name: read_pairs(file, Path(root) if (root := folders[name]) else None) for name, file in files.items()}
+    lists = listed(given.pairs, given.root, {entry.pairs for entry in settings.classes.values()}, "features")
+    pairs = {name: one.read() for name, one in lists.items()}
     model, device = load_model(given.model, variant_of(given.id)), choose_device(given.device)
     facts = {
         "model": given.id,
         "network": model.card["network"],
         "training": {name: model.card.get(name) for name in TRAINING},
         "model_sha256": sha256_file(model.path),
-        "pairs_sha256": {name: sha256_file(file) for name, file in files.items()},
+        "pairs_sha256": {name: one.sha256 for name, one in lists.items()},
         "settings": settings.model_dump(mode="json"),
         "device": str(device),
         "threads": given.threads,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from airpipe.data.pairs import read_pairs
+from airpipe.data.pairs import listed
 from airpipe.errors import AirpipeError, run_main
 from airpipe.evaluation.recognisers import shared_values
 from airpipe.evaluation.recognition import recognise
@@ -42,12 +42,8 @@ def main() -> None:
     given = arguments()
     torch.set_num_threads(given.threads)
     job = read_settings(RecognitionJob, given.job)
-    roots = dict(text.split("=", 1) for text in given.root)
-    files = {file.stem: file for file in given.pairs}
-    if missing := {pairs for test in job.tests.values() for pairs in test.lists()} - set(files):
-        raise AirpipeError(f"recognition: no --pairs file for {', '.join(sorted(missing))}; found {', '.join(files)}")
-    folders = {name: roots.get(name.split(".")[0]) for name in files}
-    lists = {name: read_pairs(file, Path(root) if (root := folders[name]) else None) for name, file in files.items()}
+    wanted = {pairs for test in job.tests.values() for pairs in test.lists()}
+    lists = listed(given.pairs, given.root, wanted, "recognition")
     files_of = dict(text.split("=", 1) for text in given.recogniser)
     if set(files_of) != set(job.recognisers):
         raise AirpipeError(f"recognition: --recogniser {', '.join(files_of)}; expected {', '.join(job.recognisers)}")
@@ -56,7 +52,8 @@ def main() -> None:
         load_model(given.model, variant_of(given.id)) if given.model else None,
         choose_device(given.device),
     )
-    tests, pictures = recognise(enhancer, models, job, lists, device)
+    pairs = {name: one.read() for name, one in lists.items()}
+    tests, pictures = recognise(enhancer, models, job, pairs, device)
     facts = {
         "model": given.id,
         "seed": given.seed,
@@ -65,7 +62,7 @@ def main() -> None:
             name: {"id": job.recognisers[name], **_facts(model), **_shared(enhancer, model)}
             for name, model in models.items()
         },
-        "pairs_sha256": {name: sha256_file(file) for name, file in files.items()},
+        "pairs_sha256": {name: one.sha256 for name, one in lists.items()},
         "settings": job.model_dump(mode="json"),
         "device": str(device),
         "threads": given.threads,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from airpipe.data.pairs import read_pairs
+from airpipe.data.pairs import listed
 from airpipe.errors import run_main
 from airpipe.evaluation.embeddings import search
 from airpipe.evaluation.restore import choose_device
@@ -33,20 +33,19 @@ def main() -> None:
     given = arguments()
     torch.set_num_threads(given.threads)
     settings = read_settings(RetrievalSettings, given.retrieval)
-    folder = dict(text.split("=", 1) for text in given.root).get(given.pairs.stem.split(".")[0])
-    pairs = read_pairs(given.pairs, Path(folder) if folder else None)
+    (pairs,) = listed([given.pairs], given.root, [str(settings.pairs)], "features.retrieval").values()
     model, device = load_model(given.model, variant_of(given.id)), choose_device(given.device)
     facts = {
         "model": given.id,
         "network": model.card["network"],
         "model_sha256": sha256_file(model.path),
-        "pairs_sha256": sha256_file(given.pairs),
+        "pairs_sha256": pairs.sha256,
         "settings": settings.model_dump(mode="json"),
         "device": str(device),
         "threads": given.threads,
         "libraries": library_versions(),
     }
-    write_json(given.output, facts | search(model.network.to(device), settings, pairs, device))
+    write_json(given.output, facts | search(model.network.to(device), settings, pairs.read(), device))
 
 
 if __name__ == "__main__":

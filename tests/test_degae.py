@@ -13,7 +13,8 @@ from torch.nn.parallel import DistributedDataParallel
 from airpipe import build_network, load_published
 from airpipe.errors import AirpipeError
 from airpipe.evaluation.restore import restore
-from airpipe.methods.degae.network import BLOCKS, DegAE, FeatureModulation, ModulatedConv
+from airpipe.methods.degae.decoder import BLOCKS, FeatureModulation, ModulatedConv
+from airpipe.methods.degae.network import DegAE
 from airpipe.models.contract import feature_channels
 from airpipe.models.cost import network_cost
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from airpipe import build_network, load_published
 from airpipe.errors import AirpipeError
-from airpipe.methods.degae.network import FeatureModulation
+from airpipe.methods.degae.decoder import FeatureModulation
 from airpipe.weights.checkpoints import load_model
 from airpipe.weights.importing import ImportOptions, describe, export_published, import_published, table
 from airpipe.weights.published import read_published

@@ -290,7 +290,12 @@ def test_settings_that_do_not_fit_are_told_by_name(name, changes, message):
         (
             "pretrain_alone",
             {"phases": [{"steps": 2, "patch_size": 16, "batch_size": 2}]},
-            "its representor needs 22x22",
+            "the representor needs 22 pixels",
+        ),
+        (
+            "pretrain",
+            {"phases": [{"steps": 9, "patch_size": 23, "batch_size": 2}], "gan_from": 8, "parents": {}},
+            "patch_size is 23, the PatchGAN discriminator needs 24 pixels",
         ),
     ],
 )

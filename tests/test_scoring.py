@@ -15,10 +15,11 @@ from test_protocol import SHIPPED, noise_test
 from test_variants import DEEP, ID, SHALLOW, TwoDepths
 
 from airpipe import registry
+from airpipe.data.pairs import PairList
 from airpipe.errors import AirpipeError
 from airpipe.evaluation import scoring
 from airpipe.evaluation.indexes import scores_of
-from airpipe.evaluation.scoring import Candidate, PairList, score_tests
+from airpipe.evaluation.scoring import Candidate, score_tests
 from airpipe.provenance import write_json
 from airpipe.settings.scoring import TestJob
 from airpipe.weights.checkpoints import save_model

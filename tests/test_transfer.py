@@ -17,7 +17,7 @@ from toys.shown import Shown
 
 from airpipe import registry
 from airpipe.cli.main import main
-from airpipe.data.pairs import Pair
+from airpipe.data.pairs import Pair, PairList
 from airpipe.data.sources import ImageCache, pair_layers
 from airpipe.degradations.recipes import draw
 from airpipe.errors import AirpipeError
@@ -27,7 +27,7 @@ from airpipe.evaluation.metrics import Measurement, measure
 from airpipe.evaluation.protocol import evaluate, network_restorer
 from airpipe.evaluation.reference import Guided, Sample, transfer
 from airpipe.evaluation.restore import restore
-from airpipe.evaluation.scoring import Candidate, PairList, score_tests
+from airpipe.evaluation.scoring import Candidate, score_tests
 from airpipe.images import Picture, read_rgb8, write_picture
 from airpipe.plan import load_plan, models
 from airpipe.reporting.builders.features import feature_table
@@ -51,12 +51,9 @@ MIX = Recipe.model_validate({"operations": [NOISE, JPEG], "shuffle": 1.0})
 CPU = torch.device("cpu")
 
 
-def test_of(operations, target, **more) -> TestSettings:
+def transferring(operations, target, **more) -> TestSettings:
     recipes = {"operations": Recipe.model_validate(operations), "target_operations": Recipe.model_validate(target)}
     return TestSettings(pairs="toy.train", degradation="transfer", **recipes, **more)
-
-
-test_of.__test__ = False  # not a test
 
 
 @pytest.fixture(autouse=True)
@@ -175,7 +172,7 @@ def test_the_command_refuses_at_once_what_does_not_fit(album, model, tmp_path, c
 
 
 def test_the_reference_is_another_image_with_the_draw_of_the_target(pairs):
-    test, cache = test_of([NOISE], [BRIGHT]), ImageCache()
+    test, cache = transferring([NOISE], [BRIGHT]), ImageCache()
     seen = set()
     for pair in pairs:
         made = transfer(test, pair, pair_layers(pair, cache), pairs, cache)
@@ -196,7 +193,7 @@ def test_the_reference_is_another_image_with_the_draw_of_the_target(pairs):
 
 def test_noise_is_drawn_for_each_image_anew_and_all_is_the_same_again(pairs):
     certain = {**NOISE, "chance": 1.0, "parameters": {"sigma": 30}}
-    test, cache = test_of([], [certain]), ImageCache()
+    test, cache = transferring([], [certain]), ImageCache()
     layers = pair_layers(pairs[0], cache)
     made, again = (transfer(test, pairs[0], layers, pairs, cache) for _ in range(2))
     assert np.array_equal(made.degraded, layers[0])
@@ -208,7 +205,7 @@ def test_noise_is_drawn_for_each_image_anew_and_all_is_the_same_again(pairs):
 
 
 def test_results_are_compared_with_the_target_and_told_apart_by_what_was_drawn(pairs):
-    test, cache = test_of(MIX, MIX, protocols=("airpipe", "dcpt")), ImageCache()
+    test, cache = transferring(MIX, MIX, protocols=("airpipe", "dcpt")), ImageCache()
     rows = evaluate(test, SHIPPED, pairs, None)
     for pair in pairs:
         made = transfer(test, pair, pair_layers(pair, cache), pairs, cache)
@@ -229,7 +226,7 @@ def test_the_label_names_what_changes_the_image_in_the_order_of_the_recipe():
 
 def test_a_pair_of_clean_images_is_drawn_again_and_each_image_as_often_as_asked(pairs):
     seldom = Recipe(operations=MIX.operations, nothing=0.8)
-    rows = evaluate(test_of(seldom, seldom, draws=4), SHIPPED, pairs, None)
+    rows = evaluate(transferring(seldom, seldom, draws=4), SHIPPED, pairs, None)
     assert np.isfinite([row["value"] for row in rows]).all()
     names = list(dict.fromkeys(row["image"] for row in rows))
     assert names[:6] == ["img0", "img1", "img2", "img3", "img4", "img0@2"] and len(names) == 20
@@ -238,11 +235,11 @@ def test_a_pair_of_clean_images_is_drawn_again_and_each_image_as_often_as_asked(
 
 def test_a_pass_of_each_image_has_a_reference_and_a_list_of_one_image_is_told(pairs):
     seen = []
-    evaluate(test_of(MIX, MIX), SHIPPED, pairs, lambda sample: seen.append(sample) or sample.degraded)
+    evaluate(transferring(MIX, MIX), SHIPPED, pairs, lambda sample: seen.append(sample) or sample.degraded)
     assert [sample.name for sample in seen] == [f"img{number}" for number in range(5)]
     assert all(sample.reference.shape == (48, 56, 3) for sample in seen)
     with pytest.raises(AirpipeError, match="img0 is the only image, and its reference is another one"):
-        evaluate(test_of(MIX, MIX), SHIPPED, pairs[:1], None)
+        evaluate(transferring(MIX, MIX), SHIPPED, pairs[:1], None)
 
 
 # From scores to table and figure
@@ -251,7 +248,7 @@ def test_a_pass_of_each_image_has_a_reference_and_a_list_of_one_image_is_told(pa
 @pytest.fixture
 def scored(tmp_path, model):
     """Score files of none and the toy, on a list of five images."""
-    test = test_of(MIX, MIX, keep_images=2)
+    test = transferring(MIX, MIX, keep_images=2)
     job = TestJob(name="swap", test=test, protocols={"airpipe": SHIPPED["airpipe"]})
     lists = {"toy.train": PairList(toy_list(tmp_path), tmp_path / "images")}
     files = []

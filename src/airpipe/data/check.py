@@ -94,17 +94,7 @@ def check_split(
         AirpipeError: missing folder, no known layout, missing partners, clashing names, unreadable
             files, sizes that differ within a pair: the first ten and a count.
     """
-    folder = Path(root)
-    dataset = list_id.split(".")[0]
-    remedy = remake(root) or REMEDY
-    if not folder.is_dir() and remake(root):
-        raise AirpipeError(f"data set {dataset}: {root} is not there. {remedy}")
-    if not folder.is_dir():
-        raise AirpipeError(
-            f"data set {dataset}: {root} is not a folder. Put the files there, or set datasets.{dataset}.root "
-            "(an overlay: --configfile; variables such as ${HOME} are expanded), or have it fetched: "
-            f"airpipe data fetch {dataset}"
-        )
+    folder, remedy = _there(root, list_id.split(".")[0]), remake(root) or REMEDY
     globs = [glob for layout in split.layouts for glob in (*layout.clean, *(layout.degraded or ()))]
     paths, problems = list_images(folder, list(dict.fromkeys(globs)))
     complain(problems, f"{list_id} in {root}", remedy)
@@ -135,6 +125,20 @@ def check_split(
         raise AirpipeError(f"{list_id} in {root}: {facts['notes'][0]}. {after}")
     store.close()  # not before: a check that fails is repeated without reading all files again
     return Checked(files, facts)
+
+
+def _there(root: str, dataset: str) -> Path:
+    """The folder of a data set; an error with the remedy where it is none."""
+    folder = Path(root)
+    if not folder.is_dir() and remake(root):
+        raise AirpipeError(f"data set {dataset}: {root} is not there. {remake(root)}")
+    if not folder.is_dir():
+        raise AirpipeError(
+            f"data set {dataset}: {root} is not a folder. Put the files there, or set datasets.{dataset}.root "
+            "(an overlay: --configfile; variables such as ${HOME} are expanded), or have it fetched: "
+            f"airpipe data fetch {dataset}"
+        )
+    return folder
 
 
 def remake(root: str) -> str:

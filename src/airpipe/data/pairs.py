@@ -8,9 +8,9 @@ further column `window` (`airpipe.data.windows`), empty where an image stays who
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
@@ -21,7 +21,7 @@ from airpipe.data.packages import locate
 from airpipe.data.rules import partners, tried, without_suffix
 from airpipe.data.windows import Window
 from airpipe.errors import AirpipeError
-from airpipe.provenance import atomic_path, write_json
+from airpipe.provenance import atomic_path, sha256_file, write_json
 from airpipe.settings.datasets import Layout, PackageFile, SplitSettings
 
 COLUMNS = ("degraded", "clean", "degradation", "level", "crop", "name", "group")
@@ -86,6 +86,45 @@ class Pairing:
     def files(self) -> list[str]:
         """List every file that the rows name, each once, sorted."""
         return sorted({path for row in self.rows for path in (row["clean"], row["degraded"]) if path})
+
+
+@dataclass(frozen=True)
+class PairList:
+    """A pair list on this machine."""
+
+    file: Path
+    root: Path | None = None
+    """Folder of its data set; None: its files are embedded."""
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the list."""
+        return sha256_file(self.file)
+
+    def read(self) -> list[Pair]:
+        """Read its pairs, see `read_pairs`."""
+        return read_pairs(self.file, self.root)
+
+
+def listed(
+    files: Iterable[Path], roots: Iterable[str], wanted: Iterable[str] = (), what: str = ""
+) -> dict[str, PairList]:
+    """Find the pair lists that a command was given, by id.
+
+    Args:
+        files: files of the lists.
+        roots: folders of data sets that are not embedded, `dataset=folder` each.
+        wanted: ids of the lists that are needed.
+        what: what needs them, for the message.
+
+    Raises:
+        AirpipeError: the file of a list is missing.
+    """
+    folders = {name: Path(folder) for name, folder in (text.split("=", 1) for text in roots)}
+    found = {file.stem: PairList(file, folders.get(file.stem.split(".")[0])) for file in files}
+    if missing := set(wanted) - set(found):
+        raise AirpipeError(f"{what}: no --pairs file for {', '.join(sorted(missing))}; found {', '.join(found)}")
+    return found
 
 
 def read_pairs(path: Path, root: Path | None) -> list[Pair]:

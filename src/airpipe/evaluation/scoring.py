@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from airpipe.data.locks import Busy, only_process
-from airpipe.data.pairs import read_facts, read_pairs
+from airpipe.data.pairs import PairList, read_facts
 from airpipe.errors import AirpipeError
 from airpipe.evaluation.indexes import index_entry
 from airpipe.evaluation.protocol import Restorer, evaluate, network_restorer, picture_keeper, write_scores
@@ -27,20 +27,6 @@ from airpipe.settings.base import canonical_json
 from airpipe.settings.names import variant_of
 from airpipe.settings.scoring import TestJob
 from airpipe.weights.checkpoints import LoadedModel, load_model
-
-
-@dataclass(frozen=True)
-class PairList:
-    """A pair list on this machine."""
-
-    file: Path
-    root: Path | None = None
-    """Folder of its data set; None: its files are embedded."""
-
-    @cached_property
-    def sha256(self) -> str:
-        """Hash of the list."""
-        return sha256_file(self.file)
 
 
 @dataclass(frozen=True)
@@ -162,7 +148,7 @@ def _score(candidate: Candidate, job: TestJob, pairs: PairList, identity: str) -
     record = scores.with_suffix(".json")
     record.unlink(missing_ok=True)  # from here on the results are incomplete
     shutil.rmtree(pictures, ignore_errors=True)
-    images, restorer, begin = read_pairs(pairs.file, pairs.root), candidate.restorer(test.tile), time.perf_counter()
+    images, restorer, begin = pairs.read(), candidate.restorer(test.tile), time.perf_counter()
     keeper = picture_keeper(pictures, with_clean=restorer is None)
     where = choose_device(candidate.device) if restorer else None
     rows = evaluate(test, job.protocols, images, restorer, keeper, f"scoring {job.name}", device=where)

@@ -11,8 +11,9 @@ from torch.optim import Adam, AdamW, Optimizer
 
 from airpipe.data.batch import Batch
 from airpipe.errors import AirpipeError
+from airpipe.registry import build_network
 from airpipe.settings.base import unknown_name
-from airpipe.settings.stages import OptimizerSettings, StageSettings
+from airpipe.settings.stages import NetworkSettings, OptimizerSettings, StageSettings
 
 
 @dataclass(frozen=True)
@@ -124,8 +125,7 @@ class Task(ABC):
 
         The curves get each name's mean over all batches. By default `psnr` in dB, one value an image.
         """
-        error = (network(batch.degraded).float().clamp(0, 1) - batch.clean).square().mean((1, 2, 3))
-        return {"psnr": -10 * torch.log10(error.clamp_min(1e-10))}  # at most 100 dB: a mean stays finite
+        return {"psnr": psnr(network(batch.degraded), batch.clean)}
 
 
 def check_turns(task: Task, steps: int) -> set[Turn]:
@@ -199,6 +199,23 @@ def _check_turn(turn: Turn, task: Task, where: dict[str, str]) -> None:
                 f"task {task.settings.task}: the turns {where[loss]!r} and {turn.name!r} both have a loss {loss!r}; "
                 "one would overwrite the other in the curves. Give them names of their own"
             )
+
+
+def psnr(restored: Tensor, clean: Tensor) -> Tensor:
+    """Return the PSNR of each image in dB, (n,), for validation: clipped to [0, 1], and at most 100 dB.
+
+    Args:
+        restored: n images (n, 3, H, W).
+        clean: what they are compared with, of the same shape.
+    """
+    error = (restored.float().clamp(0, 1) - clean).square().mean((1, 2, 3))
+    return -10 * torch.log10(error.clamp_min(1e-10))  # so that a mean over images stays finite
+
+
+def seeded_network(found: NetworkSettings, seed: int) -> nn.Module:
+    """Build a network whose random weights follow from the seed."""
+    torch.manual_seed(seed)
+    return build_network(found.name, **found.arguments)
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], settings: OptimizerSettings) -> Optimizer:

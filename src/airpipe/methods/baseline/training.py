@@ -6,14 +6,12 @@ Source: the supervised all-in-one setting of AirNet (Li et al., CVPR 2022) and P
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 
 from airpipe.data.batch import Batch
-from airpipe.registry import build_network
 from airpipe.settings.stages import StageSettings
 from airpipe.training.losses import PIXEL_LOSSES
-from airpipe.training.task import Moment, Task, make_optimizer
+from airpipe.training.task import Moment, Task, make_optimizer, seeded_network
 
 
 class BaselineTask(Task):
@@ -23,8 +21,7 @@ class BaselineTask(Task):
 
     def __init__(self, settings: StageSettings, parents: Mapping[str, nn.Module]) -> None:
         super().__init__(settings, parents)
-        torch.manual_seed(settings.seed)
-        net = build_network(settings.network.name, **settings.network.arguments)
+        net = seeded_network(settings.network, settings.seed)
         self.networks = {"net": net}
         self.optimizers = {"net": make_optimizer(net.parameters(), settings.optimizers["net"])}
         self.pixel_loss = PIXEL_LOSSES[settings.pixel_loss]

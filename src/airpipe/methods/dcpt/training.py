@@ -29,10 +29,9 @@ from airpipe.methods.dcpt.settings import (
     TransferSettings,
 )
 from airpipe.models.contract import feature_channels
-from airpipe.registry import build_network
 from airpipe.training.losses import PIXEL_LOSSES, cross_entropy, focal_loss
 from airpipe.training.parents import fill_backbone, freeze_without_gradient
-from airpipe.training.task import Moment, Task, make_optimizer
+from airpipe.training.task import Moment, Task, make_optimizer, seeded_network
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +43,7 @@ class ClassifierTask(Task):
 
     def __init__(self, settings: ClassifierSettings, parents: Mapping[str, nn.Module]) -> None:
         super().__init__(settings, parents)
-        torch.manual_seed(settings.seed)
-        found = settings.exported_network
-        self.net = cast(DCPT, build_network(found.name, **found.arguments))
+        self.net = cast(DCPT, seeded_network(settings.exported_network, settings.seed))
         """The network itself, which the loop does not wrap: for set-up, not for steps."""
         self.networks = {"net": self.net}
         self.class_loss = class_loss(settings.loss, settings.focal_gamma)

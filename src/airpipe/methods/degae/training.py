@@ -20,7 +20,11 @@ from airpipe.data.batch import Batch, DrawnNumbers
 from airpipe.data.drawn import DrawnColumns
 from airpipe.degradations.recipes import full_names
 from airpipe.errors import AirpipeError
-from airpipe.methods.degae.network import BLOCKS, DegAE, DegAEFinetune, Extractor, Representor, ResidualBlock
+from airpipe.methods.baseline.training import BaselineTask
+from airpipe.methods.degae.decoder import BLOCKS
+from airpipe.methods.degae.discriminators import PatchGAN
+from airpipe.methods.degae.network import DegAE, DegAEFinetune
+from airpipe.methods.degae.representor import Extractor, Representor, ResidualBlock
 from airpipe.methods.degae.settings import (
     FinetuneSettings,
     PretrainSettings,
@@ -33,13 +37,16 @@ from airpipe.settings.stages import StageSettings
 from airpipe.training.adversarial import discriminator_losses, generator_loss
 from airpipe.training.losses import PIXEL_LOSSES, l1
 from airpipe.training.parents import fill_backbone, fill_part
-from airpipe.training.task import Moment, Task, Turn, make_optimizer
+from airpipe.training.task import Moment, Task, Turn, make_optimizer, psnr, seeded_network
 
 
-def build(settings: StageSettings) -> nn.Module:
-    """Build the network of a stage with the weights of its seed."""
-    torch.manual_seed(settings.seed)
-    return build_network(settings.network.name, **settings.network.arguments)
+def check_patches(settings: StageSettings, least: int, what: str) -> None:
+    """Refuse patches that a network will not take, before the first step and not where it is first called."""
+    for phase in settings.phases:
+        if phase.patch_size < least:
+            raise AirpipeError(
+                f"{settings.task}: patch_size is {phase.patch_size}, {what} needs {least} pixels. Use larger patches"
+            )
 
 
 def companion_of(batch: Batch, task: str) -> tuple[Tensor, Tensor]:
@@ -59,7 +66,7 @@ class RepresentorTask(Task):
 
     def __init__(self, settings: RepresentorSettings, parents: Mapping[str, nn.Module]) -> None:
         super().__init__(settings, parents)
-        net = cast(Representor, build(settings))
+        net = cast(Representor, seeded_network(settings.network, settings.seed))
         sharpen(net)
         recipes = [part.operations for part in settings.data]
         columns = DrawnColumns(recipes)
@@ -165,6 +172,8 @@ class _AdversarialTask(Task):
         self.networks, optimizers = {"net": net}, {"net": make_optimizer(moved, settings.optimizers["net"])}
         if self.adversarial:
             critic = build_network(settings.discriminator.name, **settings.discriminator.arguments)
+            if isinstance(critic, PatchGAN):  # the other one takes one size, which the settings check
+                check_patches(settings, critic.smallest, "the PatchGAN discriminator")
             self.networks["discriminator"] = critic
             optimizers["discriminator"] = make_optimizer(critic.parameters(), settings.optimizers["discriminator"])
         self.optimizers = optimizers
@@ -211,7 +220,7 @@ class SuperResolutionTask(_AdversarialTask):
 
     def __init__(self, settings: SuperResolutionSettings, parents: Mapping[str, nn.Module]) -> None:
         super().__init__(settings, parents)
-        net = build(settings)
+        net = seeded_network(settings.network, settings.seed)
         if "init" in parents:
             fill_part(net, parents["init"], "init", self.parent_reports)
         self.own_losses = ("pixel",)
@@ -237,8 +246,7 @@ class SuperResolutionTask(_AdversarialTask):
         """Return `psnr` in dB of the enlarged image."""
         height, width = (side // 4 * 4 for side in batch.clean.shape[2:])
         clean = batch.clean[..., :height, :width]
-        error = (network(reduced(clean)).float().clamp(0, 1) - clean).square().mean((1, 2, 3))
-        return {"psnr": -10 * torch.log10(error.clamp_min(1e-10))}
+        return {"psnr": psnr(network(reduced(clean)), clean)}
 
 
 def reduced(images: Tensor) -> Tensor:
@@ -255,12 +263,13 @@ class PretrainTask(_AdversarialTask):
 
     def __init__(self, settings: PretrainSettings, parents: Mapping[str, nn.Module]) -> None:
         super().__init__(settings, parents)
-        net = cast(DegAE, build(settings))
+        net = cast(DegAE, seeded_network(settings.network, settings.seed))
         if "representor" in parents:
             fill_part(net.representor, parents["representor"], "representor", self.parent_reports)
         elif "extractor" in parents:
             report = fill_backbone(net.representor.extractor, extractor_of(parents["extractor"]), "extractor")
             self.parent_reports["extractor"] = report
+        check_patches(settings, net.least_reference, "the representor")
         own = list(net.parameters())
         if {"representor", "extractor"} & set(parents):
             net.representor.extractor.requires_grad_(False)
@@ -303,9 +312,7 @@ class PretrainTask(_AdversarialTask):
     def measure(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Return `psnr` in dB of the transferred image against the target; the decoder adds no noise."""
         _, reference = companion_of(batch, self.settings.task)
-        made = network(batch.degraded, reference, noise="zero").float().clamp(0, 1)
-        error = (made - batch.clean).square().mean((1, 2, 3))
-        return {"psnr": -10 * torch.log10(error.clamp_min(1e-10))}
+        return {"psnr": psnr(network(batch.degraded, reference, noise="zero"), batch.clean)}
 
 
 def extractor_of(parent: nn.Module) -> nn.Module:
@@ -347,15 +354,13 @@ def drawn_noise(seed: int, slots: Sequence[int], images: Tensor) -> list[Tensor]
 # Finetuning
 
 
-class FinetuneTask(Task):
+class FinetuneTask(BaselineTask):
     """The pretrained encoder and one new convolution learn one task; without the parent `init` from random weights."""
 
-    losses = ("pixel",)
-
     def __init__(self, settings: FinetuneSettings, parents: Mapping[str, nn.Module]) -> None:
-        super().__init__(settings, parents)
         # the weights of the seed come first, so that the head of a control is that of its counterpart
-        net = cast(DegAEFinetune, build(settings))
+        super().__init__(settings, parents)
+        net = cast(DegAEFinetune, self.networks["net"])
         if "init" in parents:
             encoder = getattr(parents["init"], "encoder", None)
             if not isinstance(encoder, nn.Module):
@@ -364,14 +369,6 @@ class FinetuneTask(Task):
                     "DegAE: name a stage degae.pretrain or degae.finetune, or imported official files"
                 )
             fill_part(net.encoder, encoder, "init", self.parent_reports)
-        moved = net.parameters()
         if settings.fix_encoder:
             net.encoder.requires_grad_(False)
-            moved = net.head.parameters()
-        self.networks = {"net": net}
-        self.optimizers = {"net": make_optimizer(moved, settings.optimizers["net"])}
-        self.pixel_loss = PIXEL_LOSSES[settings.pixel_loss]
-
-    def step(self, batch: Batch, at: Moment) -> dict[str, Tensor]:
-        """Return the pixel loss."""
-        return {"pixel": self.pixel_loss(self.networks["net"](batch.degraded), batch.clean)}
+            self.optimizers = {"net": make_optimizer(net.head.parameters(), settings.optimizers["net"])}

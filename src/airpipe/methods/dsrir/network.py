@@ -25,7 +25,7 @@ from airpipe.models.contract import Network, Shapes
 from airpipe.models.padding import pad_to_multiple
 
 SLOPE = 0.1
-"""Of negative values, what the activations around the uncertainty keep."""
+"""Factor of negative values in the activations around the uncertainty."""
 GROUPS = 4
 """Groups of blocks in the third sub-network."""
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 
 from airpipe.data.batch import Batch
@@ -23,8 +22,7 @@ from airpipe.methods.dsrir.network import DSRIR
 from airpipe.methods.dsrir.settings import DsrirSettings
 from airpipe.models.contract import feature_channels
 from airpipe.models.vgg import VGG19Features
-from airpipe.registry import build_network
-from airpipe.training.task import Moment, Task, make_optimizer
+from airpipe.training.task import Moment, Task, make_optimizer, seeded_network
 
 
 class DsrirTask(Task):
@@ -32,8 +30,7 @@ class DsrirTask(Task):
 
     def __init__(self, settings: DsrirSettings, parents: Mapping[str, nn.Module]) -> None:
         super().__init__(settings, parents)
-        torch.manual_seed(settings.seed)
-        net = cast(DSRIR, build_network(settings.network.name, **settings.network.arguments))
+        net = cast(DSRIR, seeded_network(settings.network, settings.seed))
         # nothing follows the last stage, so that what weighs its features gets no gradient
         for unused in (net.usau_3.conv2, net.usau_3.att_map):
             unused.requires_grad_(False)

@@ -7,15 +7,13 @@ none; the training from akshaydudhane16/DyNet `train.py`, which trains the deepe
 from collections.abc import Mapping, Sequence
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 
 from airpipe.data.batch import Batch
 from airpipe.methods.dynet.settings import DynamicSettings, TrainSettings
-from airpipe.registry import build_network
 from airpipe.training.losses import PIXEL_LOSSES
 from airpipe.training.parents import fill_backbone
-from airpipe.training.task import Moment, Task, Turn, make_optimizer
+from airpipe.training.task import Moment, Task, Turn, make_optimizer, psnr, seeded_network
 
 
 class DynamicTask(Task):
@@ -23,8 +21,7 @@ class DynamicTask(Task):
 
     def __init__(self, settings: DynamicSettings, parents: Mapping[str, nn.Module]) -> None:
         super().__init__(settings, parents)
-        torch.manual_seed(settings.seed)
-        net = build_network(settings.network.name, **settings.network.arguments)
+        net = seeded_network(settings.network, settings.seed)
         self.networks = {"net": net}
         self.optimizers = {"net": make_optimizer(net.parameters(), settings.optimizers["net"])}
         # sorted, because a frozen file keeps no order, and the order decides what a draw means
@@ -51,9 +48,9 @@ class DynamicTask(Task):
         """Return, for every variant, `psnr_<variant>` in dB and the mean absolute error `l1_<variant>`."""
         found = {}
         for name, reuse_freq in self.reuse.items():
-            error = network(batch.degraded, reuse_freq=reuse_freq).float().clamp(0, 1) - batch.clean
-            found[f"psnr_{name}"] = -10 * torch.log10(error.square().mean((1, 2, 3)).clamp_min(1e-10))
-            found[f"l1_{name}"] = error.abs().mean((1, 2, 3))
+            restored = network(batch.degraded, reuse_freq=reuse_freq).float().clamp(0, 1)
+            found[f"psnr_{name}"] = psnr(restored, batch.clean)
+            found[f"l1_{name}"] = (restored - batch.clean).abs().mean((1, 2, 3))
         return found
 
 

@@ -27,10 +27,9 @@ from airpipe.methods.vrdir.settings import (
 )
 from airpipe.models.recognisers import Recogniser, RecogniserVGG
 from airpipe.models.vgg import VGGFront
-from airpipe.registry import build_network
 from airpipe.training.losses import IGNORED, PIXEL_LOSSES, cross_entropy
 from airpipe.training.parents import fill_part, train_only
-from airpipe.training.task import Moment, Task, make_optimizer
+from airpipe.training.task import Moment, Task, make_optimizer, psnr, seeded_network
 
 
 class RecogniserTask(Task):
@@ -38,9 +37,7 @@ class RecogniserTask(Task):
 
     def __init__(self, settings: RecogniserSettings, parents: Mapping[str, nn.Module]) -> None:
         super().__init__(settings, parents)
-        torch.manual_seed(settings.seed)
-        name = settings.network.name
-        net = build_network(name, **settings.network.arguments)
+        net, name = seeded_network(settings.network, settings.seed), settings.network.name
         if not isinstance(net, Recogniser):
             raise AirpipeError(f"network {name} tells no classes; expected recogniser_vgg or recogniser_residual")
         self.classes, self.rebuild = net.classes, settings.rebuild
@@ -103,9 +100,7 @@ class EnhancerTask(Task):
 
     def __init__(self, settings: EnhancerSettings, parents: Mapping[str, nn.Module]) -> None:
         super().__init__(settings, parents)
-        torch.manual_seed(settings.seed)
-        found = settings.exported_network
-        self.net = cast(VRDIR, build_network(found.name, **found.arguments))
+        self.net = cast(VRDIR, seeded_network(settings.exported_network, settings.seed))
         """The network itself, which the loop does not wrap: for set-up, not for steps."""
         self.networks = {"net": self.net}
         self.legacy_targets = settings.legacy_targets
@@ -175,9 +170,7 @@ class SadTask(EnhancerTask):
 
     def measure(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Return `psnr` of what becomes of degraded images, and `psnr_clean`: the best that the decoder can do."""
-        rebuilt = network(batch.clean).float().clamp(0, 1)
-        error = (rebuilt - batch.clean).square().mean((1, 2, 3))
-        return {**super().measure(network, batch), "psnr_clean": -10 * torch.log10(error.clamp_min(1e-10))}
+        return {**super().measure(network, batch), "psnr_clean": psnr(network(batch.clean), batch.clean)}
 
 
 class RestoringTask(EnhancerTask):
