@@ -372,6 +372,25 @@ def test_an_embedding_of_roughness_finds_noise_and_a_constant_one_finds_nothing(
     assert search(blind, searched(), pairs)["rank1"] < 80
 
 
+def test_among_other_photographs_an_embedding_of_content_reaches_chance_only(pairs):
+    settings, levels = searched(draws=12), {}
+
+    def brightness(image):
+        """The mean of a crop, to a thousandth the same whatever the noise: what the photograph shows."""
+        level = levels.setdefault(round(float(image.mean()), 2), len(levels))
+        return torch.nn.functional.one_hot(torch.tensor([level] * len(image)), 64).float() + 0.01
+
+    content = Shown()
+    content.embedding = brightness
+    found = search(content, settings, pairs)["others"]
+    assert found["rank1"] == pytest.approx(found["chance_rank1"], abs=25)
+    told = search(Shown(), settings, pairs)["others"]
+    labels = [label for label, _, _ in degraded_crops(settings, pairs)]
+    chance = 100 * sum((labels.count(label) / len(labels)) ** 2 for label in set(labels))
+    assert told == pytest.approx({"rank1": 100, "chance_rank1": chance})
+    assert found["chance_rank1"] == pytest.approx(chance)
+
+
 def test_draws_are_shared_by_all_images_and_noise_is_not(pairs):
     crops = degraded_crops(searched(operations=[{**NOISE, "chance": 1.0}], draws=2), pairs)
     assert [image for _, image, _ in crops] == [pair.name for pair in pairs for _ in range(2)]
@@ -402,8 +421,10 @@ def test_retrieval_stands_in_the_table_of_features_beside_chance(pairs):
     rows = table.frame.set_index(["measure", "class"])
     assert rows.loc[("retrieval", ""), "value"] == 100
     assert rows.loc[("retrieval_chance", ""), "value"] == rows.loc[("retrieval", ""), "chance"] == facts["chance_rank1"]
-    assert rows.loc[("retrieval", "clean"), "value"] == 100
-    assert table.blocks[0].head == ("checkpoint", "all", "clean", "gaussian_noise", "chance")
+    assert rows.loc[("retrieval", "clean"), "value"] == rows.loc[("retrieval_others", ""), "value"] == 100
+    assert rows.loc[("retrieval_others_chance", ""), "value"] == facts["others"]["chance_rank1"]
+    head = ("checkpoint", "all", "clean", "gaussian_noise", "chance", "other photographs", "chance there")
+    assert table.blocks[0].head == head
     assert "another photograph that is degraded by the same operations" in table.notes[0]
 
 

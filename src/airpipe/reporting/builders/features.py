@@ -45,6 +45,7 @@ CLASSES = {"haze", "motion_blur", "noise", "rain", "low_light"}
 """Degradations of the published analysis."""
 KNN, CLASSIFIER = "knn", "classifier"
 RETRIEVAL, BY_CHANCE = "retrieval", "retrieval_chance"
+AMONG_OTHERS, OTHERS_BY_CHANCE = "retrieval_others", "retrieval_others_chance"
 
 
 def feature_table(results: Sequence[Result], published: Sequence[Row], searched: Sequence[Result] = ()) -> Table:
@@ -203,13 +204,16 @@ def _notes(rows: Sequence[Row]) -> list[str]:
 
 
 def _retrieval_rows(result: Result) -> list[Row]:
-    """Numbers of a retrieval: over all crops, what chance reaches there, then by label."""
+    """Numbers of a retrieval: of all crops with that of chance, the same among other photographs, then by label."""
     common = {"model": result["model"], "network": network_name(result), "init": "trained", "neighbours": 1}
     common |= {"n_images": result["images"], "patch_size": result["settings"]["patch_size"]}
-    whole = common | {"class": "", "chance": result["chance_rank1"], "n_crops": result["queries"]}
+    whole, others = common | {"class": "", "chance": result["chance_rank1"]}, result["others"]
+    whole |= {"n_crops": result["queries"]}
     return [
         whole | {"measure": RETRIEVAL, "value": result["rank1"]},
         whole | {"measure": BY_CHANCE, "value": result["chance_rank1"]},
+        whole | {"measure": AMONG_OTHERS, "value": others["rank1"], "chance": others["chance_rank1"]},
+        whole | {"measure": OTHERS_BY_CHANCE, "value": others["chance_rank1"], "chance": others["chance_rank1"]},
         *(
             common
             | {"measure": RETRIEVAL, "class": label, "value": found["rank1"]}
@@ -224,11 +228,12 @@ def _retrieval_block(searched: Sequence[Result], labels: Mapping[str, str]) -> B
     lines = []
     for result in searched:
         found = {"": result, **result["per_label"]}
-        parts = [number(found[name]["rank1"], 1) if name in found else number(None, 1) for name in ("", *names)]
-        cells = [Cell((part,)) for part in (*parts, number(result["chance_rank1"], 1))]
+        values = [found[name]["rank1"] if name in found else None for name in ("", *names)]
+        values += [result["chance_rank1"], result["others"]["rank1"], result["others"]["chance_rank1"]]
+        cells = [Cell((number(value, 1),)) for value in values]
         lines.append(Line(labels[result["model"]], tuple(cells), facts=facts_of(result["model"], network_name(result))))
     title = "Embeddings: is the nearest crop degraded by the same operations?"
-    return Block(title, ("checkpoint", "all", *names, "chance"), tuple(lines))
+    return Block(title, ("checkpoint", "all", *names, "chance", "other photographs", "chance there"), tuple(lines))
 
 
 def _retrieval_notes(searched: Sequence[Result]) -> list[str]:
@@ -238,6 +243,6 @@ def _retrieval_notes(searched: Sequence[Result]) -> list[str]:
     return [
         f"Embeddings: percent of {first['queries']} crops whose nearest one (cosine) shows another photograph that is "
         f"degraded by the same operations; {first['settings']['draws']} draws of recipe {first['settings']['recipe']} "
-        f"on {first['images']} photographs. The same photograph with other operations is among those searched. "
-        "chance: a random order."
+        f"on {first['images']} photographs. The same photograph with other operations is among those searched, but for "
+        "`other photographs`, which alone are searched there. chance: a random order."
     ]
