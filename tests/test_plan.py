@@ -527,6 +527,8 @@ def test_every_stage_has_one_rule_or_shares_one():
     shown = "VRD-IR {wildcards.setting}, seed {wildcards.seed}: branch for {wildcards.degradation}"
     assert dnc.message == shown
     assert rules["baseline_train"].message == "Baseline {wildcards.setting}, seed {wildcards.seed}: train"
+    chain = ("vrdir_recogniser", "vrdir_sad", "vrdir_dnc", "vrdir_ise", "baseline_train")
+    assert [rules[name].priority for name in chain] == [4, 3, 2, 1, 1]  # a chain's first stage before others' last
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ rule make_dataset:
         "results/logs/generated/{dataset}.log",
     benchmark:
         "results/benchmarks/generated/{dataset}.tsv"
-    priority: 2
+    priority: FIRST
     conda:
         "../../envs/train.yaml"
     resources:
@@ -68,10 +68,10 @@ rule manifest:
         "results/logs/manifests/{dataset}.{split}.log",
     benchmark:
         "results/benchmarks/manifests/{dataset}.{split}.tsv"
-    priority: 2
+    priority: FIRST
     conda:
         "../../envs/train.yaml"
-    threads: 2
+    threads: data_threads
     resources:
         mem_mb=2000,
         runtime=240,
@@ -118,7 +118,7 @@ rule pairs:
         "results/benchmarks/pairs/{dataset}.{split}.tsv"
     wildcard_constraints:
         split="[a-z0-9_]+(?<!_noleak)",
-    priority: 2
+    priority: FIRST
     conda:
         "../../envs/train.yaml"
     resources:
@@ -145,7 +145,7 @@ rule fingerprint:
         "results/benchmarks/fingerprints/{dataset}.{split}.tsv"
     conda:
         "../../envs/train.yaml"
-    threads: 2
+    threads: data_threads
     resources:
         mem_mb=2000,
         runtime=240,
@@ -217,7 +217,7 @@ rule pack:
         "results/benchmarks/packs/{dataset}.{split}.tsv"
     conda:
         "../../envs/train.yaml"
-    threads: 2
+    threads: data_threads
     resources:
         mem_mb=2000,
         runtime=480,

@@ -21,7 +21,7 @@ for stage in training_rules():  # "mine.branch" has rule mine_branch, and a fold
             f"results/benchmarks/{stage.path}.tsv"
         wildcard_constraints:
             **dict.fromkeys(stage.wildcards, PART),
-        priority: 1
+        priority: stage.priority
         conda:
             "../../envs/train.yaml"
         threads: PROJECT.compute_for(stage.task).threads

@@ -35,6 +35,15 @@ class TrainingRule:
         return re.findall(r"\{(\w+)\}", self.stage)
 
     @property
+    def priority(self) -> int:
+        """How many stages of its method come from it on in the order of the science, itself included.
+
+        A chain of stages takes as long as all of them together, so that its first stage starts before others' last.
+        """
+        own = [task for task in stages() if task.split(".")[0] == self.task.split(".")[0]]
+        return len(own) - own.index(self.task)
+
+    @property
     def message(self) -> str:
         """What a job says on the terminal, with Snakemake's wildcards."""
         own, (paper, name) = stage_entry(self.task), self.task.split(".")
