@@ -11,7 +11,7 @@ from airpipe.provenance import sha256_file
 from airpipe.settings.base import read_settings
 from airpipe.settings.datasets import DatasetSettings
 
-KEPT = ("layout", "rule", "crop", "version", "left_out", "repeats")
+KEPT = ("layout", "rule", "crop", "version", "left_out", "repeats", "pick")
 """Facts of the check that a pair list carries on."""
 
 

@@ -10,9 +10,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from airpipe.data.lists import ListedPair, choose, export, read_list
-from airpipe.data.pairs import COLUMNS, write_pairs
+from airpipe.data.pairs import COLUMNS, pair_up, write_pairs
 from airpipe.errors import AirpipeError
-from airpipe.settings.datasets import NameList
+from airpipe.settings.datasets import NameList, SplitSettings
 
 RAIN = [("rainy/rain-1.png", "gt/norain-1.png"), ("rainy/rain-2.png", "gt/norain-2.png")]
 
@@ -67,8 +67,21 @@ def test_the_published_reader_of_dsrir_loses_the_first_row(tmp_path):
     assert len(listed(tmp_path, text, "comma")) == 5
     found = listed(tmp_path, text, "comma", lose_first_row=True)
     assert [one.clean for one in found] == ["1.png", "2.png", "3.png", "4.png"]
+    # it takes the row for a header, and loses nothing where there is one
+    assert listed(tmp_path, "target,input\n" + text, "comma", lose_first_row=True) == listed(tmp_path, text, "comma")
     assert "lists no files" in refusal(tmp_path, "0.png,0.png\n", "comma", lose_first_row=True)
     assert "lose_first_row is for format comma, found names" in refusal(tmp_path, "0.png", lose_first_row=True)
+
+
+def test_lines_of_one_data_set_are_read_out_of_a_list_of_several(tmp_path):
+    text = "BSD400/1.jpg,BSD400/1.jpg\r\nBSD400/2.jpg,BSD400/2.jpg\r\nWED/gt/1.bmp,WED/gt/1.bmp\r\n"
+    found = listed(tmp_path, text, "comma", only="BSD400/")
+    assert found == [ListedPair(clean="BSD400/1.jpg"), ListedPair(clean="BSD400/2.jpg")]
+    # the row that the published reader loses is the first of the file
+    assert len(listed(tmp_path, text, "comma", only="BSD400/", lose_first_row=True)) == 1
+    assert len(listed(tmp_path, text, "comma", only="WED/", lose_first_row=True)) == 1
+    message = refusal(tmp_path, text, "comma", only="Reside/")
+    assert "lists no files that begin with 'Reside/'. Expected lines like: clean,degraded" in message
 
 
 def test_a_prefix_is_removed_from_every_path_or_the_line_without_it_is_named(tmp_path):
@@ -169,6 +182,67 @@ def test_both_columns_have_to_agree():
 def test_swapped_columns_are_recognised():
     with pytest.raises(AirpipeError, match="columns look swapped"):
         chosen(RAIN, [ListedPair(degraded=clean, clean=degraded) for degraded, clean in RAIN])
+
+
+HEADER = ListedPair(clean="target", degraded="input")
+IN_LIST = [ListedPair(degraded=degraded, clean=clean) for degraded, clean in RAIN]
+
+
+@pytest.mark.parametrize(
+    ("entries", "count", "hints"),
+    [
+        ([HEADER, *IN_LIST], "1 of 3", ["looks like a header"]),
+        ([HEADER, *IN_LIST, ListedPair(clean="gt/x.png")], "2 of 4", ["looks like a header", "complete the folder"]),
+        (
+            [HEADER, *(ListedPair(degraded=one.clean, clean=one.degraded) for one in IN_LIST)],
+            "3 of 3",
+            ["looks like a header", "columns look swapped"],
+        ),
+        ([*IN_LIST, ListedPair(clean="gt/x.png")], "1 of 3", ["complete the folder"]),
+    ],
+)
+def test_a_header_is_named_together_with_what_else_is_wrong(entries, count, hints):
+    with pytest.raises(AirpipeError) as caught:
+        chosen(RAIN, entries)
+    assert f"list.txt: {count} listed are not among the 2 pairs" in str(caught.value)
+    known = ["looks like a header", "columns look swapped", "complete the folder"]
+    assert [one for one in known if one in str(caught.value)] == hints
+
+
+PUBLISHED = [
+    ("BSD400/100075.jpg", "BSD400/100075.jpg"),
+    ("BSD400/100080.jpg", "BSD400/100080.jpg"),
+    *[("Rain100L/train/gt/norain-1.png", "Rain100L/train/rainy/rain-1.png")] * 25,
+    ("Reside/train/gt/0005.jpg", "Reside/train/hazy/0005_0.85_0.04.jpg"),
+    ("Reside/train/gt/0008.jpg", "Reside/train/hazy/0008_1_0.2.jpg"),
+]
+"""A list of all tasks, as published, of fewer images."""
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("mark", [",", " | "])
+def test_a_published_list_chooses_among_the_files_of_each_data_set(tmp_path, mark, end):
+    path = tmp_path / "train_all_in_one.csv"
+    path.write_bytes("".join(mark.join(row) + end for row in PUBLISHED).encode())
+
+    def chooses(paths, only, lose_first_row=False, **split):
+        names = {"file": str(path), "format": "comma", "only": only, "lose_first_row": lose_first_row}
+        pairing = pair_up(paths, SplitSettings(**split, name_list=names), path)
+        assert pairing.problems == []
+        return [row["degraded"] or row["clean"] for row in pairing.rows], pairing.repeats
+
+    noise = ["images/train/100075.jpg", "images/test/100080.jpg", "images/test/100099.jpg"]
+    assert chooses(noise, "BSD400/", clean="images/*/*") == (noise[:2], 0)
+    assert chooses(noise, "BSD400/", lose_first_row=True, clean="images/*/*") == (noise[1:2], 0)
+    rain = ["gt/norain-1.png", "gt/norain-2.png", "rainy/rain-1.png", "rainy/rain-2.png"]
+    folders = {"clean": "gt/*", "degraded": "rainy/*", "rule": "no_prefix"}
+    assert chooses(rain, "Rain100L/", lose_first_row=True, **folders) == (["rainy/rain-1.png"], 24)
+    haze = [f"synthetic/part{n % 4 + 1}/{n:04}_{a}_{b}.jpg" for n in (5, 8) for a in (0.85, 1) for b in (0.04, 0.2)]
+    clean = ["original/0005.jpg", "original/0008.jpg"]
+    assert chooses([*haze, *clean], "Reside/", clean="original/*", degraded="synthetic/part*/*", rule="haze_id") == (
+        ["synthetic/part2/0005_0.85_0.04.jpg", "synthetic/part1/0008_1_0.2.jpg"],
+        0,
+    )
 
 
 def test_a_list_that_repeats_its_rows_25_times_gives_each_pair_once():

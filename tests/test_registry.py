@@ -151,7 +151,7 @@ def test_each_layout_of_a_set_is_recognised_in_the_smallest_tree_that_it_describ
             clean = ("0002_c1s1_000451_03",) if settings.classes == "market" else CLEAN_NAMES
             root = tree(tmp_path / f"{split}.{layout.name}", *example(layout, clean))
             globs = [glob for one in settings.layouts for glob in (*one.clean, *(one.degraded or ()))]
-            pairing = pair_up(list_images(root, globs)[0], settings.model_copy(update={"names": None}))
+            pairing = pair_up(list_images(root, globs)[0], settings.model_copy(update={"names": None, "pick": None}))
             where = f"{dataset}.{split}, layout {layout.name}"
             assert pairing.problems == [] and len(pairing.rows) == 1, where
             assert pairing.layout.name == layout.name, f"{where} is taken for {pairing.layout.name}"
@@ -272,7 +272,7 @@ def test_the_examples_of_the_documentation_are_valid_entries():
     text = (ROOT / "docs/datasets.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^( *)```yaml\n(.*?)^\1```", text, re.DOTALL | re.MULTILINE)
     examples = [values["datasets"] for values in (yaml.safe_load(block) for _, block in blocks) if "datasets" in values]
-    assert len(examples) == 7
+    assert len(examples) == 8
     shipped = read_yaml(ROOT / "config/datasets.yaml")["datasets"]
     for example in examples:
         entries = inherited(deep_merge(shipped, example))

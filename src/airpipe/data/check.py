@@ -173,7 +173,9 @@ def _facts(list_id: str, split: SplitSettings, pairing: Pairing, files: Sequence
         "left_out": pairing.left_out,
         "lone_clean": len(pairing.lone_clean),
         "repeats": pairing.repeats,
-    } | ({"classes": len(set(pairing.classes.values()))} if pairing.classes else {})
+        **({"pick": split.pick.model_dump() | pairing.picked_from} if split.pick else {}),
+        **({"classes": len(set(pairing.classes.values()))} if pairing.classes else {}),
+    }
 
 
 def _version(known: Mapping[str, Sequence[str]], sizes: Mapping[str, int]) -> str | None:
@@ -240,6 +242,10 @@ def summary(facts: Mapping[str, Any]) -> str:
     words = [f"{facts['list']}: {facts['pairs']} pairs, layout {facts['layout']}, rule {facts['rule']}"]
     if facts.get("cut"):
         words.append(f"windows of {facts['images']} images")
+    if facts.get("pick"):
+        words.append(
+            "picked from {of_pairs} pairs of {of_clean_images} clean images by seed {seed}".format(**facts["pick"])
+        )
     if facts.get("classes"):
         words.append(f"{facts['classes']} classes")
     if facts.get("sizes"):

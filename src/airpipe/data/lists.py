@@ -1,7 +1,7 @@
 """Published list formats: which files a paper's train or test list names, and lists for published code.
 
 names: one file a line (AirNet, PromptIR, DyNet). bar: `degraded|clean` (VRD-IR). comma: `clean,degraded` without a
-header (DSRIR), whose rows of noise repeat the clean path.
+header (DSRIR, whose README writes ` | ` for the comma); rows of noise repeat the clean path.
 """
 
 import csv
@@ -59,7 +59,7 @@ def read_list(path: Path, settings: NameList) -> list[ListedPair]:
 
     Args:
         path: the list, a UTF-8 text file.
-        settings: format, prefix to remove, whether the first row is lost.
+        settings: format, lines and prefix to take, whether the first row is lost.
 
     Returns:
         One entry a line, in order, blank lines left out. The `a` in front of BSD names is removed.
@@ -80,8 +80,10 @@ def read_list(path: Path, settings: NameList) -> list[ListedPair]:
     lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
     if settings.lose_first_row:
         lines = lines[1:]
+    lines = [(number, line) for number, line in lines if line.startswith(settings.only or "")]
     if not lines:
-        raise AirpipeError(f"{path}: lists no files. Expected lines like: {FORMS[settings.format]}")
+        such = f" that begin with {settings.only!r}" if settings.only else ""
+        raise AirpipeError(f"{path}: lists no files{such}. Expected lines like: {FORMS[settings.format]}")
     listed = [_listed(f"{path}, line {number}", line, settings) for number, line in lines]
     if settings.format == "names":
         _refuse_twice(path, [str(one) for one in listed])
@@ -129,8 +131,8 @@ def _looks_like(line: str) -> str | None:
 def _path(where: str, text: str, settings: NameList) -> str:
     if not text.startswith(settings.remove_prefix):
         raise AirpipeError(
-            f"{where}: {text!r} does not begin with {settings.remove_prefix!r}. Correct remove_prefix; "
-            "a list of several data sets has to be split into one file each"
+            f"{where}: {text!r} does not begin with {settings.remove_prefix!r}. Correct remove_prefix, or, if it is a "
+            "list of several data sets, read the lines of one of them with only"
         )
     text = text.removeprefix(settings.remove_prefix)
     path = PurePosixPath(text)
@@ -210,13 +212,9 @@ def choose(rows: Sequence[Row], listed: Sequence[ListedPair], where: Path) -> Ch
                 one.add(row[column], number)
     found = [_rows_of(one, rows, index) for one in listed]
     if missing := [str(one) for one, numbers in zip(listed, found, strict=True) if not numbers]:
-        swapped = [ListedPair(degraded=one.clean, clean=one.degraded) for one in listed if one.degraded]
-        hint = "the columns look swapped: bar lists degraded|clean, comma clean,degraded; correct `format`"
-        if not any(_rows_of(one, rows, index) for one in swapped):
-            hint = "complete the folder, correct remove_prefix or format, or remove them from the list"
         raise AirpipeError(
             f"{where}: {len(missing)} of {len(listed)} listed are not among the {len(rows)} pairs of the split: "
-            f"{_first_ten(missing)}. Next: {hint}"
+            f"{_first_ten(missing)}. Next: {_remedy(listed, found, rows, index)}"
         )
     if several := [str(one) for one, numbers in zip(listed, found, strict=True) if len(numbers) > 1]:
         raise AirpipeError(
@@ -228,6 +226,22 @@ def choose(rows: Sequence[Row], listed: Sequence[ListedPair], where: Path) -> Ch
         names = [rows[n]["degraded"] or rows[n]["clean"] for n, count in numbers.items() if count > 1]
         raise AirpipeError(f"{where}: several names mean the same file: {_first_ten(names)}. Keep one of each")
     return Chosen([rows[number] for number in numbers], len(listed) - len(numbers))
+
+
+def _remedy(
+    listed: Sequence[ListedPair], found: Sequence[set[int]], rows: Sequence[Row], index: Mapping[str, _Index]
+) -> str:
+    """What to do about listed files that are not there."""
+    first, hints = listed[0], []
+    columns = [path for path in (first.clean, first.degraded) if path]
+    if columns and not any(map(is_image, columns)) and not found[0]:
+        hints = ["the first line looks like a header: remove it (or drop it with lose_first_row, in a comma list)"]
+    swapped = [ListedPair(degraded=one.clean, clean=one.degraded) for one in listed if one.degraded]
+    if any(_rows_of(one, rows, index) for one in swapped):
+        hints.append("the columns look swapped: bar lists degraded|clean, comma clean,degraded; correct `format`")
+    elif sum(not numbers for numbers in found) > len(hints):
+        hints.append("complete the folder, correct remove_prefix or format, or remove them from the list")
+    return "; ".join(hints)
 
 
 def _rows_of(listed: ListedPair, rows: Sequence[Row], index: Mapping[str, _Index]) -> set[int]:

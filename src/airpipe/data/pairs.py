@@ -18,6 +18,7 @@ from airpipe.data.files import matching
 from airpipe.data.labelled import label_of, name_of
 from airpipe.data.lists import choose, read_list
 from airpipe.data.packages import locate
+from airpipe.data.picking import picked
 from airpipe.data.rules import partners, tried, without_suffix
 from airpipe.data.windows import Window
 from airpipe.errors import AirpipeError
@@ -73,6 +74,8 @@ class Pairing:
     """Clean files that no degraded file shows (no problem where several share one)."""
     repeats: int = 0
     """Number of rows of the name list beyond the first that name the same pair."""
+    picked_from: dict[str, int] = field(default_factory=dict)
+    """Number of pairs and clean images that `pick` chose from; empty where there is none."""
     classes: dict[str, str] = field(default_factory=dict)
     """Class of what each pair's image shows, by the pair's name, in labelled splits."""
     cameras: dict[str, str] = field(default_factory=dict)
@@ -233,6 +236,11 @@ def pair_up(paths: Sequence[str], split: SplitSettings, name_list: Path | None =
     else:
         _match(pairing, matching(kept, layout.degraded), clean, options, by_class=split.classes in ("folder", "cub"))
     _choose(pairing, split, name_list)
+    if split.pick is not None:
+        cleans = {row["clean"] for row in pairing.rows}
+        pairing.picked_from = {"of_pairs": len(pairing.rows), "of_clean_images": len(cleans)}
+        pairing.rows, problems = picked(pairing.rows, split.pick)
+        pairing.problems += problems
     _label(pairing, split)
     _refuse_repeated(pairing)
     return pairing

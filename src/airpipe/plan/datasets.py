@@ -67,6 +67,7 @@ class DataSets(Models):
             "strict": False,
             "names": None,
             "name_list": None,
+            "pick": None,
             "cut": None,
         }
         splits = {split: chosen.model_copy(update=plain) for split, chosen in entry.splits.items()}

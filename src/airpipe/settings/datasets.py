@@ -133,7 +133,19 @@ class NameList(Settings):
         "comma: clean,degraded without a header (DSRIR)",
     )
     lose_first_row: bool = Field(False, description="comma: drop the first row, as the published reader does.")
+    only: str | None = Field(
+        None,
+        description="Lines that begin otherwise are passed over: one list of several data sets serves each of them.",
+    )
     remove_prefix: str = Field("", description="Removed from the front of every listed path.")
+
+
+class Pick(Settings):
+    """Some degraded versions of some clean images, picked by a seed (`airpipe.data.picking`)."""
+
+    per_clean: PositiveInt = Field(1, description="Degraded versions that are kept of each clean image.")
+    clean_images: PositiveInt | None = Field(None, description="Clean images that are kept; none: all.")
+    seed: NonNegativeInt = Field(0, description="Fixes both choices, wherever the files lie.")
 
 
 class ClassShare(Settings):
@@ -183,6 +195,7 @@ class SplitSettings(Settings):
         None, max_length=1000, description="File stems of the split; a missing one is an error. Longer: name_list."
     )
     name_list: NameList | None = None
+    pick: Pick | None = Field(None, description="Picks pairs by a seed, after names and lists; none: all are kept.")
     leave_out: tuple[Glob, ...] = Field(
         (), description="Globs of files to leave out; recorded in the pair list's JSON."
     )
