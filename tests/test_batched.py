@@ -328,6 +328,12 @@ def test_patches_without_noise_are_those_of_the_loader_at_borders_and_within(tmp
     assert off[..., ~inner].mean() < 0.15
 
 
+def test_truncated_parts_are_degraded_by_the_loader():
+    part = transfer(**PLAIN | {"operations": [NOISE], "quantise": "truncate"})
+    assert why_not([part]) == "toy.train: its degraded images are truncated to 8 bit"
+    assert why_not([transfer(**PLAIN | {"operations": [NOISE]})]) is None
+
+
 def test_pairs_of_files_pass_as_they_are(tmp_path):
     pairs = [replace(pair, degraded=pair.clean, level="file") for pair in picture_pairs(tmp_path)]
     part = transfer(**PLAIN | {"recipe": None, "operations": []})

@@ -8,13 +8,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from helpers import NOISE, PARAMETERS, RAIN, stage, toy_images
+from helpers import NOISE, PARAMETERS, RAIN, ROOT, stage, toy_images
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from airpipe.data.batch import collate
-from airpipe.data.crops import align, jittered, mirrored
+from airpipe.data.crops import NINE, align, jittered, mirrored, turned
 from airpipe.data.packages import locate
 from airpipe.data.pairs import Pair, package_pairs, pair_up, read_pairs, write_pairs
 from airpipe.data.samples import TrainingSamples
@@ -26,6 +26,8 @@ from airpipe.degradations.noise import gaussian_noise
 from airpipe.degradations.recipes import OPERATIONS, check_operations, degrade, draw_parameter
 from airpipe.degradations.weather import haze, procedural_depth, rain_streaks
 from airpipe.errors import AirpipeError
+from airpipe.pixels import as_floats, quantised
+from airpipe.settings.base import read_yaml
 from airpipe.settings.datasets import PackageFile, SplitSettings
 from airpipe.settings.degrading import Draw, Recipe
 from airpipe.settings.stages import Phase
@@ -165,6 +167,89 @@ def test_noise_seeded_by_image_changes_neither_crop_nor_sigma(tmp_path):
         np.testing.assert_array_equal(fresh[key]["clean"], image[key]["clean"])
         assert fresh[key]["level"] == image[key]["level"]
         assert not np.array_equal(fresh[key]["degraded"], image[key]["degraded"])
+
+
+PUBLISHED_TURNS = [
+    lambda image: image,
+    np.flipud,
+    np.fliplr,
+    np.rot90,
+    lambda image: np.rot90(image, 2),
+    lambda image: np.rot90(image, 3),
+    lambda image: np.rot90(np.flipud(image)),
+    lambda image: np.rot90(np.fliplr(image)),
+    lambda image: image,
+]
+
+
+@pytest.mark.parametrize("choice", range(9))
+def test_each_of_the_nine_choices_turns_as_published(choice):
+    image = rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    assert len(NINE) == 9
+    np.testing.assert_array_equal(turned(image, *NINE[choice]), PUBLISHED_TURNS[choice](image))
+
+
+def test_nine_choices_leave_two_in_nine_samples_as_they_are(tmp_path):
+    samples = one_part(tmp_path, augment="nine", recipe=None, operations=Recipe())
+    image = rng(1).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    for pair in samples.sources[0].pairs:
+        cv2.imwrite(str(pair.clean), image[..., ::-1])
+    seen = collections.Counter(samples[SampleKey(slot, 0, 0, 8)]["clean"].tobytes() for slot in range(1800))
+    views = [np.ascontiguousarray(turned(image, *choice)).tobytes() for choice in sorted(set(NINE))]
+    assert sorted(seen) == sorted(views) and len(views) == 8
+    # standard deviations of 17.6 and 13.3
+    assert seen[image.tobytes()] == pytest.approx(400, abs=60)
+    assert all(seen[view] == pytest.approx(200, abs=45) for view in views if view != image.tobytes())
+
+
+def test_truncated_images_lose_half_a_level_and_rounded_ones_nothing(tmp_path):
+    grey = np.full((56, 48, 3), 128, np.uint8)
+    strong = Recipe.model_validate([{"operation": "gaussian_noise", "parameters": {"sigma": 20}}])
+    means = {}
+    for quantise in (True, "truncate"):
+        samples = one_part(tmp_path, quantise=quantise, operations=strong)
+        for pair in samples.sources[0].pairs:
+            cv2.imwrite(str(pair.clean), grey)
+        noisy = np.stack([samples[SampleKey(slot, 0, 0, 48)]["degraded"] for slot in range(60)])
+        assert noisy.dtype == np.uint8
+        means[quantise] = noisy.mean() - 128
+        assert noisy.std() == pytest.approx(np.sqrt(400 + 1 / 12), rel=0.01)
+    # 414,720 numbers: the standard error of a mean is 0.03; the noise of both is the same
+    assert means[True] == pytest.approx(0, abs=0.1)
+    assert means[True] - means["truncate"] == pytest.approx(0.5, abs=0.01)
+
+
+def test_truncating_leaves_the_levels_of_a_clean_image_and_clips_others():
+    levels = np.arange(256, dtype=np.uint8).reshape(1, 256, 1).repeat(3, axis=2)
+    np.testing.assert_array_equal(quantised(as_floats(levels), truncate=True), levels)
+    image = np.array([-0.2, 0.999 / 255, 1.999 / 255, 254.9 / 255, 1.3], np.float32)
+    assert quantised(image, truncate=True).tolist() == [0, 0, 1, 254, 255]
+    assert quantised(image).tolist() == [0, 1, 2, 255, 255]
+
+
+def test_a_noisy_patch_has_the_distribution_of_a_patch_of_a_noisy_image(tmp_path):
+    """Noise on the whole image, truncation, then the crop: the published order. Here the crop comes first."""
+    levels = Recipe.model_validate(read_yaml(ROOT / "config/recipes.yaml")["recipes"]["noise_0_55"])
+    samples = one_part(tmp_path, quantise="truncate", operations=levels, augment="none")
+    clean = cv2.imread(str(samples.sources[0].pairs[0].clean))[..., ::-1]
+    generator = rng(9)
+    ours, theirs = [], []
+    for slot in range(1500):
+        sample = samples[SampleKey(slot, 0, 0, 16)]
+        ours.append(sample["degraded"].astype(int) - sample["clean"])
+        noise = generator.integers(0, 55, endpoint=True) * generator.standard_normal(clean.shape)
+        noisy = np.clip(clean + noise, 0, 255).astype(np.uint8).astype(int)
+        top, left = (int(generator.integers(side - 16, endpoint=True)) for side in clean.shape[:2])
+        theirs.append((noisy - clean)[top : top + 16, left : left + 16])
+    ours, theirs = np.stack(ours), np.stack(theirs)
+    assert ours.mean() == pytest.approx(theirs.mean(), abs=0.2)
+    quantiles = np.linspace(0.01, 0.99, 25)
+    np.testing.assert_allclose(np.quantile(ours, quantiles), np.quantile(theirs, quantiles), atol=4)
+    strengths = [np.sort(errors.std((1, 2, 3))) for errors in (ours, theirs)]
+    assert np.abs(strengths[0] - strengths[1]).mean() < 2
+    assert {sample["level"] for sample in (samples[SampleKey(slot, 0, 0, 16)] for slot in range(600))} == {
+        f"sigma={sigma}" for sigma in range(56)
+    }
 
 
 def test_small_images_are_refused_or_mirrored_below_and_to_the_right(tmp_path):

@@ -45,9 +45,10 @@ def as_floats(pixels: npt.NDArray[Any]) -> FloatImage:
     return np.asarray(pixels, np.float32) / np.float32(_top(pixels.dtype))
 
 
-def quantised(image: FloatImage) -> Rgb8:
-    """Clip floats to [0, 1] and round them to 8 bit, half to even."""
-    return np.asarray(np.rint(np.clip(image, 0, 1) * np.float32(255)), np.uint8)
+def quantised(image: FloatImage, truncate: bool = False) -> Rgb8:
+    """Clip floats to [0, 1] and round them to 8 bit, half to even, or drop the fraction as a cast to uint8 does."""
+    grey = np.clip(image, 0, 1) * np.float32(255)
+    return np.asarray(grey if truncate else np.rint(grey), np.uint8)
 
 
 def to_tensor(pixels: Pixels) -> "Tensor":

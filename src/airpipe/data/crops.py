@@ -120,6 +120,25 @@ def turned(layer: npt.NDArray[Any], turns: int, flip: bool) -> npt.NDArray[Any]:
     return np.array(layer, order="C")
 
 
+NINE = ((0, False), (2, True), (0, True), (1, False), (2, False), (3, False), (1, True), (3, True), (0, False))
+"""Quarter turns, and whether the image is mirrored then, of each of nine choices: nothing, upside down, mirrored,
+turned once, twice and three times, upside down and turned once, mirrored and turned once, nothing. Source: DSRIR."""
+
+
+def orientation(augment: str, generator: np.random.Generator) -> tuple[int, bool]:
+    """Draw quarter turns and flip, arguments of `turned`.
+
+    Args:
+        augment: turns, nine, flip or none (see `DataPart`).
+        generator: draws them.
+    """
+    if augment == "nine":
+        return NINE[int(generator.integers(len(NINE)))]
+    # the order of draws is a contract: turns, then flip
+    turns = int(generator.integers(4)) if augment == "turns" else 0
+    return turns, bool(generator.integers(2)) if augment != "none" else False
+
+
 @dataclass(frozen=True)
 class Turned:
     """A layer (H, W) or (H, W, 3) as `turned` gives it, of which only the parts that are asked for are copied."""

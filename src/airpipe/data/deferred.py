@@ -45,6 +45,8 @@ def why_not(parts: Sequence[DataPart]) -> str | None:
         names = {step.operation for step in (*operations, *part.target_operations.operations)}
         if others := sorted(names - set(BATCHED)):
             return f"{part.pairs}: {', '.join(others)} cannot be applied to batches"
+        if part.quantise == "truncate":
+            return f"{part.pairs}: its degraded images are truncated to 8 bit"
         if part.noise_seed == "image":
             return f"{part.pairs}: its noise is seeded by image"
         if len(operations) > 1 and not part.shares_draws and part.operations.composition == "chain":

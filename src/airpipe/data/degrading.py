@@ -1,7 +1,7 @@
 """Degrading a listed image: the one way for samples, tests, recognition and features."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ def degraded_image(
     where: str,
     name: str,
     field: FloatImage | None = None,
-    quantise: bool = True,
+    quantise: bool | Literal["truncate"] = True,
     box: Box | None = None,
 ) -> tuple[npt.NDArray[Any], Drawn]:
     """Take the degraded file of a listed image, or degrade its clean one.
@@ -34,7 +34,8 @@ def degraded_image(
         where: what asks, and its recipe, for messages.
         name: name of the image, for messages.
         field: standard normal noise (H, W, 3) for operations that take it instead of drawing their own.
-        quantise: whether to clip and round what a recipe gives to 8 bit, as a file would be.
+        quantise: whether to clip and round what a recipe gives to 8 bit, as a file would be; truncate drops the
+            fraction instead.
         box: part that is wanted; where `how` was drawn before, it is degraded with its surroundings, see `apply`. None:
             the whole image.
 
@@ -55,7 +56,7 @@ def degraded_image(
     else:
         clean, depth = as_floats(layers[0][box]), depth if depth is None else depth[box]
         image, drawn = degrade(clean, how, generator, depth, field)
-    return quantised(image) if quantise else image, drawn
+    return quantised(image, truncate=quantise == "truncate") if quantise else image, drawn
 
 
 def check_not_paired(paired: bool, how: Recipe | Drawn, where: str, name: str) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Dataset
 
-from airpipe.data.crops import Turned, jittered, mirrored, resized, shrunk, turned, window_side
+from airpipe.data.crops import Turned, jittered, mirrored, orientation, resized, shrunk, turned, window_side
 from airpipe.data.deferred import Undegraded, undegraded_image
 from airpipe.data.degrading import degraded_image
 from airpipe.data.drawn import DrawnColumns
@@ -119,8 +119,7 @@ class TrainingSamples(Dataset[dict[str, Any]]):
         window = window_side(part.rescale, min(height, width), side, generator)
         top = int(generator.integers(height - window, endpoint=True))
         left = int(generator.integers(width - window, endpoint=True))
-        turns = int(generator.integers(4)) if part.augment == "turns" else 0
-        flip = bool(generator.integers(2)) if part.augment != "none" else False
+        turns, flip = orientation(part.augment, generator)
         if part.surroundings:
             rows, columns = (left, top) if turns % 2 else (top, left)  # as random in the turned image
             box = (slice(rows, rows + side), slice(columns, columns + side))

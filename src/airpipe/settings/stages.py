@@ -52,7 +52,11 @@ class DataPart(Settings):
         description="Colours of the clean crop are varied before it is degraded: channels in random order, exponent "
         "exp(u) with u from -jitter to jitter, factor exp(-v) with v from 0 to jitter. 0: not.",
     )
-    quantise: bool = Field(True, description="Clip and round the degraded image to 8 bit, as a file would be.")
+    quantise: bool | Literal["truncate"] = Field(
+        True,
+        description="true: clip and round the degraded image to 8 bit, as a file would be; truncate: clip it and drop "
+        "the fraction, as a cast to uint8 does (half a grey level darker on average); false: neither.",
+    )
     noise_seed: Literal["fresh", "image"] = Field(
         "fresh",
         description="fresh: new Gaussian noise for every sample; image: one field for each image for ever, from "
@@ -67,10 +71,10 @@ class DataPart(Settings):
         "refuse",
         description="Images smaller than the patch: an error, or mirrored at the lower and right border (Restormer).",
     )
-    augment: Literal["turns", "flip", "none"] = Field(
+    augment: Literal["turns", "nine", "flip", "none"] = Field(
         "turns",
-        description="turns: one of the eight flips and quarter turns; flip: mirrored left to right or not, for images "
-        "with an upright; none.",
+        description="turns: one of the eight flips and quarter turns; nine: likewise, by one of nine choices, of which "
+        "two change nothing (DSRIR); flip: mirrored left to right or not, for images with an upright; none.",
     )
     crop_multiple: PositiveInt = Field(
         1, description="Images are centre-cut to a multiple of this before the crop (AirNet, PromptIR, DyNet: 16)."
