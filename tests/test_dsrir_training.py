@@ -1,15 +1,18 @@
 """DSRIR's phases are the published ones, and its settings say which features are compared."""
 
 import json
+import re
+from collections import Counter
 
 import pytest
 import torch
-from helpers import card, shipped, stage, train
+import yaml
+from helpers import NOISE, ROOT, card, shipped, stage, train
 from parity import make_input
 from test_stages import settings_of
 from toys.dsrir import GROWING, TRAIN
 
-from airpipe.data.sampling import SamplePlan
+from airpipe.data.sampling import SamplePlan, part_counts
 from airpipe.errors import AirpipeError
 from airpipe.methods.dsrir.losses import VGG_LAYERS
 from airpipe.methods.dsrir.progression import PUBLISHED, Progression
@@ -19,15 +22,17 @@ from airpipe.models.vgg import VGG19Features, VGGFront
 from airpipe.registry import build_network
 from airpipe.settings.base import canonical_json, check_settings
 from airpipe.settings.freezing import frozen_stage
+from airpipe.settings.merging import deep_merge
 from airpipe.settings.project import load_project
+from airpipe.settings.stages import Phase
 
 MODES = {
-    # rows that are read, rows that are counted, ends of the phases, steps of the phases
-    "all_in_one": (15_143, 15_144, [135, 238, 314, 347], [127_710, 111_343, 95_836, 62_436]),
-    "noise": (5_143, 5_244, [390, 689, 908, 1005], None),
-    "noise, corrected": (5_143, 5_144, [398, 702, 925, 1024], None),
-    "rain": (4_999, 5_000, [409, 722, 952, 1054], None),
-    "haze": (4_999, 5_000, [409, 722, 952, 1054], None),
+    # rows of the lists, of which one is lost; rows that are counted; ends of the phases, steps of the phases
+    "all_in_one": (15_144, None, [135, 238, 314, 347], [127_710, 111_343, 95_836, 62_436]),
+    "noise": (5_144, 5_244, [390, 689, 908, 1005], None),
+    "noise, corrected": (5_144, None, [398, 702, 925, 1024], None),
+    "rain": (5_000, None, [409, 722, 952, 1054], None),
+    "haze": (5_000, None, [409, 722, 952, 1054], None),
 }
 STEPS = {"all_in_one": 397_325, "noise": 390_929, "noise, corrected": 398_328, "rain": 398_677, "haze": 398_677}
 
@@ -38,13 +43,13 @@ STEPS = {"all_in_one": 397_325, "noise": 390_929, "noise, corrected": 398_328, "
 @pytest.mark.parametrize("mode", MODES)
 def test_the_phases_of_the_published_modes_follow_from_their_rows(mode):
     rows, counted, ends, steps = MODES[mode]
-    phases = Progression(rows=rows, counted_rows=counted).phases()
+    phases = Progression(rows=rows, lost_rows=1, counted_rows=counted).phases()
     epochs = [phase.epochs for phase in phases]
     assert [sum(epochs[: number + 1]) for number in range(4)] == ends
     assert sum(phase.steps for phase in phases) == STEPS[mode]
     assert steps is None or [phase.steps for phase in phases] == steps
     assert [(phase.patch_size, phase.batch_size) for phase in phases] == [(128, 16), (160, 14), (192, 12), (256, 8)]
-    assert [phase.epoch_steps for phase in phases] == [rows // phase.batch_size for phase in phases]
+    assert [phase.epoch_steps for phase in phases] == [(rows - 1) // phase.batch_size for phase in phases]
 
 
 def test_the_typo_costs_the_noise_mode_seven_thousand_steps():
@@ -139,6 +144,82 @@ def test_the_shipped_modes_grow_their_patches_at_every_scale(scale):
         if scale == "paper":
             counts = {"noise": 5144, "rain": 5000, "haze": 5000, "all_in_one": 15144}
             assert frozen.progression == Progression(rows=counts[mode])
+
+
+# The lists
+
+
+LISTED = {"bsd400.train": 400, "wed.train": 4_744, "rain100l.train": 200, "reside_ots.train_5000": 5_000}
+
+
+def rows_of(parts) -> list[int]:
+    shares, exact = part_counts(parts, [LISTED[part.pairs] for part in parts])
+    assert exact
+    return [int(count) for count in shares]
+
+
+@pytest.mark.parametrize("scale", ["small", "paper", "released"])
+@pytest.mark.parametrize("mode", ["all_in_one", "noise", "rain", "haze"])
+def test_the_registrys_lists_have_the_rows_that_the_phases_are_derived_from(mode, scale):
+    project = load_project(shipped()).model_copy(update={"scale": scale})
+    frozen = frozen_stage(project, f"dsrir/{mode}", 0, "train", DsrirSettings, 1)
+    for part in frozen.data:
+        dataset, split = part.pairs.split(".")
+        assert project.datasets[dataset].splits[split].expected == LISTED[part.pairs]
+        assert part.augment == "nine"
+        assert (part.quantise == "truncate") == (part.recipe == "noise_0_55")
+    rows = rows_of(frozen.data)
+    assert sum(rows) == frozen.progression.rows
+    frozen.check_rows(rows)
+    rows[0] -= 1
+    if scale == "released":  # a list that has lost its first row itself
+        frozen.check_rows(rows)
+        rows[0] -= 1
+    with pytest.raises(
+        AirpipeError, match=rf"data has {sum(rows):,} rows \({rows[0]:,} {frozen.data[0].pairs}.*\), but"
+    ):
+        frozen.check_rows(rows)
+
+
+def test_the_documented_lists_choose_what_an_epoch_of_the_released_scale_reads():
+    [text] = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/methods/dsrir.md").read_text(), re.DOTALL)
+    project = load_project(deep_merge(shipped(), yaml.safe_load(text)))
+    splits = {name: project.datasets[name].splits[split] for name, split in (part.split(".") for part in LISTED)}
+    lost = {
+        name: split.expected for name, split in splits.items() if split.name_list and split.name_list.lose_first_row
+    }
+    assert lost == {"bsd400": LISTED["bsd400.train"] - 1}
+    assert splits["reside_ots"].name_list.only == "Reside/" and splits["reside_ots"].pick is None
+
+
+def test_an_epoch_shows_each_rain_pair_25_times_and_every_other_image_once():
+    project = load_project(shipped()).model_copy(update={"scale": "paper"})
+    data = frozen_stage(project, "dsrir/all_in_one", 0, "train", DsrirSettings, 1).data
+    phases = [Phase(steps=15_144, patch_size=128, batch_size=1)]
+    plan = SamplePlan([LISTED[part.pairs] for part in data], rows_of(data), phases, 0, exact=True)
+    seen = Counter((key.part, key.image) for key in (plan.key(slot, 128) for slot in range(15_144)))
+    assert Counter((part, times) for (part, _), times in seen.items()) == {
+        (0, 1): 400, (1, 1): 4_744, (2, 25): 200, (3, 1): 5_000
+    }  # fmt: skip
+
+
+def test_a_run_with_other_lists_is_refused_before_its_first_step(tmp_path):
+    data = [{"pairs": "toy.train", "recipe": "noise", "operations": [NOISE], "repeat": 2}]
+    with pytest.raises(AirpipeError) as caught:
+        train(tmp_path, settings_of("dsrir/progressive", data=data))
+    assert str(caught.value) == (
+        "data has 10 rows (10 toy.train), but progression.rows is 4, from which the phases follow. Complete the lists "
+        "(airpipe data check), or set progression: {rows: 10} in an overlay"
+    )
+    assert not (tmp_path / "stage" / "model.safetensors").exists()
+
+
+def test_phases_that_are_written_out_take_lists_of_any_length(tmp_path):
+    data = [{"pairs": "toy.train", "recipe": "noise", "operations": [NOISE], "repeat": 2}]
+    made = train(
+        tmp_path, settings_of("dsrir/train", data=data, phases=[{"steps": 1, "patch_size": 16, "batch_size": 2}])
+    )
+    assert card(made)["step"] == 1
 
 
 # Features that are compared

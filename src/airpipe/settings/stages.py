@@ -4,7 +4,7 @@
 memory, paths and logging never enter it (see `ComputeSettings`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from pydantic import (
@@ -306,6 +306,16 @@ class StageSettings(Settings):
     def model_id(self) -> str:
         """Text of the `ModelId`: the stage's folder below results/."""
         return str(ModelId(self.method, self.setting, self.seed, self.stage))
+
+    def check_rows(self, rows: Sequence[int]) -> None:
+        """Refuse pair lists that other settings do not fit, before the first step; by default nothing.
+
+        Args:
+            rows: samples of each part of `data` in one pass over the lists, `repeat` included.
+
+        Raises:
+            AirpipeError: in stages whose settings say how many rows there are.
+        """
 
     @model_validator(mode="after")
     def _shares_or_repeats(self) -> "StageSettings":

@@ -218,6 +218,8 @@ def _assemble(
     task.accept(samples.classes)
     lengths = [len(source) for source in samples.sources]
     shares, exact = part_counts(settings.data, lengths)
+    if exact:
+        settings.check_rows([int(count) for count in shares])
     plan = SamplePlan(lengths, shares, settings.phases, settings.seed, exact)
 
     def batch_names(step: int) -> list[str]:

@@ -3,11 +3,12 @@
 Source: "code" is xfwang23/DSRIR (2025); "ours" marks what we chose.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from airpipe.errors import AirpipeError
 from airpipe.methods.dsrir.progression import Progression
 from airpipe.settings.base import unknown_name
 from airpipe.settings.stages import StageSettings
@@ -39,6 +40,23 @@ class DsrirSettings(StageSettings):
             return values
         derived = Progression.model_validate(values["progression"]).phases()
         return {**values, "phases": [phase.model_dump(exclude_none=True) for phase in derived]}
+
+    def check_rows(self, rows: Sequence[int]) -> None:
+        """Refuse lists of another length than the one that the phases were derived from.
+
+        Lists that have lost the rows that an epoch leaves out are taken, too (`lose_first_row`).
+
+        Raises:
+            AirpipeError: says how many rows each part has.
+        """
+        plan, found = self.progression, sum(rows)
+        if plan is None or found in (plan.rows, plan.read_rows):
+            return
+        parts = " + ".join(f"{count:,} {part.pairs}" for count, part in zip(rows, self.data, strict=True))
+        raise AirpipeError(
+            f"data has {found:,} rows ({parts}), but progression.rows is {plan.rows:,}, from which the phases follow. "
+            f"Complete the lists (airpipe data check), or set progression: {{rows: {found}}} in an overlay"
+        )
 
     @model_validator(mode="after")
     def _says_its_phases_once(self) -> "DsrirSettings":
