@@ -28,6 +28,11 @@ def recognition_results(seeds, kind="json", of=""):
     return [f"results/recognition/seed{seed}/{model}.{kind}" for seed, model in PLAN.recognised(seeds, of)]
 
 
+def recognition_cards(seeds, of=""):
+    """Cards of the enhancers in those results."""
+    return cards([model for _, model in PLAN.recognised(seeds, of) if model != NONE])
+
+
 def feature_outputs():
     """Table and figures of the feature analysis; none where it is off, and no figures of retrieval alone."""
     names = ["tsne", "confusion"] if PROJECT.features.models else []

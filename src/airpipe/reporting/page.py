@@ -28,6 +28,8 @@ from airpipe.reporting.reading import Card, read_json, score_info
 from airpipe.reporting.scenes import Pixels, Scene, read_pixels, read_scenes
 from airpipe.reporting.table import (
     EMPTY,
+    NOTED,
+    PRINTED,
     SIGNS,
     Block,
     Line,
@@ -261,13 +263,14 @@ def all_gains(sources: Sources, protocol: str) -> pd.DataFrame:
 
 
 def provenance_block(cards: Mapping[str, Card]) -> Block:
-    """Settings hash, git commit, end of training and device of every model."""
+    """Settings hash, git commit, end of training, device and notes of every model."""
     lines = []
     for model, card in cards.items():
         settings = str(card["settings_hash"] or "imported")[:12]
-        cells = words(settings, commit_of(card), str(card["finished"]), str(card["device"] or ""))
+        notes = "; ".join(card.get("notes", ()))
+        cells = words(settings, commit_of(card), str(card["finished"]), str(card["device"] or ""), notes)
         lines.append(Line(model, cells, facts=facts_of(model)))
-    return Block("", ("model", "settings hash", "git commit", "training finished", "device"), tuple(lines))
+    return Block("", ("model", "settings hash", "git commit", "training finished", "device", "notes"), tuple(lines))
 
 
 def data_lines(sources: Sources) -> list[str]:
@@ -371,6 +374,6 @@ def _template() -> jinja2.Template:
     )
     environment.filters["json_text"] = lambda facts: json.dumps({key: value for key, value in facts.items() if value})
     environment.filters["breakable"] = lambda text: Markup(re.sub("([/_])", r"\1<wbr>", str(escape(text))))
-    environment.globals |= {"signs": SIGNS, "marks": MARKS, "empty": EMPTY}
+    environment.globals |= {"signs": SIGNS, "marks": MARKS, "empty": EMPTY, "printed": PRINTED, "noted": NOTED}
     environment.globals |= {"origins_of": origins_of, "words_of": words_of}
     return environment.get_template(TEMPLATE)

@@ -167,7 +167,8 @@ class Blocks:
             shown = [self._cell([cells.get((place, metric)) for metric in metrics], tops, place) for place in columns]
             first = next(iter(cells.values()))
             kind = KIND_OF.get(first["model"], "ours")
-            lines.append((self._rank(cells, kind), Line(label, tuple(shown), kind, _facts(first))))
+            models = (first["model"],) if kind == "ours" else ()
+            lines.append((self._rank(cells, kind), Line(label, tuple(shown), kind, _facts(first), models)))
         return tuple(line for _, line in sorted(lines, key=lambda ranked: ranked[0]))
 
     def _rank(self, cells: Mapping[tuple[Any, str], Row], kind: Kind) -> tuple[int, float]:
