@@ -48,7 +48,20 @@ def page_sections():
         sections["features"] = ["features"]
     if RECOGNITION.models:
         sections["recognition"] = ["recognition", "restoration"]
+    if PROJECT.gallery.models:
+        sections["stages"] = []  # a figure alone
     return sections
+
+
+def table_figures():
+    """Figures of those tables that have some."""
+    drawn = [name for name, table in PROJECT.tables.items() if table.figures]
+    return expand("results/figures/{table}/{figure}.png", table=drawn, figure=FIGURES)
+
+
+def gallery_outputs():
+    """The figure of networks that restore in stages; none where there is no gallery."""
+    return ["results/figures/stages/stages.png"] if PROJECT.gallery.models else []
 
 
 def recognition_outputs():

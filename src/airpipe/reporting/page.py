@@ -55,7 +55,7 @@ BUDGET = 3_600_000
 """Bytes of all gallery pictures together, and of all figures; base64 makes 4/3 of it."""
 LIMIT = 15_000_000
 """Bytes of a page that still opens quickly."""
-GRIDS = ("qualitative", "pictures")
+GRIDS = ("qualitative", "pictures", "stages")
 """Figures that show photographs: they become JPEG; charts are drawn in few colours."""
 CAPTIONS = {
     "bars": "PSNR by degradation and level, with 95 % intervals over images",
@@ -67,6 +67,8 @@ CAPTIONS = {
     "confusion": "Which degradation is taken for which",
     "top1": "What the frozen headline recogniser tells in degraded and in restored images",
     "pictures": "Degraded, restored and clean, and how much each branch of the enhancer counts at each place",
+    "stages": "Degraded, what each stage makes of it, how uncertain the last one is of each pixel (bright: more; below "
+    "it the least and largest logarithm), clean",
 }
 """What figures show, by the names of their files."""
 MARKS = {"best": "the best", "worse": "worse than no restoration", "tie": "the difference lies within its interval"}
@@ -116,8 +118,8 @@ class Section:
 
     @property
     def title(self) -> str:
-        """Title of the first table."""
-        return self.tables[0].title
+        """Title of the first table; of figures alone, the name."""
+        return self.tables[0].title if self.tables else self.name.capitalize()
 
 
 @dataclass(frozen=True)
