@@ -1,4 +1,4 @@
-"""Draw the figures of one table, of the feature analysis or of the recognition tests; run by Snakemake."""
+"""Draw the figures of one table, feature analysis, recognition tests or gallery of stages; run by Snakemake."""
 
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,11 @@ def recognition(job: Any) -> None:
     pictures.draw_pictures(model, rows, job.params.branches.get(model, []), Path(job.output.pictures))
 
 
+def gallery(job: Any) -> None:
+    files = dict(zip(job.params.models, map(Path, job.input.stages), strict=True))
+    pictures.draw_stages(pictures.read_stages(files, job.params.tests), Path(job.output.stages))
+
+
 def scores(job: Any) -> None:
     report, table = job.params.report, read_frame(Path(job.input.table))
     charts.draw_bars(table, report["protocol"], Path(job.output.bars))
@@ -39,5 +44,10 @@ def scores(job: Any) -> None:
     pictures.draw_qualitative(scenes, report["zoom"], Path(job.output.qualitative))
 
 
-RULES = {"features_figures": features, "recognition_figures": recognition, "figures": scores}
+RULES = {
+    "features_figures": features,
+    "recognition_figures": recognition,
+    "gallery": gallery,
+    "figures": scores,
+}
 run_rules(snakemake, RULES)  # noqa: F821  (Snakemake defines it)

@@ -14,6 +14,7 @@ from airpipe.reporting.builders.features import feature_table
 from airpipe.reporting.builders.published import build_published
 from airpipe.reporting.builders.recognition import Story, recognition_table, restoration_table
 from airpipe.reporting.builders.scores import build_scores
+from airpipe.reporting.marks import marked
 from airpipe.reporting.published import ACCURACIES, COSTS, published_frame, read_all, read_published, records
 from airpipe.reporting.reading import Card, check_budgets, read_cards, read_json, read_scores
 from airpipe.reporting.records import metrics
@@ -37,32 +38,34 @@ def scores(job: Any) -> None:
     measured = read_scores(scores_of(map(Path, job.input.scores)))
     printed = read_all([Path(path) for path in job.input.published])
     for table in build_scores(job.wildcards.table, settings, job.params.scale, measured, known, printed):
-        write_table(table, TABLES)
+        write_table(marked(table, known), TABLES)
 
 
 def published(job: Any) -> None:
     printed = read_all([Path(path) for path in job.input.published])
     ours = pd.concat([read_frame(Path(path)) for path in job.input.tables], ignore_index=True)
     ours = ours[(ours["model"] != "published") & (ours["against"] == "")]
-    by_name = {without_seed(model): card for model, card in cards(job).items()}
-    write_table(build_published(published_frame(printed, ours, by_name), printed.known), TABLES)
+    known = cards(job)
+    by_name = {without_seed(model): card for model, card in known.items()}
+    write_table(marked(build_published(published_frame(printed, ours, by_name), printed.known), known), TABLES)
 
 
 def efficiency(job: Any) -> None:
     costs = records(read_published([Path(job.input.published)], COSTS))
-    write_table(efficiency_table([Path(path) for path in job.input.complexity], cards(job), costs), TABLES)
+    known = cards(job)
+    write_table(marked(efficiency_table([Path(path) for path in job.input.complexity], known, costs), known), TABLES)
 
 
 def features(job: Any) -> None:
     results, searched = ([read_json(Path(path)) for path in of] for of in (job.input.features, job.input.retrieval))
     printed = records(read_published([Path(job.input.published)], ACCURACIES))
-    write_table(feature_table(results, printed, searched), TABLES)
+    write_table(marked(feature_table(results, printed, searched), cards(job)), TABLES)
 
 
 def recognition(job: Any) -> None:
     results = [read_json(Path(path)) for path in job.input.results]
     for build, csv in ((recognition_table, job.output.recognition), (restoration_table, job.output.restoration)):
-        write_table(build(results, story(job), Path(csv).stem), Path(csv).parent)
+        write_table(marked(build(results, story(job), Path(csv).stem), cards(job)), Path(csv).parent)
 
 
 def story(job: Any) -> Story:

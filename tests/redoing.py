@@ -12,7 +12,7 @@ from pathlib import Path
 from airpipe.plan import Plan, training_rules
 from airpipe.plan.datasets import NOLEAK
 from airpipe.registry import runs_as
-from airpipe.settings.names import ModelId
+from airpipe.settings.names import NONE, ModelId
 
 Job = tuple[str, str]
 TRAINING = {rule.name for rule in training_rules()}
@@ -191,7 +191,18 @@ def features_knns(plan, _):
 
 def features(plan, _):
     searched = (("features_retrieval", model) for model in plan.retrieval_models())
-    return Needs(inputs=(*features_knns(plan, "").inputs, *searched))
+    cards = trained(plan, [*plan.feature_models(), *plan.retrieval_models()])
+    return Needs(inputs=(*features_knns(plan, "").inputs, *searched, *cards))
+
+
+def show_stages(plan, model):
+    tests = tuple(("freeze", f"tests/{test}") for test in plan.project.gallery.tests)
+    return Needs(inputs=(*trained(plan, [model]), *tests, *lists(plan.gallery_lists())))
+
+
+def gallery(plan, _):
+    models = plan.gallery_models()
+    return Needs((models, plan.project.gallery.tests), tuple(("show_stages", model) for model in models))
 
 
 def recognise(plan, name):
@@ -210,9 +221,14 @@ def recognition_params(plan):
     return list(chosen.tests), list(chosen.in_order())
 
 
+def recognition_cards(plan, seeds, of=""):
+    return trained(plan, [model for _, model in plan.recognised(seeds, of) if model != NONE])
+
+
 def recognition_tables(plan, _):
     params = (plan.project.scale, *recognition_params(plan), plan.abouts(), plan.detection_texts())
-    return Needs(params, recognised(plan, plan.project.seeds))
+    seeds = plan.project.seeds
+    return Needs(params, (*recognised(plan, seeds), *recognition_cards(plan, seeds)))
 
 
 def recognition_figures(plan, _):
@@ -221,7 +237,9 @@ def recognition_figures(plan, _):
 
 
 def recognition_seeds(plan, _):
-    return Needs(recognition_tables(plan, "").params, recognised(plan, plan.fresh_seeds(), of="vrdir"))
+    seeds = plan.fresh_seeds()
+    inputs = (*recognised(plan, seeds, of="vrdir"), *recognition_cards(plan, seeds, of="vrdir"))
+    return Needs(recognition_tables(plan, "").params, inputs)
 
 
 # Report
@@ -252,15 +270,17 @@ def metrics(plan, _):
 
 def page(plan, _):
     shown, own = plan.project.tables, plan.folder_lists()
-    models = [*plan.shown_models(), *plan.recognition_models()]
+    models = [*plan.shown_models(), *plan.recognition_models(), *plan.gallery_models()]
     inputs = [
-        *((rule, table) for table in shown for rule in ("tables", "figures")),
+        *(("tables", table) for table in shown),
+        *(("figures", name) for name, table in shown.items() if table.figures),
         *(("efficiency", ""), ("published", ""), *scores(plan, *shown), *trained(plan, models)),
         *(*lists(own), *(("manifest", name.removesuffix(NOLEAK)) for name in own)),
         *((("leakage", ""),) if own else ()),
         *((("features_table", ""),) if plan.feature_models() or plan.retrieval_models() else ()),
         *((("features_figures", ""),) if plan.feature_models() else ()),
         *((("recognition_tables", ""), ("recognition_figures", "")) if plan.project.recognition.models else ()),
+        *((("gallery", ""),) if plan.project.gallery.models else ()),
     ]
     return Needs((plan.project.report, plan.project.scale), tuple(inputs))
 
@@ -282,6 +302,8 @@ RULES = {
     "features_retrieval": features_retrieval,
     "features_table": features,
     "features_figures": features_knns,
+    "show_stages": show_stages,
+    "gallery": gallery,
     "recognise": recognise,
     "recognition_tables": recognition_tables,
     "recognition_figures": recognition_figures,

@@ -104,13 +104,16 @@ def degradation(part) -> str:
 def test_the_wanted_settings_and_scales_are_there():
     settings = project().methods["dcpt"].settings
     everywhere = {"nafnet_5d", "nafnet_5d_direct", "nafnet_5d_probe", "nafnet_10d", "nafnet_cdd11"}
-    large = {"restormer_5d", "promptir_5d", "swinir_5d", "restormer_std_5d", "restormer_rain", "restormer_motion_blur"}
+    everywhere |= {"restormer_rain", "restormer_motion_blur"}
+    large = {"promptir_5d", "swinir_5d", "restormer_std_5d"}
     guided = {f"restormer_{source}_to_{target}" for source, target in TRANSFERS}
     large |= guided | {f"{name}_unguided" for name in guided}
     assert len(guided) == 6
     for name, scales in [*((n, set(OWN)) for n in everywhere), *((n, {"paper", "released"}) for n in large)]:
         for stage in settings[name].stages.values():
             assert set(stage.scales) & set(OWN) == scales, name
+    at = {stage: set(values.scales) for stage, values in settings["restormer_5d"].stages.items()}
+    assert at == {"pretrain": set(OWN), "finetune": {"paper", "released"}}  # single tasks start from the first one
     assert all(plan.about for plan in settings.values())
 
 
@@ -285,6 +288,18 @@ def test_single_tasks_follow_restormers_recipe_with_and_without_pretraining(task
         assert plain.network.name == network
         for same in ("phases", "optimizers", "data", "clip_norm", "ema_decay", "accumulate", "pixel_loss"):
             assert getattr(plain, same) == getattr(tuned, same)
+
+
+@pytest.mark.parametrize("task", ["rain", "motion_blur"])
+def test_small_single_tasks_have_their_control_in_all_but_the_pretraining(task):
+    tuned, plain = (
+        frozen(f"dcpt/restormer_{task}", "finetune", "small"),
+        frozen(f"baseline/restormer_dcpt_{task}", "train", "small"),
+    )
+    assert (tuned.steps, tuned.optimizers["net"].hold_steps) == (60_000, 18_000)
+    assert frozen("dcpt/restormer_5d", "pretrain", "small").network.name == tuned.network.name == "restormer_dcpt"
+    for same in ("network", "phases", "optimizers", "data", "clip_norm", "accumulate", "precision", "pixel_loss"):
+        assert getattr(plain, same) == getattr(tuned, same)
 
 
 def test_our_rates_are_those_of_the_published_scheduler_at_every_update():

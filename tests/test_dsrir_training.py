@@ -254,9 +254,20 @@ def test_without_vgg19_its_loss_is_left_out_and_the_card_says_so(tmp_path, capfd
         settings_of("dsrir/train", contrast="vgg", parents={"vgg": "imported/vgg19"}, loss_weights={"contrast": 0.2}),
     )
     assert card(made)["absent_parents"] == {"vgg": "imported/vgg19"}
+    assert card(made)["notes"] == ["trained without imported/vgg19 (parent vgg is absent)"]
     assert "WARNING: parent vgg (imported/vgg19) is absent: training without it" in capfd.readouterr().out
     names = {line.split(",")[1] for line in made.curves().splitlines()[1:]}
     assert "loss/psnr" in names and "loss/contrast" not in names
+
+
+def test_another_contrast_than_the_published_one_is_noted_for_every_table():
+    assert DsrirTask(settings(), {}).notes == ("no contrastive loss (contrast: none; published: VGG19)",)
+    other = settings(contrast="encoder", parents={"encoder": "baseline/a/seed0/train"})
+    encoder = build_network("nafnet", width=4, middle_blk_num=1, enc_blk_nums=[1], dec_blk_nums=[1])
+    (note,) = DsrirTask(other, {"encoder": encoder}).notes
+    assert note == "contrastive loss in features of baseline/a/seed0/train (contrast: encoder; published: VGG19)"
+    published = settings(contrast="vgg", parents={"vgg": "imported/vgg19"})
+    assert DsrirTask(published, {"vgg": VGG19Features()}).notes == ()
 
 
 def test_the_phases_of_a_progression_change_patches_and_batches_within_one_run(tmp_path):

@@ -134,6 +134,18 @@ def test_features_and_logits_have_the_channels_that_a_network_tells(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_network_that_restores_in_stages_gives_an_image_and_a_map_of_each_the_last_one_first(name):
+    network = built(name)
+    count = contract.restoring_stages(network)
+    assert count >= 0 and (count > 0) == ("stages" in inspect.signature(network.forward).parameters)
+    if count:
+        (image,) = inputs(network)
+        images, maps = network(image, stages=True)
+        assert [one.shape for one in (*images, *maps)] == [image.shape] * 2 * count
+        assert torch.equal(images[0], network(image)) and not torch.equal(images[0], images[-1])
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_network_gives_equal_bits_twice_and_the_same_in_channels_last(name):
     network = built(name)
     with torch.inference_mode():

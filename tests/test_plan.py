@@ -24,13 +24,16 @@ SHORT = "baseline/nafnet_5d_short/seed0/train"
 FINETUNE, PRETRAIN = "dcpt/nafnet_5d/seed0/finetune", "dcpt/nafnet_5d/seed0/pretrain"
 VRDIR = "vrdir/airpipe/seed0"
 CONTROL, DEHAZE = (f"degae/restormer_dehaze{arm}/seed0/finetune" for arm in ("_scratch", ""))
+DSRIR, DSRIR_HAZE = "dsrir/all_in_one/seed0/train", "dsrir/haze/seed0/train"
 TRANSFER, REPRESENTOR = "degae/restormer/seed0/pretrain", "degae/representor/seed0/representor"
 CHAIN = [f"{VRDIR}/{stage}" for stage in ("ise", "sad", "dnc_haze", "dnc_noise", "dnc_rain")]
 RECOGNISERS = [f"{VRDIR}/recogniser_b", f"{VRDIR}/recogniser_a"]
+SHOWN = [NAFNET, SHORT, FINETUNE, DSRIR, CONTROL, DEHAZE, DSRIR_HAZE, TRANSFER]
 STUDIES_OFF = {
     "recognition": {"scales": []},
     "features": {"scales": []},
-    "tables": {"pretraining": {"scales": []}, "transfer": {"scales": []}},
+    "gallery": {"scales": []},
+    "tables": dict.fromkeys(("protocols", "single_task", "pretraining", "transfer"), {"scales": []}),
 }
 MINE = {
     "datasets": {
@@ -104,7 +107,9 @@ def test_a_setting_may_say_which_stage_is_evaluated():
 def test_tables_show_the_chosen_models_or_their_own(demo):
     assert demo.table_models("allinone") == [NAFNET]
     assert demo.table_models("pretraining") == [SHORT, FINETUNE, CONTROL, DEHAZE]
-    assert demo.shown_models() == [NAFNET, SHORT, FINETUNE, CONTROL, DEHAZE, TRANSFER]
+    assert demo.table_models("protocols") == [NAFNET, SHORT, FINETUNE, DSRIR]
+    assert demo.table_models("single_task") == [CONTROL, DEHAZE, DSRIR_HAZE]
+    assert demo.shown_models() == SHOWN
 
 
 def test_a_table_evaluates_no_restoration_and_each_of_its_models_once(demo):
@@ -202,8 +207,7 @@ def test_unknown_models_are_told_with_the_nearest(demo, names, message):
 
 
 def test_stages_in_use_are_those_of_models_tables_and_studies_and_their_parents(demo):
-    shown = [NAFNET, SHORT, FINETUNE, CONTROL, DEHAZE, TRANSFER]
-    assert ids(demo.stages_in_use()) == [*shown, *CHAIN, *RECOGNISERS, PRETRAIN, REPRESENTOR]
+    assert ids(demo.stages_in_use()) == [*SHOWN, *CHAIN, *RECOGNISERS, PRETRAIN, REPRESENTOR]
     assert demo.models_of("dcpt") == [FINETUNE, PRETRAIN]
     assert demo.models_of("vrdir") == [*CHAIN, *RECOGNISERS]
     assert ids(plan(STUDIES_OFF).stages_in_use()) == [NAFNET]
@@ -395,6 +399,41 @@ def test_a_feature_class_with_another_label_than_in_training_is_told():
     labels = nested("features", "classes", {"rain": {"label": 1}, "noise": {"label": 0}})
     with pytest.raises(AirpipeError, match="features, class rain has label 1; .* was trained with label 0"):
         plan(labels).feature_models()
+
+
+def test_the_gallery_shows_its_models_of_the_first_seed_and_reads_the_lists_of_its_tests(demo):
+    assert demo.gallery_models() == [DSRIR] and demo.gallery_lists() == ["photos.test"]
+    seeds = plan({"seeds": [2, 5]}, {"recognition": {"scales": []}})
+    assert seeds.gallery_models() == [DSRIR.replace("seed0", "seed2")]
+    assert plan(STUDIES_OFF).gallery_models() == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"gallery": {"tests": []}}, "gallery: .*found models and no tests; name tests whose images are shown"),
+        ({"gallery": {"tests": ["photos_rian"]}}, "unknown test in gallery 'photos_rian'; did you mean 'photos_rain'"),
+        ({"gallery": {"tests": ["photos_transfer"]}}, "gallery: test photos_transfer shows a reference beside the im"),
+        ({"gallery": {"models": ["dsrir/all_in_on"]}}, "unknown setting of dsrir 'all_in_on'; did you mean 'all_in_"),
+        ({"tables": {"stages": {"tests": ["photos_rain"]}}}, "the name 'stages' belongs to the gallery; call the tab"),
+    ],
+)
+def test_a_gallery_that_does_not_fit_is_refused(change, message):
+    with pytest.raises(AirpipeError, match=message):
+        plan(change)
+    plan(change, {"gallery": {"scales": [], "tests": ["photos_rain"]}})
+
+
+@pytest.mark.parametrize(
+    ("left_out", "message"),
+    [
+        (["dsri"], "unknown protocol in table allinone 'dsri'; did you mean 'dsrir'"),
+        (["airpipe"], "table allinone: without_protocols leaves none of the protocols of test photos_motion_blur"),
+    ],
+)
+def test_protocols_that_a_table_leaves_out_are_known_and_not_all_of_a_test(left_out, message):
+    with pytest.raises(AirpipeError, match=message):
+        plan(nested("tables", "allinone", "without_protocols", left_out))
 
 
 def test_every_enhancer_and_none_meets_the_recognisers_of_its_seed(demo):

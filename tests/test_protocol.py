@@ -12,6 +12,7 @@ import yaml
 from helpers import ROOT, toy_images
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from test_metrics import streaked
 
 from airpipe.data.pairs import Pair
 from airpipe.errors import AirpipeError
@@ -226,6 +227,18 @@ def test_dsrir_scores_rain_on_luma_with_its_column_wise_ssim_and_other_degradati
     assert names["rain"]["0", "dsrir", "ssim_columns"] != names["rain"]["0", "dsrir", "ssim"]
 
 
+def test_the_published_ssim_of_rain_has_its_own_name_beside_that_of_the_picture(tmp_path):
+    pictures = dict(zip(("clean", "degraded"), streaked(), strict=True))
+    for name, pixels in pictures.items():
+        write_picture(tmp_path / f"{name}.png", Picture(pixels))
+    pair = Pair(tmp_path / "clean.png", tmp_path / "degraded.png", "", "", "none", "0", "0")
+    test = TestSettings(pairs="toy.test", degradation="rain", protocols=tuple(SHIPPED))
+    found = scores(evaluate(test, SHIPPED, [pair], None))
+    assert found["0", "dsrir", "ssim_columns"] == pytest.approx(0.998, abs=5e-4)
+    assert found["0", "dsrir", "ssim"] == found["0", "dsrir_y", "ssim"] == pytest.approx(0.899, abs=5e-4)
+    assert [key for key, value in found.items() if abs(value - 0.998) < 5e-4] == [("0", "dsrir", "ssim_columns")]
+
+
 def test_degaes_overflow_changes_ssim_and_not_psnr():
     """Values of DegAE's own code for this pair, with and without its mistake."""
     golden = np.load(ROOT / "tests/goldens/degae_degradations.npz")
@@ -301,6 +314,7 @@ def test_an_unknown_protocol_is_refused_with_the_nearest_one(pairs):
     [
         ({"ssim": {"measure": "ssim_columns7", "colour": "y"}}, "metric 'ssim' is ssim_columns7, expected ssim_"),
         ({"psnr": {"measure": "ssim_uniform7"}}, "metric 'psnr' is ssim_uniform7, expected psnr"),
+        ({"ssim_y": {"measure": "ssim_columns7", "colour": "y"}}, "metric 'ssim_y' is ssim_columns7, no SSIM of"),
         ({"lpips": {"measure": "lpips", "colour": "y"}}, "lpips is made for RGB images"),
         ({}, "at least 1 item"),
     ],
@@ -336,4 +350,15 @@ class Constant:
 
 def test_shipped_protocols_state_a_source():
     assert all(protocol.source for protocol in SHIPPED.values())
-    assert set(SHIPPED) == {"airpipe", "promptir", "dcpt", "dsrir", "degae", "restormer"}
+    named = {"airpipe", "promptir", "dcpt", "dsrir", "degae", "restormer"}
+    colours = {"airpipe_y": "y", "promptir_y": "y", "dsrir_y": "y", "dsrir_rgb": "rgb"}
+    assert set(SHIPPED) == named | set(colours)
+    for name, colour in colours.items():
+        protocol, like = SHIPPED[name], SHIPPED[name.partition("_")[0]]
+        assert {protocol.metrics[metric].channels("rain") for metric in ("psnr", "ssim")} == {colour}
+        assert {protocol.metrics[metric].measure for metric in ("psnr", "ssim")} == {
+            "psnr",
+            like.metrics["ssim"].measure,
+        }
+        same = ("border", "round_output", "crop_multiple", "noise")
+        assert [getattr(protocol, key) for key in same] == [getattr(like, key) for key in same]

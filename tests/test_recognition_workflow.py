@@ -11,11 +11,9 @@ from airpipe.degradations.recipes import check_operations
 from airpipe.errors import AirpipeError
 from airpipe.plan import Machine
 from workflow import (
-    DCPT,
-    OWN,
+    CHAPTERS,
     RECOGNITION,
     SAID,
-    TOY,
     copy_project,
     copy_run,
     planned,
@@ -73,14 +71,14 @@ def test_figures_and_page_show_them(toy_run):
     stages = ("ise", "sad", "dnc_haze", "recogniser_a", "recogniser_b")
     assert [footer.count(f"vrdir/airpipe/seed0/{stage}<") for stage in stages] == [1] * 5
     assert footer.count("baseline/nafnet_5d/seed0/train<") == 1
-    assert "9 models, 9 training runs, demo scale." in page
+    assert "10 models, 10 training runs, demo scale." in page
 
 
 def test_other_detections_and_another_enhancer_redo_their_own_tests_and_the_tables(toy_run, tmp_path):
     folder = copy_run(toy_run, tmp_path / "copy")
     (folder / "said.json").write_text(json.dumps([{**SAID[0], "bbox": [10, 10, 10, 6]}]))
     models = [*RECOGNITION["recognition"]["models"], "vrdir/airpipe/dnc_noise"]
-    write_overlay(folder, TOY, OWN, DCPT, RECOGNITION, nested("recognition", "models", models))
+    write_overlay(folder, *CHAPTERS, nested("recognition", "models", models))
     after = {"recognition_tables": 1, "recognition_figures": 1, "page": 1}
     assert planned(folder, "all", "--configfile", "overlay.yaml") == {"recognise": 1} | after
 

@@ -12,6 +12,8 @@ from test_plan import (
     CHAIN,
     CONTROL,
     DEHAZE,
+    DSRIR,
+    DSRIR_HAZE,
     FINETUNE,
     MINE,
     NAFNET,
@@ -66,6 +68,8 @@ def evaluated(*names):
 
 EVERYTHING = evaluated(
     ("allinone", ["none", NAFNET]),
+    ("protocols", ["none", NAFNET, SHORT, FINETUNE, DSRIR]),
+    ("single_task", ["none", CONTROL, DEHAZE, DSRIR_HAZE]),
     ("pretraining", ["none", SHORT, FINETUNE, CONTROL, DEHAZE]),
     ("transfer", ["none", TRANSFER]),
 )
@@ -77,10 +81,11 @@ def test_without_a_change_nothing_is_redone(demo):
 
 def test_a_fresh_clone_makes_everything_that_the_demo_needs():
     found = redone(None, plan())
-    degae = {CONTROL, DEHAZE, TRANSFER, REPRESENTOR}
-    assert trainings(found) == {NAFNET, SHORT, FINETUNE, PRETRAIN, *CHAIN, *RECOGNISERS, *degae}
+    others = {CONTROL, DEHAZE, TRANSFER, REPRESENTOR, DSRIR, DSRIR_HAZE}
+    assert trainings(found) == {NAFNET, SHORT, FINETUNE, PRETRAIN, *CHAIN, *RECOGNISERS, *others}
     assert found["recognise"] == ENHANCERS and len(found["features_knn"]) == 2
-    assert found["evaluate"] == EVERYTHING and len(EVERYTHING) == 9
+    assert found["evaluate"] == EVERYTHING and len(EVERYTHING) == 18
+    assert found["show_stages"] == {DSRIR} and found["tables"] - found["figures"] == {"protocols"}
     assert found["features_retrieval"] == {TRANSFER}
     assert not {"pack", "fetch_dataset"} & set(found) and found["make_dataset"] == {"shapes0"}
 
@@ -115,9 +120,10 @@ def test_a_learning_rate_redoes_its_training_and_what_shows_it(demo):
     change = demo_scale("baseline", "nafnet_5d", "train", {"optimizers": {"net": {"learning_rate": 1e-3}}})
     found = redone(demo, plan(change))
     assert trainings(found) == found["freeze_settings"] == found["complexity"] == {NAFNET}
-    assert found["evaluate"] == evaluated(("allinone", [NAFNET]))
+    assert found["evaluate"] == evaluated(("allinone", [NAFNET]), ("protocols", [NAFNET]))
     assert found["recognise"] == {f"seed0/{NAFNET}"}
-    assert found["tables"] == found["figures"] == {"allinone"} and {"efficiency", *SHOWN} <= set(found)
+    assert (found["tables"], found["figures"]) == ({"allinone", "protocols"}, {"allinone"})
+    assert {"efficiency", *SHOWN} <= set(found)
     assert not {"freeze", "features_knn", "leakage", "pairs", "make_dataset"} & set(found)
 
 
@@ -125,7 +131,8 @@ def test_a_raised_revision_redoes_its_stages_and_what_follows(demo, monkeypatch)
     monkeypatch.setattr("airpipe.plan.models.stage_entry", raised("dcpt.pretrain"))
     found = redone(demo, plan())
     assert (found["freeze_settings"], trainings(found)) == ({PRETRAIN}, {PRETRAIN, FINETUNE})
-    assert found["evaluate"] == evaluated(("pretraining", [FINETUNE])) and len(found["features_knn"]) == 2
+    assert found["evaluate"] == evaluated(("pretraining", [FINETUNE]), ("protocols", [FINETUNE]))
+    assert len(found["features_knn"]) == 2
 
 
 def raised(task):
@@ -139,7 +146,7 @@ def raised(task):
         # Trains with it, and the low-light test degrades with it: `none` is scored on that test anew, too.
         ("low_light", {NAFNET, SHORT, PRETRAIN, FINETUNE}, {"tests/photos_low_light"}),
         # The noise tests fix their sigma, so the recipe's range concerns training only.
-        ("noise", {NAFNET, SHORT, PRETRAIN, FINETUNE, *BRANCHES, SAD, ISE}, set()),
+        ("noise", {NAFNET, SHORT, PRETRAIN, FINETUNE, *BRANCHES, SAD, ISE, DSRIR}, set()),
     ],
 )
 def test_a_recipe_redoes_trainings_with_it_and_tests_that_draw_from_it(demo, recipe, retrained, tests):
@@ -163,12 +170,16 @@ def test_a_table_of_equal_budgets_redoes_itself_only(demo):
 @pytest.mark.parametrize(
     ("change", "tests", "tables"),
     [
-        (nested("tests", "photos_noise25", "fixed", "sigma", 30), {"photos_noise25"}, {"allinone", "pretraining"}),
+        (
+            nested("tests", "photos_noise25", "fixed", "sigma", 30),
+            {"photos_noise25"},
+            {"allinone", "protocols", "pretraining"},
+        ),
         (nested("tests", "photos_noise15", "keep_images", 1), {"photos_noise15"}, {"allinone"}),
         (
             nested("protocols", "dcpt", "border", 2),
             {"photos_noise15", "photos_noise25", "photos_noise50"},
-            {"allinone", "pretraining"},
+            {"allinone", "protocols", "pretraining"},
         ),
     ],
 )
@@ -178,14 +189,17 @@ def test_a_test_or_protocol_evaluates_all_models_of_its_tables_and_trains_nothin
     assert found["freeze"] == {f"tests/{test}" for test in tests}
     scored = {name for name in EVERYTHING if name.split("/")[0] in tables}
     assert found["evaluate"] == scored - {f"pretraining/{model}" for model in (CONTROL, DEHAZE)}  # haze only
-    assert found["tables"] == found["figures"] == tables and set(found) == {"freeze", "evaluate"} | SHOWN
+    assert (found["tables"], found["figures"]) == (tables, tables - {"protocols"})
+    shown = {"show_stages", "gallery"} if "photos_noise25" in tests else set()
+    assert set(found) == {"freeze", "evaluate"} | SHOWN | shown
 
 
 def test_a_raised_revision_of_scoring_evaluates_everything_and_trains_nothing(demo, monkeypatch):
     monkeypatch.setattr("airpipe.plan.studies.TestJob", partial(TestJob, revision=99))
     found = redone(demo, plan())
     assert found["freeze"] == {f"tests/{test}" for test in demo.project.tests}
-    assert found["evaluate"] == EVERYTHING and set(found) == {"freeze", "evaluate"} | SHOWN
+    assert found["evaluate"] == EVERYTHING
+    assert set(found) == {"freeze", "evaluate", "show_stages", "gallery"} | SHOWN
 
 
 def test_another_test_in_a_table_evaluates_that_table_only(demo):
@@ -208,7 +222,7 @@ def test_the_report_redoes_what_it_shows_only(demo, change, rules):
 def test_a_finetuning_setting_redoes_finetuning_only(demo):
     found = redone(demo, plan(demo_scale("dcpt", "nafnet_5d", "finetune", {"clip_norm": 0.5})))
     assert trainings(found) == found["freeze_settings"] == {FINETUNE}
-    assert found["tables"] == {"pretraining"} and not {"features_knn", "recognise"} & set(found)
+    assert found["tables"] == {"pretraining", "protocols"} and not {"features_knn", "recognise"} & set(found)
 
 
 def test_a_pretraining_setting_redoes_finetunings_settings_that_follow_it_and_the_analysis_of_its_features():
@@ -266,6 +280,16 @@ def test_settings_share_the_recogniser_and_the_ablations_all_before_the_fusion(d
 
 
 # Studies
+
+
+def test_another_test_in_the_gallery_redoes_the_gallery_and_scores_nothing(demo):
+    found = redone(demo, plan(nested("gallery", "tests", ["photos_rain"])))
+    assert found == {"show_stages": {DSRIR}, "gallery": {""}, "page": {""}}
+
+
+def test_a_table_without_figures_draws_none_and_the_page_shows_it(demo):
+    found = redone(demo, plan(nested("tables", "protocols", "figures", True)))
+    assert found["figures"] == {"protocols"} and found["tables"] == {"protocols"} and "page" in found
 
 
 def test_other_neighbours_redo_the_feature_analysis_only(demo):

@@ -16,10 +16,7 @@ from test_plan import nested, plan
 from airpipe.degradations.recipes import check_operations
 from airpipe.errors import AirpipeError
 from workflow import (
-    DCPT,
-    OWN,
-    RECOGNITION,
-    TOY,
+    CHAPTERS,
     copy_project,
     copy_run,
     environment,
@@ -32,7 +29,6 @@ pytestmark = pytest.mark.pipeline
 
 MODEL = "baseline/nafnet_5d/seed0/train"
 STAGE = ("methods", "baseline", "settings", "nafnet_5d", "stages", "train", "scales", "demo")
-WHOLE = (TOY, OWN, DCPT, RECOGNITION)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +39,7 @@ def project(toy_run, tmp_path_factory):
 
 def planned_with(folder, *overlays):
     """Jobs of `all` and `data` by rule, with the toy overlays and more of them."""
-    write_overlay(folder, *WHOLE, *overlays)
+    write_overlay(folder, *CHAPTERS, *overlays)
     return planned(folder, "all", "data", "--configfile", "overlay.yaml")
 
 
@@ -159,7 +155,7 @@ CHANGES = {
 def test_snakemake_redoes_what_the_plan_says(project, names):
     """The rules' own inputs and params, against those that `redoing.py` says once more."""
     changes = [CHANGES[name] for name in names]
-    found = redone(plan(*WHOLE), plan(*WHOLE, *changes))
+    found = redone(plan(*CHAPTERS), plan(*CHAPTERS, *changes))
     assert planned_with(project, *changes) == counted(found)
     retrained = {"learning rate": 1, "report": 7}[names[0]]  # all of VRD-IR is trained on made images
     assert len(trainings(found)) == retrained
@@ -195,14 +191,14 @@ def test_a_raised_revision_redoes_the_stage_and_what_follows(project, tmp_path):
 )
 def test_a_bad_setting_is_named(change, message):
     with pytest.raises(AirpipeError, match=re.escape(message)):
-        found = plan(*WHOLE, change)
+        found = plan(*CHAPTERS, change)
         for where, operations in found.operations().items():
             check_operations(operations, where)
         found.chosen_models()
 
 
 def test_a_bad_setting_is_told_without_a_traceback_before_anything_runs(project):
-    write_overlay(project, *WHOLE)
+    write_overlay(project, *CHAPTERS)
     wrong = ["--config", "models=[baseline/nafnet_6d]"]
     done = snakemake(project, "all", "-n", "--configfile", "overlay.yaml", *wrong, check=False)
     assert done.returncode == 1
@@ -213,7 +209,7 @@ def test_a_bad_setting_is_told_without_a_traceback_before_anything_runs(project)
 def test_a_missing_data_folder_is_named_on_the_terminal(project, tmp_path):
     folder = copy_run(project, tmp_path / "copy")
     (folder / "results" / "manifests" / "mine.test.csv").unlink()
-    write_overlay(folder, *WHOLE, nested("datasets", "mine", "root", "/nowhere/pictures"))
+    write_overlay(folder, *CHAPTERS, nested("datasets", "mine", "root", "/nowhere/pictures"))
     target = "results/manifests/mine.test.csv"
     done = snakemake(folder, target, "--configfile", "overlay.yaml", check=False)
     assert done.returncode == 1

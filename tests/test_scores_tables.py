@@ -248,6 +248,43 @@ def test_columns_may_be_protocols_in_a_block_for_each_test(tree):
         ("noise 15", PROTOCOLS), ("noise 25", PROTOCOLS), ("average", PROTOCOLS),
     ]  # fmt: skip
     assert [cell.parts[0].text for cell in blocks[0].lines[0].cells] == ["24.50", "25.00"]
+    title = "noise 25: PSNR minus that of baseline/nafnet_5d in dB, 95 % interval over images"
+    (difference,) = [block for block in blocks if block.title == title]
+    assert difference.head == ("model", *PROTOCOLS)
+    assert [cell.parts[0].text for cell in difference.lines[0].cells] == ["+1.50 (+1.50 to +1.50)"] * 2
+    assert len(blocks) == 6  # two tests and their average
+
+
+def test_a_table_by_protocol_tells_how_far_the_protocol_alone_moves_psnr(tree):
+    tree.write_score(MODELS[2], "noise25", {(IMAGES[0], "dcpt"): "29.0"})  # 25 and 26 under airpipe, 29 and 26.5 here
+    told = "The protocol alone moves PSNR by up to 2.25 dB (dcpt/nafnet_5d/finetune, noise 25)."
+    assert tree.tables(columns="protocol")[0].notes[-1] == told
+    assert not any("protocol alone" in note for note in tree.tables()[0].notes)
+    one = tree.tables(columns="protocol", without_protocols=["dcpt"])[0]
+    assert not any("protocol alone" in note for note in one.notes)
+
+
+def test_protocols_that_a_table_leaves_out_stand_in_neither_of_its_files(tree):
+    scores, gains = tree.tables(without_protocols=["dcpt"])
+    ours = scores.frame[scores.frame["model"] != "published"]
+    assert set(ours["protocol"]) == set(gains.frame["protocol"]) == {"airpipe"}
+    assert not any("dcpt" in block.title.split() for block in scores.blocks)
+
+
+def test_the_ssim_of_columns_stands_nowhere_without_its_name(tree):
+    """0.998 where the SSIM of the images is 0.8 and 0.9: in its own block, its own rows, and not among the metrics."""
+    for path in tree.scores:
+        frame = pd.read_csv(path)
+        columns = frame[frame["metric"] == "ssim"].assign(metric="ssim_columns", value=0.998)
+        pd.concat([frame, columns]).to_csv(path, index=False)
+    for columns in ("degradation", "protocol"):
+        table = tree.tables(columns=columns)[0]
+        shown = {block.title for block in table.blocks if "0.998" in str(block)}
+        assert len(shown) >= 2 and all(title.endswith(": ssim_columns") for title in shown)
+        assert set(table.frame.loc[table.frame["value"] == 0.998, "metric"]) == {"ssim_columns"}
+        parts = re.split(r"^## ", markdown(table), flags=re.M)
+        assert all(part.partition("\n")[0].endswith(": ssim_columns") for part in parts if "0.998" in part)
+        assert "0.998" not in json.dumps(metrics({"all": table.frame}))
 
 
 def test_a_metric_of_another_name_has_a_block_of_its_own(tree):

@@ -292,7 +292,7 @@ def test_a_setting_that_follows_nothing_is_told(values, message):
     [
         ({"report": {"zoom": None}}, lambda p: p.report.zoom, 96),
         ({"report": None}, lambda p: p.report.title, "airpipe"),
-        ({"tables": {"pretraining": None}}, lambda p: list(p.tables), ["allinone", "transfer"]),
+        ({"tables": {"pretraining": None}}, lambda p: "pretraining" in p.tables, False),
         ({"tables": {"pretraining": {"scales": None}}}, lambda p: p.tables["pretraining"].scales, None),
         ({"features": {"models": None, "classes": {"haze": None}}}, lambda p: "haze" in p.features.classes, False),
         ({"tests": {"photos_noise15": {"fixed": {"sigma": None}}}}, lambda p: p.tests["photos_noise15"].fixed, {}),

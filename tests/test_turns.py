@@ -143,9 +143,10 @@ def test_an_absent_optional_parent_is_told_and_a_present_one_counts_nothing(pare
     without = train(tmp_path / "without", named, init=parent)
     assert "WARNING: parent front (imported/front) is absent: training without it" in capsys.readouterr().out
     assert card(without)["absent_parents"] == {"front": "imported/front"}
+    assert card(without)["notes"] == ["trained without imported/front (parent front is absent)"]
     assert "loss/front" not in steps_of(without)
     made = train(tmp_path / "with", named, init=parent, front=parent)
-    assert "absent_parents" not in card(made)
+    assert not {"absent_parents", "notes"} & set(card(made))
     assert len(steps_of(made)["loss/front"]) == 8
     assert [one["role"] for one in card(made)["parents"]] == ["init", "front"]
     export_published(parent.parent, tmp_path / "front.pth")

@@ -14,11 +14,8 @@ from test_plan import nested, plan
 from airpipe.errors import AirpipeError
 from airpipe.plan import Machine
 from workflow import (
-    DCPT,
-    OWN,
-    RECOGNITION,
+    CHAPTERS,
     SHORT,
-    TOY,
     VRDIR_STAGES,
     copy_run,
     count_start,
@@ -60,7 +57,7 @@ def test_a_killed_branch_resumes_and_the_others_are_not_touched(toy_run, tmp_pat
     long = {"phases": [{"steps": 600, "patch_size": 32, "batch_size": 4}]}
     slow = {"compute": {"demo": {"vrdir.dnc": {"checkpoint_seconds": 0.2}}}}
     haze = nested("methods", "vrdir", "settings", "airpipe", "stages", "dnc_haze", "scales", "demo", long)
-    write_overlay(folder, TOY, OWN, DCPT, RECOGNITION, haze, slow)
+    write_overlay(folder, *CHAPTERS, haze, slow)
     others = {name: (folder / FOLDER / name / "model.safetensors").stat().st_mtime_ns for name in VRDIR_STAGES}
     command = ["snakemake", "--cores", "1", ISE, "--configfile", "overlay.yaml"]
     count_start(command)

@@ -30,9 +30,13 @@ TOY = {
         "baseline": {"settings": {"nafnet_5d": {"stages": {"train": {"scales": {"demo": TRAIN}}}}}},
     },
     "tests": {"photos_noise25": {"protocols": ["airpipe"], "keep_images": 1}},
-    "tables": {"allinone": {"tests": ["photos_noise25"]}, "pretraining": {"scales": []}, "transfer": {"scales": []}},
+    "tables": {
+        "allinone": {"tests": ["photos_noise25"]},
+        **dict.fromkeys(("protocols", "single_task", "pretraining", "transfer"), {"scales": []}),
+    },
     "features": {"scales": []},
     "recognition": {"scales": []},
+    "gallery": {"scales": []},
     "compute": {"demo": {"default": {"threads": 1}}},
 }
 """Overlay: the shipped demo with a network of width 4, 12 steps and one test; under a minute on two cores."""
@@ -117,6 +121,18 @@ RECOGNITION = {
     },
 }
 """VRD-IR's stages, recognisers and the recognition tests."""
+GALLERY = {
+    "methods": {"dsrir": {"settings": {"all_in_one": {"stages": {"train": {"scales": {"demo": {
+        "network": {"arguments": {"sn_feats": [4, 4, 4], "steps": [2, 2], "reduction": 2}},
+        "phases": [{"steps": 3, "patch_size": 16, "batch_size": 2}],
+        "optimizers": {"net": {"warmup_steps": 1}},
+        "validation": {"every": 3, "patch_size": 32},
+    }}}}}}}},
+    "gallery": {"scales": None, "tests": ["photos_noise25"]},
+}  # fmt: skip
+"""A network that restores in stages, shown at work."""
+CHAPTERS = (TOY, OWN, DCPT, RECOGNITION, GALLERY)
+"""Overlays of the common toy run."""
 
 
 def copy_project(folder: Path) -> Path:
@@ -150,7 +166,7 @@ def make_toy_run(folder: Path) -> Path:
     """A project with a finished run of all chapters and the overlay that made it; one that is there is taken as is."""
     if not (folder / "results/report/index.html").is_file():
         shutil.rmtree(folder, ignore_errors=True)
-        write_overlay(copy_project(folder), TOY, OWN, DCPT, RECOGNITION)
+        write_overlay(copy_project(folder), *CHAPTERS)
         toy_images(folder / "pictures", count=2)
         for name, said in (("truth", TRUTH), ("said", SAID)):
             (folder / f"{name}.json").write_text(json.dumps(said))

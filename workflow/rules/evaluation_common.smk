@@ -28,6 +28,11 @@ def recognition_results(seeds, kind="json", of=""):
     return [f"results/recognition/seed{seed}/{model}.{kind}" for seed, model in PLAN.recognised(seeds, of)]
 
 
+def recognition_cards(seeds, of=""):
+    """Cards of the enhancers in those results."""
+    return cards([model for _, model in PLAN.recognised(seeds, of) if model != NONE])
+
+
 def feature_outputs():
     """Table and figures of the feature analysis; none where it is off, and no figures of retrieval alone."""
     names = ["tsne", "confusion"] if PROJECT.features.models else []
@@ -43,7 +48,20 @@ def page_sections():
         sections["features"] = ["features"]
     if RECOGNITION.models:
         sections["recognition"] = ["recognition", "restoration"]
+    if PROJECT.gallery.models:
+        sections["stages"] = []  # a figure alone
     return sections
+
+
+def table_figures():
+    """Figures of those tables that have some."""
+    drawn = [name for name, table in PROJECT.tables.items() if table.figures]
+    return expand("results/figures/{table}/{figure}.png", table=drawn, figure=FIGURES)
+
+
+def gallery_outputs():
+    """The figure of networks that restore in stages; none where there is no gallery."""
+    return ["results/figures/stages/stages.png"] if PROJECT.gallery.models else []
 
 
 def recognition_outputs():

@@ -62,6 +62,7 @@ rule features_table:
             "results/features/{model}/{init}.json", model=PLAN.feature_models(), init=["random", "trained"]
         ),
         retrieval=collect("results/features/{model}/retrieval.json", model=PLAN.retrieval_models()),
+        cards=cards([*PLAN.feature_models(), *PLAN.retrieval_models()]),
         published="resources/published/features.csv",
     output:
         csv=report(

@@ -39,6 +39,7 @@ rule recognise:
 rule recognition_tables:
     input:
         results=recognition_results(PROJECT.seeds),
+        cards=recognition_cards(PROJECT.seeds),
         detections=[
             file
             for files in PLAN.detection_files().values()

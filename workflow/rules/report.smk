@@ -186,10 +186,11 @@ rule page:
         tables=[f"results/tables/{table}.json" for tables in page_sections().values() for table in tables],
         gains=collect("results/tables/{table}_gains.csv", table=PROJECT.tables),
         figures=[
-            *expand("results/figures/{table}/{kind}.png", table=PROJECT.tables, kind=FIGURES),
+            *table_figures(),
             *[path for path in [*feature_outputs(), *recognition_outputs()] if path.endswith(".png")],
+            *gallery_outputs(),
         ],
-        cards=cards([*PLAN.shown_models(), *PLAN.recognition_models()]),
+        cards=cards([*PLAN.shown_models(), *PLAN.recognition_models(), *PLAN.gallery_models()]),
         scores=evaluated(*PROJECT.tables),
         lists=lambda wildcards: [f"results/pairs/{name}.json" for name in PLAN.folder_lists()],
         checks=lambda wildcards: [

@@ -9,6 +9,7 @@ localrules:
 use rule recognition_tables as recognition_seeds with:
     input:
         results=lambda wildcards: recognition_results(PLAN.fresh_seeds(), of="vrdir"),  # others need no fresh data
+        cards=lambda wildcards: recognition_cards(PLAN.fresh_seeds(), of="vrdir"),
         detections=[],
     output:
         recognition="results/tables/recognition_seeds.csv",

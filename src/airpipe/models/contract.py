@@ -4,7 +4,8 @@ Registered networks derive from `Network` and override what differs. Any `nn.Mod
 restore as well: for what it does not tell, the defaults of `Network` hold.
 
 The call is `network(image)`, (B, C, H, W) in [0, 1] to the same shape; `network(image, reference)` where
-`takes_reference`; `network(image, features=True)` gives a list of maps with `feature_channels`.
+`takes_reference`; `network(image, features=True)` gives a list of maps with `feature_channels`, and
+`network(image, stages=True)` images and maps of all `restoring_stages`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,6 +38,9 @@ class Network(nn.Module):
     """Whether the network is called with a second image, (B, 3, h, w) of any size, that shows how the result looks."""
     least_reference: int = 1
     """Shortest side in pixels that a reference may have."""
+    restoring_stages: int = 0
+    """Number of stages whose images and maps `forward(image, stages=True)` gives, the last one first: two lists of
+    tensors of the image's shape, a map being the logarithm of how far off a pixel may be; 0: it restores at once."""
     no_restorer: str = ""
     """Why the network restores no image ("it tells classes of images apart"); empty: it restores."""
 
@@ -146,6 +150,11 @@ def takes_reference(network: nn.Module) -> bool:
 def least_reference(network: nn.Module) -> int:
     """Return the shortest side in pixels that a network's reference may have."""
     return _told(network, "least_reference", int, 1)
+
+
+def restoring_stages(network: nn.Module) -> int:
+    """Return the number of stages whose images and maps a network gives; 0: it restores at once."""
+    return _told(network, "restoring_stages", int, 0)
 
 
 def no_restorer(network: nn.Module) -> str:

@@ -1,4 +1,4 @@
-"""What is tested: tests with their protocols, the feature analysis, and the recognition tests."""
+"""What is tested and shown: tests with their protocols, the feature analysis, the gallery, the recognition tests."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -63,6 +63,17 @@ class Studies(DataSets):
         """Pair list of retrieval by embeddings, if it has one."""
         pairs = self.project.features.retrieval.pairs
         return [pairs] if pairs else []
+
+    # Gallery
+
+    def gallery_models(self) -> list[str]:
+        """Ids of the models whose stages are shown, those of the first seed; none where there is no gallery."""
+        chosen = self.project.gallery.models
+        return list(dict.fromkeys(self.model_ids(chosen, self.project.seeds[:1]))) if chosen else []
+
+    def gallery_lists(self) -> list[str]:
+        """Pair lists of the tests of the gallery."""
+        return sorted({self.project.tests[test].pairs for test in self.project.gallery.tests})
 
     # Recognition
 

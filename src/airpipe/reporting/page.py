@@ -28,6 +28,8 @@ from airpipe.reporting.reading import Card, read_json, score_info
 from airpipe.reporting.scenes import Pixels, Scene, read_pixels, read_scenes
 from airpipe.reporting.table import (
     EMPTY,
+    NOTED,
+    PRINTED,
     SIGNS,
     Block,
     Line,
@@ -53,7 +55,7 @@ BUDGET = 3_600_000
 """Bytes of all gallery pictures together, and of all figures; base64 makes 4/3 of it."""
 LIMIT = 15_000_000
 """Bytes of a page that still opens quickly."""
-GRIDS = ("qualitative", "pictures")
+GRIDS = ("qualitative", "pictures", "stages")
 """Figures that show photographs: they become JPEG; charts are drawn in few colours."""
 CAPTIONS = {
     "bars": "PSNR by degradation and level, with 95 % intervals over images",
@@ -65,6 +67,8 @@ CAPTIONS = {
     "confusion": "Which degradation is taken for which",
     "top1": "What the frozen headline recogniser tells in degraded and in restored images",
     "pictures": "Degraded, restored and clean, and how much each branch of the enhancer counts at each place",
+    "stages": "Degraded, what each stage makes of it, how uncertain the last one is of each pixel (bright: more; below "
+    "it the least and largest logarithm), clean",
 }
 """What figures show, by the names of their files."""
 MARKS = {"best": "the best", "worse": "worse than no restoration", "tie": "the difference lies within its interval"}
@@ -114,8 +118,8 @@ class Section:
 
     @property
     def title(self) -> str:
-        """Title of the first table."""
-        return self.tables[0].title
+        """Title of the first table; of figures alone, the name."""
+        return self.tables[0].title if self.tables else self.name.capitalize()
 
 
 @dataclass(frozen=True)
@@ -261,13 +265,14 @@ def all_gains(sources: Sources, protocol: str) -> pd.DataFrame:
 
 
 def provenance_block(cards: Mapping[str, Card]) -> Block:
-    """Settings hash, git commit, end of training and device of every model."""
+    """Settings hash, git commit, end of training, device and notes of every model."""
     lines = []
     for model, card in cards.items():
         settings = str(card["settings_hash"] or "imported")[:12]
-        cells = words(settings, commit_of(card), str(card["finished"]), str(card["device"] or ""))
+        notes = "; ".join(card.get("notes", ()))
+        cells = words(settings, commit_of(card), str(card["finished"]), str(card["device"] or ""), notes)
         lines.append(Line(model, cells, facts=facts_of(model)))
-    return Block("", ("model", "settings hash", "git commit", "training finished", "device"), tuple(lines))
+    return Block("", ("model", "settings hash", "git commit", "training finished", "device", "notes"), tuple(lines))
 
 
 def data_lines(sources: Sources) -> list[str]:
@@ -371,6 +376,6 @@ def _template() -> jinja2.Template:
     )
     environment.filters["json_text"] = lambda facts: json.dumps({key: value for key, value in facts.items() if value})
     environment.filters["breakable"] = lambda text: Markup(re.sub("([/_])", r"\1<wbr>", str(escape(text))))
-    environment.globals |= {"signs": SIGNS, "marks": MARKS, "empty": EMPTY}
+    environment.globals |= {"signs": SIGNS, "marks": MARKS, "empty": EMPTY, "printed": PRINTED, "noted": NOTED}
     environment.globals |= {"origins_of": origins_of, "words_of": words_of}
     return environment.get_template(TEMPLATE)

@@ -36,7 +36,9 @@ NO_RESTORATION = "no restoration"
 EMPTY = "–"
 SIGNS = {"worse": "↓", "tie": "≈"}
 """Signs of marks in text; the best number is set in bold instead."""
-SCHEMA = 1
+PRINTED, NOTED = "†", "‡"
+"""Signs behind the label of a printed row, and of a row whose models a note speaks of."""
+SCHEMA = 2
 """Version of the json form."""
 
 
@@ -69,6 +71,10 @@ class Line:
     kind: Kind = "ours"
     facts: Mapping[str, str] = field(default_factory=dict)
     """What readers may filter by: method, task."""
+    models: tuple[str, ...] = ()
+    """Ids of the models whose numbers it shows, with or without their seeds."""
+    noted: bool = False
+    """Whether a note below the table says something of these models, see `airpipe.reporting.marks`."""
 
 
 @dataclass(frozen=True)
@@ -278,7 +284,8 @@ def _read_block(found: Mapping[str, Any]) -> Block:
                 for part in cell["parts"]
             ]
             cells.append(Cell(tuple(parts), tuple(cell["about"])))
-        lines.append(Line(line["label"], tuple(cells), line["kind"], line["facts"]))
+        shown = (line["kind"], line["facts"], tuple(line["models"]), line["noted"])
+        lines.append(Line(line["label"], tuple(cells), *shown))
     return Block(found["title"], tuple(found["head"]), tuple(lines), found["facts"], found["folded"])
 
 
@@ -327,7 +334,7 @@ def _signed(part: Part) -> str:
 
 
 def _label(line: Line) -> str:
-    return f"{line.label} †" if line.kind == "published" else line.label
+    return line.label + (f" {PRINTED}" if line.kind == "published" else "") + (f" {NOTED}" if line.noted else "")
 
 
 # LaTeX
@@ -374,6 +381,7 @@ TEX = {char: f"\\{char}" for char in "&%$#_{}"} | {
     '"': "\\textquotedbl{}",
     "±": "$\\pm$",
     "†": "$^\\dagger$",
+    "‡": "$^\\ddagger$",
     "–": "--",
     "↓": "$\\downarrow$",
     "≈": "$\\approx$",

@@ -22,6 +22,7 @@ from airpipe.settings.stages import ComputeSettings
 from airpipe.settings.studies import (
     FeatureClass,
     FeatureSettings,
+    GallerySettings,
     RecognitionJob,
     RecognitionSettings,
     RecognitionTest,
@@ -122,6 +123,7 @@ class ProjectSettings(Settings):
     leakage: LeakageSettings = LeakageSettings()
     features: FeatureSettings = FeatureSettings()
     recognition: RecognitionSettings = RecognitionSettings()
+    gallery: GallerySettings = GallerySettings()
     compute: dict[Name, dict[str, dict[str, Json]]] = Field(
         {}, description="scale: {default or registry entry: ComputeSettings}"
     )
@@ -139,6 +141,8 @@ class ProjectSettings(Settings):
             chosen["features"] = self.features.model_copy(update={"models": (), "retrieval": retrieval})
         if not here(self.recognition.scales):
             chosen["recognition"] = self.recognition.model_copy(update={"models": ()})
+        if not here(self.gallery.scales):
+            chosen["gallery"] = self.gallery.model_copy(update={"models": ()})
         return self.model_copy(update=chosen)
 
     @model_validator(mode="after")
@@ -160,9 +164,18 @@ class ProjectSettings(Settings):
                 raise ValueError(f"tables: the name {name!r} belongs to another table; call the table otherwise")
             for test_name in table.tests:
                 _known(test_name, self.tests, f"test in table {name}")
+            for protocol in table.without_protocols:
+                _known(protocol, self.protocols, f"protocol in table {name}")
+            for test_name in table.tests:
+                if set(self.tests[test_name].protocols) <= set(table.without_protocols):
+                    raise ValueError(
+                        f"table {name}: without_protocols leaves none of the protocols of test {test_name}; name "
+                        "fewer, or leave the test out"
+                    )
         _known(self.report.protocol, self.protocols, "protocol in report")
         self._feature_names_exist()
         self._recognition_names_exist()
+        self._gallery_names_exist()
         self._tests_are_of_whole_images()
         for scale, stages in self.compute.items():
             for stage, values in stages.items():
@@ -203,6 +216,19 @@ class ProjectSettings(Settings):
         seeds = {*self.seeds, *self.recognition.fresh_seeds}
         splits = {name: entry.split_names for name, entry in self.datasets.items()}
         check_names(self.recognition, seeds, self.recipes, splits, self.tables, self.task_of)
+
+    def _gallery_names_exist(self) -> None:
+        if not self.gallery.models:
+            return
+        if "stages" in self.tables:
+            raise ValueError("tables: the name 'stages' belongs to the gallery; call the table otherwise")
+        for model in self.gallery.models:
+            if not ModelName.parse(model).imported:
+                self._stage_exists(model, "gallery")
+        for name in self.gallery.tests:
+            _known(name, self.tests, "test in gallery")
+            if self.tests[name].transfers:
+                raise ValueError(f"gallery: test {name} shows a reference beside the image; name a test without one")
 
     def _tests_are_of_whole_images(self) -> None:
         tests = [(f"test {name}", test.pairs) for name, test in self.tests.items()]

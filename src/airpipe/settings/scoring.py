@@ -72,6 +72,9 @@ class ProtocolSettings(Settings):
             if name in self.metrics and self.metrics[name].measure not in allowed:
                 found = self.metrics[name].measure
                 raise ValueError(f"metric {name!r} is {found}, expected {' or '.join(allowed)}: give it another name")
+        for name, one in self.metrics.items():
+            if one.measure == "ssim_columns7" and name != "ssim_columns":
+                raise ValueError(f"metric {name!r} is ssim_columns7, no SSIM of images: call it ssim_columns")
         return self
 
 
@@ -176,6 +179,7 @@ class TableSettings(Settings):
         "degradation",
         description="Columns are tests, in a block for each protocol; or protocols, in a block for each test.",
     )
+    without_protocols: tuple[Name, ...] = Field((), description="Protocols of its tests that it does not show.")
     averages: dict[Name, AverageSettings] = Field(
         {"average": AverageSettings()}, description="Columns behind the tests, where a table has several tests."
     )
@@ -193,6 +197,7 @@ class TableSettings(Settings):
         description="Several groups of models instead of one: each has `models`, and may have tests, a reference and "
         "equal budgets of its own.",
     )
+    figures: bool = Field(True, description="Whether its bars, costs, curves and pictures are drawn.")
     scales: tuple[Name, ...] | None = Field(
         None,
         description="Scales at which the table is made, so that overlays of other scales need not name it; none: all.",

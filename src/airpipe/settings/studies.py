@@ -1,4 +1,4 @@
-"""Settings of the studies beside the tables: features, and recognition."""
+"""Settings of the studies beside the tables: features, recognition, and a gallery of stages."""
 
 from collections.abc import Callable, Collection, Mapping
 from typing import Literal
@@ -151,6 +151,25 @@ def check_labels(features: FeatureSettings, settings: StageSettings) -> None:
                 f"{', '.join(map(str, sorted(known)))} for it. Put the classes in that order, or set "
                 f"features.classes.{name}.label"
             )
+
+
+# Gallery
+
+
+class GallerySettings(Settings):
+    """Pictures of what networks that restore in stages make of an image on the way."""
+
+    models: tuple[AnyModel, ...] = Field(
+        (), description="method/setting, method/setting/stage or imported/name; none: no gallery."
+    )
+    scales: tuple[Name, ...] | None = Field(None, description="Scales at which there is a gallery; none: all.")
+    tests: tuple[Name, ...] = Field((), description="Tests whose first image is shown, under their first protocol.")
+
+    @model_validator(mode="after")
+    def _complete(self) -> "GallerySettings":
+        if self.models and not self.tests:
+            raise ValueError("found models and no tests; name tests whose images are shown")
+        return self
 
 
 # Recognition

@@ -148,6 +148,7 @@ def _train(
     if fabric.is_global_zero:
         known: dict[str, Any] = {"budget": spent, "started": started.isoformat(timespec="seconds")}
         known |= {"absent_parents": absent} if absent else {}
+        known |= {"notes": notes} if (notes := card_notes(loop.task, absent, options.parents)) else {}
         known |= {"classes": list(samples.classes)} if samples.classes else {}
         known |= {"degrade": options.degrade} if defer else {}
         _export(fabric, loop, settings, lists, options, known)
@@ -241,6 +242,22 @@ def absent_parents(settings: StageSettings, given: Mapping[str, Path]) -> dict[s
             f"stage has parents {sorted(settings.parents)}{also}, given {sorted(given)} (--parent role=path)"
         )
     return absent
+
+
+def card_notes(task: Task, absent: Mapping[str, str], parents: Mapping[str, Path]) -> list[str]:
+    """Say what tables must tell of a model: absent parents, what its task notes, and what cards of its parents say.
+
+    Args:
+        task: the task after training.
+        absent: model id of each parent that was not there, by role.
+        parents: model file of each other one, by role.
+    """
+    notes = [f"trained without {model} (parent {role} is absent)" for role, model in absent.items()]
+    notes += task.notes
+    for path in (path.with_name(CARD) for path in parents.values()):
+        card = read_card(path) if path.is_file() else {}
+        notes += [f"in its parent {card['model']}: {note}" for note in card.get("notes", ())]
+    return list(dict.fromkeys(notes))
 
 
 def _loader(

@@ -89,6 +89,8 @@ class Task(ABC):
         """Names of the networks with a moving average, where the settings ask for one."""
         self.other_losses: tuple[str, ...] = ()
         """Names of losses that `step` returns under other settings, not under these; `loss_weights` may name them."""
+        self.notes: tuple[str, ...] = ()
+        """What the card and every table must say of the exported model, such as a published loss that it lacks."""
         self.parent_reports: dict[str, dict[str, list[str]]] = {}
         """A report of how each parent fitted that was loaded into a network, by role, as `load_matching` returns it."""
 

@@ -280,6 +280,9 @@ class PretrainTask(_AdversarialTask):
             self.frozen["features"] = parents["vgg"]
         elif settings.perceptual == "extractor":
             self.frozen["features"] = TrunkFeatures(net.representor.extractor)
+            self.notes = ("perceptual loss in features of its extractor (perceptual: extractor; published: VGG19)",)
+        elif settings.perceptual == "none":
+            self.notes = ("no perceptual loss (perceptual: none; published: VGG19)",)
         if "features" in self.frozen:
             self.own_losses = (*self.own_losses, "perceptual")
         else:

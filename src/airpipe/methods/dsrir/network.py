@@ -5,7 +5,7 @@ Information Processing & Management 2025, 104380. The paper was not available; b
 (df9d4cf) `model/DSRIR.py`, which has no licence and was only run; goldens `dsrir_{full,small}`.
 
 State-dict keys are the published ones, and in their order. 3,516,837 parameters; 138.09 G multiply-accumulates at
-256x256 in convolutions (published: 138.36 G, with some counters' activations and pooling).
+256x256 in convolutions (measured of the published code: 138.36 G; docs/methods/dsrir.md).
 
 Differences from the published code: images of any size (there multiples of 8); numbers of blocks and grids are
 arguments; halving is a mean of 2x2 pixels, which is what bilinear interpolation does with even sides.
@@ -275,6 +275,7 @@ class DSRIR(Network):
         ValueError: impossible sizes, numbers of blocks and grids that differ, or another `fit`.
     """
 
+    restoring_stages = 3
     PUBLISHED_CONTAINER: ClassVar[str] = "state_dict"
     assumed: ClassVar[tuple[str, ...]] = ("sn1_grids", "sn2_grids", "sn3_grids")
 

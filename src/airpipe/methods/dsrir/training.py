@@ -43,6 +43,11 @@ class DsrirTask(Task):
             self.frozen["features"] = parents[settings.contrast]
             self.losses, self.other_losses = (*self.losses, "contrast"), ()
             self.asked = features_asked(settings.contrast, parents[settings.contrast])
+        if settings.contrast == "none":
+            self.notes = ("no contrastive loss (contrast: none; published: VGG19)",)
+        elif settings.contrast == "encoder":
+            encoder = settings.parents["encoder"]
+            self.notes = (f"contrastive loss in features of {encoder} (contrast: encoder; published: VGG19)",)
 
     def step(self, batch: Batch, at: Moment) -> dict[str, Tensor]:
         """Return `uncertainty`, `psnr` and, where there are features to compare, `contrast`."""

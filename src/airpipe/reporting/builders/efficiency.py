@@ -86,4 +86,4 @@ def _line(row: Row, card: Card) -> Line:
         about = (f"printed in {row['source']}",) if name.startswith("published") and row["source"] else measured
         cells.append(Cell((number(row[name], digits, unit),), about))
     texts = words(*(str(row[name]) for name in TEXTS))
-    return Line(row["model"], (*texts, *cells), facts=facts_of(row["model"], row["network"]))
+    return Line(row["model"], (*texts, *cells), facts=facts_of(row["model"], row["network"]), models=(row["model"],))

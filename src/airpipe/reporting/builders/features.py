@@ -168,7 +168,7 @@ def _line(label: str, rows: Sequence[Row], classes: Sequence[str], result: Resul
     cells += [Cell((number(whole["chance"], 1),)), Cell((number(whole.get("published"), 0),), printed)]
     measure = "classifier" if whole["measure"] == CLASSIFIER else f"kNN, k = {whole['neighbours']}"
     facts = facts_of(whole["model"], whole["network"])
-    return Line(label, (*words(whole["init"], measure), *cells), facts=facts)
+    return Line(label, (*words(whole["init"], measure), *cells), facts=facts, models=(whole["model"],))
 
 
 def _about(result: Result) -> tuple[str, ...]:
@@ -231,7 +231,8 @@ def _retrieval_block(searched: Sequence[Result], labels: Mapping[str, str]) -> B
         values = [found[name]["rank1"] if name in found else None for name in ("", *names)]
         values += [result["chance_rank1"], result["others"]["rank1"], result["others"]["chance_rank1"]]
         cells = [Cell((number(value, 1),)) for value in values]
-        lines.append(Line(labels[result["model"]], tuple(cells), facts=facts_of(result["model"], network_name(result))))
+        facts = facts_of(result["model"], network_name(result))
+        lines.append(Line(labels[result["model"]], tuple(cells), facts=facts, models=(result["model"],)))
     title = "Embeddings: is the nearest crop degraded by the same operations?"
     return Block(title, ("checkpoint", "all", *names, "chance", "other photographs", "chance there"), tuple(lines))
 

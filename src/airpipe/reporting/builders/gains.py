@@ -56,7 +56,7 @@ def gains_table(name: str, title: str, gains: pd.DataFrame) -> Table:
         texts = words(names[tuple(group.iloc[0][PLACE])], str(protocol))
         count = Cell((number(len(values), 0),))
         cells = (*texts, count, _gain(float(values.mean())), _gain(float(values.min())))
-        lines.append(Line(labels[str(model)], cells, facts=facts_of(str(model))))
+        lines.append(Line(labels[str(model)], cells, facts=facts_of(str(model)), models=(str(model),)))
     head = ("model", "degradation", "protocol", "images x seeds", "mean gain (dB)", "smallest (dB)")
     lost = int((gains["gain"] < 0).sum())
     remarks = (f"{lost} of {len(gains)} gains are negative; PSNR in dB.",)
@@ -74,6 +74,7 @@ def _smallest(own: pd.DataFrame, labels: Mapping[str, str], names: Mapping[Any, 
                 _gain(row["gain"]),
             ),
             facts=facts_of(row["key"]),
+            models=(row["key"],),
         )
         for row in own.sort_values("gain", kind="stable").head(SMALLEST).to_dict("records")
     ]

@@ -55,11 +55,13 @@ def _lines(method: str, cells: list[list[Row]], digits: Mapping[str, int]) -> li
     end = Cell((Part("below" if models else "not run"),))
     lines = [Line(method, (*(_cell(cell, "published", digits) for cell in cells), end), "published", facts)]
     if models:
-        label = ", ".join(models)
-        lines.append(Line(label, (*(_cell(cell, "ours", digits) for cell in cells), Cell()), facts=facts))
+        label, ours = ", ".join(models), tuple(models)
+        shown = (*(_cell(cell, "ours", digits) for cell in cells), Cell())
+        lines.append(Line(label, shown, facts=facts, models=ours))
         comparable = {row["comparable"] for cell in cells for row in cell if row.get("model")} == {"yes"}
         end = Cell((Part("comparable" if comparable else "not comparable"),))
-        lines.append(Line(f"{label}: gap", (*(_cell(cell, "gap", digits) for cell in cells), end), facts=facts))
+        shown = (*(_cell(cell, "gap", digits) for cell in cells), end)
+        lines.append(Line(f"{label}: gap", shown, facts=facts, models=ours))
     return lines
 
 

@@ -294,7 +294,8 @@ def _lines(rows: Sequence[Row], column: Sequence[str], shown: Mapping[str, int],
         none: label of the line that restores nothing.
     """
     cells: dict[str, dict[Any, Cell]] = {row["label"]: {} for row in rows}
-    facts = {row["label"]: facts_of(row["model"]) if row["model"] else {} for row in rows}
+    models = {row["label"]: (row["model"],) if row["model"] else () for row in rows}
+    facts = {label: facts_of(*ids) if ids else {} for label, ids in models.items()}
     columns = grouped(rows, *column)
     for place, same in columns.items():
         before = next((row for row in same if row["label"] == none), None)
@@ -307,7 +308,10 @@ def _lines(rows: Sequence[Row], column: Sequence[str], shown: Mapping[str, int],
             ]
             cells[row["label"]][place] = Cell(tuple(parts), row["about"])
     lines = {label: tuple(found.get(place, Cell()) for place in columns) for label, found in cells.items()}
-    return tuple(Line(label, line, "none" if label == none else "ours", facts[label]) for label, line in lines.items())
+    return tuple(
+        Line(label, line, "none" if label == none else "ours", facts[label], models[label])
+        for label, line in lines.items()
+    )
 
 
 def _mark(row: Row, name: str, highest: float, before: Row | None) -> Mark:

@@ -14,6 +14,7 @@ from airpipe.reporting.published import UNKNOWN_PROTOCOL, Published, records, sc
 from airpipe.reporting.reading import Card, card_of
 from airpipe.reporting.table import (
     NO_RESTORATION,
+    PLACE,
     Block,
     Cell,
     Kind,
@@ -67,14 +68,17 @@ def build_scores(
     Raises:
         AirpipeError: scores that do not fit together.
     """
+    scores = scores[~scores["protocol"].isin(settings.without_protocols)]
     places = places_of(scores, settings)
     measured = measure(scores, settings, places)
     models = [model for model in dict.fromkeys(key[0] for key in measured) if model != NONE]
     frame = build_frame(measured, cards, scale, published, references_of(settings, models))
     title = settings.title or name
     sort = places.get(settings.sort or "")
-    blocks = Blocks(frame, settings.columns == "protocol", _abouts(scores, cards), sort).all()
-    table = Table(name, title, blocks, tuple(notes(frame, scale)), frame)
+    by_test = settings.columns == "protocol"
+    blocks = Blocks(frame, by_test, _abouts(scores, cards), sort).all()
+    remarks = (*notes(frame, scale), *(moved_by_protocol(frame) if by_test else ()))
+    table = Table(name, title, blocks, remarks, frame)
     gains = image_gains(scores)
     return table, gains_table(f"{name}_gains", title, gains)
 
@@ -125,34 +129,39 @@ class Blocks:
 
     def all(self) -> tuple[Block, ...]:
         """All blocks: by protocol or by test, each metric under its name, then the differences."""
-        if self.by_test:
-            blocks = [self._by_test(place, metrics) for metrics in self.metrics for place in self.places]
-        else:
-            blocks = [self._by_protocol(name, metrics) for metrics in self.metrics for name in self.protocols]
         references = dict.fromkeys(row["against"] for row in self.rows if row["metric"] in DIFFERENCE)
-        blocks += [self._by_protocol(name, DIFFERENCE, other) for name in self.protocols for other in references]
+        asked = [(metrics, "") for metrics in self.metrics]
+        if self.by_test:
+            blocks = [self._by_test(place, *one) for one in asked for place in self.places]
+            blocks += [self._by_test(place, DIFFERENCE, other) for place in self.places for other in references]
+        else:
+            blocks = [self._by_protocol(name, *one) for one in asked for name in self.protocols]
+            blocks += [self._by_protocol(name, DIFFERENCE, other) for name in self.protocols for other in references]
         return tuple(block for block in blocks if block.lines)
 
-    def _by_protocol(self, protocol: str, metrics: Sequence[str], against: str = "") -> Block:
+    def _title(self, what: str, metrics: Sequence[str], against: str) -> str:
+        if against:
+            return f"{what}: PSNR minus that of {self.labels[against]} in dB, 95 % interval over images"
+        return what if metrics == MAIN else f"{what}: {metrics[0]}"
+
+    def _by_protocol(self, protocol: str, metrics: Sequence[str], against: str) -> Block:
         rows = [row for row in self.rows if row["protocol"] == protocol and row["metric"] in metrics]
         rows = [row for row in rows if not against or row["against"] == against]
         places = list(dict.fromkeys(map(place_of, rows)))
         datasets = {place[0] for place in places if place[0]}
-        title = f"Protocol {protocol}" + (f", data set {datasets.pop()}" if len(datasets) == 1 else "")
-        title += "" if metrics == MAIN else f": {metrics[0]}"
-        if against:
-            other = self.labels[against]
-            title = f"Protocol {protocol}: PSNR minus that of {other} in dB, 95 % interval over images"
+        one = f", data set {datasets.pop()}" if len(datasets) == 1 and not against else ""
+        title = self._title(f"Protocol {protocol}{one}", metrics, against)
         lines = self._lines(rows, places, place_of, metrics)
         unknown = protocol == UNKNOWN_PROTOCOL
         return Block(title, ("model", *place_names(places)), lines, {"protocol": protocol}, folded=unknown)
 
-    def _by_test(self, place: Place, metrics: Sequence[str]) -> Block:
+    def _by_test(self, place: Place, metrics: Sequence[str], against: str) -> Block:
         rows = [row for row in self.rows if place_of(row) == place and row["metric"] in metrics]
         rows = [row for row in rows if row["protocol"] != UNKNOWN_PROTOCOL]
+        rows = [row for row in rows if not against or row["against"] == against]
         protocols = list(dict.fromkeys(row["protocol"] for row in rows))
-        title = self.titles[place] + ("" if metrics == MAIN else f": {metrics[0]}")
-        return Block(title, ("model", *protocols), self._lines(rows, protocols, lambda row: row["protocol"], metrics))
+        lines = self._lines(rows, protocols, lambda row: row["protocol"], metrics)
+        return Block(self._title(self.titles[place], metrics, against), ("model", *protocols), lines)
 
     def _lines(
         self, rows: Sequence[Row], columns: Sequence[Any], column: Any, metrics: Sequence[str]
@@ -167,7 +176,8 @@ class Blocks:
             shown = [self._cell([cells.get((place, metric)) for metric in metrics], tops, place) for place in columns]
             first = next(iter(cells.values()))
             kind = KIND_OF.get(first["model"], "ours")
-            lines.append((self._rank(cells, kind), Line(label, tuple(shown), kind, _facts(first))))
+            models = (first["model"],) if kind == "ours" else ()
+            lines.append((self._rank(cells, kind), Line(label, tuple(shown), kind, _facts(first), models)))
         return tuple(line for _, line in sorted(lines, key=lambda ranked: ranked[0]))
 
     def _rank(self, cells: Mapping[tuple[Any, str], Row], kind: Kind) -> tuple[int, float]:
@@ -249,3 +259,16 @@ def notes(frame: pd.DataFrame, scale: str) -> list[str]:
     if (frame["protocol"] == UNKNOWN_PROTOCOL).any():
         lines.append("Protocol unknown: how the source measured was not verified; never comparable.")
     return lines
+
+
+def moved_by_protocol(frame: pd.DataFrame) -> list[str]:
+    """A note on how far the protocol alone moves a number: the widest range of one model's PSNR on one test, in dB."""
+    own = frame[(frame["metric"] == "psnr") & ~frame["model"].isin([NONE, "published"]) & (frame["dataset"] != "")]
+    ranges = own.groupby(["model", *PLACE], sort=False)["value"].agg(["min", "max", "count"])
+    ranges = ranges[(ranges["count"] > 1) & np.isfinite(ranges["max"])]
+    if ranges.empty:
+        return []
+    widths = ranges["max"] - ranges["min"]
+    model, *place = widths.idxmax()
+    where = " ".join(str(part) for part in place[1:] if part)
+    return [f"The protocol alone moves PSNR by up to {widths.max():.2f} dB ({model}, {where})."]

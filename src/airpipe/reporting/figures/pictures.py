@@ -1,4 +1,4 @@
-"""Pictures of the report: test images before and after, and what an enhancer gave to recognisers."""
+"""Pictures of the report: test images before and after, at each stage, and what an enhancer gave to recognisers."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -14,6 +14,7 @@ from matplotlib.patches import Rectangle
 
 from airpipe.reporting.figures.charts import open_figure, write_instead
 from airpipe.reporting.scenes import Pixels, Scene, Shown
+from airpipe.reporting.table import short_labels, without_seed
 from airpipe.settings.names import NONE
 
 Array = npt.NDArray[Any]
@@ -210,3 +211,66 @@ def _draw_row(axes: Sequence[Axes], row: Row) -> list[Any]:
         axis.imshow(np.asarray(part, np.float32), cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
         for axis, part in zip(axes[3:], row.maps, strict=False)
     ]
+
+
+# Stages
+
+
+@dataclass(frozen=True)
+class Staged:
+    """One image on its way through a network that restores in stages."""
+
+    title: str
+    degraded: Shown
+    stages: tuple[Shown, ...]
+    """What each stage made of it, first to last."""
+    uncertainty: Array
+    """Logarithm of the last stage's uncertainty of each pixel, (H, W)."""
+    clean: Shown
+
+
+def read_stages(files: Mapping[str, Path], tests: Sequence[str]) -> list[Staged]:
+    """Read what `airpipe.evaluation.stages.show_stages` kept of each model, by its id: all tests, model by model."""
+    labels = short_labels(map(without_seed, files))
+    rows = []
+    for model, file in files.items():
+        with np.load(file, allow_pickle=False) as stored:
+            rows += [_staged(stored, test, labels[without_seed(model)]) for test in tests]
+    return rows
+
+
+def _staged(stored: Mapping[str, Array], test: str, label: str) -> Staged:
+    found = {what: stored[f"{test}.{what}"] for what in ("degraded", "images", "map", "clean", "psnr")}
+    before, *after = map(float, found["psnr"])
+    stages = [
+        Shown(f"stage {number}", pixels, score)
+        for number, (pixels, score) in enumerate(zip(found["images"], after, strict=True), 1)
+    ]
+    degraded, clean = Shown("degraded", found["degraded"], before), Shown("clean", found["clean"])
+    return Staged(f"{label}\n{test}", degraded, tuple(stages), np.asarray(found["map"], np.float32), clean)
+
+
+def draw_stages(rows: Sequence[Staged], target: Path) -> None:
+    """Draw one row per image: degraded, each stage, the map of uncertainty, clean; PSNR or the map's range below.
+
+    Args:
+        rows: from `read_stages`; those of networks with fewer stages leave columns empty.
+        target: PNG to write.
+    """
+    count = max((len(row.stages) for row in rows), default=0)
+    heads = ["degraded", *(f"stage {number}" for number in range(1, count + 1)), "uncertainty", "clean"]
+    width, height = 0.5 + sum(CELL) * 0.72 * len(heads), 0.5 + 1.75 * max(len(rows), 1)
+    with open_figure(target, width, height, max(len(rows), 1), len(heads)) as (figure, axes):
+        for axis in axes.flat:
+            axis.set(xticks=[], yticks=[], frame_on=False)
+        for axis, head in zip(axes[0], heads, strict=True):
+            axis.set_title(head, fontsize=10, weight="bold")
+        for line, row in zip(axes, rows, strict=False):
+            line[0].set_ylabel(row.title, fontsize=8)
+            shown = [row.degraded, *row.stages, row.clean]
+            for axis, one in zip([*line[: len(shown) - 1], line[-1]], shown, strict=True):
+                axis.imshow(one.pixels, interpolation="antialiased")
+                axis.set_xlabel("" if one.psnr is None else f"{one.psnr:.2f} dB", fontsize=9)
+            line[-2].imshow(row.uncertainty, cmap="viridis", interpolation="antialiased")
+            line[-2].set_xlabel(f"{row.uncertainty.min():.2f} to {row.uncertainty.max():.2f}", fontsize=9)
+        figure.tight_layout(pad=0.4)
