@@ -16,7 +16,7 @@ from airpipe.reporting.builders.recognition import Story, recognition_table, res
 from airpipe.reporting.builders.scores import build_scores
 from airpipe.reporting.marks import marked
 from airpipe.reporting.published import ACCURACIES, COSTS, published_frame, read_all, read_published, records
-from airpipe.reporting.reading import Card, check_budgets, read_cards, read_json, read_scores
+from airpipe.reporting.reading import Card, cards_of, check_budgets, read_cards, read_json, read_scores
 from airpipe.reporting.records import metrics
 from airpipe.reporting.table import read_frame, setting_of, without_seed, write_table
 from airpipe.settings.scoring import TableSettings
@@ -33,8 +33,7 @@ def scores(job: Any) -> None:
     known = cards(job)
     for group in settings.compared(tuple(map(setting_of, known))):
         if group.equal_budgets:
-            members = {model: card for model, card in known.items() if setting_of(model) in group.models}
-            check_budgets(members, job.wildcards.table)
+            check_budgets(cards_of(known, group.models), job.wildcards.table)
     measured = read_scores(scores_of(map(Path, job.input.scores)))
     printed = read_all([Path(path) for path in job.input.published])
     for table in build_scores(job.wildcards.table, settings, job.params.scale, measured, known, printed):

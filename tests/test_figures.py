@@ -2,6 +2,7 @@
 
 import json
 import math
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
@@ -147,3 +148,21 @@ def test_pictures_of_other_sizes_are_refused(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "restored" / "two/net_5d/seed0/train" / "noise" / "two.png")
     with pytest.raises(AirpipeError, match="noise, two: pictures differ in size .*two/net_5d 8x8"):
         kept.scenes()
+
+
+def test_variants_have_validation_curves_of_their_own(tmp_path):
+    folder = tmp_path / "one/net_3d/seed0/train"
+    folder.mkdir(parents=True)
+    (folder / "card.json").write_text(json.dumps({"variants": {"s": {}, "l": {}}}))
+    rows = [f"{step},{name},{step}" for step in (1, 2) for name in ("loss/total", "loss/pixel_s", "validation/psnr_s")]
+    (folder / "curves.csv").write_text("\n".join(["step,name,value", *rows]))
+    curves = charts.read_curves([folder / "curves.csv"], tmp_path)
+    assert {model: sorted(set(curve["name"])) for model, curve in curves.items()} == {
+        "one/net_3d/seed0/train": ["loss/pixel_s", "loss/total"],
+        "one/net_3d/seed0/train@s": ["validation/psnr"],
+    }
+    with patch.object(charts.Figure, "legend") as legend:
+        charts.draw_curves(curves, tmp_path / "curves.png")
+    assert legend.call_args.args[1] == ["one/net_3d/train", "one/net_3d/train@s"]
+    with Image.open(tmp_path / "curves.png") as image:
+        assert image.width > 500

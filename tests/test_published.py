@@ -24,6 +24,7 @@ from airpipe.reporting.published import (
     read_all,
     read_published,
     recomputed_averages,
+    records,
     reference_rows,
     same_model,
 )
@@ -201,6 +202,36 @@ def test_a_printed_number_belongs_to_one_method_network_and_setting(printed, mod
     names = ("NAFNet", "DCPT-NAFNet", "Restormer", "DCPT-Restormer", "DCPT-SwinIR")
     rows = [{"method": n, "backbone": n.split("-")[-1].lower(), "setting": "allinone5"} for n in names]
     assert [each["method"] for each in rows if same_model(row, each, printed.known)] == [expected] * bool(expected)
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ("dynet/dynet_3d/train@s", "DyNet-S"),
+        ("dynet/dynet_3d/train@l", "DyNet-L"),
+        ("dynet/dynet_3d/train@m", None),
+        ("dynet/dynet_3d/train", None),
+        ("dynet/dynet_3d_scratch/train@s", None),
+        ("dynet/dynet_5d/train@s", None),
+    ],
+)
+def test_a_printed_number_of_a_variant_belongs_to_it_alone(printed, model, expected):
+    row = {"method": "dynet", "backbone": "dynet", "setting": model.split("/")[1], "model": model}
+    rows = records(printed.scores[printed.scores["backbone"] == "dynet"])
+    assert {each["method"] for each in rows if same_model(row, each, printed.known)} == ({expected} - {None})
+
+
+def test_variants_stand_beside_their_printed_numbers_with_the_card_that_they_share(printed):
+    place = {"dataset": "rain100l", "degradation": "rain", "level": "light", "protocol": "promptir", "metric": "psnr"}
+    model = {"method": "dynet", "backbone": "dynet", "setting": "dynet_3d", "n_images": 100, "scale": "paper"}
+    values = {"dynet/dynet_3d/train@s": 38.0, "dynet/dynet_3d/train@l": 38.5}
+    ours = pd.DataFrame([model | place | {"model": name, "value": value} for name, value in values.items()])
+    trained_on = [{"id": f"{name}.train"} for name in printed.known.settings["allinone3"].trained_on]
+    frame = published_frame(printed, ours, {"dynet/dynet_3d/train": {"pairs": trained_on}})
+    beside = frame[frame["ours"].notna() & (frame["paper"] == "DyNet")].set_index("method")
+    assert beside["model"].to_dict() == {f"DyNet-{name[-1].upper()}": name for name in values}
+    assert beside["gap"].to_dict() == pytest.approx({"DyNet-S": 38.0 - 38.11, "DyNet-L": 38.5 - 38.71})
+    assert set(beside["comparable"]) == {"yes"}
 
 
 def test_a_number_is_comparable_only_when_scale_images_and_training_data_match(printed):

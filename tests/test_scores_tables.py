@@ -11,7 +11,7 @@ import pytest
 from reported import IMAGES, MODELS, PROTOCOLS, TESTS, Tree, pick
 
 from airpipe.errors import AirpipeError
-from airpipe.reporting.reading import check_budgets
+from airpipe.reporting.reading import cards_of, check_budgets
 from airpipe.reporting.records import metrics
 from airpipe.reporting.table import Table, latex, markdown, read_frame, read_table, short_labels, write_table
 from airpipe.settings.scoring import TableSettings
@@ -189,6 +189,16 @@ def test_unequal_budgets_are_refused_and_equal_ones_stand_in_the_table(tree):
     tree.cards[MODELS[2]]["budget"]["samples"] = 40_001
     with pytest.raises(AirpipeError, match=r"40000 samples: .*seed1/train; 40001 samples: dcpt/nafnet_5d/seed0"):
         check_budgets(tree.cards, "pretraining")
+
+
+def test_variants_have_the_budgets_of_their_models(tree):
+    for model, card in tree.cards.items():
+        card["budget"] = {"steps": 1, "samples": 40_000 if model in MODELS[:2] else 7}
+    assert list(cards_of(tree.cards, ["baseline/nafnet_5d@s", "dcpt/nafnet_5d@s"])) == list(MODELS)
+    assert list(cards_of(tree.cards, ["baseline/nafnet_5d@s", "baseline/nafnet_5d@l"])) == list(MODELS[:2])
+    check_budgets(cards_of(tree.cards, ["baseline/nafnet_5d@s", "baseline/nafnet_5d@l"]), "pretraining")
+    with pytest.raises(AirpipeError, match="40000 samples: .*; 7 samples: dcpt/nafnet_5d/seed0"):
+        check_budgets(cards_of(tree.cards, ["baseline/nafnet_5d@s", "dcpt/nafnet_5d@s"]), "pretraining")
 
 
 # Averages, order, differences

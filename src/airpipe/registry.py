@@ -83,7 +83,8 @@ class Method:
     assembly: Assembly | None = None
     """How the published files of the method are put together; none: each is a network by itself."""
     printed: tuple[str, ...] = ("{title}", "{title}-{backbone}")
-    """Names of its models in published tables; {backbone}: the family of the network. Case does not count."""
+    """Names of its models in published tables; {backbone}: the family of the network; {variant}: that of a file which
+    serves several. Case does not count."""
     forks: Mapping[str, str] = field(default_factory=dict)
     """Family of a backbone to the network that this method's code has in its place."""
     files: Mapping[str, str] = field(default_factory=dict)

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 from airpipe.errors import AirpipeError
 
 if TYPE_CHECKING:
+    import torch
+
     from airpipe.evaluation.restore import RestoredFile
     from airpipe.pixels import Pixels
     from airpipe.weights.checkpoints import LoadedModel
@@ -32,15 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PHOTO",
         help="PNG, JPEG, TIFF, WebP or BMP; a folder, searched to its depth; or a quoted pattern such as '*.jpg'",
     )
-    parser.add_argument(
-        "-m",
-        "--model",
-        required=True,
-        help="a model id that `airpipe models` lists, a stage folder, or a weights file (ours or published)",
-    )
-    parser.add_argument(
-        "--variant", metavar="NAME", help="which network, of a model that is several; the same as <model>@NAME"
-    )
+    _add_model(parser)
     parser.add_argument(
         "-o",
         "--output",
@@ -85,6 +79,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-m",
+        "--model",
+        required=True,
+        help="a model id that `airpipe models` lists, a stage folder, or a weights file (ours or published)",
+    )
+    variant = parser.add_mutually_exclusive_group()
+    variant.add_argument(
+        "--variant", metavar="NAME", help="which network, of a model that is several; the same as <model>@NAME"
+    )
+    variant.add_argument(
+        "--budget",
+        metavar="COST",
+        help="what a megapixel may cost: 2s, 1.5GB or 800GMAC; takes the deepest variant that fits, measured here",
+    )
+
+
 def _not_negative(text: str) -> int:
     number = int(text) if text.isdecimal() else -1
     if number < 0:
@@ -120,8 +132,8 @@ def restore(arguments: argparse.Namespace, find_model: Callable[[str], Path]) ->
         Exit status: 0; 2 when a photo failed, which stops no other.
 
     Raises:
-        AirpipeError: nothing can be done: no such model or device, one file for several photos, or a reference that
-            the model does not take, or a missing one.
+        AirpipeError: nothing can be done: no such model, variant or device, no variant that fits the budget, one file
+            for several photos, or a reference that the model does not take, or a missing one.
     """
     output: Path | None = arguments.output
     photos, problems = find_photos(arguments.photos, output)
@@ -135,12 +147,10 @@ def restore(arguments: argparse.Namespace, find_model: Callable[[str], Path]) ->
     from airpipe.evaluation.reference import check_reference
     from airpipe.evaluation.restore import choose_device
     from airpipe.images import read_picture
-    from airpipe.weights.checkpoints import load_model
 
-    choose_device(arguments.device)  # before minutes are spent on loading
+    device = choose_device(arguments.device)  # before minutes are spent on loading
     reference = read_picture(arguments.reference).pixels if arguments.reference else None
-    named = f"{arguments.model}@{arguments.variant}" if arguments.variant else arguments.model
-    model = load_model(find_model(named))
+    model = _load(arguments, find_model, device)
     check_reference(model.network, *(reference.shape[:2] if reference is not None else ()))
     failed, skipped, kept = len(problems), 0, set[Path]()
     with _progress(len(photos)) as begin:
@@ -160,6 +170,20 @@ def restore(arguments: argparse.Namespace, find_model: Callable[[str], Path]) ->
     if failed and total > 1:
         _say_error(f"{failed} of {total} photos failed; the others are restored")
     return 2 if failed else 0
+
+
+def _load(arguments: argparse.Namespace, find_model: Callable[[str], Path], device: "torch.device") -> "LoadedModel":
+    """The model, in the variant that is named or that fits the budget; the latter is told."""
+    from airpipe.evaluation.budget import Budget, choose_variant
+    from airpipe.weights.checkpoints import load_model
+
+    if arguments.budget is None:
+        named = f"{arguments.model}@{arguments.variant}" if arguments.variant else arguments.model
+        return load_model(find_model(named))
+    budget, path = Budget.parse(arguments.budget), find_model(arguments.model)
+    variant, cost = choose_variant(path, budget, device)
+    print(f"{path}: variant {variant}, {cost:.4g} of {budget}", flush=True)
+    return load_model(path, variant)
 
 
 def _refuse_file(output: Path) -> None:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from airpipe.errors import AirpipeError
+from airpipe.evaluation.budget import fitting_model
 from airpipe.evaluation.ensemble import SelfEnsemble
 from airpipe.evaluation.grid import Tile, fitting_tile, lay_tiles
 from airpipe.evaluation.origin import Origin, is_made_from, note, origin
@@ -70,13 +71,24 @@ class Options(TypedDict, total=False):
 
 
 @overload
-def restore(image: PathLike, model: Model, *, device: str = ..., **options: Unpack[Options]) -> Pixels: ...
-@overload
-def restore(image: Pixels, model: Model, *, device: str = ..., **options: Unpack[Options]) -> Pixels: ...
-@overload
-def restore(image: Tensor, model: Model, *, device: str = ..., **options: Unpack[Options]) -> Tensor: ...
 def restore(
-    image: PathLike | Pixels | Tensor, model: Model, *, device: str = "auto", **options: Unpack[Options]
+    image: PathLike, model: Model, *, device: str = ..., budget: str | None = ..., **options: Unpack[Options]
+) -> Pixels: ...
+@overload
+def restore(
+    image: Pixels, model: Model, *, device: str = ..., budget: str | None = ..., **options: Unpack[Options]
+) -> Pixels: ...
+@overload
+def restore(
+    image: Tensor, model: Model, *, device: str = ..., budget: str | None = ..., **options: Unpack[Options]
+) -> Tensor: ...
+def restore(
+    image: PathLike | Pixels | Tensor,
+    model: Model,
+    *,
+    device: str = "auto",
+    budget: str | None = None,
+    **options: Unpack[Options],
 ) -> Pixels | Tensor:
     """Restore one image, or a batch of tensors; the result is of the kind that came in.
 
@@ -88,6 +100,9 @@ def restore(
             gets its mode back.
         device: "auto" (where a given network is; else the GPU, if there is one), "cpu",
             "cuda" or "cuda:1".
+        budget: what a megapixel may cost, in seconds, memory or multiply-accumulates ("2s", "1.5GB", "800GMAC"): the
+            deepest variant of the model's file that fits is measured and taken (`airpipe.evaluation.budget`). Each
+            call measures anew; for many images, choose once. None: the model as it is named.
         options: tile (512): largest side of a tile in pixels; bounds the memory; 0: the whole image
             at once. overlap (32): least number of pixels that neighbouring tiles share. batch (1):
             tiles per pass. memory (None): bytes for a pass; chooses the tile, or the whole image where
@@ -103,12 +118,14 @@ def restore(
     Raises:
         AirpipeError: an image of another kind, shape or range, an unreadable file, a model
             that does not load, a device that is not there, too little memory, a model that takes a reference without
-            one, or the other way round.
+            one, or the other way round; a budget that no variant fits.
 
     Example:
         >>> restored = restore("photo.jpg", "results/method/nafnet_5d/seed0/train")
     """
     given = _checked(image)
+    if budget is not None:
+        model = fitting_model(model, budget, choose_device(device))
     with _ready(model, device) as (network, where):
         way = _Way(network, where, **options)
         if isinstance(given, Picture):

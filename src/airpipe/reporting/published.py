@@ -19,7 +19,7 @@ from pydantic import Field, PositiveInt
 from airpipe.errors import AirpipeError
 from airpipe.registry import described
 from airpipe.reporting.reading import Card
-from airpipe.reporting.table import PLACE, Row, place_of
+from airpipe.reporting.table import PLACE, Row, place_of, without_variant
 from airpipe.settings.base import Name, Settings, check_settings, read_yaml, unknown_name
 from airpipe.settings.names import NONE, variant_of
 
@@ -249,14 +249,16 @@ def _verdict(reasons: Collection[str]) -> Row:
 def same_model(row: Row, reference: Row, known: Known) -> bool:
     """Whether a printed row is of our method, network and tasks, as the method says how it is called in print.
 
-    Variants (`nafnet_5d_masked`, `nafnet_5d_short`, and `…@s`) are other experiments and have no printed number.
+    Other settings (`nafnet_5d_masked`, `nafnet_5d_short`) are other experiments and have no printed number; variants
+    (`…@s`) have one where the method's printed names tell them apart.
     """
     setting = known.settings.get(str(reference["setting"]))
     family = str(reference["backbone"])
-    if not family or setting is None or setting.tasks is None or variant_of(str(row.get("model", ""))):
+    if not family or setting is None or setting.tasks is None:
         return False
-    method = described(str(row["method"]))
-    ours = {form.format(title=method.title, backbone=family).lower() for form in method.printed}
+    method, variant = described(str(row["method"])), variant_of(str(row.get("model", "")))
+    forms = [form for form in method.printed if ("{variant}" in form) == bool(variant)]
+    ours = {form.format(title=method.title, backbone=family, variant=variant).lower() for form in forms}
     same_network = row["backbone"] == method.forks.get(family, family)
     same_tasks = row["setting"] in {f"{name}_{setting.tasks}" for name in (family, f"{family}_std")}
     return str(reference["method"]).lower() in ours and same_network and same_tasks
@@ -351,14 +353,14 @@ def published_frame(published: Published, ours: pd.DataFrame, cards: Mapping[str
         published: all printed numbers.
         ours: long tables, concatenated: method, backbone, setting, model, scale, place, protocol, metric, value,
             n_images; no published rows.
-        cards: card of each model, by its name in `ours`.
+        cards: card of each model, by its name in `ours`, without a variant.
 
     Returns:
         FRAME_COLUMNS, in the order of the files; numbers that are missing are NaN.
     """
     measured = defaultdict(list)
     for row in records(ours):
-        if row["model"] in cards:
+        if without_variant(row["model"]) in cards:
             measured[_column(row)].append(row)
     scores = published.scores
     of_table = scores[scores["protocol"] != UNKNOWN_PROTOCOL].drop_duplicates(["paper", "table"])
@@ -378,7 +380,7 @@ def published_frame(published: Published, ours: pd.DataFrame, cards: Mapping[str
 def _beside(printed: Row, own: Row | None, cards: Mapping[str, Card], known: Known, protocol: str) -> Row:
     if own is None:
         return {"model": "", "ours": math.nan, "ours_protocol": "", "gap": math.nan} | _verdict(["not run"])
-    reasons = differences(own, cards[own["model"]], printed, known)
+    reasons = differences(own, cards[without_variant(own["model"])], printed, known)
     if printed["protocol"] == UNKNOWN_PROTOCOL:
         reasons.insert(0, "its protocol is unknown")
     gap = own["value"] - printed["value"]

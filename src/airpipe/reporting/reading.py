@@ -9,12 +9,14 @@ import numpy as np
 import pandas as pd
 
 from airpipe.errors import AirpipeError
-from airpipe.reporting.table import without_seed
+from airpipe.reporting.table import setting_of, without_seed, without_variant
 from airpipe.settings.names import NONE, ModelId
 
 Card = Mapping[str, Any]
 
 SCORE_COLUMNS = ("image", "degradation", "level", "protocol", "metric", "value")
+VALIDATION = "validation/"
+"""Beginning of the names of curves that are measured on held-out images."""
 
 
 def score_info(path: Path) -> dict[str, Any]:
@@ -41,6 +43,34 @@ def card_of(cards: Mapping[str, Card], model_id: str) -> Card:
     if folder not in cards:
         raise AirpipeError(f"{model_id}: has scores but no card.json; train or import it again")
     return cards[folder]
+
+
+def cards_of(cards: Mapping[str, Card], models: Iterable[str]) -> dict[str, Card]:
+    """Keep the cards of models by the names that a configuration gives them; the variants of one share it."""
+    named = set(map(without_variant, models))
+    return {model: card for model, card in cards.items() if setting_of(model) in named}
+
+
+def curves_by_variant(model: str, curve: pd.DataFrame, card: Card) -> dict[str, pd.DataFrame]:
+    """Give the variants of a model what validation measured of them: `validation/psnr_s` is `validation/psnr` of `@s`.
+
+    Args:
+        model: id of the model.
+        curve: its curves, with the columns step, name, value.
+        card: its card, which names the variants.
+
+    Returns:
+        The curves of the model itself by its id, then those of each variant that has any by `model@variant`.
+    """
+    rest, found = curve, {}
+    for variant in card.get("variants") or ():
+        ending = f"_{variant}"
+        own = rest["name"].str.startswith(VALIDATION) & rest["name"].str.endswith(ending)
+        if own.any():
+            names = rest.loc[own, "name"].str.removesuffix(ending)
+            found[f"{model}@{variant}"] = rest[own].assign(name=names)
+            rest = rest[~own]
+    return {model: rest, **found}
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -10,10 +10,8 @@ import pandas as pd
 
 from airpipe.errors import AirpipeError
 from airpipe.provenance import sha256_file
+from airpipe.reporting.reading import VALIDATION, curves_by_variant
 from airpipe.reporting.table import PLACE
-
-VALIDATION = "validation/"
-"""Beginning of the names of curves that are measured on held-out images."""
 
 
 def record_training(folders: Sequence[Path], results: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -25,7 +23,7 @@ def record_training(folders: Sequence[Path], results: Path) -> tuple[pd.DataFram
 
     Returns:
         One row a model (model, network, steps, sha256 of the weights), and the validation curves of all of them
-        (model, step, name without "validation/", value).
+        (model, step, name without "validation/", value); variants have theirs as `<model>@<variant>`.
 
     Raises:
         AirpipeError: a folder without a finished model.
@@ -42,8 +40,10 @@ def record_training(folders: Sequence[Path], results: Path) -> tuple[pd.DataFram
                 f"{folder}: no finished model ({error}). Train it: snakemake {folder}/model.safetensors"
             ) from None
         models.append({"model": name, "network": card["network"]["name"], "steps": card["step"], "sha256": weights})
-        curve = curve[curve.name.str.startswith(VALIDATION)].assign(model=name)
-        curves.append(curve.assign(name=curve.name.str.removeprefix(VALIDATION)))
+        for model, own in curves_by_variant(name, curve, card).items():
+            measured = own[own.name.str.startswith(VALIDATION)]
+            if len(measured):
+                curves.append(measured.assign(model=model, name=measured.name.str.removeprefix(VALIDATION)))
     columns = ["model", "step", "name", "value"]
     table = pd.DataFrame(models, columns=["model", "network", "steps", "sha256"])
     return table, pd.concat(curves)[columns] if curves else pd.DataFrame(columns=columns)

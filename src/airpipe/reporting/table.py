@@ -176,6 +176,11 @@ def without_seed(model_id: str) -> str:
     return "/".join(part for part in model_id.split("/") if not re.fullmatch(r"seed\d+", part))
 
 
+def without_variant(model: str) -> str:
+    """Take the variant out of a model id or name, whose folder and card it shares: model@s becomes model."""
+    return model.partition("@")[0]
+
+
 def setting_of(model: str) -> str:
     """How tables name a model in the configuration: a model id without its stage (and seed).
 

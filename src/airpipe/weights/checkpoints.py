@@ -20,7 +20,7 @@ from airpipe.errors import AirpipeError
 from airpipe.provenance import atomic_path, sha256_file, write_json
 from airpipe.registry import build_network
 from airpipe.weights.foreign import read_own
-from airpipe.weights.published import read_published
+from airpipe.weights.published import Published, read_published
 
 log = logging.getLogger(__name__)
 
@@ -75,12 +75,9 @@ def load_model(path: Path, variant: str = "") -> LoadedModel:
     """
     path, named = split_variant(Path(path))
     variant = variant or named
-    file = path / WEIGHTS if path.is_dir() else path
-    if not file.is_file():
-        raise AirpipeError(f"{file}: no such model. `airpipe models` lists what is there")
-    card_file = file.with_name(CARD)
-    if file.name == WEIGHTS and card_file.is_file():
-        card = card_of_variant(read_card(card_file), variant, str(path))
+    file = _weights_file(path)
+    if _has_card(file):
+        card = card_of_variant(read_card(file.with_name(CARD)), variant, str(path))
         network = build_network(card["network"]["name"], **card["network"]["arguments"])
         load_strictly(network, read_own(file), str(file))
     else:
@@ -88,15 +85,40 @@ def load_model(path: Path, variant: str = "") -> LoadedModel:
     return LoadedModel(network.float().eval().requires_grad_(False), card, file, variant)
 
 
+def variants_of(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the networks that a model's file serves, `name` and `arguments` by variant; empty: it has no variants.
+
+    Args:
+        path: folder or file, as for `load_model`, without a variant.
+
+    Raises:
+        AirpipeError: as `load_model`.
+    """
+    file = _weights_file(path)
+    card = read_card(file.with_name(CARD)) if _has_card(file) else _known(read_published(file))
+    return {name: card_of_variant(card, name, str(path))["network"] for name in card.get("variants") or {}}
+
+
+def _weights_file(path: Path) -> Path:
+    file = path / WEIGHTS if path.is_dir() else path
+    if not file.is_file():
+        raise AirpipeError(f"{file}: no such model. `airpipe models` lists what is there")
+    return file
+
+
+def _has_card(file: Path) -> bool:
+    return file.name == WEIGHTS and file.with_name(CARD).is_file()
+
+
+def _known(found: Published) -> dict[str, Any]:
+    """What a published file tells of its networks, as a card has it."""
+    return {"network": {"name": found.name, "arguments": found.arguments}, "variants": found.variants}
+
+
 def _from_published(file: Path, variant: str) -> tuple[nn.Module, dict[str, Any]]:
     """The network of a published file, or a variant of it, and what is known for its card."""
     found = read_published(file)
-    own = {
-        "network": {"name": found.name, "arguments": found.arguments},
-        "variants": found.variants,
-        "source": file.name,
-        "sha256": sha256_file(file),
-    }
+    own = {**_known(found), "source": file.name, "sha256": sha256_file(file)}
     card, network = card_of_variant(own, variant, str(file)), found.network
     if variant:
         network = build_network(found.name, **card["network"]["arguments"])

@@ -9,4 +9,5 @@ METHOD = Method(
         "pretrain": Stage(task="DynamicTask", settings="DynamicSettings"),
         "train": Stage(task="TrainTask", settings="TrainSettings"),
     },
+    printed=("{title}-{variant}",),
 )

@@ -28,6 +28,7 @@ from airpipe.errors import AirpipeError
 from airpipe.provenance import atomic_path
 from airpipe.reporting.builders.features import Result
 from airpipe.reporting.builders.recognition import TITLES, row_label
+from airpipe.reporting.reading import curves_by_variant, read_json
 from airpipe.reporting.table import place_names, place_of, short_labels, shown_protocol, without_seed
 from airpipe.settings.names import NONE
 from airpipe.settings.studies import CLEAN
@@ -71,11 +72,12 @@ def model_colours(models: Sequence[str]) -> dict[str, Any]:
     return {NONE: GREY, **dict(zip(own, palette, strict=True))} if own else {NONE: GREY}
 
 
-def _legend(figure: Figure, axis: Axes, columns: int = 4) -> None:
-    """Put the legend of an axis above all axes."""
-    handles, labels = axis.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="upper center", ncols=min(max(len(labels), 1), columns), frameon=False)
-    lines = math.ceil(len(labels) / columns)
+def _legend(figure: Figure, *axes: Axes, columns: int = 4) -> None:
+    """Put one legend of some axes above all axes; what has the same label in several stands there once."""
+    shown = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    across = min(max(len(shown), 1), columns)
+    figure.legend([*shown.values()], [*shown], loc="upper center", ncols=across, frameon=False)
+    lines = math.ceil(len(shown) / columns)
     figure.tight_layout(rect=(0, 0, 1, 1 - (0.12 + 0.24 * lines) / figure.get_figheight()))
 
 
@@ -160,7 +162,7 @@ def _bar_rows(
             _bars(axis, series, {key: columns[key] for key in row}, colours)
             axis.set_xlim(-0.55, per_row - 0.45)
         yield axes[:, 0]
-        _legend(figure, axes[0, 0], legend)
+        _legend(figure, axes[0, 0], columns=legend)
 
 
 def _bars(axis: Axes, series: Series, columns: Mapping[Any, str], colours: Sequence[Any]) -> None:
@@ -300,7 +302,7 @@ def write_instead(axis: Axes, text: str) -> None:
 
 
 def draw_curves(curves: Mapping[str, pd.DataFrame], target: Path) -> None:
-    """Draw total loss and validation PSNR against the step; one colour per model, one line per seed.
+    """Draw total loss and validation PSNR against the step; one colour per model or variant, one line per seed.
 
     Args:
         curves: columns step, name, value (`curves.csv`) by model id.
@@ -317,8 +319,7 @@ def draw_curves(curves: Mapping[str, pd.DataFrame], target: Path) -> None:
                 if _curve(axis, curve[curve["name"] == name], name, label, colours[model]):
                     found.add(model)
             _curve_axis(axis, name, empty=not found)
-        shown = next((axis for axis in axes[0] if axis.get_legend_handles_labels()[0]), axes[0, 0])
-        _legend(figure, shown)
+        _legend(figure, *axes[0])
 
 
 def _curve(axis: Axes, curve: pd.DataFrame, name: str, label: str | None, colour: Any) -> bool:
@@ -349,8 +350,15 @@ def _curve_axis(axis: Axes, name: str, empty: bool) -> None:
 
 
 def read_curves(paths: Sequence[Path], root: Path) -> dict[str, pd.DataFrame]:
-    """Read curves.csv files, by model id: the file's folder below `root` (usually results/)."""
-    return {path.parent.relative_to(root).as_posix(): pd.read_csv(path) for path in paths}
+    """Read curves.csv files, by model id: the file's folder below `root` (usually results/).
+
+    Variants have what validation measured of them; the card beside the file names them.
+    """
+    found = dict[str, pd.DataFrame]()
+    for path in paths:
+        model, card = path.parent.relative_to(root).as_posix(), read_json(path.with_name("card.json"))
+        found |= curves_by_variant(model, pd.read_csv(path), card)
+    return found
 
 
 # Features
