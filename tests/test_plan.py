@@ -51,8 +51,8 @@ MINE = {
 
 
 def plan(*overlays, machine=None):
-    """The plan of the shipped configuration with overlays."""
-    merged = shipped()
+    """The plan of the shipped configuration with overlays; of the shipped models only the baseline is chosen."""
+    merged = shipped() | {"models": ["baseline/nafnet_5d"]}
     for overlay in overlays:
         merged = deep_merge(merged, overlay)
     return load_plan(merged, machine)
@@ -86,6 +86,13 @@ def test_the_plan_imports_no_torch():
 
 
 # Models
+
+
+def test_the_demo_shows_both_depths_of_one_network_beside_the_others():
+    assert load_plan(shipped()).chosen_models() == [
+        *(NAFNET, "dsrir/all_in_one/seed0/train"),
+        *("dynet/dynet_3d/seed0/train@s", "dynet/dynet_3d/seed0/train@l"),
+    ]
 
 
 def test_a_setting_means_its_last_stage_for_every_seed(demo):
