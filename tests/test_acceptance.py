@@ -36,12 +36,20 @@ def test_a_second_row_is_taken_off_by_its_factor(tmp_path):
     assert check(tmp_path, minus=off, times=0.5, least=4.0) == (["kept   it: 4.00 (at least 4)"], 0)
 
 
+def test_the_value_may_stand_in_another_column(tmp_path):
+    (tmp_path / "costs.csv").write_text("model,ms\na,7.5\nb,3\n")
+    costs = {"table": "costs", "column": "ms", "row": {"model": "a"}, "minus": {"model": "b"}}
+    assert check(tmp_path, **costs, least=4.5) == (["kept   it: 4.50 (at least 4.5)"], 0)
+    assert check(tmp_path, **costs, above=4.5)[1] == 1
+
+
 @pytest.mark.parametrize(
     ("promise", "said"),
     [
         ({"row": {"method": "ours"}, "least": 1}, "2 rows have method 'ours'. Expected one"),
         ({"row": {"method": "theirs"}, "least": 1}, "0 rows have method 'theirs'"),
         ({"row": {"metod": "ours"}, "least": 1}, "unknown column 'metod'; did you mean 'method'"),
+        ({"column": "metod", "least": 1}, "unknown column 'metod'; did you mean 'method'"),
         ({"table": "large", "least": 1}, "no such table. Make it first: snakemake"),
         ({}, "give either least or above"),
         ({"least": 1, "above": 1}, "give either least or above"),

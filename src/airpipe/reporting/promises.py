@@ -15,6 +15,7 @@ class Promise(Settings):
 
     table: Name = Field(description="Name of the table below results/tables, without suffix.")
     row: dict[str, str] = Field(min_length=1, description="Column: value; together they name one row.")
+    column: Name = Field("value", description="Column that holds the value.")
     minus: dict[str, str] | None = Field(None, description="Another row of the table; its value is taken off.")
     times: float = Field(1.0, description="Factor of the value that is taken off.")
     least: float | None = Field(None, description="The value may be equal to it.")
@@ -60,9 +61,9 @@ def check_promises(acceptance: Acceptance, tables: Path) -> tuple[list[str], int
     for name, promise in acceptance.promises.items():
         if promise.table not in read:
             read[promise.table] = _table(tables / f"{promise.table}.csv")
-        found = _value(read[promise.table], promise.row, name)
+        found = _value(read[promise.table], promise.row, promise.column, name)
         if promise.minus is not None:
-            found -= promise.times * _value(read[promise.table], promise.minus, name)
+            found -= promise.times * _value(read[promise.table], promise.minus, promise.column, name)
         kept = promise.kept(found)
         broken += not kept
         lines.append(f"{'kept  ' if kept else 'BROKEN'} {name}: {found:.2f} ({promise.bound})")
@@ -75,13 +76,14 @@ def _table(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, dtype=str, keep_default_na=False)
 
 
-def _value(table: pd.DataFrame, row: Mapping[str, str], name: str) -> float:
-    chosen = table
-    for column, value in row.items():
+def _value(table: pd.DataFrame, row: Mapping[str, str], wanted: str, name: str) -> float:
+    for column in (*row, wanted):
         if column not in table:
             raise AirpipeError(f"promise {name!r}: " + unknown_name(column, table.columns, "column"))
+    chosen = table
+    for column, value in row.items():
         chosen = chosen[chosen[column] == value]
     if len(chosen) != 1:
         told = ", ".join(f"{column} {value!r}" for column, value in row.items())
         raise AirpipeError(f"promise {name!r}: {len(chosen)} rows have {told}. Expected one; correct the row")
-    return float(chosen.value.item())
+    return float(chosen[wanted].item())
