@@ -132,7 +132,7 @@ def test_an_extractor_of_super_resolution_fills_that_of_the_representor(tmp_path
 
 def test_a_step_has_the_losses_of_the_published_objective(pretrained, tmp_path):
     """Both images take on the second target's degradation; terms are sums over both images, as published."""
-    settings = degae_stage("pretrain", gan_real="input")
+    settings = degae_stage("pretrain", gan_real="input", embedding_distance="raw")
     task = PretrainTask(settings, {"representor": load_model(pretrained.workdir).network.representor})
     batch = batch_of(tmp_path, settings)
     found = task.step(batch, at := Moment("generate", step=3))
@@ -152,8 +152,35 @@ def test_a_step_has_the_losses_of_the_published_objective(pretrained, tmp_path):
     fake = task.networks["discriminator"](torch.cat(made))
     torch.testing.assert_close(found["adversarial"], 2 * (fake - 1).square().mean(), rtol=1e-3, atol=1e-4)
     assert torch.equal(at.handed["real"], torch.cat([batch.degraded, other.degraded]))
+    real = task.networks["discriminator"](at.handed["real"])
     judged = task.step(batch, Moment("discriminate", step=3, handed=at.handed))
     assert set(judged) == {"real", "fake"} and judged["fake"] > 0
+    torch.testing.assert_close(judged["real"], 2 * (real - 1).square().mean(), rtol=1e-3, atol=1e-4)
+
+
+def test_large_embeddings_do_not_outweigh_the_other_losses_unless_they_are_compared_as_they_are(pretrained, tmp_path):
+    def loss(how, size):
+        settings = degae_stage("pretrain", embedding_distance=how)
+        source = load_model(pretrained.workdir).network.representor
+        for value in (source.conv1x1_3.weight, source.conv1x1_3.bias):
+            value.data *= size
+        task = PretrainTask(settings, {"representor": source})
+        return task.step(batch_of(tmp_path, settings), Moment("generate"))["embedding"].item()
+
+    assert loss("normalised", 50) == pytest.approx(loss("normalised", 1), rel=1e-3)
+    assert 0 < loss("normalised", 1) < 4
+    assert loss("raw", 50) == pytest.approx(2500 * loss("raw", 1), rel=1e-3)
+
+
+def test_what_is_told_in_validation_does_not_depend_on_the_size_of_embeddings(representor, tmp_path):
+    settings = degae_stage("representor")
+    task, net = RepresentorTask(settings, {}), load_model(representor.workdir).network
+    batch = batch_of(tmp_path, settings)
+    task.networks["reader"].bias.data.fill_(0.01)  # alone it would decide for embeddings that are small
+    told = task.measure(net, batch)["told"]
+    for value in (net.conv1x1_3.weight, net.conv1x1_3.bias):
+        value.data *= 1e-3
+    assert torch.equal(task.measure(net, batch)["told"], told)
 
 
 def test_the_discriminator_begins_late_and_is_logged_from_there_on(pretrained):

@@ -129,6 +129,11 @@ class PretrainSettings(_Adversary):
         description="Features in which restored and target are compared, too: those of VGG19 (code; the parent `vgg`, "
         "without which there is no such loss), or those of the frozen extractor (ours).",
     )
+    embedding_distance: Literal["normalised", "raw"] = Field(
+        "normalised",
+        description="Whether two embeddings of one degradation are compared with mean 0 and variance 1 each (ours), or "
+        "as they are (code): those of a supervised representor are so large that no other loss counts beside them.",
+    )
     gan_real: Literal["target", "input"] = Field(
         "target",
         description="What the discriminator is shown as real: the targets (ours), or the degraded inputs, which have "

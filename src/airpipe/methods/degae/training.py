@@ -79,9 +79,7 @@ class RepresentorTask(Task):
     def step(self, batch: Batch, at: Moment) -> dict[str, Tensor]:
         """Return `applied` (cross entropy), `parameters` (L1 on [0, 1], of those that were drawn) and `alike`."""
         other, _ = companion_of(batch, self.settings.task)
-        found = self.networks["net"](torch.cat([batch.degraded, other])).flatten(1)
-        # normalised, so that embeddings cannot become alike by becoming small
-        first, second = F.layer_norm(found, found.shape[1:], eps=1e-12).chunk(2)
+        first, second = normalised(self.networks["net"](torch.cat([batch.degraded, other]))).chunk(2)
         said = self.networks["reader"](torch.cat([first, second]))
         applied, values = said[:, : self.operations], said[:, self.operations :]
         wanted, known = targets(batch.drawn, self.ends.to(said.device))
@@ -95,8 +93,16 @@ class RepresentorTask(Task):
 
     def measure(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Return `told`: percent of the recipe's operations of which is told rightly whether they made the image."""
-        said = self.networks["reader"](network(batch.degraded).flatten(1))[:, : self.operations]
+        said = self.networks["reader"](normalised(network(batch.degraded)))[:, : self.operations]
         return {"told": 100 * ((said > 0) == batch.drawn.applied).float().mean(1)}
+
+
+def normalised(embeddings: Tensor) -> Tensor:
+    """Return embeddings (B, E, 1, 1) as vectors (B, E) with mean 0 and variance 1.
+
+    So embeddings do not become alike by becoming small, and large ones outweigh no other loss.
+    """
+    return F.layer_norm(embeddings.flatten(1), embeddings.shape[1:2], eps=1e-12)
 
 
 def sharpen(net: Representor, gain: float = 10.0) -> None:
@@ -199,7 +205,7 @@ class _AdversarialTask(Task):
     def discriminate(self, at: Moment) -> dict[str, Tensor]:
         """Return the discriminator's losses `real` and `fake`."""
         critic = self.networks["discriminator"]
-        # one pass each, as published: batch norm then sees images of one kind
+        # one pass for each kind, as published: batch norm then sees images of one kind
         real, fake = critic(at.handed["real"]), critic(at.handed["made"])
         of_real, of_fake = discriminator_losses(self.gan, real, fake)
         return {"real": of_real, "fake": of_fake}
@@ -286,15 +292,16 @@ class PretrainTask(_AdversarialTask):
             self.other_losses = ("perceptual",)
         self.pixel_loss = PIXEL_LOSSES[settings.pixel_loss]
         self.real_side = settings.gan_real
+        self.embedded = normalised if settings.embedding_distance == "normalised" else nn.Identity()
         self.oppose(settings, net, own)
 
     def step(self, batch: Batch, at: Moment) -> dict[str, Tensor]:
         """Return `pixel`, `embedding`, `perceptual` and `adversarial`, or `real` and `fake`.
 
-        Sums over both images of a sample become means, so that they do not depend on the number of images.
+        All but `embedding` are sums over both images of a sample, as published, and means over samples.
         """
         if at.turn == "discriminate":
-            return self.discriminate(at)
+            return {name: 2 * loss for name, loss in self.discriminate(at).items()}
         other, other_target = companion_of(batch, self.settings.task)
         images, wanted = torch.cat([batch.degraded, other]), torch.cat([batch.clean, other_target])
         noise = drawn_noise(self.settings.seed, batch.slot, images)
@@ -302,7 +309,7 @@ class PretrainTask(_AdversarialTask):
         made, of_second, of_first = self.networks["net"](images, other_target, noise=noise, twin=batch.clean)
         losses = {
             "pixel": 2 * self.pixel_loss(made, wanted),
-            "embedding": F.mse_loss(of_first, of_second),
+            "embedding": F.mse_loss(self.embedded(of_first), self.embedded(of_second)),
         }
         if "features" in self.frozen:
             losses["perceptual"] = 2 * perceptual_loss(self.frozen["features"], made, wanted)
