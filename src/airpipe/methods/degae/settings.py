@@ -142,10 +142,10 @@ class PretrainSettings(_Adversary):
         description="Features in which restored and target are compared, too: those of VGG19 (code; the parent `vgg`, "
         "without which there is no such loss), or those of the frozen extractor (ours).",
     )
-    embedding_distance: Literal["normalised", "raw"] = Field(
-        "normalised",
-        description="Whether two embeddings of one degradation are compared with mean 0 and variance 1 each (ours), or "
-        "as they are (code): those of a supervised representor are so large that no other loss counts beside them.",
+    fix_representor: bool = Field(
+        False,
+        description="Keep the parent `representor` as it is, its head included (ours, for short trainings): a decoder "
+        "that knows nothing yet teaches the head to embed all degradations alike. Code trains the head.",
     )
     gan_real: Literal["target", "input"] = Field(
         "target",
@@ -166,6 +166,8 @@ class PretrainSettings(_Adversary):
             raise ValueError(
                 "parents: found representor and extractor; a representor has an extractor: give one of them"
             )
+        if self.fix_representor and "representor" not in self.parents:
+            raise ValueError("fix_representor keeps the parent representor as it is, and there is none; name one")
         if self.perceptual == "extractor" and not {"representor", "extractor"} & set(self.parents):
             raise ValueError(
                 "perceptual is extractor, but no parent gives a frozen one: name representor or extractor, or set "

@@ -113,7 +113,7 @@ class RepresentorTask(Task):
 def normalised(embeddings: Tensor) -> Tensor:
     """Return embeddings (B, E, 1, 1) as vectors (B, E) with mean 0 and variance 1.
 
-    So embeddings do not become alike by becoming small, and large ones outweigh no other loss.
+    So embeddings do not become alike by becoming small.
     """
     return F.layer_norm(embeddings.flatten(1), embeddings.shape[1:2], eps=1e-12)
 
@@ -302,9 +302,10 @@ class PretrainTask(_AdversarialTask):
         check_patches(settings, net.least_reference, "the representor")
         own = list(net.parameters())
         if {"representor", "extractor"} & set(parents):
-            net.representor.extractor.requires_grad_(False)
+            resting = net.representor if settings.fix_representor else net.representor.extractor
+            resting.requires_grad_(False)
             own = [parameter for parameter in net.parameters() if parameter.requires_grad]
-        self.own_losses = ("pixel", "embedding")
+        self.own_losses = ("pixel",) if settings.fix_representor else ("pixel", "embedding")
         self.perceptual = settings.perceptual
         if settings.perceptual == "vgg" and "vgg" in parents:
             self.frozen["features"] = vgg19(parents["vgg"], "choose perceptual: none")
@@ -312,11 +313,9 @@ class PretrainTask(_AdversarialTask):
             self.frozen["features"] = TrunkFeatures(net.representor.extractor)
         if "features" in self.frozen:
             self.own_losses = (*self.own_losses, "perceptual")
-        else:
-            self.other_losses = ("perceptual",)
+        self.other_losses = tuple({"embedding", "perceptual"} - set(self.own_losses))
         self.pixel_loss = PIXEL_LOSSES[settings.pixel_loss]
         self.real_side = settings.gan_real
-        self.embedded = normalised if settings.embedding_distance == "normalised" else nn.Identity()
         self.oppose(settings, net, own)
 
     def step(self, batch: Batch, at: Moment) -> dict[str, Tensor]:
@@ -331,10 +330,9 @@ class PretrainTask(_AdversarialTask):
         noise = drawn_noise(self.settings.seed, batch.slot, images)
         # both images take on the degradation of the second target; the first target is embedded beside it
         made, of_second, of_first = self.networks["net"](images, other_target, noise=noise, twin=batch.clean)
-        losses = {
-            "pixel": 2 * self.pixel_loss(made, wanted),
-            "embedding": F.mse_loss(self.embedded(of_first), self.embedded(of_second)),
-        }
+        losses = {"pixel": 2 * self.pixel_loss(made, wanted)}
+        if "embedding" in self.own_losses:
+            losses["embedding"] = F.mse_loss(of_first, of_second)
         if "features" in self.frozen:
             losses["perceptual"] = 2 * perceptual_loss(self.frozen["features"], made, wanted)
         real = wanted if self.real_side == "target" else images
