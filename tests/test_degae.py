@@ -268,13 +268,14 @@ def test_half_precision_training_keeps_the_modulation_in_float32(modulation):
     net, image, reference = small(modulation=modulation), make_input((1, 3, 12, 12)), make_input((1, 3, 24, 24), 1)
     seen: list[Tensor] = []
     layer = net.decoder.basic_block1.modulation_layer
-    inner = layer.modulation if modulation == "stylegan2" else layer.cond_scale
-    inner.register_forward_hook(lambda _, given, output: seen.append(output))
+    inner = (layer.modulation, layer.conv_last) if modulation == "stylegan2" else (layer.cond_scale, layer.cond_shift)
+    for part in inner:
+        part.register_forward_hook(lambda _, given, output: seen.append(output))
     with torch.no_grad():
         expected = net(image, reference)
         with torch.autocast("cpu", torch.bfloat16):
             found = net(image, reference)
-    assert [one.dtype for one in seen] == [torch.float32] * 2
+    assert [one.dtype for one in seen] == [torch.float32] * 4
     assert (found.float() - expected).abs().max() < 0.05 * expected.abs().max()
 
 
@@ -360,6 +361,7 @@ def test_a_reference_that_is_missing_too_small_or_one_too_many_is_told():
     ("noise", "message"),
     [
         ("none", "noise is 'none'; expected 'random', 'zero' or 4 maps"),
+        (3, "noise is 3; expected 'random', 'zero' or 4 maps"),
         ([torch.zeros(1, 1, 8, 8)] * 3, r"expected 'random', 'zero' or 4 maps \(1, 1, 8, 8\)"),
         ([torch.zeros(1, 1, 8, 7)] * 4, r"\(1, 1, 8, 7\).*expected 'random', 'zero' or 4 maps \(1, 1, 8, 8\)"),
     ],

@@ -20,7 +20,18 @@ from airpipe.data.sampling import SampleKey
 from airpipe.degradations.blur import gaussian_blur, gaussian_kernel
 from airpipe.degradations.compression import jpeg
 from airpipe.degradations.noise import channel_covariance, gaussian_noise, poisson_noise, speckle_noise
-from airpipe.degradations.recipes import REACH, Drawn, Step, apply, check_operations, draw
+from airpipe.degradations.recipes import (
+    GRID,
+    OPERATIONS,
+    REACH,
+    WHOLE,
+    Drawn,
+    Step,
+    apply,
+    check_operations,
+    draw,
+    draw_parameter,
+)
 from airpipe.errors import AirpipeError
 from airpipe.evaluation.metrics import luma
 from airpipe.images import read_rgb8
@@ -253,8 +264,24 @@ def test_a_part_is_degraded_as_if_the_whole_image_were(names, top, left, height,
         assert off.max() < 1e-3
 
 
-def test_every_operation_that_mixes_pixels_says_how_far():
-    assert set(STEPS) == set(REACH)
+@pytest.mark.parametrize("name", sorted(set(OPERATIONS) - WHOLE - {"poisson_noise"}))  # it draws as often as values ask
+def test_an_operation_changes_what_lies_within_its_reach_and_squares(name):
+    """One pixel of an image is changed: how far does the result change, with the same random numbers?"""
+    shipped = (step for recipe in SHIPPED.values() for step in Recipe.model_validate(recipe).operations)
+    how, seen = next(step for step in shipped if step.operation == name), 0
+    for seed, parameters in itertools.product(range(3), how.possible):
+        drawn = {key: draw_parameter(value, rng(seed)) for key, value in parameters.items()}
+        image = photograph()[100:170, 150:230]
+        changed = image.copy()
+        changed[37, 41] = changed[37, 41].mean() < 0.5
+        first, second = (OPERATIONS[name](one, rng(seed), **drawn) for one in (image, changed))
+        rows, columns = np.nonzero(abs(first - second).max(2) > 1e-4)  # filters by Fourier transform round
+        seen += len(rows)
+        reach, grid = REACH[name](**drawn) if name in REACH else 0, GRID.get(name, 1)
+        for places, own in ((rows, 37), (columns, 41)):
+            assert (places >= own // grid * grid - reach).all()
+            assert (places < (own // grid + 1) * grid + reach).all()
+    assert seen  # strokes may hide the pixel
 
 
 def picture_pairs(folder, images):
@@ -351,6 +378,13 @@ def test_levels_tell_words_and_numbers_and_no_lists(tmp_path):
 def test_surroundings_of_a_changed_image_are_refused(changes):
     with pytest.raises(ValueError, match="surroundings are those of the image as it is; leave out rescale, jitter"):
         transfer(**changes)
+
+
+@pytest.mark.parametrize("samples", [TrainingSamples, ValidationSamples])
+def test_surroundings_of_an_image_that_is_divided_are_refused(samples):
+    part = transfer(operations=SHIPPED["cells"])
+    with pytest.raises(AirpipeError, match="surroundings: true with corrupted_cells, which divides the whole image"):
+        samples([part], [[]], 3, *(() if samples is TrainingSamples else (64, 8)))
 
 
 def test_a_patch_larger_than_the_image_is_refused(tmp_path):

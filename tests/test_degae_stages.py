@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 from helpers import card, curve, model_of, shipped, stage, toy_list, train
 from parity import make_input
+from test_degae_import import pretraining, single
 from toys import degae as toys
 
+from airpipe import build_network
 from airpipe.data.batch import collate
 from airpipe.data.pairs import Pair
 from airpipe.data.samples import TrainingSamples
@@ -19,18 +21,21 @@ from airpipe.methods.degae.training import (
     FinetuneTask,
     PretrainTask,
     RepresentorTask,
+    SuperResolutionTask,
     drawn_noise,
     ends_of,
     parameter_ends,
     reduced,
     targets,
 )
+from airpipe.models.vgg import VGGFront
 from airpipe.plan import load_plan
 from airpipe.registry import settings_class
 from airpipe.settings.base import canonical_json, check_settings
 from airpipe.settings.degrading import Draw, Recipe
 from airpipe.training.task import Moment
 from airpipe.weights.checkpoints import load_model
+from airpipe.weights.importing import ImportOptions, import_published
 
 FOLDER = "degae/toy/seed3"
 BLURRED = {"operations": [toys.BLUR]}
@@ -106,6 +111,16 @@ def test_the_extractor_of_the_representor_rests_and_its_head_learns(representor,
         assert torch.equal(after.state_dict()[key], value) == key.startswith("extractor."), key
 
 
+def test_a_fixed_representor_stays_bit_for_bit_and_the_rest_learns(representor, tmp_path):
+    settings = degae_stage("pretrain", fix_representor=True)
+    made = load_model(train(tmp_path, settings, representor=model_of(representor)).workdir).network
+    for key, value in load_model(representor.workdir).network.state_dict().items():
+        assert torch.equal(made.representor.state_dict()[key], value), key
+    torch.manual_seed(settings.seed)
+    start = build_network("degae", **toys.DEGAE["arguments"])
+    assert not torch.equal(made.decoder.conv_last.weight, start.decoder.conv_last.weight)
+
+
 def test_without_a_parent_the_extractor_learns_too(tmp_path):
     alone = degae_stage("pretrain_alone")
     torch.manual_seed(alone.seed)
@@ -125,6 +140,35 @@ def test_an_extractor_of_super_resolution_fills_that_of_the_representor(tmp_path
     report = task.parent_reports["extractor"]
     assert len(report["matched"]) == len(extractor.state_dict()) and "upconv1.weight" in report["unexpected"]
     assert len(curve(made, "loss/perceptual")) == 6
+
+
+@pytest.mark.parametrize("files", ["representor", "whole", "extractor"])
+def test_official_files_give_the_representor_without_the_layers_that_enlarge(files, tmp_path):
+    if files == "whole":
+        first, parts = pretraining(tmp_path, "restormer")
+        import_published(first, tmp_path / "made", ImportOptions(parts=parts))
+    else:
+        torch.save(single(files), tmp_path / "DDG_Encoder.pth")
+        import_published(tmp_path / "DDG_Encoder.pth", tmp_path / "made", ImportOptions())
+    role = "extractor" if files == "extractor" else "representor"
+    parent = load_model(tmp_path / "made").network
+    sizes = {"decoder": {"in_c": 6, "nf": 8, "degradation_embed_dim": 64}, "representor": {"nf": 8, "nb": 4}}
+    network = {**toys.DEGAE, "arguments": toys.DEGAE["arguments"] | sizes}
+    task = PretrainTask(degae_stage("pretrain", network=network, parents={role: "imported/made"}), {role: parent})
+    own = task.networks["net"].representor.published_state()
+    published = getattr(parent, "representor", parent).published_state()
+    prefix = "DDR_extractor." if files == "extractor" else ""
+    names = [key for key in own if key.startswith(prefix)]
+    assert names and all(torch.equal(own[key], published[key.removeprefix(prefix)]) for key in names)
+    assert len(task.parent_reports[role]["matched"]) == len(names)
+    assert len(task.parent_reports[role]["unexpected"]) == (0 if files == "whole" else 8)  # dropped on import
+
+
+@pytest.mark.parametrize("role", ["representor", "extractor"])
+def test_a_representor_with_more_blocks_is_refused(role):
+    parent = build_network("degae_representor", nf=4, nb=8)
+    with pytest.raises(AirpipeError, match=f"parent {role} does not fit .* 16 unexpected"):
+        PretrainTask(degae_stage("pretrain", parents={role: "imported/made"}), {role: parent})
 
 
 # Steps
@@ -152,8 +196,21 @@ def test_a_step_has_the_losses_of_the_published_objective(pretrained, tmp_path):
     fake = task.networks["discriminator"](torch.cat(made))
     torch.testing.assert_close(found["adversarial"], 2 * (fake - 1).square().mean(), rtol=1e-3, atol=1e-4)
     assert torch.equal(at.handed["real"], torch.cat([batch.degraded, other.degraded]))
+    real = task.networks["discriminator"](at.handed["real"])
     judged = task.step(batch, Moment("discriminate", step=3, handed=at.handed))
     assert set(judged) == {"real", "fake"} and judged["fake"] > 0
+    torch.testing.assert_close(judged["real"], 2 * (real - 1).square().mean(), rtol=1e-3, atol=1e-4)
+
+
+def test_what_is_told_in_validation_does_not_depend_on_the_size_of_embeddings(representor, tmp_path):
+    settings = degae_stage("representor")
+    task, net = RepresentorTask(settings, {}), load_model(representor.workdir).network
+    batch = batch_of(tmp_path, settings)
+    task.networks["reader"].bias.data.fill_(0.01)  # alone it would decide for embeddings that are small
+    told = task.measure(net, batch)["told"]
+    for value in (net.conv1x1_3.weight, net.conv1x1_3.bias):
+        value.data *= 1e-3
+    assert torch.equal(task.measure(net, batch)["told"], told)
 
 
 def test_the_discriminator_begins_late_and_is_logged_from_there_on(pretrained):
@@ -226,11 +283,40 @@ def test_the_representor_is_asked_for_what_was_drawn_only():
     )
     ends = parameter_ends([recipe], ["gaussian_noise.sigma", "poisson_noise.photons"])
     assert ends[0].tolist() == [5, 25, 0] and ends[1, 2] == 1
-    assert ends_of(Draw(choice=("independent", "grey"))) == (0, 1, 0)
+    assert ends_of(Draw(choice=("independent", "grey"))) == (0, 1)
     values = torch.tensor([[15.0, 1000.0], [25.0, float("nan")]])
     wanted, known = targets(type("Drawn", (), {"values": values}), ends)
     torch.testing.assert_close(wanted[known], torch.tensor([0.5, 0.5, 1.0]))
     assert known.tolist() == [[True, True], [True, False]]
+
+
+@pytest.mark.parametrize("first", [{"constant": 1000}, {"log_uniform": [100, 5000]}])
+def test_one_scale_holds_all_draws_of_a_parameter(first):
+    draws = [first, {"log_uniform": [100, 10_000]}, {"uniform": [200, 300]}]
+    recipes = [
+        Recipe.model_validate([{"operation": "poisson_noise", "parameters": {"photons": draw}}]) for draw in draws
+    ]
+    ends = parameter_ends(recipes, ["poisson_noise.photons"])
+    values = torch.tensor([[100.0], [1000.0], [10_000.0]])
+    wanted, _ = targets(type("Drawn", (), {"values": values}), ends)
+    torch.testing.assert_close(wanted[:, 0], torch.tensor([0.0, 0.5, 1.0]))
+    plain = parameter_ends(
+        [*recipes, Recipe.model_validate([{"operation": "poisson_noise", "parameters": {"photons": 0}}])],
+        ["poisson_noise.photons"],
+    )
+    assert plain.tolist() == [[0, 10_000, 0]]  # 0 has no logarithm
+
+
+def test_operations_of_the_validation_are_told_by_name(representor, tmp_path):
+    """The validation's recipe has the second operation of the training alone, and applies it always."""
+    settings = degae_stage("representor")
+    task, net = RepresentorTask(settings, {}), load_model(representor.workdir).network
+    always = {"operations": [{**toys.NOISE, "chance": 1.0}]}
+    part = settings.data[0].model_copy(update={"operations": Recipe.model_validate(always)})
+    batch = batch_of(tmp_path, settings.model_copy(update={"data": (part,)}))
+    task.networks["reader"].weight.data.zero_()
+    task.networks["reader"].bias.data[:2] = torch.tensor([-1.0, 1.0])  # says noise, and never blur
+    assert task.measure(net, batch)["told"].tolist() == [100.0] * 4
 
 
 def test_clean_images_are_reduced_fourfold_and_rounded():
@@ -241,6 +327,11 @@ def test_clean_images_are_reduced_fourfold_and_rounded():
 
 
 # What does not fit
+
+
+def validated(part, side=24):
+    return {"validation": {"data": [part], "patch_size": side}}
+
 
 NO_COMPANION = [{**toys.TRANSFER[0], "companion": False}]
 NO_TARGET = [{key: value for key, value in toys.TRANSFER[0].items() if not key.startswith("target")}]
@@ -273,8 +364,21 @@ NO_TARGET = [{key: value for key, value in toys.TRANSFER[0].items() if not key.s
             "found representor and extractor; a representor has an extractor",
         ),
         ("representor", {"data": [{"pairs": "toy.train", "companion": True}]}, "toy.train has no recipe"),
+        ("representor", validated({**toys.PAIR, "companion": False}), "validation.data: toy.train has no companion"),
+        (
+            "representor",
+            validated({**toys.PAIR, "operations": [{"operation": "jpeg", "parameters": {"quality": 50}}]}),
+            "validation.data: unknown operation of the training 'jpeg'",
+        ),
+        ("pretrain", validated(toys.PAIR), "validation.data: toy.train has no target_recipe"),
+        (
+            "pretrain",
+            {"parents": {"vgg": "imported/vgg19"}},
+            "found vgg, but perceptual is none; leave it out ({vgg: null})",
+        ),
         ("srresnet", {"phases": [{"steps": 2, "patch_size": 18, "batch_size": 2}]}, "expected a multiple of 4"),
         ("probe", {"parents": {}}, "there is no parent init to start from"),
+        ("pretrain_alone", {"fix_representor": True}, "fix_representor keeps the parent representor as it is"),
     ],
 )
 def test_settings_that_do_not_fit_are_told_by_name(name, changes, message):
@@ -287,6 +391,21 @@ def test_settings_that_do_not_fit_are_told_by_name(name, changes, message):
     [
         ("pretrain_alone", {"loss_weights": {"adversarial_loss": 1}}, "unknown loss 'adversarial_loss'"),
         ("representor", {"phases": [{"steps": 2, "patch_size": 64, "batch_size": 2}]}, "smaller than patch_size 64"),
+        (
+            "representor",
+            {"phases": [toys.SHORT[0], {"steps": 2, "patch_size": 16, "batch_size": 2}]},
+            "degae.representor: patch_size is 16, the representor needs 22 pixels",
+        ),
+        (
+            "pretrain_alone",
+            validated(toys.TRANSFER[0], 16),
+            "validation.patch_size is 16, the representor needs 22 pixels",
+        ),
+        (
+            "srgan",
+            {"parents": {}, "loss_weights": {"pixel": 0.01}},
+            "has 0.01 for pixel, but no VGG19 .* set loss_weights: {pixel: 1.0}",
+        ),
         (
             "pretrain_alone",
             {"phases": [{"steps": 2, "patch_size": 16, "batch_size": 2}]},
@@ -316,6 +435,14 @@ def test_without_vgg19_the_perceptual_loss_is_left_out_and_the_card_says_so(tmp_
     assert "WARNING: parent vgg (imported/vgg19) is absent: training without it" in capsys.readouterr().out
     assert card(made)["absent_parents"] == {"vgg": "imported/vgg19"}
     assert not curve(made, "loss/perceptual")
+
+
+def test_features_of_another_network_than_vgg19_are_refused():
+    parents = {"vgg": "imported/vgg19"}
+    with pytest.raises(AirpipeError, match="parent vgg is a VGGFront; .* choose perceptual: none"):
+        PretrainTask(degae_stage("pretrain_alone", perceptual="vgg", parents=parents), {"vgg": VGGFront()})
+    with pytest.raises(AirpipeError, match="parent vgg is a VGGFront; .* leave vgg out of parents"):
+        SuperResolutionTask(degae_stage("srgan", parents=parents), {"vgg": VGGFront()})
 
 
 def test_a_task_without_companions_says_what_it_needs(tmp_path):

@@ -57,6 +57,8 @@ SHARED = [
     if "dropout" not in toy and name not in APART and toy.get("network", {}).get("name") not in BATCH_NORM
 ]
 """Toys whose numbers do not depend on the processes."""
+LATE = {name: toy["gan_from"] for name, toy in TOYS.items() if name in APART and toy.get("gan_from")}
+"""Steps before which that is so, where a discriminator that normalises features begins late."""
 
 
 def settings_of(name: str, **changes) -> StageSettings:
@@ -103,9 +105,9 @@ def files(made: dict[str, Stage], name: str) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def on_two(made, tmp_path_factory) -> dict[str, Stage]:
-    """Every toy whose draws do not depend on the process, on two processes; one start for all."""
+    """Every toy whose numbers do not depend on the processes, at first at least, on two of them; one start for all."""
     folder = tmp_path_factory.mktemp("two")
-    two = {name: on_disk(folder / name, settings_of(name)) for name in SHARED}
+    two = {name: on_disk(folder / name, settings_of(name)) for name in (*SHARED, *LATE)}
     parents = {name: [f"{role}={path}" for role, path in files(made, name).items()] for name in two}
     commands = [
         one.command(*(word for parent in parents[name] for word in ("--parent", parent))) for name, one in two.items()
@@ -175,11 +177,27 @@ def flat(values: dict, prefix: str = "") -> dict:
 @pytest.mark.parametrize("name", SHARED)
 def test_two_processes_compute_what_one_does_with_an_uneven_share(made, on_two, name):
     assert card(on_two[name])["world_size"] == 2
-    rows = [one.curves().splitlines()[1:] for one in (made[name], on_two[name])]
-    assert len(rows[0]) == len(rows[1]) > 6 * 4
+    assert compared(made[name], on_two[name], 6) > 6 * 4
+
+
+@pytest.mark.parametrize("name", LATE)
+def test_two_processes_train_a_discriminator_and_compute_what_one_does_before_it_begins(made, on_two, name):
+    assert card(on_two[name])["world_size"] == 2
+    assert compared(made[name], on_two[name], LATE[name]) > LATE[name] * 4
+    for loss in ("loss/real", "loss/fake"):
+        assert len(curve(on_two[name], loss)) == 6 - LATE[name]
+
+
+def compared(one: Stage, other: Stage, steps: int) -> int:
+    """Number of the values in the curves of the first steps; they are equal but for rounding."""
+    rows = [
+        [row for row in stage.curves().splitlines()[1:] if int(row.split(",")[0]) <= steps] for stage in (one, other)
+    ]
+    assert len(rows[0]) == len(rows[1])
     for mine, theirs in zip(*rows, strict=True):
         assert mine.rsplit(",", 1)[0] == theirs.rsplit(",", 1)[0]
         assert float(theirs.rsplit(",", 1)[1]) == pytest.approx(float(mine.rsplit(",", 1)[1]), rel=1e-3, abs=1e-5), mine
+    return len(rows[0])
 
 
 @pytest.mark.parametrize("name", TOYS)

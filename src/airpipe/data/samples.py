@@ -16,7 +16,7 @@ from airpipe.data.pairs import Pair
 from airpipe.data.sampling import SampleKey
 from airpipe.data.sources import CACHE_BYTES, ImageCache, PairFiles, Source, pair_layers
 from airpipe.degradations.noise import legacy_noise_field
-from airpipe.degradations.recipes import Drawn, draw
+from airpipe.degradations.recipes import WHOLE, Drawn, draw
 from airpipe.errors import AirpipeError
 from airpipe.images import centre_crop
 from airpipe.pixels import Box, Layer, whole
@@ -133,7 +133,18 @@ class TrainingSamples(Dataset[dict[str, Any]]):
 
 
 def _columns(parts: Sequence[DataPart]) -> tuple[DrawnColumns, DrawnColumns]:
-    """Columns of what is drawn for the degraded side of a mix, and for its clean side."""
+    """Columns of what is drawn for the degraded side of a mix, and for its clean side.
+
+    Raises:
+        AirpipeError: a part with surroundings has an operation that divides the whole image.
+    """
+    for part in parts:
+        for step in (*part.operations.operations, *part.target_operations.operations):
+            if part.surroundings and step.operation in WHOLE:
+                raise AirpipeError(
+                    f"{part.pairs}: found surroundings: true with {step.operation}, which divides the whole image and "
+                    "not the part around a patch; leave surroundings out"
+                )
     return (
         DrawnColumns([part.operations for part in parts]),
         DrawnColumns([part.target_operations for part in parts]),

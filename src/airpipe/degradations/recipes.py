@@ -60,6 +60,8 @@ REACH: dict[str, Callable[..., int]] = {
     "motion_blur": lambda length, angle: math.ceil((length + 1) / 2),
 }
 """Distance in pixels over which an operation with these parameters mixes values; others change each pixel alone."""
+WHOLE = frozenset({"corrupted_cells"})
+"""Operations that divide the whole image, so that they cannot degrade a part of it alike."""
 GRID = {"jpeg": 16, "mosaic": 2}
 """Side in pixels of the squares that an operation lays over the image from its corner, and treats as one."""
 

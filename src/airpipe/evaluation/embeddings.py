@@ -45,7 +45,7 @@ def search(
     Returns:
         What `retrieve` gives over all crops, and under `per_label` for the crops of each label (see `Drawn.label`) that
         has a match; in percent. `others`: `rank1` and `chance_rank1` where each crop is looked for among other
-        photographs only. `crops`, `images`: how many there were.
+        photographs only, means over labels. `crops`, `images`: how many there were.
 
     Raises:
         AirpipeError: a network without embedding, images that do not fit the settings, embeddings that are not finite.
@@ -76,20 +76,25 @@ def search(
     by_label = {label: [place for place, own in enumerate(labels) if own == label] for label in sorted(set(labels))}
     several = {label: of for label, of in by_label.items() if len({photographs[place] for place in of}) > 1}
     per_label = {label: retrieve(entries(of), every, f"{WHERE}, {label}") for label, of in several.items()}
-    others = _among_others(entries, photographs)
+    others = _among_others(entries, photographs, labels)
     return {**found, "per_label": per_label, "others": others, "crops": len(crops), "images": len(set(photographs))}
 
 
-def _among_others(entries: Callable[[Sequence[int]], Entries], photographs: Sequence[str]) -> dict[str, float]:
-    """Means over all crops of what `retrieve` finds for each photograph's crops among those of the other ones."""
-    found, counts = [], []
+def _among_others(
+    entries: Callable[[Sequence[int]], Entries], photographs: Sequence[str], labels: Sequence[str]
+) -> dict[str, float]:
+    """Means over labels of what `retrieve` finds for each photograph's crops among those of the other ones.
+
+    Each label counts alike: most draws may leave an image clean, and to tell clean from degraded is little.
+    """
+    found = []
     for name in dict.fromkeys(photographs):
-        own = [place for place, other in enumerate(photographs) if other == name]
         rest = [place for place, other in enumerate(photographs) if other != name]
         # the draws are the same for all photographs, so that every crop has a match among the others
-        found.append(retrieve(entries(own), entries(rest), f"{WHERE}, {name} among others"))
-        counts.append(found[-1]["queries"])
-    return {key: float(np.average([one[key] for one in found], weights=counts)) for key in ("rank1", "chance_rank1")}
+        for label in dict.fromkeys(labels):
+            own = [at for at, other in enumerate(photographs) if other == name and labels[at] == label]
+            found.append(retrieve(entries(own), entries(rest), f"{WHERE}, {name} among others"))
+    return {key: float(np.mean([one[key] for one in found])) for key in ("rank1", "chance_rank1")}
 
 
 def degraded_crops(settings: RetrievalSettings, pairs: Sequence[Pair]) -> list[tuple[str, str, Rgb8]]:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from airpipe.errors import AirpipeError
+from airpipe.models.vgg import VGG19Features
 from airpipe.weights.checkpoints import load_matching, load_strictly
 
 Report = dict[str, list[str]]
@@ -56,6 +57,24 @@ def fill_part(part: nn.Module, source: nn.Module, role: str, reports: dict[str, 
     load_strictly(part, source.state_dict(), f"parent {role}")
     report = reports.setdefault(role, {"matched": [], "missing": [], "unexpected": []})
     report["matched"] += [f"{type(part).__name__.lower()}.{key}" for key in part.state_dict()]
+
+
+def vgg19(parent: nn.Module, otherwise: str) -> VGG19Features:
+    """Return a parent as the VGG19 that it has to be.
+
+    Args:
+        parent: network of the role `vgg`.
+        otherwise: what else to do than to import VGG19, for the message.
+
+    Raises:
+        AirpipeError: the parent is another network.
+    """
+    if not isinstance(parent, VGG19Features):
+        raise AirpipeError(
+            f"parent vgg is a {type(parent).__name__}; features of VGG19 are compared. Import torchvision's "
+            f"vgg19-dcbb9e9d.pth, or {otherwise}"
+        )
+    return parent
 
 
 def train_only(network: nn.Module, part: nn.Module) -> list[nn.Parameter]:

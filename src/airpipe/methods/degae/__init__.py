@@ -16,14 +16,14 @@ METHOD = Method(
         "degae_vgg128": "airpipe.methods.degae.discriminators:VGG128",
     },
     stages={
-        "representor": Stage(task="RepresentorTask", settings="RepresentorSettings"),
+        "representor": Stage(task="RepresentorTask", settings="RepresentorSettings", revision=2),
         "super_resolution": Stage(
             task="SuperResolutionTask",
             settings="SuperResolutionSettings",
             folder="sr{which}",
             title="extractor, sr{which}",
         ),
-        "pretrain": Stage(task="PretrainTask", settings="PretrainSettings", takes_reference=True),
+        "pretrain": Stage(task="PretrainTask", settings="PretrainSettings", takes_reference=True, revision=2),
         "finetune": Stage(task="FinetuneTask", settings="FinetuneSettings"),
     },
     assembly=Assembly(

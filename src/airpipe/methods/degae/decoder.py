@@ -6,7 +6,7 @@ Shapes: B batch, H and W of the image, C channels of the features, F channels in
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, cast
 
 import torch
@@ -52,7 +52,7 @@ class ModulatedConv(FiveDimensional):
             mixed = F.conv2d(features.float() * style, kernel, padding=1) * torch.rsqrt(power + 1e-8)
             if noise is not None:
                 mixed = mixed + self.weight_noise * noise
-        return leaky(self.conv_last(mixed))
+            return leaky(self.conv_last(mixed))
 
 
 class FeatureModulation(nn.Module):
@@ -164,7 +164,8 @@ class Decoder(Network):
             return [None] * BLOCKS
         if noise == "random":
             return [torch.randn(batch, 1, height, width, device=features.device) for _ in range(BLOCKS)]
-        one, found = (batch, 1, height, width), [tuple(getattr(given, "shape", ())) for given in noise]
+        given = noise if isinstance(noise, Iterable) else [noise]
+        one, found = (batch, 1, height, width), [tuple(getattr(entry, "shape", ())) for entry in given]
         if found != [one] * BLOCKS:
             told = found if any(found) else noise
             raise AirpipeError(f"DegAE's noise is {told!r}; expected 'random', 'zero' or {BLOCKS} maps {one}")

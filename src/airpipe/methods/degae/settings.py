@@ -4,12 +4,13 @@ Sources: "code" is lyh-18/DegAE_DegradationAutoencoder (2023), which released no
 known, its values are not. "ours" marks what we chose.
 """
 
+from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, model_validator
 
 from airpipe.settings.base import unknown_name
-from airpipe.settings.stages import NetworkSettings, StageSettings
+from airpipe.settings.stages import DataPart, NetworkSettings, StageSettings
 
 Gan = Literal["none", "lsgan", "gan", "ragan"]
 DISCRIMINATORS = ("degae_patchgan", "degae_vgg128")
@@ -68,12 +69,19 @@ class _Adversary(StageSettings):
         return self
 
 
+def _parts(settings: StageSettings) -> Iterator[tuple[str, DataPart]]:
+    """Yield each part of the data and the validation with the name of the setting; both need the same of it."""
+    for where, parts in (("data", settings.data), ("validation.data", settings.validation.data)):
+        for part in parts:
+            yield where, part
+
+
 def _one_draw_for_two(settings: StageSettings) -> None:
     """Refuse data without a second image of equal draws."""
-    for part in settings.data:
+    for where, part in _parts(settings):
         if not part.companion:
             raise ValueError(
-                f"data: {part.pairs} has no companion; {settings.task} compares two images: companion: true"
+                f"{where}: {part.pairs} has no companion; {settings.task} compares two images: companion: true"
             )
 
 
@@ -87,9 +95,14 @@ class RepresentorSettings(StageSettings):
     @model_validator(mode="after")
     def _has_companions_and_recipes(self) -> "RepresentorSettings":
         _one_draw_for_two(self)
-        for part in self.data:
+        for where, part in _parts(self):
             if part.recipe is None and not part.operations:
-                raise ValueError(f"data: {part.pairs} has no recipe; {self.task} learns what a recipe did: name one")
+                raise ValueError(f"{where}: {part.pairs} has no recipe; {self.task} learns what a recipe did: name one")
+        learnt = dict.fromkeys(name for part in self.data for name in part.operations.names)
+        for part in self.validation.data:
+            for name in part.operations.names:
+                if name not in learnt:
+                    raise ValueError("validation.data: " + unknown_name(name, learnt, "operation of the training"))
         return self
 
 
@@ -129,6 +142,11 @@ class PretrainSettings(_Adversary):
         description="Features in which restored and target are compared, too: those of VGG19 (code; the parent `vgg`, "
         "without which there is no such loss), or those of the frozen extractor (ours).",
     )
+    fix_representor: bool = Field(
+        False,
+        description="Keep the parent `representor` as it is, its head included (ours, for short trainings): a decoder "
+        "that knows nothing yet teaches the head to embed all degradations alike. Code trains the head.",
+    )
     gan_real: Literal["target", "input"] = Field(
         "target",
         description="What the discriminator is shown as real: the targets (ours), or the degraded inputs, which have "
@@ -138,20 +156,27 @@ class PretrainSettings(_Adversary):
     @model_validator(mode="after")
     def _transfers(self) -> "PretrainSettings":
         _one_draw_for_two(self)
-        for part in self.data:
+        for where, part in _parts(self):
             if part.target_recipe is None and not part.target_operations:
                 raise ValueError(
-                    f"data: {part.pairs} has no target_recipe; {self.task} gives an image the degradation of another: "
-                    "name the recipe that degrades targets"
+                    f"{where}: {part.pairs} has no target_recipe; {self.task} gives an image the degradation of "
+                    "another: name the recipe that degrades targets"
                 )
         if {"representor", "extractor"} <= set(self.parents):
             raise ValueError(
                 "parents: found representor and extractor; a representor has an extractor: give one of them"
             )
+        if self.fix_representor and "representor" not in self.parents:
+            raise ValueError("fix_representor keeps the parent representor as it is, and there is none; name one")
         if self.perceptual == "extractor" and not {"representor", "extractor"} & set(self.parents):
             raise ValueError(
                 "perceptual is extractor, but no parent gives a frozen one: name representor or extractor, or set "
                 "perceptual: none"
+            )
+        if self.perceptual != "vgg" and "vgg" in self.parents:
+            raise ValueError(
+                f"parents: found vgg, but perceptual is {self.perceptual}; leave it out ({{vgg: null}}), or set "
+                "perceptual: vgg"
             )
         if self.perceptual == "vgg" and "vgg" not in self.parents:
             raise ValueError(

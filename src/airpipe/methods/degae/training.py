@@ -24,29 +24,39 @@ from airpipe.methods.baseline.training import BaselineTask
 from airpipe.methods.degae.decoder import BLOCKS
 from airpipe.methods.degae.discriminators import PatchGAN
 from airpipe.methods.degae.network import DegAE, DegAEFinetune
-from airpipe.methods.degae.representor import Extractor, Representor, ResidualBlock
+from airpipe.methods.degae.representor import SMALLEST, Extractor, Representor, ResidualBlock
 from airpipe.methods.degae.settings import (
     FinetuneSettings,
     PretrainSettings,
     RepresentorSettings,
     SuperResolutionSettings,
 )
+from airpipe.models.contract import Network
 from airpipe.registry import build_network
 from airpipe.settings.degrading import Draw, Recipe
 from airpipe.settings.stages import StageSettings
 from airpipe.training.adversarial import discriminator_losses, generator_loss
 from airpipe.training.losses import PIXEL_LOSSES, l1
-from airpipe.training.parents import fill_backbone, fill_part
+from airpipe.training.parents import Report, fill_part, vgg19
 from airpipe.training.task import Moment, Task, Turn, make_optimizer, psnr, seeded_network
+from airpipe.weights.published import fill
 
 
-def check_patches(settings: StageSettings, least: int, what: str) -> None:
-    """Refuse patches that a network will not take, before the first step and not where it is first called."""
-    for phase in settings.phases:
-        if phase.patch_size < least:
-            raise AirpipeError(
-                f"{settings.task}: patch_size is {phase.patch_size}, {what} needs {least} pixels. Use larger patches"
-            )
+def check_patches(settings: StageSettings, least: int, what: str, validated: bool = True) -> None:
+    """Refuse patches that a network will not take, before the first step and not where it is first called.
+
+    Args:
+        settings: settings of the stage.
+        least: shortest side in pixels that the network takes.
+        what: the network, for messages.
+        validated: whether it sees images of the validation, too.
+    """
+    sides = [("patch_size", phase.patch_size) for phase in settings.phases]
+    if validated and settings.validation.data:
+        sides.append(("validation.patch_size", settings.validation.patch_size))
+    for name, side in sides:
+        if side < least:
+            raise AirpipeError(f"{settings.task}: {name} is {side}, {what} needs {least} pixels. Use larger patches")
 
 
 def companion_of(batch: Batch, task: str) -> tuple[Tensor, Tensor]:
@@ -67,10 +77,11 @@ class RepresentorTask(Task):
     def __init__(self, settings: RepresentorSettings, parents: Mapping[str, nn.Module]) -> None:
         super().__init__(settings, parents)
         net = cast(Representor, seeded_network(settings.network, settings.seed))
+        check_patches(settings, SMALLEST, "the representor")
         sharpen(net)
         recipes = [part.operations for part in settings.data]
         columns = DrawnColumns(recipes)
-        self.operations = len(columns.operations)
+        self.operations, self.places = len(columns.operations), columns.operations.index
         self.ends = parameter_ends(recipes, columns.parameters)
         reader = nn.Linear(net.embedding_length, self.operations + len(columns.parameters))
         self.networks = {"net": net, "reader": reader}
@@ -79,9 +90,7 @@ class RepresentorTask(Task):
     def step(self, batch: Batch, at: Moment) -> dict[str, Tensor]:
         """Return `applied` (cross entropy), `parameters` (L1 on [0, 1], of those that were drawn) and `alike`."""
         other, _ = companion_of(batch, self.settings.task)
-        found = self.networks["net"](torch.cat([batch.degraded, other])).flatten(1)
-        # normalised, so that embeddings cannot become alike by becoming small
-        first, second = F.layer_norm(found, found.shape[1:], eps=1e-12).chunk(2)
+        first, second = normalised(self.networks["net"](torch.cat([batch.degraded, other]))).chunk(2)
         said = self.networks["reader"](torch.cat([first, second]))
         applied, values = said[:, : self.operations], said[:, self.operations :]
         wanted, known = targets(batch.drawn, self.ends.to(said.device))
@@ -95,8 +104,18 @@ class RepresentorTask(Task):
 
     def measure(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Return `told`: percent of the recipe's operations of which is told rightly whether they made the image."""
-        said = self.networks["reader"](network(batch.degraded).flatten(1))[:, : self.operations]
+        # the validation's recipes may number their operations otherwise
+        columns = [self.places(name) for name in batch.drawn.operations]
+        said = self.networks["reader"](normalised(network(batch.degraded)))[:, columns]
         return {"told": 100 * ((said > 0) == batch.drawn.applied).float().mean(1)}
+
+
+def normalised(embeddings: Tensor) -> Tensor:
+    """Return embeddings (B, E, 1, 1) as vectors (B, E) with mean 0 and variance 1.
+
+    So embeddings do not become alike by becoming small.
+    """
+    return F.layer_norm(embeddings.flatten(1), embeddings.shape[1:2], eps=1e-12)
 
 
 def sharpen(net: Representor, gain: float = 10.0) -> None:
@@ -127,24 +146,26 @@ def parameter_ends(recipes: Sequence[Recipe], parameters: Sequence[str]) -> Tens
         recipes: recipes of a training mix.
         parameters: names of the parameters, as `DrawnColumns` has them.
     """
-    draws: dict[str, list[tuple[float, float, float]]] = {name: [] for name in parameters}
+    draws: dict[str, list[Draw]] = {name: [] for name in parameters}
     for recipe in recipes:
         for operation, names in zip(recipe.operations, full_names(recipe), strict=True):
             for form in operation.possible:
                 for key, how in form.items():
-                    draws[names[key]].append(ends_of(how))
-    found = [(min(e[0] for e in ends), max(e[1] for e in ends), ends[0][2]) for ends in draws.values()]
+                    draws[names[key]].append(how)
+    found = []
+    for own in draws.values():
+        lows, highs = zip(*(ends_of(how) for how in own), strict=True)
+        low, high = min(lows), max(highs)
+        logs = low > 0 and any(how.log_uniform for how in own)
+        found.append((math.log(low), math.log(high), 1.0) if logs else (low, high, 0.0))
     return torch.tensor(found).view(-1, 3)
 
 
-def ends_of(how: Draw) -> tuple[float, float, float]:
-    """Return the ends of one draw, and 1 where they are logarithms; 0 and 1 of words."""
-    if how.log_uniform:
-        low, high = map(math.log, how.log_uniform)
-        return low, high, 1.0
+def ends_of(how: Draw) -> tuple[float, float]:
+    """Return the ends of one draw; 0 and 1 of words."""
     numbers = [value for value in (*(how.choice or ()), how.constant) if isinstance(value, int | float)]
-    low, high = how.uniform or how.integers or (min(numbers, default=0), max(numbers, default=1))
-    return float(low), float(high), 0.0
+    low, high = how.log_uniform or how.uniform or how.integers or (min(numbers, default=0), max(numbers, default=1))
+    return float(low), float(high)
 
 
 def targets(drawn: DrawnNumbers, ends: Tensor) -> tuple[Tensor, Tensor]:
@@ -173,7 +194,7 @@ class _AdversarialTask(Task):
         if self.adversarial:
             critic = build_network(settings.discriminator.name, **settings.discriminator.arguments)
             if isinstance(critic, PatchGAN):  # the other one takes one size, which the settings check
-                check_patches(settings, critic.smallest, "the PatchGAN discriminator")
+                check_patches(settings, critic.smallest, "the PatchGAN discriminator", validated=False)
             self.networks["discriminator"] = critic
             optimizers["discriminator"] = make_optimizer(critic.parameters(), settings.optimizers["discriminator"])
         self.optimizers = optimizers
@@ -199,7 +220,7 @@ class _AdversarialTask(Task):
     def discriminate(self, at: Moment) -> dict[str, Tensor]:
         """Return the discriminator's losses `real` and `fake`."""
         critic = self.networks["discriminator"]
-        # one pass each, as published: batch norm then sees images of one kind
+        # one pass for each kind, as published: batch norm then sees images of one kind
         real, fake = critic(at.handed["real"]), critic(at.handed["made"])
         of_real, of_fake = discriminator_losses(self.gan, real, fake)
         return {"real": of_real, "fake": of_fake}
@@ -225,10 +246,11 @@ class SuperResolutionTask(_AdversarialTask):
             fill_part(net, parents["init"], "init", self.parent_reports)
         self.own_losses = ("pixel",)
         if "vgg" in parents:
-            self.frozen["vgg"] = parents["vgg"]
+            self.frozen["vgg"] = vgg19(parents["vgg"], "leave vgg out of parents")
             self.own_losses = ("pixel", "perceptual")
         else:
             self.other_losses = ("perceptual",)
+            check_pixel_weight(settings)
         self.pixel_loss = PIXEL_LOSSES[settings.pixel_loss]
         self.oppose(settings, net, list(net.parameters()))
 
@@ -249,6 +271,16 @@ class SuperResolutionTask(_AdversarialTask):
         return {"psnr": psnr(network(reduced(clean)), clean)}
 
 
+def check_pixel_weight(settings: SuperResolutionSettings) -> None:
+    """Refuse a pixel loss that is small beside a perceptual one which is not there."""
+    weight = settings.loss_weights.get("pixel", 1.0)
+    if settings.adversarial and weight < 1:
+        raise AirpipeError(
+            f"{settings.task}: loss_weights has {weight} for pixel, but no VGG19 gives a perceptual loss beside it. "
+            "Import torchvision's vgg19-dcbb9e9d.pth, or set loss_weights: {pixel: 1.0}"
+        )
+
+
 def reduced(images: Tensor) -> Tensor:
     """Reduce images (B, C, H, W) fourfold with an antialiased bicubic filter, rounded to 8 bit."""
     small = F.interpolate(images, scale_factor=0.25, mode="bicubic", antialias=True)
@@ -264,20 +296,19 @@ class PretrainTask(_AdversarialTask):
     def __init__(self, settings: PretrainSettings, parents: Mapping[str, nn.Module]) -> None:
         super().__init__(settings, parents)
         net = cast(DegAE, seeded_network(settings.network, settings.seed))
-        if "representor" in parents:
-            fill_part(net.representor, parents["representor"], "representor", self.parent_reports)
-        elif "extractor" in parents:
-            report = fill_backbone(net.representor.extractor, extractor_of(parents["extractor"]), "extractor")
-            self.parent_reports["extractor"] = report
+        for role, part in (("representor", net.representor), ("extractor", net.representor.extractor)):
+            if role in parents:
+                self.parent_reports[role] = fill_published(part, found_in(parents[role], role), role)
         check_patches(settings, net.least_reference, "the representor")
         own = list(net.parameters())
         if {"representor", "extractor"} & set(parents):
-            net.representor.extractor.requires_grad_(False)
+            resting = net.representor if settings.fix_representor else net.representor.extractor
+            resting.requires_grad_(False)
             own = [parameter for parameter in net.parameters() if parameter.requires_grad]
-        self.own_losses = ("pixel", "embedding")
+        self.own_losses = ("pixel",) if settings.fix_representor else ("pixel", "embedding")
         self.perceptual = settings.perceptual
         if settings.perceptual == "vgg" and "vgg" in parents:
-            self.frozen["features"] = parents["vgg"]
+            self.frozen["features"] = vgg19(parents["vgg"], "choose perceptual: none")
         elif settings.perceptual == "extractor":
             self.frozen["features"] = TrunkFeatures(net.representor.extractor)
             self.notes = ("perceptual loss in features of its extractor (perceptual: extractor; published: VGG19)",)
@@ -285,8 +316,7 @@ class PretrainTask(_AdversarialTask):
             self.notes = ("no perceptual loss (perceptual: none; published: VGG19)",)
         if "features" in self.frozen:
             self.own_losses = (*self.own_losses, "perceptual")
-        else:
-            self.other_losses = ("perceptual",)
+        self.other_losses = tuple({"embedding", "perceptual"} - set(self.own_losses))
         self.pixel_loss = PIXEL_LOSSES[settings.pixel_loss]
         self.real_side = settings.gan_real
         self.oppose(settings, net, own)
@@ -294,19 +324,18 @@ class PretrainTask(_AdversarialTask):
     def step(self, batch: Batch, at: Moment) -> dict[str, Tensor]:
         """Return `pixel`, `embedding`, `perceptual` and `adversarial`, or `real` and `fake`.
 
-        Sums over both images of a sample become means, so that they do not depend on the number of images.
+        All but `embedding` are sums over both images of a sample, as published, and means over samples.
         """
         if at.turn == "discriminate":
-            return self.discriminate(at)
+            return {name: 2 * loss for name, loss in self.discriminate(at).items()}
         other, other_target = companion_of(batch, self.settings.task)
         images, wanted = torch.cat([batch.degraded, other]), torch.cat([batch.clean, other_target])
         noise = drawn_noise(self.settings.seed, batch.slot, images)
         # both images take on the degradation of the second target; the first target is embedded beside it
         made, of_second, of_first = self.networks["net"](images, other_target, noise=noise, twin=batch.clean)
-        losses = {
-            "pixel": 2 * self.pixel_loss(made, wanted),
-            "embedding": F.mse_loss(of_first, of_second),
-        }
+        losses = {"pixel": 2 * self.pixel_loss(made, wanted)}
+        if "embedding" in self.own_losses:
+            losses["embedding"] = F.mse_loss(of_first, of_second)
         if "features" in self.frozen:
             losses["perceptual"] = 2 * perceptual_loss(self.frozen["features"], made, wanted)
         real = wanted if self.real_side == "target" else images
@@ -318,10 +347,20 @@ class PretrainTask(_AdversarialTask):
         return {"psnr": psnr(network(batch.degraded, reference, noise="zero"), batch.clean)}
 
 
-def extractor_of(parent: nn.Module) -> nn.Module:
-    """Return the extractor of a parent: of a representor or a whole DegAE, or the parent itself."""
-    found = getattr(getattr(parent, "representor", parent), "extractor", parent)
-    return cast(nn.Module, found)
+def found_in(parent: nn.Module, role: str) -> Network:
+    """Return the representor, or the extractor, of a whole DegAE or a representor; or the parent itself."""
+    found = getattr(parent, "representor", parent)
+    return cast(Network, getattr(found, "extractor", found) if role == "extractor" else found)
+
+
+def fill_published(part: Network, source: Network, role: str) -> Report:
+    """Fill a part by published names, so that layers behind an extractor's features, which files have, are left out.
+
+    Raises:
+        AirpipeError: other entries are missing, left over, or have another shape.
+    """
+    found = fill(part, source.published_state(), f"parent {role}")
+    return {"matched": list(found.matched.values()), "missing": [], "unexpected": list(found.dropped)}
 
 
 class TrunkFeatures(nn.Module):

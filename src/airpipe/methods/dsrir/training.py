@@ -21,7 +21,7 @@ from airpipe.methods.dsrir.losses import (
 from airpipe.methods.dsrir.network import DSRIR
 from airpipe.methods.dsrir.settings import DsrirSettings
 from airpipe.models.contract import feature_channels
-from airpipe.models.vgg import VGG19Features
+from airpipe.training.parents import vgg19
 from airpipe.training.task import Moment, Task, make_optimizer, seeded_network
 
 
@@ -68,18 +68,13 @@ def features_asked(role: str, network: nn.Module) -> dict[str, Any]:
     Raises:
         AirpipeError: the parent is no VGG19, or a network without maps or with too many.
     """
-    kind = type(network).__name__
     if role == "vgg":
-        if not isinstance(network, VGG19Features):
-            raise AirpipeError(
-                f"parent vgg is a {kind}; contrast: vgg compares features of VGG19. Import torchvision's "
-                "vgg19-dcbb9e9d.pth, or choose contrast: encoder"
-            )
+        vgg19(network, "choose contrast: encoder")
         return {"layers": VGG_LAYERS, "normalise": False}  # without ImageNet's mean and deviation, as published
     maps = len(feature_channels(network))
     if not 1 <= maps <= len(CONTRAST_WEIGHTS):
         raise AirpipeError(
-            f"parent encoder is a {kind} with {maps} feature maps; contrast: encoder compares 1 to "
+            f"parent encoder is a {type(network).__name__} with {maps} feature maps; contrast: encoder compares 1 to "
             f"{len(CONTRAST_WEIGHTS)} maps. Name a stage of a backbone, such as a baseline"
         )
     return {"features": True}

@@ -245,5 +245,6 @@ def _retrieval_notes(searched: Sequence[Result]) -> list[str]:
         f"Embeddings: percent of {first['queries']} crops whose nearest one (cosine) shows another photograph that is "
         f"degraded by the same operations; {first['settings']['draws']} draws of recipe {first['settings']['recipe']} "
         f"on {first['images']} photographs. The same photograph with other operations is among those searched, but for "
-        "`other photographs`, which alone are searched there. chance: a random order."
+        "`other photographs`, which alone are searched there; each set of operations counts alike there. chance: a "
+        "random order."
     ]
