@@ -162,13 +162,13 @@ def _unpack_tar(archive: Path, folder: Path, limits: Limits, kind: str) -> int:
     total = None
     if kind == "tar":
         listing = Listing(archive, limits)
-        with _open_tar(archive, kind, limits) as (tar, source):
+        with open_tar(archive, kind, limits) as (tar, source):
             for member in _tar_members(tar, source, listing):
                 listing.accept(member.name, member.size, member.isdir())
         total = listing.size
         enough_space(folder / archive.name, total)
     listing = Listing(archive, limits)
-    with _open_tar(archive, kind, limits) as (tar, source), Meter(f"unpacking {archive.name}", total) as meter:
+    with open_tar(archive, kind, limits) as (tar, source), Meter(f"unpacking {archive.name}", total) as meter:
         writer = Writer(listing, folder, meter)
         for member in _tar_members(tar, source, listing):
             path = listing.accept(member.name, member.size, member.isdir())
@@ -200,7 +200,17 @@ class _Source:
 
 
 @contextmanager
-def _open_tar(archive: Path, kind: str, limits: Limits) -> Iterator[tuple[tarfile.TarFile, _Source]]:
+def open_tar(archive: Path, kind: str, limits: Limits) -> Iterator[tuple[tarfile.TarFile, _Source]]:
+    """Open a tar file of a stranger: no header fills the memory, no member ends beyond all bounds.
+
+    Args:
+        archive: the file.
+        kind: tar, tar.gz, tar.bz2 or tar.xz, as `archive_kind` tells it.
+        limits: bounds of what it may unpack to.
+
+    Returns:
+        The open tar file and its decompressed bytes; reading either may raise any of `DAMAGED`.
+    """
     openers = {"tar": Path.open, "tar.gz": gzip.open, "tar.bz2": bz2.open, "tar.xz": lzma.open}
     with openers[kind](archive, "rb") as stream:  # type: ignore[operator]
         source = _Source(stream, 2 * limits.bytes_for(archive))  # headers and padding come on top of the files
