@@ -7,7 +7,7 @@ classic5). All sample pictures and the bad ones are scored on one core and chose
 - of each filter, recall: the share of its own kind of bad pictures that it removes; precision: the share of what it
   removes, of good and bad pictures, that is bad of any kind; and how many good pictures it removes;
 - how many test images are caught, made ones and those in the samples' own folders;
-- pictures per second and core, also of DIV2K's as JPEG of quality 92, and what 100 million of these would take;
+- pictures per second of processor time; those of DIV2K as JPEG of quality 92, and what 100 million of these would take;
 - peak memory of a process that scores 1,000 and one that scores 10,000 pictures, and of choosing among them;
 - the same bytes after three kills, and with another number of shards.
 
@@ -87,16 +87,17 @@ class Run:
         return words + [word for name, place in self.roots.items() for word in ("--root", f"{name}={place}")]
 
     def score(self, shards: int = 1) -> tuple[list[Path], float, float]:
-        """Score all shards in turn; return the tables, seconds, and peak memory in MB."""
-        files, began, peak = [], time.monotonic(), 0.0
+        """Score all shards in turn; return the tables, seconds of processor time, and peak memory in MB."""
+        files, seconds, peak = [], 0.0, 0.0
         for name in numbered(shards):
             files.append(self.folder / "scores" / f"{name}.csv")
-            peak = max(peak, run_measured(self.command(name, files[-1])))
-        return files, time.monotonic() - began, peak
+            memory, own = run_measured(self.command(name, files[-1]))
+            peak, seconds = max(peak, memory), seconds + own
+        return files, seconds, peak
 
 
-def run_measured(words: list[str], kill_after: float | None = None) -> float:
-    """Run a process, or kill it after some seconds; return its peak memory in MB."""
+def run_measured(words: list[str], kill_after: float | None = None) -> tuple[float, float]:
+    """Run a process, or kill it after some seconds; return its peak memory in MB and its processor time in seconds."""
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
     if kill_after is not None:
         time.sleep(kill_after)
@@ -105,7 +106,7 @@ def run_measured(words: list[str], kill_after: float | None = None) -> float:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode and kill_after is None:
         raise AirpipeError(f"{words[1]} failed with status {process.returncode}")
-    return used.ru_maxrss / 1024
+    return used.ru_maxrss / 1024, used.ru_utime + used.ru_stime
 
 
 def fingerprints(folder: Path, output: Path) -> None:
@@ -200,25 +201,25 @@ def as_jpeg(files: Sequence[Path], folder: Path) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def print_scale(per_second: float) -> None:
-    """Print what 100 million pictures would take."""
+def print_scale(per_second: float, row: float, file: float) -> None:
+    """Print what 100 million pictures would take, with the bytes of a row of scores and of a file."""
     pictures = MILLIONS * 1_000_000
     hours = pictures / per_second / 3600
     patches = PATCHES * 3 * 512 * 512 / 1e12
     print(
         f"{MILLIONS} million such pictures on a Slurm array: {SHARDS} jobs of "
-        f"{hours / SHARDS:.1f} h on one core each ({hours:,.0f} core hours); scores {pictures * 300 / 1e9:.0f} GB, "
-        f"{PATCHES / 1e6:.0f} million patches of 512x512 in packs {patches:.1f} TB"
+        f"{hours / SHARDS:.1f} h on one core each ({hours:,.0f} core hours); scores {pictures * row / 1e9:.0f} GB, "
+        f"{PATCHES / 1e6:.0f} million patches of 512x512 in packs {patches:.1f} TB, files of "
+        f"{file / 1e6:.2f} MB, where fetched, {pictures * file / 1e12:.0f} TB"
     )
 
 
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--root", type=Path, default=os.environ.get("AIRPIPE_SAMPLE_ROOT"), help="folder of the samples"
-    )
-    parser.add_argument("--quick", action="store_true", help="precision and recall only")
+    samples = os.environ.get("AIRPIPE_SAMPLE_ROOT")
+    parser.add_argument("--root", type=Path, default=samples, help="folder of the samples")
+    parser.add_argument("--quick", action="store_true", help="no kills, no 10,000 pictures")
     given = parser.parse_args()
     if not given.root or not (given.root / GOOD).is_dir():
         raise AirpipeError(f"{given.root}: holds no {GOOD}. Give --root FOLDER, or set AIRPIPE_SAMPLE_ROOT")
@@ -237,9 +238,21 @@ def main() -> int:
         missed = print_filters(files, run.folder, truth)
         print(f"test images that were missed: {missed}")
         speed = run.entries / seconds
-        print(f"{speed:.1f} pictures a second on one core ({run.entries} in {seconds:.0f} s, {peak:.0f} MB)")
+        print(f"{speed:.1f} pictures a second of processor time ({run.entries} in {seconds:.0f} s, {peak:.0f} MB)")
+        measure_speed(given.root, folder, tests)
         failed = not given.quick and measure_rest(given.root, folder, run, files, seconds)
         return int(failed or missed > 0)
+
+
+def measure_speed(root: Path, folder: Path, tests: Sequence[Path]) -> None:
+    """Print how fast pictures as on the web are scored, and what many of them would take."""
+    large = as_jpeg(sorted((root / LARGE).iterdir()), folder / "jpeg")
+    repeated(large, folder / "large", FEW // 10)
+    own = Run(folder / "memory_large", {"links": ("images", str(folder / "large"))}, tests)
+    tables, took, peak = own.score()
+    print(f"{len(large)} pictures of {LARGE}, {FEW // 10} in all: {FEW / 10 / took:.2f} a second, {peak:.0f} MB")
+    row = tables[0].stat().st_size * 10 / FEW
+    print_scale(FEW / 10 / took, row, sum(file.stat().st_size for file in large) / len(large))
 
 
 def measure_rest(root: Path, folder: Path, run: Run, files: Sequence[Path], seconds: float) -> bool:
@@ -254,24 +267,12 @@ def measure_rest(root: Path, folder: Path, run: Run, files: Sequence[Path], seco
         settings = folder / "choose.yaml"
         settings.write_text(yaml.safe_dump(CHOOSING.model_dump(mode="json", exclude_none=True)))
         words = [sys.executable, str(SCRIPTS / "choose_pictures.py"), str(tables[0].parent), "--shards", "1"]
-        words += [
-            "--settings",
-            str(settings),
-            "--patch",
-            str(SCORING.patch),
-            "--output",
-            str(own.folder / "chosen.csv"),
-        ]
-        peaks[count] = peak, run_measured(words)
+        words += ["--settings", str(settings), "--patch", str(SCORING.patch)]
+        words += ["--output", str(own.folder / "chosen.csv")]
+        peaks[count] = peak, run_measured(words)[0]
         print(f"{count} pictures: scoring {peak:.0f} MB in {took:.0f} s, choosing {peaks[count][1]:.0f} MB")
     grown = max(many / few for few, many in zip(peaks[FEW], peaks[MANY], strict=True))
     print(f"memory grows by {grown - 1:.1%} from {FEW} to {MANY} pictures")
-    large = as_jpeg(sorted((root / LARGE).iterdir()), folder / "jpeg")
-    repeated(large, folder / "large", FEW // 10)
-    own = Run(folder / "memory_large", {"links": ("images", str(folder / "large"))}, run.tests)
-    _, took, peak = own.score()
-    print(f"{len(large)} pictures of {LARGE}, {FEW // 10} times: {FEW / 10 / took:.2f} a second, {peak:.0f} MB")
-    print_scale(FEW / 10 / took)
     return not same or grown > 1.1
 
 

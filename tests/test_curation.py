@@ -210,6 +210,17 @@ def test_addresses_are_fetched_once_and_pages_dead_links_and_forbidden_ones_reco
         assert [path for _, path, _ in web.log].count("/good.png") == 1
 
 
+@pytest.mark.parametrize("length", [True, False])
+def test_what_is_too_large_for_a_picture_is_not_kept(tmp_path, monkeypatch, length):
+    monkeypatch.setattr(polite, "LARGEST", 1000)
+    with Web() as web:
+        web.pages = {"/1.png": Page(b"\x89PNG" + bytes(1000), length=length)}
+        (tmp_path / "addresses.txt").write_text(web.url("/1.png"))
+        [row] = read_scores(score(tmp_path, {"web": ("urls", str(tmp_path / "addresses.txt"))}))
+    assert "has more than 1000 bytes" in row["problem"]
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.stat().st_size > 900]
+
+
 def test_a_host_is_asked_no_faster_than_it_and_we_want(tmp_path, monkeypatch):
     waited = []
     monkeypatch.setattr(polite.time, "sleep", waited.append)

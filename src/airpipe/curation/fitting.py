@@ -88,7 +88,8 @@ def fit(files: Sequence[Path], source: str) -> dict[str, Any]:
 
 
 def _ssim(clean: Floats, bad: Floats) -> float:
-    return float(structural_similarity(clean, bad, data_range=255, gaussian_weights=True, sigma=1.5))
+    compare: Any = structural_similarity  # scikit-image says no types
+    return float(compare(clean, bad, data_range=255, gaussian_weights=True, sigma=1.5))
 
 
 def _ridge(points: Values, wanted: Values) -> tuple[Values, float]:

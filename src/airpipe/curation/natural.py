@@ -98,7 +98,7 @@ def naturalness(luminance: Floats) -> Naturalness | None:
     if not rows or not columns:
         return None
     fine = np.ascontiguousarray(luminance[: rows * BLOCK, : columns * BLOCK])
-    coarse = cv2.resize(fine, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    coarse = np.asarray(cv2.resize(fine, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA), np.float32)
     moments, contrasts = zip(*(_moments(one, (columns, rows)) for one in (fine, coarse)), strict=True)
     blocks = np.concatenate([fitted(one) for one in moments], axis=1)
     whole = np.concatenate([fitted(one.mean(axis=0, keepdims=True)) for one in moments], axis=1)[0]

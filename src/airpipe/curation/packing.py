@@ -169,7 +169,7 @@ def join_parts(parts: Sequence[Path], output: Path, packs: Path) -> int:
     try:
         known = [json.loads(part.read_text(encoding="utf-8")) for part in parts]
         index = hashlib.sha256("\n".join(part["index_sha256"] for part in known).encode()).hexdigest()
-        count, size = sum(part["patches"] for part in known), sum(part.get("bytes", 0) for part in known)
+        count, size = (sum(int(part.get(what, 0)) for part in known) for what in ("patches", "bytes"))
         with atomic_path(output) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
             writer = csv.writer(stream)
             writer.writerow(COLUMNS)

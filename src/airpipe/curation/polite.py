@@ -19,6 +19,8 @@ PATIENCE = Patience(tries=2, timeout=(10.0, 30.0))
 """Many addresses of a large list are dead: one is given up earlier than a data set."""
 LONGEST_DELAY = 60.0
 """Longest time in seconds between two requests that a robots.txt may ask for."""
+LARGEST = 200_000_000
+"""Bytes of the largest picture that is fetched."""
 HOSTS = 1024
 """Number of hosts whose rules are remembered."""
 IN_A_ROW = 100
@@ -88,7 +90,7 @@ class Fetcher:
             raise SourceFailed(f"{address}: the host's robots.txt does not let us fetch it")
         time.sleep(max(0.0, host.next - time.monotonic()))
         try:
-            transfer = Transfer(address, target, address, patience=PATIENCE, session=self.session)
+            transfer = Transfer(address, target, address, patience=PATIENCE, session=self.session, largest=LARGEST)
             transfer.run()
             transfer.finish()
         finally:

@@ -4,9 +4,11 @@ import csv
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from airpipe.errors import AirpipeError
 from airpipe.images import read_rgb8
@@ -56,7 +58,7 @@ def make_bad_pictures(good: Sequence[Path], tests: Sequence[Path], folder: Path,
                 generator = np.random.default_rng([seed, number])
                 # every test image in turn, so that none is left out
                 turn = number // len(KINDS) % len(tests)
-                original = tests[turn] if kind == "test" else good[generator.integers(len(good))]
+                original = tests[turn] if kind == "test" else good[int(generator.integers(len(good)))]
                 made = _make(kind, original, partial / f"{kind}_{number:05d}", generator)
                 writer.writerow((made.name, kind, original.name))
         partial.replace(folder)
@@ -108,7 +110,7 @@ def _again(pixels: Rgb8, generator: np.random.Generator) -> Rgb8:
     return pixels[rows:-rows, columns:-columns]
 
 
-def _save(stem: Path, suffix: str, pixels: Rgb8, quality: int = 95) -> Path:
+def _save(stem: Path, suffix: str, pixels: npt.NDArray[Any], quality: int = 95) -> Path:
     path = stem.with_suffix(suffix)
     options = [cv2.IMWRITE_JPEG_QUALITY, quality] if suffix == ".jpg" else []
     done, code = cv2.imencode(suffix, np.ascontiguousarray(pixels[..., ::-1]), options)

@@ -92,10 +92,11 @@ class Choosing(Settings):
             "grey": Bound(most=0),  # ours
             "alpha": Bound(most=0),  # ours
             "brightness": Bound(least=0.1),  # ours; the paper's figure rejects pictures that are nearly black
-            "blur": Bound(most=0.55),  # ours
-            "flatness": Bound(most=0.5),  # ours; the figure rejects icons, drawings and text
-            "niqe": Bound(most=5.0),  # ours: the paper does not say it
-            "brisque": Bound(most=35.0),  # ours: likewise
+            # ours, between good pictures and bad ones of half of BSD400; the paper's for NIQE and BRISQUE are unknown
+            "blur": Bound(most=0.55),
+            "flatness": Bound(most=0.65),  # the figure rejects icons, drawings and text
+            "niqe": Bound(most=9.0),
+            "brisque": Bound(most=20.0),
         },
         description="Range of each score; a picture that lacks the score (too small or too flat for it) fails.",
     )
