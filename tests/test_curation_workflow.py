@@ -1,6 +1,7 @@
 """Curation in the workflow: a list to train on, made once; thresholds are cheap; 100 million pictures are planned."""
 
 import json
+import re
 
 import cv2
 import numpy as np
@@ -76,6 +77,15 @@ def test_the_shipped_configuration_curates_nothing_and_the_overlay_does(monkeypa
     monkeypatch.setenv("AIRPIPE_PICTURES", "/pictures")
     assert found.picture_sources("curated") == {"pictures": ("images", "/pictures")}
     assert found.curation("curated").choose.bounds["side"].least == 1024
+
+
+def test_the_documented_overlays_curate_and_pretrain():
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/curation.md").read_text(), re.DOTALL)
+    sources, pretraining = (yaml.safe_load(next(b for b in blocks if b.startswith(key))) for key in ("data", "methods"))
+    found = plan(sources, pretraining, {"scale": "small", "models": ["dynet/cells"]})
+    assert found.mix("dynet/cells/seed0/pretrain") == ["curated.train"]
+    assert [kind for kind, _ in found.picture_sources("curated").values()] == ["images", "tars", "urls"]
+    assert found.curation("curated").shards == found.curation("curated").parts == 1000
 
 
 @pytest.fixture(scope="module")

@@ -80,7 +80,7 @@ def resolved(bounds: Mapping[str, Bound], rows: Rows) -> list[Limits]:
 
 
 def exact_quantiles(wanted: Mapping[tuple[str, str], float], rows: Rows) -> dict[tuple[str, str], float]:
-    """Find quantiles of scores in memory that does not grow: the value at rank floor(q (n - 1)), in float32.
+    """Find quantiles of scores in memory that does not grow: the value at rank floor(q (n - 1)).
 
     Bits of a float32 are counted by their upper half in a first pass, by their lower half in a second.
 
@@ -127,7 +127,8 @@ def _codes(names: Sequence[str], rows: Rows) -> Iterator[tuple[str, int]]:
 
 def _float(code: int) -> float:
     bits = code ^ (0x80000000 if code >> 31 else 0xFFFFFFFF)
-    return float(np.uint32(bits).view(np.float32))
+    # scores are written with six digits, fewer than float32 has: the very number comes back
+    return float(f"{np.uint32(bits).view(np.float32):.6g}")
 
 
 @dataclass

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import io
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -119,7 +120,8 @@ class Scorer:
             correlation = f"{leak.correlation:.4f}"
             row |= {"leak": leak.test, "leak_relation": leak.relation, "leak_correlation": correlation}
         row |= {"phash": f"{phash:016x}", "patches": " ".join(f"{share:.3g}" for share in measured.patches)}
-        return row | {name: f"{value:.6g}" for name, value in measured.scores.items() if value is not None}
+        known = {name: value for name, value in measured.scores.items() if value is not None and math.isfinite(value)}
+        return row | {name: f"{value:.6g}" for name, value in known.items()}
 
 
 def _line(values: Sequence[Any]) -> bytes:
