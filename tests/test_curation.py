@@ -153,8 +153,9 @@ def test_members_of_tar_files_are_scored_and_broken_ones_recorded(tmp_path):
     third = whole.index(b"chelsea.png")
     (tmp_path / "in" / "b.tar").write_bytes(whole[: third + 600])
     (tmp_path / "in" / "c.tar").write_text("<html>no tar file</html>")
+    (tmp_path / "in" / "d.tar").write_bytes(whole[:third])  # between two members
     rows = list(read_scores(score(tmp_path, {"in": ("tars", str(tmp_path / "in"))})))
-    by_tar = {name: [row for row in rows if row["path"] == name] for name in ("a.tar", "b.tar", "c.tar")}
+    by_tar = {name: [row for row in rows if row["path"] == name] for name in ("a.tar", "b.tar", "c.tar", "d.tar")}
     first = {row["name"]: row["problem"] for row in by_tar["a.tar"]}
     assert [name for name, problem in first.items() if not problem] == list(images)
     assert first["broken.jpg"].startswith("in/a.tar/broken.jpg: ")
@@ -165,6 +166,8 @@ def test_members_of_tar_files_are_scored_and_broken_ones_recorded(tmp_path):
     assert [row["problem"] for row in by_tar["c.tar"]] == [
         "the rest of the tar file cannot be read (not a tar file, but something else)"
     ]
+    assert [row["name"] for row in by_tar["d.tar"]] == [*list(images)[:2], ""]
+    assert by_tar["d.tar"][-1]["problem"] == "the rest of the tar file cannot be read (the end mark is missing)"
     assert [row["member"] for row in by_tar["a.tar"]] == [str(number) for number in range(8)]
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from airpipe.curation.listing import Line, has_controls, parse_sources
 from airpipe.curation.polite import Fetcher
 from airpipe.data.archive_rules import CHUNK, Limits
-from airpipe.data.archives import DAMAGED, archive_kind, open_tar
+from airpipe.data.archives import DAMAGED, archive_kind, open_tar, tar_members
 from airpipe.data.files import is_image
 from airpipe.data.streams import write_all
 from airpipe.data.transfer import SourceFailed
@@ -125,9 +125,8 @@ class Opener:
             kind = archive_kind(archive)
             if kind not in ("tar", "tar.gz"):
                 raise tarfile.ReadError(f"not a tar file, but {kind or 'something else'}")
-            with open_tar(archive, kind, Limits()) as (tar, _):
-                while (member := tar.next()) is not None:
-                    tar.members = []  # type: ignore[attr-defined]  # they would fill the memory
+            with open_tar(archive, kind, Limits()) as (tar, source):
+                for member in tar_members(tar, source):
                     if not is_image(member.name):
                         continue
                     number += 1
