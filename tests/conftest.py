@@ -15,6 +15,7 @@ hypothesis.settings.load_profile("airpipe")
 LONGEST = (
     *("test_slurm", "test_dvc", "test_training", "test_samples", "test_data_workflow", "test_contributing"),
     *("test_vrdir_workflow", "test_reruns", "test_promptir", "test_restormer", "test_import", "test_stages"),
+    "test_curation_workflow",
 )
 """Files of twenty seconds or more, longest first (2026-11-27, wall time in one run of `make test`)."""
 

@@ -226,7 +226,7 @@ def glance(path: Path) -> tuple[int, int, bool]:
     try:
         with path.open("rb") as stream, Image.open(stream, formats=FORMATS) as image:
             return image.height, image.width, image.mode in ("1", "L", "LA", "I;16", "I;16B")
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
+    except (*DECODER_ERRORS, Image.DecompressionBombError) as error:
         raise AirpipeError(f"{path}: cannot be read ({error}). {CHECK_AGAIN}") from None
 
 

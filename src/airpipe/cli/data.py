@@ -186,7 +186,8 @@ def _fetch(arguments: argparse.Namespace) -> int:
     if entry.packages:
         raise AirpipeError(f"data set {name} ships inside installed packages; there is nothing to fetch")
     if entry.made:
-        raise AirpipeError(f"data set {name} is made, not fetched: snakemake -f {GENERATED}/{name}.json")
+        command = "curate" if entry.curated else f"-f {GENERATED}/{name}.json"
+        raise AirpipeError(f"data set {name} is made, not fetched: snakemake {command}")
     if entry.root:
         raise AirpipeError(f"data set {name} has root {entry.root}. Remove it to have the data set fetched")
     places = Places(DATASETS / name, DOWNLOADS / name, LOCK)

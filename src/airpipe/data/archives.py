@@ -162,16 +162,16 @@ def _unpack_tar(archive: Path, folder: Path, limits: Limits, kind: str) -> int:
     total = None
     if kind == "tar":
         listing = Listing(archive, limits)
-        with _open_tar(archive, kind, limits) as (tar, source):
-            for member in _tar_members(tar, source, listing):
-                listing.accept(member.name, member.size, member.isdir())
+        with open_tar(archive, kind, limits) as (tar, source):
+            for member in tar_members(tar, source):
+                _accept(member, listing)
         total = listing.size
         enough_space(folder / archive.name, total)
     listing = Listing(archive, limits)
-    with _open_tar(archive, kind, limits) as (tar, source), Meter(f"unpacking {archive.name}", total) as meter:
+    with open_tar(archive, kind, limits) as (tar, source), Meter(f"unpacking {archive.name}", total) as meter:
         writer = Writer(listing, folder, meter)
-        for member in _tar_members(tar, source, listing):
-            path = listing.accept(member.name, member.size, member.isdir())
+        for member in tar_members(tar, source):
+            path = _accept(member, listing)
             if member.isdir():
                 (folder / path).mkdir(parents=True, exist_ok=True)
             else:
@@ -200,7 +200,17 @@ class _Source:
 
 
 @contextmanager
-def _open_tar(archive: Path, kind: str, limits: Limits) -> Iterator[tuple[tarfile.TarFile, _Source]]:
+def open_tar(archive: Path, kind: str, limits: Limits) -> Iterator[tuple[tarfile.TarFile, _Source]]:
+    """Open a tar file of a stranger: no header fills the memory, no member ends beyond all bounds.
+
+    Args:
+        archive: the file.
+        kind: tar, tar.gz, tar.bz2 or tar.xz, as `archive_kind` tells it.
+        limits: bounds of what it may unpack to.
+
+    Returns:
+        The open tar file and its decompressed bytes; reading either may raise any of `DAMAGED`.
+    """
     openers = {"tar": Path.open, "tar.gz": gzip.open, "tar.bz2": bz2.open, "tar.xz": lzma.open}
     with openers[kind](archive, "rb") as stream:  # type: ignore[operator]
         source = _Source(stream, 2 * limits.bytes_for(archive))  # headers and padding come on top of the files
@@ -208,16 +218,24 @@ def _open_tar(archive: Path, kind: str, limits: Limits) -> Iterator[tuple[tarfil
             yield tar, source
 
 
-def _tar_members(tar: tarfile.TarFile, source: _Source, listing: Listing) -> Iterator[tarfile.TarInfo]:
-    """Files and folders, to the end mark and the end of the compressed stream."""
+def _accept(member: tarfile.TarInfo, listing: Listing) -> PurePosixPath:
+    if not (member.isreg() or member.isdir()) or member.issparse():
+        raise listing.refused(member.name, "it is a link or a special file")
+    return listing.accept(member.name, member.size, member.isdir())
+
+
+def tar_members(tar: tarfile.TarFile, source: _Source) -> Iterator[tarfile.TarInfo]:
+    """Yield the members of what `open_tar` opened, to the end mark and the end of the compressed stream.
+
+    Raises:
+        tarfile.ReadError: headers run in a circle, or the end mark is missing; others of `DAMAGED` for damaged bytes.
+    """
     before = -1
     while (member := tar.next()) is not None:
         tar.members = []  # type: ignore[attr-defined]  # they would fill the memory
         if member.offset <= before or member.size < 0:
             raise tarfile.ReadError("its headers run in a circle")
         before = member.offset
-        if not (member.isreg() or member.isdir()) or member.issparse():
-            raise listing.refused(member.name, "it is a link or a special file")
         yield member
     source.seek(tar.offset)
     block = source.read(BLOCK)

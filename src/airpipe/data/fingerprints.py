@@ -70,9 +70,15 @@ def fingerprint(path: Path) -> Fingerprint:
     """
     pixels = read_rgb8(path)
     height, width = pixels.shape[:2]
+    return Fingerprint(sha256_file(path), pixels_sha256(pixels), perceptual_hash(pixels), width, height)
+
+
+def pixels_sha256(pixels: npt.NDArray[np.uint8]) -> str:
+    """Hash size and pixels of a picture (H, W, 3), uint8 RGB, to 64 hexadecimal digits."""
+    height, width = pixels.shape[:2]
     digest = hashlib.sha256(f"{width}x{height}:".encode())
     digest.update(pixels.tobytes())
-    return Fingerprint(sha256_file(path), digest.hexdigest(), perceptual_hash(pixels), width, height)
+    return digest.hexdigest()
 
 
 def perceptual_hash(pixels: npt.NDArray[np.uint8]) -> int:

@@ -14,7 +14,9 @@ Nothing of it is read into memory: all loader processes share the pages that the
 
 import json
 import zlib
+from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +184,59 @@ class Pack:
         )
 
 
-def usable_packs(lists: Sequence[Path], facts: Sequence[Path]) -> dict[str, Pack]:
+class JoinedPacks:
+    """Several packs as one source of pairs, one behind the other.
+
+    Args:
+        packs: the packs, in order.
+    """
+
+    def __init__(self, packs: Sequence[Pack]) -> None:
+        self.packs = list(packs)
+        self._ends = list(accumulate(map(len, self.packs)))
+
+    @classmethod
+    def open(cls, folders: Sequence[Path]) -> "JoinedPacks":
+        """Open packs, and compare some images of a few evenly spaced ones with their checksums.
+
+        Raises:
+            AirpipeError: a pack is missing, truncated, foreign or damaged.
+        """
+        last = len(folders) - 1
+        compared = {i * last // max(SAMPLED - 1, 1) for i in range(SAMPLED)}
+        return cls([Pack.open(path) if i in compared else Pack(path) for i, path in enumerate(folders)])
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def layers(self, index: int) -> list[npt.NDArray[Any]]:
+        """Return the layers of a pair, see `Pack.layers`."""
+        pack, own = self._at(index)
+        return pack.layers(own)
+
+    def paired(self, index: int) -> bool:
+        """Tell whether a pair has a degraded image."""
+        pack, own = self._at(index)
+        return pack.paired(own)
+
+    def name(self, index: int) -> str:
+        """Name of the image, unique in the list."""
+        pack, own = self._at(index)
+        return pack.name(own)
+
+    def level(self, index: int) -> str:
+        """Level of the degradation, as the list says it."""
+        pack, own = self._at(index)
+        return pack.level(own)
+
+    def _at(self, index: int) -> tuple[Pack, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"pair {index} of {len(self)}")
+        number = bisect_right(self._ends, index)
+        return self.packs[number], index - (self._ends[number - 1] if number else 0)
+
+
+def usable_packs(lists: Sequence[Path], facts: Sequence[Path]) -> dict[str, Pack | JoinedPacks]:
     """Find packs that may stand for pair lists; print one line for each one that may not.
 
     Args:
@@ -190,13 +244,13 @@ def usable_packs(lists: Sequence[Path], facts: Sequence[Path]) -> dict[str, Pack
         facts: JSON files of scripts/pack_dataset.py.
 
     Returns:
-        Pack by list id (`dataset.split`).
+        Pack by list id (`dataset.split`); several for a list whose JSON names several folders.
 
     Raises:
-        AirpipeError: a JSON file cannot be read, or a pack is damaged.
+        AirpipeError: a JSON file cannot be read, a pack is damaged, or it is not there and its list has no files.
     """
     by_id = {path.stem: path for path in lists}
-    packs: dict[str, Pack] = {}
+    packs: dict[str, Pack | JoinedPacks] = {}
     for path in facts:
         try:
             known = json.loads(path.read_text(encoding="utf-8"))
@@ -208,14 +262,18 @@ def usable_packs(lists: Sequence[Path], facts: Sequence[Path]) -> dict[str, Pack
         if name not in by_id:
             continue
         reason = None
+        folders = [folder] if isinstance(folder, str) else folder or []
         if folder is None:
             reason = "packing is off"
         elif pairs_sha256 != sha256_file(by_id[name]):
             reason = "the pack was made from another version of the list"
-        elif not Path(folder).is_dir():
-            reason = f"{folder} is gone"
+        elif gone := [one for one in folders if not Path(one).is_dir()]:
+            reason = f"{gone[0]} is gone"
+        if reason is not None and isinstance(folder, list):
+            raise AirpipeError(f"{name}: {reason}, and its images are nowhere else. Remove {path} and make it again")
         if reason is None:
-            packs[name] = Pack.open(Path(folder))
+            opened = Pack.open(Path(folder)) if isinstance(folder, str) else JoinedPacks.open([*map(Path, folders)])
+            packs[name] = opened
         else:
             print(f"{name}: read from its files ({reason})", flush=True)
     return packs

@@ -89,6 +89,7 @@ class Transfer:
         headers: headers that are sent with every request.
         patience: how often and how long it tries again.
         session: session with cookies from before; None: a new one.
+        largest: most bytes that are taken; None: any number.
     """
 
     url: str
@@ -99,6 +100,7 @@ class Transfer:
     headers: Mapping[str, str] = field(default_factory=dict)
     patience: Patience = field(default_factory=lambda: PATIENCE)
     session: requests.Session | None = None
+    largest: int | None = None
 
     def __post_init__(self) -> None:
         key = hashlib.sha256(self.address.encode()).hexdigest()[:8]
@@ -197,6 +199,7 @@ class Transfer:
                 f"{self.url}: the server has {state.total} bytes, the registry says {self.size}: another version. "
                 "Correct the entry if the new one is wanted"
             )
+        self._refuse_large(state, state.total or 0)
         enough_space(self.target, (state.total or self.size or 0) - self._there())
         write_json(self.notes, vars(state))
         self._write(response, first, state)
@@ -211,10 +214,16 @@ class Transfer:
             while data:
                 write_all(stream, data, self.part)
                 meter.add(len(data))
+                self._refuse_large(state, stream.tell())
                 if state.total and stream.tell() > state.total:
                     self._forget(state)
                     raise SourceFailed(f"{self.url}: the server sent more than the {state.total} bytes it announced")
                 data = response.raw.read1(CHUNK)
+
+    def _refuse_large(self, state: Part, count: int) -> None:
+        if self.largest is not None and count > self.largest:
+            self._forget(state)
+            raise SourceFailed(f"{self.url}: has more than {self.largest} bytes. Nothing was kept")
 
     def _forget(self, state: Part) -> None:
         """Start again from zero."""

@@ -5,8 +5,10 @@ from typing import Any
 from airpipe.errors import AirpipeError
 from airpipe.plan.models import Models
 from airpipe.settings.base import unknown_name
+from airpipe.settings.curation import Choosing, MadeCurated, PictureScoring
 from airpipe.settings.datasets import DatasetSettings, Made
 from airpipe.settings.names import NOLEAK
+from airpipe.settings.places import place
 
 
 class DataSets(Models):
@@ -88,3 +90,33 @@ class DataSets(Models):
     def made_from(self, name: str) -> str | None:
         """The data set that a made one is cut out of, if it is."""
         return getattr(self.made(name), "dataset", None)
+
+    def curated_sets(self) -> list[str]:
+        """Names of the data sets whose pictures are chosen here, whether or not anything uses them."""
+        return [name for name, entry in self.project.datasets.items() if entry.curated]
+
+    def curation(self, name: str) -> MadeCurated:
+        """Settings by which a data set is curated.
+
+        Raises:
+            AirpipeError: it is unknown, or not curated.
+        """
+        made = self.project.datasets[name].made if name in self.project.datasets else None
+        if not isinstance(made, MadeCurated):
+            raise AirpipeError(unknown_name(name, self.curated_sets(), "curated data set"))
+        return made
+
+    def curation_part(self, name: str) -> PictureScoring | Choosing:
+        """Settings of one step of a curation: `<data set>.scores` or `<data set>.choose`."""
+        made, step = self.curation(name.split(".")[0]), name.split(".")[1]
+        return made.scores if step == "scores" else made.choose
+
+    def picture_sources(self, name: str) -> dict[str, tuple[str, str]]:
+        """Kind and place on this machine of each source of a curation, sorted by name.
+
+        Raises:
+            AirpipeError: a variable in a place is not set.
+        """
+        where = f"datasets.{name}.made.sources"
+        sources = sorted(self.curation(name).sources.items())
+        return {key: (source.kind, place(source.root, f"{where}.{key}.root")) for key, source in sources}

@@ -42,6 +42,7 @@ class Plan(Lists):
             "pairs": self.pairs_entry,
             "sources": self.source_entry,
             "made": self.made,
+            "curation": self.curation_part,
             "studies": lambda name: self.project.retrieval() if name == "retrieval" else self.features(),
             "recognition": lambda seed: self.recognition_job(int(seed.removeprefix("seed"))),
         }

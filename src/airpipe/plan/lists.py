@@ -80,7 +80,7 @@ class Lists(Studies):
         own = set(self.own_lists())
         own_train = {name for name in own if name.split(".")[1].startswith(TRAINING_SPLITS)}
         train, test = (
-            {name for name in lists if not self.dataset_of(name).drawn}
+            {name for name in lists if not (self.dataset_of(name).drawn or self.dataset_of(name).curated)}
             for lists in (self.training_lists(), self.test_lists())
         )
         return sorted(train | own_train), sorted(test | own - own_train)
@@ -95,8 +95,8 @@ class Lists(Studies):
         return sorted({*train, *test, *self.drawn_lists()})
 
     def folder_lists(self) -> list[str]:
-        """Lists in use whose files are not embedded or drawn: the page tells what is odd about them."""
-        return self.not_embedded(self.used_lists())
+        """Lists in use whose files are not embedded, drawn or curated: the page tells what is odd about them."""
+        return [name for name in self.not_embedded(self.used_lists()) if not self.dataset_of(name).curated]
 
     def not_embedded(self, lists: Iterable[str]) -> list[str]:
         """Keep those lists whose files are in a folder of the user's, each once, in order."""
@@ -113,6 +113,11 @@ class Lists(Studies):
         named = self.project.leakage.against
         return list(named or [name for name in sorted(tests) if not self.dataset_of(name).drawn])
 
+    def kept_out(self, name: str) -> list[str]:
+        """Test lists whose images a curation keeps out: those that it names, else those of all tests."""
+        against = self.curation(name).against
+        return self.leak_tests() if against is None else list(against)
+
     def packed(self, pairs: str) -> bool:
         """Whether a stage that trains on a list wants it packed; stages that cannot be planned want nothing."""
         tasks = {
@@ -123,6 +128,7 @@ class Lists(Studies):
         return any(self.project.compute_for(task).pack for task in tasks)
 
     def made_sets(self) -> list[str]:
-        """Names of the data sets in use that are made here."""
+        """Names of the data sets in use that are made here as files."""
         names = {name.split(".")[0] for name in self.used_lists()}
-        return [name for name in sorted(names) if self.project.datasets[name].made]
+        entries = self.project.datasets
+        return [name for name in sorted(names) if entries[name].made and not entries[name].curated]

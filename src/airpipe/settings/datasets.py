@@ -21,6 +21,7 @@ from pydantic import (
 
 from airpipe.errors import AirpipeError
 from airpipe.settings.base import Name, Settings, unknown_name
+from airpipe.settings.curation import MadeCurated
 from airpipe.settings.names import SEED
 
 PairRule = Literal["same", "rain_no", "no_prefix", "auto", "haze_id", "hazy_gt", "gopro_seq", "gopro_flat", "cdd"]
@@ -292,7 +293,7 @@ class MadeCrops(Settings):
         return {name: _made_split(name) for name in self.lists}
 
 
-Made = Annotated[MadeShapes | MadeCrops, Field(discriminator="kind")]
+Made = Annotated[MadeShapes | MadeCrops | MadeCurated, Field(discriminator="kind")]
 
 
 def _made_split(name: str) -> dict[str, Any]:
@@ -325,6 +326,11 @@ class DatasetSettings(Settings):
     def drawn(self) -> bool:
         """Whether the images are drawn here: they show no photograph, so that there are no leaks to search for."""
         return isinstance(self.made, MadeShapes)
+
+    @property
+    def curated(self) -> bool:
+        """Whether its images are patches in packs, chosen here and searched for leaks: there are no files to list."""
+        return isinstance(self.made, MadeCurated)
 
     @property
     def split_names(self) -> list[str]:

@@ -16,9 +16,9 @@ from airpipe.settings.stages import StageSettings
 
 
 def without_leaks(project: ProjectSettings, pairs: str) -> str:
-    """Id of the same pair list without images of the tests; an embedded list stays: it shows none of them."""
-    embedded = project.datasets[pairs.split(".")[0]].embedded
-    return pairs if embedded or pairs.endswith(NOLEAK) else f"{pairs}{NOLEAK}"
+    """Id of the same pair list without images of the tests; an embedded or curated list stays: it shows none."""
+    entry = project.datasets[pairs.split(".")[0]]
+    return pairs if entry.embedded or entry.curated or pairs.endswith(NOLEAK) else f"{pairs}{NOLEAK}"
 
 
 def parent_id(project: ProjectSettings, model: str, seed: int, stage: str, parent: str) -> str:

@@ -20,7 +20,6 @@ from torch.utils.data import DataLoader
 from airpipe import __version__
 from airpipe.data.batch import collate
 from airpipe.data.deferred import collate_deferred, why_not
-from airpipe.data.packs import Pack
 from airpipe.data.pairs import Pair, read_facts
 from airpipe.data.samples import TrainingSamples, ValidationSamples
 from airpipe.data.sampling import MicroBatches, SamplePlan, part_counts
@@ -73,7 +72,7 @@ class PairLists:
     files: Sequence[Path]
     pairs: Sequence[Sequence[Pair]]
     """Pairs of each list; empty where `packs` has it."""
-    packs: Mapping[str, Pack] = field(default_factory=dict)
+    packs: Mapping[str, Source] = field(default_factory=dict)
     """Decoded pairs by list id (`dataset.split`); they change no number."""
 
     def categories(self) -> list[Mapping[str, str]]:

@@ -1,0 +1,171 @@
+"""The scores of one shard of a list, as a csv; a job that is killed goes on behind its last whole row."""
+
+import csv
+import hashlib
+import io
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+
+from airpipe.curation.listing import Line, read_facts, read_lines
+from airpipe.curation.opening import Found, Key, Opener, open_picture
+from airpipe.curation.scores import Plugin, TestImages, load_plugins, measure
+from airpipe.data.fingerprints import perceptual_hash
+from airpipe.data.streams import write_all
+from airpipe.errors import AirpipeError
+from airpipe.progress import track
+from airpipe.provenance import sha256_file, write_failed
+from airpipe.settings.base import settings_hash
+from airpipe.settings.curation import MEASURES, PictureScoring
+
+KEY = ("line", "member", "source", "path", "name")
+"""Columns that say which picture a row is of; `name` is that in its tar file."""
+FACTS = ("sha256", "problem", "phash", "leak", "leak_relation", "leak_correlation", "patches")
+"""Columns beside scores: checksum of the file, why it could not be read, perceptual hash, the test image that it shows
+and how, and the share of flat cells in each of its patches."""
+
+
+def columns(plugins: Sequence[str]) -> tuple[str, ...]:
+    """Columns of a table of scores, with those of plug-ins."""
+    return (*KEY, *FACTS, *MEASURES, *sorted(plugins))
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Scorer of the pictures of a list.
+
+    Args:
+        listing: file that `write_listing` wrote.
+        opener: opener of its pictures, entered.
+        tests: images that pictures are searched for.
+        settings: what is measured.
+        identity: hash of all else that rows depend on: the tests.
+    """
+
+    listing: Path
+    opener: Opener
+    tests: TestImages
+    settings: PictureScoring
+    identity: str = ""
+
+    def run(self, shard: int, shards: int, output: Path) -> int:
+        """Score one of `shards` equal parts of the list, one picture after the other.
+
+        Rows grow in `<output>.<hash>.part`; the hash stands for list, settings and tests, so that rows of others are
+        never gone on with.
+
+        Returns:
+            The number of pictures.
+
+        Raises:
+            AirpipeError: the list is not whole, a plug-in or a test image is missing, or the disk is full.
+        """
+        cv2.setNumThreads(1)
+        plugins = load_plugins(self.settings.plugins)
+        names = columns(list(plugins))
+        part = output.with_name(f"{output.name}.{self._hash(shard, shards)}.part")
+        try:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            count, last = _resume(part, names)
+            with part.open("ab", buffering=0) as stream:
+                if part.stat().st_size == 0:
+                    write_all(stream, _line(names), part)
+                for found, line in self._found(shard, shards, last):
+                    row = self._row(found, line, plugins)
+                    write_all(stream, _line([row.get(name, "") for name in names]), part)
+                    count += 1
+                os.fsync(stream.fileno())
+            for other in output.parent.glob(f"{output.name}.*.part"):
+                if other != part:  # of other settings
+                    other.unlink()
+            part.replace(output)
+        except OSError as error:
+            raise write_failed(output, error) from None
+        return count
+
+    def _hash(self, shard: int, shards: int) -> str:
+        listed = read_facts(self.listing)["sha256"]
+        known = f"{listed} {settings_hash(self.settings)} {self.identity} {shard}/{shards}"
+        return hashlib.sha256(known.encode()).hexdigest()[:8]
+
+    def _found(self, shard: int, shards: int, last: Key | None) -> Iterator[tuple[Found, Line]]:
+        """Pictures behind the last one that is done."""
+        entries = read_facts(self.listing)["entries"]
+        first, end = shard * entries // shards, (shard + 1) * entries // shards
+        first = first if last is None else last.line
+        if first == end:
+            return
+        for line in track(read_lines(self.listing, first, end), end - first, f"scoring {shard + 1} of {shards}"):
+            for found in self.opener.find(line, lambda key: last is None or key > last):
+                yield found, line
+
+    def _row(self, found: Found, line: Line, plugins: Mapping[str, Plugin]) -> dict[str, Any]:
+        row: dict[str, Any] = {"line": line.number, "member": found.key.member, "name": found.name}
+        row |= {"source": line.source, "path": line.path}
+        shown = "/".join(filter(None, (line.source, line.path, found.name)))
+        opened = open_picture(found, shown, self.settings.largest)
+        if found.file is not None and found.file.is_file():
+            row["sha256"] = sha256_file(found.file)
+        if isinstance(opened, str):
+            return row | {"problem": " ".join(opened.split())}
+        measured = measure(opened, self.settings, plugins)
+        phash = perceptual_hash(opened.pixels)
+        leak = self.tests.shown(opened.pixels, phash)
+        if leak is not None:
+            correlation = f"{leak.correlation:.4f}"
+            row |= {"leak": leak.test, "leak_relation": leak.relation, "leak_correlation": correlation}
+        row |= {"phash": f"{phash:016x}", "patches": " ".join(f"{share:.3g}" for share in measured.patches)}
+        known = {name: value for name, value in measured.scores.items() if value is not None and math.isfinite(value)}
+        return row | {name: f"{value:.6g}" for name, value in known.items()}
+
+
+def _line(values: Sequence[Any]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(values)
+    return text.getvalue().encode()
+
+
+def _resume(part: Path, names: Sequence[str]) -> tuple[int, Key | None]:
+    """Cut a half-written table behind its last whole row; return the number of rows and the last picture."""
+    if not part.exists():
+        return 0, None
+    count, last, place = 0, None, 0
+    with part.open("r+b") as stream:
+        for number, line in enumerate(stream):
+            values = next(csv.reader([line.decode("utf-8", "replace")]), [])
+            whole = line.endswith(b"\n") and len(values) == len(names)
+            if not whole or (number == 0) != (values == list(names)):
+                break
+            if number:
+                if not (values[0].isdecimal() and values[1].isdecimal()):
+                    break
+                count, last = count + 1, Key(int(values[0]), int(values[1]))
+            place += len(line)
+        stream.truncate(place)
+    return count, last
+
+
+def read_scores(files: Sequence[Path]) -> Iterator[dict[str, str]]:
+    """Read the rows of tables of scores, in order, one at a time.
+
+    Raises:
+        AirpipeError: a table is missing, damaged, or has other columns than the first one.
+    """
+    first: list[str] | None = None
+    for file in files:
+        try:
+            with file.open(newline="", encoding="utf-8") as stream:
+                reader = csv.reader(stream)
+                names = next(reader, [])
+                first = first or names
+                if names != first or tuple(names[: len(KEY)]) != KEY:
+                    raise AirpipeError(f"{file}: columns {names}; expected {first}. Make it again: remove it")
+                for row in reader:
+                    yield dict(zip(names, row, strict=True))
+        except (OSError, ValueError, csv.Error) as error:
+            raise AirpipeError(f"{file}: cannot be read ({error}). Remove it and make it again") from None

@@ -1,0 +1,552 @@
+"""Curation: what is listed, scored, chosen and packed; damaged input is recorded, kills and shards change no bit."""
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+from curated import CHOOSING, SETTINGS, bodies, photographs, save, save_photographs, score
+from helpers import ROOT, one_thread
+from web import Page, Web
+
+from airpipe.curation import listing, polite, scoring
+from airpipe.curation.choosing import CHOSEN, choose, exact_quantiles, twins
+from airpipe.curation.listing import parse_sources, read_facts, read_lines, write_listing
+from airpipe.curation.opening import Opener, open_picture
+from airpipe.curation.packing import join_parts, pack_part, read_part
+from airpipe.curation.polite import Fetcher
+from airpipe.curation.scoring import read_scores
+from airpipe.curation.spoiling import KINDS, make_bad_pictures
+from airpipe.data.packs import JoinedPacks, Pack, usable_packs
+from airpipe.errors import AirpipeError
+from airpipe.reporting.curation import write_report
+from airpipe.settings.curation import Bound, Choosing, MadeCurated, numbered, place_of
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def rows_of(files) -> dict[str, dict[str, str]]:
+    """Rows by the name in the tar file, or the path."""
+    return {row["name"] or row["path"]: row for row in read_scores(files)}
+
+
+# Listing
+
+
+def test_a_list_holds_every_picture_of_a_folder_in_order_and_no_other_file(tmp_path):
+    for name in ("b/2.png", "b/1.JPG", "a.webp", "c/d/e/3.tif", "b/notes.txt", "b/._1.png"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).touch()
+    facts = write_listing({"mine": ("images", str(tmp_path / "in"))}, tmp_path / "out" / "listing.tsv")
+    lines = list(read_lines(tmp_path / "out" / "listing.tsv", 0, 4))
+    assert [line.path for line in lines] == ["a.webp", "b/1.JPG", "b/2.png", "c/d/e/3.tif"]
+    assert [line.number for line in lines] == [0, 1, 2, 3] and {line.source for line in lines} == {"mine"}
+    assert facts["entries"] == 4 and facts["left_out"] == 0
+
+
+def test_names_that_are_not_utf8_repeated_ones_and_control_characters_are_left_out_and_recorded(tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in (b"good.png", b"bad\xff.png", b"tab\there.png"):
+        (tmp_path / "in" / os.fsdecode(name)).touch()
+    addresses = tmp_path / "addresses.txt"
+    addresses.write_bytes(b"http://h/1.jpg\n\nhttp://h/2.jpg\nhttp://h/1.jpg\nhttp://h/\xff.jpg\n http://h/2.jpg \n")
+    sources = {"in": ("images", str(tmp_path / "in")), "web": ("urls", str(addresses))}
+    facts = write_listing(sources, tmp_path / "listing.tsv")
+    assert (tmp_path / "listing.tsv").read_text() == "in\tgood.png\nweb\thttp://h/1.jpg\nweb\thttp://h/2.jpg\n"
+    found = [(row["source"], row["path"], row["reason"]) for row in table(tmp_path / "listing.left_out.csv")]
+    assert found == [
+        ("in", r"bad\udcff.png", "not UTF-8"),
+        ("in", r"tab\there.png", "has a control character"),
+        ("web", r"http://h/\udcff.jpg", "not UTF-8"),
+        ("web", "http://h/1.jpg", "listed before"),
+        ("web", "http://h/2.jpg", "listed before"),
+    ]
+    assert facts["entries"] == 3 and facts["left_out"] == 5
+
+
+def test_any_stretch_of_a_list_is_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(listing, "STEP", 3)
+    addresses = tmp_path / "addresses.txt"
+    addresses.write_text("".join(f"http://h/{number % 9}{number}.jpg\n" for number in range(20)) + "http://h/00.jpg\n")
+    write_listing({"web": ("urls", str(addresses))}, tmp_path / "listing.tsv")
+    whole = list(read_lines(tmp_path / "listing.tsv", 0, 20))
+    assert [line.path for line in whole] == addresses.read_text().split()[:20]
+    for first, end in ((0, 1), (2, 7), (3, 4), (19, 20)):
+        assert list(read_lines(tmp_path / "listing.tsv", first, end)) == whole[first:end]
+    with pytest.raises(AirpipeError, match="line 20 is missing"):
+        list(read_lines(tmp_path / "listing.tsv", 0, 21))
+
+
+def test_sources_that_are_missing_empty_or_mistyped_are_told(tmp_path):
+    with pytest.raises(AirpipeError, match="nowhere: is not a folder"):
+        write_listing({"mine": ("images", str(tmp_path / "nowhere"))}, tmp_path / "listing.tsv")
+    with pytest.raises(AirpipeError, match=r"source mine: .* holds no tar files"):
+        write_listing({"mine": ("tars", str(tmp_path))}, tmp_path / "listing.tsv")
+    with pytest.raises(AirpipeError, match=r"nowhere.txt: cannot be read"):
+        write_listing({"mine": ("urls", str(tmp_path / "nowhere.txt"))}, tmp_path / "listing.tsv")
+    with pytest.raises(AirpipeError, match="--source mine=here: expected name=kind:place"):
+        parse_sources(["mine=here"])
+    with pytest.raises(AirpipeError, match="not a whole list"):
+        read_facts(tmp_path / "listing.tsv")
+
+
+# Scoring
+
+
+def test_damaged_files_are_rows_with_a_reason_and_others_have_scores(tmp_path):
+    save_photographs(tmp_path / "in")
+    (tmp_path / "in" / "html.jpg").write_text("<html>not found</html>")
+    whole = (tmp_path / "in" / "coffee.png").read_bytes()
+    (tmp_path / "in" / "cut.png").write_bytes(whole[: len(whole) // 2])
+    save(tmp_path / "in" / "large.png", np.zeros((1001, 1000, 3), np.uint8))
+    rows = rows_of(score(tmp_path, {"in": ("images", str(tmp_path / "in"))}))
+    assert rows["html.jpg"]["problem"].startswith("in/html.jpg: cannot be read")
+    assert "in/cut.png" in rows["cut.png"]["problem"] and str(tmp_path) not in rows["cut.png"]["problem"]
+    assert rows["large.png"]["problem"] == "in/large.png: 1000x1001 pixels, more than 1000000"
+    assert rows["coffee.png"]["problem"] == "" and float(rows["coffee.png"]["niqe"]) > 0
+    assert len(rows["coffee.png"]["patches"].split()) == 9 and len(rows["coffee.png"]["phash"]) == 16
+    assert rows["cut.png"]["width"] == rows["cut.png"]["niqe"] == ""
+
+
+def write_tar(path: Path, members: list[tuple[str, bytes]], link: str = "") -> Path:
+    """A tar file in WebDataset's layout."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w", encoding="utf-8", errors="surrogateescape", format=tarfile.GNU_FORMAT) as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+        if link:
+            info = tarfile.TarInfo(link)
+            info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
+            tar.addfile(info)
+    return path
+
+
+def encoded(pixels: np.ndarray) -> bytes:
+    return cv2.imencode(".png", pixels[..., ::-1])[1].tobytes()
+
+
+def test_members_of_tar_files_are_scored_and_broken_ones_recorded(tmp_path):
+    images = {f"{name}.png": encoded(pixels) for name, pixels in photographs().items()}
+    members = [
+        *images.items(),
+        ("coffee.txt", b"words"),
+        ("broken.jpg", b"\xff\xd8\xffno picture"),
+        ("bad\udcff.png", b""),
+    ]
+    write_tar(tmp_path / "in" / "a.tar", members, link="link.png")
+    whole = write_tar(tmp_path / "in" / "b.tar", list(images.items())).read_bytes()
+    third = whole.index(b"chelsea.png")
+    (tmp_path / "in" / "b.tar").write_bytes(whole[: third + 600])
+    (tmp_path / "in" / "c.tar").write_text("<html>no tar file</html>")
+    (tmp_path / "in" / "d.tar").write_bytes(whole[:third])  # between two members
+    rows = list(read_scores(score(tmp_path, {"in": ("tars", str(tmp_path / "in"))})))
+    by_tar = {name: [row for row in rows if row["path"] == name] for name in ("a.tar", "b.tar", "c.tar", "d.tar")}
+    first = {row["name"]: row["problem"] for row in by_tar["a.tar"]}
+    assert [name for name, problem in first.items() if not problem] == list(images)
+    assert first["broken.jpg"].startswith("in/a.tar/broken.jpg: ")
+    assert first[r"bad\udcff.png"] == "the name is not UTF-8"
+    assert first["link.png"] == "is a link or a special file"
+    assert [row["name"] for row in by_tar["b.tar"] if not row["problem"]] == list(images)[:2]
+    assert by_tar["b.tar"][-1]["problem"].startswith("the rest of the tar file cannot be read (")
+    assert [row["problem"] for row in by_tar["c.tar"]] == [
+        "the rest of the tar file cannot be read (not a tar file, but something else)"
+    ]
+    assert [row["name"] for row in by_tar["d.tar"]] == [*list(images)[:2], ""]
+    assert by_tar["d.tar"][-1]["problem"] == "the rest of the tar file cannot be read (the end mark is missing)"
+    assert [row["member"] for row in by_tar["a.tar"]] == [str(number) for number in range(8)]
+
+
+def test_pictures_of_a_tar_file_have_the_scores_of_the_same_files(tmp_path):
+    save_photographs(tmp_path / "files")
+    data = [(path.name, path.read_bytes()) for path in sorted((tmp_path / "files").iterdir())]
+    write_tar(tmp_path / "tars" / "all.tar", data)
+    alone = score(tmp_path / "1", {"in": ("images", str(tmp_path / "files"))})
+    packed = score(tmp_path / "2", {"in": ("tars", str(tmp_path / "tars"))})
+    for one, other in zip(read_scores(alone), read_scores(packed), strict=True):
+        for column in one.keys() - {"line", "member", "path", "name"}:
+            assert one[column] == other[column], column
+
+
+def test_addresses_are_fetched_once_and_pages_dead_links_and_forbidden_ones_recorded(tmp_path):
+    picture = encoded(photographs()["coffee"])
+    with Web() as web:
+        web.pages = {
+            "/robots.txt": Page(b"User-agent: *\nDisallow: /private\n", kind="text/plain"),
+            "/good.png": Page(picture, kind="image/png"),
+            "/private/good.png": Page(picture, kind="image/png"),
+            "/page.png": Page(b"<!doctype html><html>sorry</html>", kind="text/html"),
+            "/quiet.png": Page(b"  <html>sorry</html>", kind="image/png"),
+        }
+        paths = ("good.png", "page.png", "quiet.png", "gone.png", "private/good.png")
+        addresses = [*map(web.url, (f"/{path}" for path in paths)), "ftp://h/1.png"]
+        (tmp_path / "addresses.txt").write_text("\n".join(addresses))
+        sources = {"web": ("urls", str(tmp_path / "addresses.txt"))}
+        rows = rows_of(score(tmp_path, sources))
+        assert [rows[address]["problem"] == "" for address in addresses] == [True, *[False] * 5]
+        for number, words in {
+            1: "a web page came instead",
+            2: "a web page came instead",
+            3: "the server answered 404",
+            4: "robots.txt does not let us",
+            5: "no address",
+        }.items():
+            assert words in rows[addresses[number]]["problem"]
+        asked = [path for _, path, _ in web.log]
+        assert asked.count("/robots.txt") == asked.count("/good.png") == 1 and "/private/good.png" not in asked
+        (tmp_path / "scores" / "00000-of-00001.csv").unlink()
+        assert rows_of(score(tmp_path, sources)) == rows
+        assert [path for _, path, _ in web.log].count("/good.png") == 1
+
+
+@pytest.mark.parametrize("length", [True, False])
+def test_what_is_too_large_for_a_picture_is_not_kept(tmp_path, monkeypatch, length):
+    monkeypatch.setattr(polite, "LARGEST", 1000)
+    with Web() as web:
+        web.pages = {"/1.png": Page(b"\x89PNG" + bytes(1000), length=length)}
+        (tmp_path / "addresses.txt").write_text(web.url("/1.png"))
+        [row] = read_scores(score(tmp_path, {"web": ("urls", str(tmp_path / "addresses.txt"))}))
+    assert "has more than 1000 bytes" in row["problem"]
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.stat().st_size > 900]
+
+
+def test_a_host_is_asked_no_faster_than_it_and_we_want(tmp_path, monkeypatch):
+    waited = []
+    monkeypatch.setattr(polite.time, "sleep", waited.append)
+    with Web() as web:
+        web.pages = {f"/{number}.png": Page(b"\x89PNG", kind="image/png") for number in range(3)}
+        fetcher = Fetcher(tmp_path / "a", per_second=0.5)
+        for number in range(2):
+            fetcher.fetch(web.url(f"/{number}.png"))
+        assert waited[0] == 0 and waited[1] == pytest.approx(2, abs=0.5)
+        web.pages["/robots.txt"] = Page(b"User-agent: airpipe\nCrawl-delay: 7\n", kind="text/plain")
+        fetcher = Fetcher(tmp_path / "b", per_second=0.5)
+        for number in range(2):
+            fetcher.fetch(web.url(f"/{number}.png"))
+        assert waited[3] == pytest.approx(7, abs=0.5)
+
+
+def test_a_network_that_is_not_there_stops_the_job(tmp_path, monkeypatch):
+    monkeypatch.setattr(polite, "IN_A_ROW", 3)
+    with Web() as web:
+        (tmp_path / "addresses.txt").write_text("\n".join(web.url(f"/{number}.png") for number in range(5)))
+        with pytest.raises(AirpipeError, match=r"3 addresses failed one after the other; the last: .*/2.png"):
+            score(tmp_path, {"web": ("urls", str(tmp_path / "addresses.txt"))})
+        web.pages = {f"/{number}.png": Page(encoded(photographs()["coffee"])) for number in range(5)}
+        files = score(tmp_path, {"web": ("urls", str(tmp_path / "addresses.txt"))})
+    assert [row["problem"] == "" for row in read_scores(files)] == [False, False, True, True, True]
+
+
+def versions(folder: Path) -> dict[str, tuple[str, str]]:
+    """Two sources: photographs as files, and tar files with smaller and recompressed ones."""
+    for number, (name, pixels) in enumerate(save_photographs(folder / "files").items()):
+        smaller = cv2.resize(pixels, (160, 160), interpolation=cv2.INTER_AREA)
+        turned = np.ascontiguousarray(pixels.swapaxes(0, 1))
+        data = [(f"{name}_smaller.png", encoded(smaller)), (f"{name}_turned.png", encoded(turned))]
+        write_tar(folder / "tars" / f"{number}.tar", data)
+    return {"files": ("images", str(folder / "files")), "tars": ("tars", str(folder / "tars"))}
+
+
+def test_scores_are_the_same_bytes_whatever_the_number_of_shards(tmp_path):
+    sources = versions(tmp_path)
+    whole = bodies(score(tmp_path / "1", sources))
+    for shards in (3, 12):
+        assert bodies(score(tmp_path / str(shards), sources, shards)) == whole
+    assert whole.count(b"\n") == 15
+
+
+def score_words(folder: Path, sources: dict[str, tuple[str, str]]) -> list[str]:
+    (folder / "scores.yaml").write_text(yaml.safe_dump(SETTINGS.model_dump(mode="json")))
+    words = [sys.executable, str(ROOT / "scripts/score_pictures.py"), str(folder / "listing.tsv")]
+    words += [word for name, (kind, place) in sources.items() for word in ("--source", f"{name}={kind}:{place}")]
+    words += ["--settings", str(folder / "scores.yaml"), "--shard", "00000-of-00001"]
+    return [*words, "--output", str(folder / "killed" / "scores.csv")]
+
+
+def test_a_job_that_is_killed_three_times_ends_with_the_same_bytes(tmp_path):
+    sources = versions(tmp_path)
+    for number in range(30):
+        save(tmp_path / "files" / f"more{number}.png", np.roll(photographs()["coffee"], 5 * number, axis=0))
+    [whole] = score(tmp_path, sources)
+    words, seen = score_words(tmp_path, sources), 1
+    for _ in range(3):
+        process = subprocess.Popen(words, env=one_thread(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and lines_there(tmp_path / "killed") < seen + 8:
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert seen + 8 <= lines_there(tmp_path / "killed") < 46, "killed in the middle"
+        seen = lines_there(tmp_path / "killed")
+    subprocess.run(words, env=one_thread(), check=True, stdout=subprocess.DEVNULL)
+    assert (tmp_path / "killed" / "scores.csv").read_bytes() == whole.read_bytes()
+    assert [path.name for path in (tmp_path / "killed").iterdir()] == ["scores.csv"]
+
+
+def lines_there(folder: Path) -> int:
+    return sum(path.read_bytes().count(b"\n") for path in folder.glob("*.part"))
+
+
+def stop_after(pictures: int, folder: Path, sources) -> Path:
+    """Score until a picture, as a process that ends there does; return the half-written table."""
+    left = iter(range(pictures))
+
+    def opened(*arguments):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return open_picture(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(scoring, "open_picture", opened)
+        score(folder, sources)
+    return next((folder / "scores").glob("*.part"))
+
+
+@pytest.mark.parametrize("damage", [b"", b"3,0,files,half", b"3,0,files\n", b"\0\0\0\0\0\0\n", b"\xff\xfe"])
+def test_a_half_written_row_is_cut_off_and_scored_again(tmp_path, damage):
+    sources = versions(tmp_path)
+    whole = score(tmp_path / "whole", sources)[0].read_bytes()
+    part = stop_after(7, tmp_path, sources)
+    assert whole.startswith(part.read_bytes()) and lines_there(tmp_path / "scores") == 8
+    part.write_bytes(part.read_bytes() + damage)
+    assert score(tmp_path, sources)[0].read_bytes() == whole
+
+
+def test_rows_of_other_settings_are_not_gone_on_with(tmp_path):
+    sources = versions(tmp_path)
+    part = stop_after(7, tmp_path, sources)
+    other = SETTINGS.model_copy(update={"flat_below": 100.0})
+    [file] = score(tmp_path, sources, settings=other)
+    assert not part.exists() and len(table(file)) == 15
+    assert file.read_bytes() != score(tmp_path / "other", sources)[0].read_bytes()
+
+
+# Choosing
+
+
+def test_quantiles_are_exact_and_of_readable_pictures_only():
+    values = [float(f"{value:.6g}") for value in np.random.default_rng(0).normal(0, 10, 997)]
+    rows = [{"niqe": f"{value:.6g}", "blur": ""} for value in values] + [{"niqe": "", "blur": ""}] * 50
+    shares = (0, 0.02, 0.5, 0.98, 1)
+    found = exact_quantiles({("niqe", str(share)): share for share in shares}, lambda: iter(rows))
+    for share in shares:
+        assert found["niqe", str(share)] == np.quantile(values, share, method="lower")
+    with pytest.raises(AirpipeError, match="no picture has the score 'blur'"):
+        exact_quantiles({("blur", "most"): 0.5}, lambda: iter(rows))
+
+
+@pytest.mark.parametrize("bits", [0, 3, 6, 10])
+def test_twins_are_those_that_comparing_all_with_all_finds(bits):
+    generator = np.random.default_rng(bits)
+    seeds = generator.integers(0, 2**63, 40, dtype=np.uint64)
+    flips = [
+        np.uint64(sum(1 << int(bit) for bit in generator.choice(64, size % 12, replace=False))) for size in range(400)
+    ]
+    hashes = np.array([seeds[number % 40] ^ flip for number, flip in enumerate(flips)], np.uint64)
+    pixels = generator.integers(1, 6, 400)
+    rank = np.empty(400, int)
+    rank[sorted(range(400), key=lambda number: (-pixels[number], number))] = np.arange(400)
+    near = np.bitwise_count(hashes[:, None] ^ hashes[None]) <= bits
+    best = np.where(near, rank[None], 1000).min(axis=1)
+    expected = [list(rank).index(best[number]) if best[number] < rank[number] else -1 for number in range(400)]
+    assert twins(hashes, pixels, bits).tolist() == expected
+    assert 20 < sum(one >= 0 for one in expected) < 400
+
+
+def test_nothing_has_a_twin_in_an_empty_list():
+    assert twins(np.empty(0, np.uint64), np.empty(0, np.int64), 6).tolist() == []
+
+
+def test_the_larger_of_two_pictures_that_show_the_same_is_kept_and_all_reasons_are_told(tmp_path):
+    sources = versions(tmp_path)
+    pixels = photographs()["coffee"]
+    save(tmp_path / "files" / "small.png", pixels[:80, :80])
+    save(tmp_path / "files" / "soft.png", cv2.GaussianBlur(pixels, (0, 0), 6))
+    save(tmp_path / "files" / "plain.png", np.full((200, 200, 3), 200, np.uint8))
+    (tmp_path / "files" / "torn.png").write_bytes(b"\x89PNG")
+    files = score(tmp_path, sources)
+    facts = choose(files, CHOOSING, 64, tmp_path / "chosen.csv")
+    removed = {row["name"] or row["path"]: row for row in table(tmp_path / "removed.csv")}
+    assert removed["small.png"]["reasons"] == "side"
+    assert removed["soft.png"]["reasons"].split()[0] == "blur"
+    assert removed["plain.png"]["reasons"] == "blur flatness patches"
+    assert removed["torn.png"]["reasons"] == "unreadable"
+    assert removed["coffee_smaller.png"]["reasons"] == "duplicate"
+    twin = removed["coffee_smaller.png"]["twin"]
+    chosen = table(tmp_path / "chosen.csv")
+    assert [row["path"] for row in chosen if f"{row['line']}:{row['member']}" == twin] == ["coffee.png"]
+    assert tuple(chosen[0]) == CHOSEN and len(chosen) == facts["chosen"] == 10
+    assert facts["pictures"] == 19 == len(chosen) + len(removed)
+    assert facts["removed"]["duplicate"] == 5 and facts["unreadable"] == {"files": 1}
+    assert facts["patches"] == sum(len(row["windows"].split()) for row in chosen)
+
+
+def test_a_quantile_keeps_its_share(tmp_path):
+    files = score(tmp_path, versions(tmp_path))
+    half = Choosing(bounds={"brisque": Bound(most_quantile=0.5)}, duplicate_bits=0)
+    facts = choose(files, half, 64, tmp_path / "chosen.csv")
+    values = sorted(float(row["brisque"]) for row in read_scores(files))
+    assert facts["bounds"]["brisque"]["most"] == pytest.approx(values[7], rel=1e-6)
+    assert facts["removed"]["brisque"] == 7
+
+
+def test_when_nothing_is_left_the_worst_filters_are_told(tmp_path):
+    files = score(tmp_path, versions(tmp_path))
+    with pytest.raises(AirpipeError, match=r"none of 15 pictures is left; removed by side 15"):
+        choose(files, Choosing(bounds={"side": Bound(least=1024)}), 64, tmp_path / "chosen.csv")
+
+
+def test_bounds_that_mean_nothing_are_refused():
+    source = {"kind": "images", "root": "x"}
+    with pytest.raises(ValueError, match="unknown score 'niqs'; did you mean 'niqe'"):
+        MadeCurated(kind="curated", sources={"a": source}, choose={"bounds": {"niqs": {"most": 5}}})
+    with pytest.raises(ValueError, match="as a number or as a quantile, not both"):
+        Bound(most=5, most_quantile=0.5)
+    with pytest.raises(ValueError, match="give least, most"):
+        Bound()
+    with pytest.raises(ValueError, match="patch 100 is no multiple of cell 16"):
+        MadeCurated(kind="curated", sources={"a": source}, scores={"patch": 100})
+
+
+def test_names_of_jobs_say_how_many_there_are():
+    assert numbered(2) == ["00000-of-00002", "00001-of-00002"] and place_of("00001-of-00002") == (1, 2)
+    with pytest.raises(AirpipeError, match="'00002-of-00002': expected a number and a count"):
+        place_of("00002-of-00002")
+
+
+# Packs
+
+
+def packed(folder: Path, sources, parts: int = 1, shards: int = 1) -> list[Path]:
+    """Facts of the packs of all parts."""
+    choose(score(folder, sources, shards), CHOOSING, 64, folder / "chosen.csv")
+    files = [folder / "parts" / f"{name}.json" for name in numbered(parts)]
+    with Opener(sources, Fetcher(folder / "cache", 1.0)) as opener:
+        for number, file in enumerate(files):
+            rows = read_part(folder / "chosen.csv", number, parts)
+            pack_part(rows, opener, f"toy.train.{number:05d}", folder / "packed", file)
+    return files
+
+
+def folders(files) -> list[Path]:
+    return [Path(json.loads(file.read_text())["folder"]) for file in files]
+
+
+def test_packs_hold_the_pixels_of_the_chosen_patches(tmp_path):
+    [file] = packed(tmp_path, versions(tmp_path))
+    pack = Pack.open(folders([file])[0])
+    pack.verify()
+    pictures = {f"{name}.png": pixels for name, pixels in photographs().items()}
+    index = table(file.with_suffix(".csv"))
+    assert len(index) == len(pack) > 60
+    for number, row in enumerate(index):
+        assert pack.name(number) == row["name"] and not pack.paired(number)
+        if row["source"] == "files":
+            left, top = map(int, row["name"].split("_")[-2:])
+            assert np.array_equal(pack.layers(number)[0], pictures[row["path"]][top : top + 64, left : left + 64])
+
+
+def test_packs_are_the_same_bytes_whatever_the_shards(tmp_path):
+    sources = versions(tmp_path)
+    one, other = packed(tmp_path / "1", sources, 3, 1), packed(tmp_path / "2", sources, 3, 5)
+    for first, second in zip(folders(one), folders(other), strict=True):
+        assert first.name == second.name
+        for path in first.iterdir():
+            assert path.read_bytes() == (second / path.name).read_bytes()
+    for name in ("chosen.csv", "removed.csv", "chosen.json"):
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
+
+
+def test_a_pack_that_was_killed_is_made_anew(tmp_path):
+    sources = versions(tmp_path)
+    [file] = packed(tmp_path, sources)
+    [folder] = folders([file])
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    folder.rename(folder.with_name(f"{folder.name}.partial"))
+    (folder.with_name(f"{folder.name}.partial") / "pixels.bin").write_bytes(b"half")
+    packed(tmp_path, sources)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_the_list_over_all_parts_is_one_source_of_patches(tmp_path):
+    files = packed(tmp_path, versions(tmp_path), parts=3)
+    pairs, packs = tmp_path / "toy.train.csv", tmp_path / "packs" / "toy.train.json"
+    count = join_parts(files, pairs, packs)
+    source = usable_packs([pairs], [packs])["toy.train"]
+    assert isinstance(source, JoinedPacks) and len(source) == count == len(table(pairs))
+    rows = table(pairs)
+    parts = [Pack(folder) for folder in folders(files)]
+    singles = [layers for pack in parts for layers in (pack.layers(number)[0] for number in range(len(pack)))]
+    for number in range(count):
+        assert source.name(number) == rows[number]["name"] and source.level(number) == ""
+        assert np.array_equal(source.layers(number)[0], singles[number])
+    assert len({row["group"] for row in rows}) == json.loads((tmp_path / "chosen.json").read_text())["chosen"]
+    with pytest.raises(IndexError):
+        source.name(count)
+
+
+def test_packs_that_are_gone_are_told_since_their_list_has_no_files(tmp_path):
+    files = packed(tmp_path, versions(tmp_path), parts=2)
+    pairs, packs = tmp_path / "toy.train.csv", tmp_path / "packs" / "toy.train.json"
+    join_parts(files, pairs, packs)
+    folders(files)[1].rename(tmp_path / "elsewhere")
+    with pytest.raises(AirpipeError, match=r"is gone, and its images are nowhere else\. Remove .*toy.train.json"):
+        usable_packs([pairs], [packs])
+
+
+def test_a_picture_that_changed_since_it_was_scored_is_told(tmp_path):
+    sources = versions(tmp_path)
+    choose(score(tmp_path, sources), CHOOSING, 64, tmp_path / "chosen.csv")
+    save(tmp_path / "files" / "coffee.png", photographs()["rocket"])
+    rows = read_part(tmp_path / "chosen.csv", 0, 1)
+    told = pytest.raises(AirpipeError, match=r"files/coffee.png: is not what it was when it was scored")
+    with Opener(sources, Fetcher(tmp_path / "cache", 1.0)) as opener, told:
+        pack_part(rows, opener, "toy.train.00000", tmp_path / "packed", tmp_path / "part.json")
+    assert not [path for path in (tmp_path / "packed").iterdir() if not path.name.endswith((".partial", ".lock"))]
+
+
+# Report and bad pictures
+
+
+def test_the_report_shows_what_each_filter_removed(tmp_path):
+    sources = versions(tmp_path)
+    save(tmp_path / "files" / "plain.png", np.full((200, 200, 3), 200, np.uint8))
+    (tmp_path / "files" / "to<rn>.png").write_bytes(b"\x89PNG")
+    facts = choose(score(tmp_path, sources), CHOOSING, 64, tmp_path / "chosen.csv")
+    with Opener(sources, Fetcher(tmp_path / "cache", 1.0)) as opener:
+        write_report("toy", facts, opener, tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    assert "10 of 17 pictures are kept" in text
+    for reason in ("blur", "flatness", "duplicate", "unreadable"):
+        assert f"<h2>{reason}</h2>" in text
+    assert text.count("data:image/jpeg;base64,") == 5 + 3  # 5 duplicates, and the plain one under three headings
+    assert "to&lt;rn&gt;.png" in text and "to<rn>" not in text
+    assert "<td>blur<td>to 0.7<td class=n>1<" in text
+
+
+def test_bad_pictures_are_of_all_kinds_and_the_same_again(tmp_path):
+    good = [tmp_path / "good" / f"{name}.png" for name in save_photographs(tmp_path / "good")]
+    for name in ("one", "two"):
+        make_bad_pictures(good[:4], good[4:], tmp_path / name, 24, seed=1)
+    rows = table(tmp_path / "one" / "truth.csv")
+    assert [row["kind"] for row in rows] == [*KINDS] * 4
+    assert {row["original"] for row in rows if row["kind"] == "test"} == {good[4].name}
+    for row in rows:
+        assert (tmp_path / "one" / row["path"]).read_bytes() == (tmp_path / "two" / row["path"]).read_bytes()
+    tiny = [cv2.imread(str(tmp_path / "one" / row["path"])).shape for row in rows if row["kind"] == "tiny"]
+    assert all(16 <= min(shape[:2]) <= 97 for shape in tiny)
+    with pytest.raises(AirpipeError, match="is there already"):
+        make_bad_pictures(good[:4], good[4:], tmp_path / "one", 24, seed=1)
