@@ -207,10 +207,10 @@ def test_what_is_told_in_validation_does_not_depend_on_the_size_of_embeddings(re
     task, net = RepresentorTask(settings, {}), load_model(representor.workdir).network
     batch = batch_of(tmp_path, settings)
     task.networks["reader"].bias.data.fill_(0.01)  # alone it would decide for embeddings that are small
-    told = task.measure(net, batch)["told"]
+    told = task.measure(net, batch)["operation_accuracy"]
     for value in (net.conv1x1_3.weight, net.conv1x1_3.bias):
         value.data *= 1e-3
-    assert torch.equal(task.measure(net, batch)["told"], told)
+    assert torch.equal(task.measure(net, batch)["operation_accuracy"], told)
 
 
 def test_the_discriminator_begins_late_and_is_logged_from_there_on(pretrained):
@@ -316,7 +316,7 @@ def test_operations_of_the_validation_are_told_by_name(representor, tmp_path):
     batch = batch_of(tmp_path, settings.model_copy(update={"data": (part,)}))
     task.networks["reader"].weight.data.zero_()
     task.networks["reader"].bias.data[:2] = torch.tensor([-1.0, 1.0])  # says noise, and never blur
-    assert task.measure(net, batch)["told"].tolist() == [100.0] * 4
+    assert task.measure(net, batch)["operation_accuracy"].tolist() == [100.0] * 4
 
 
 def test_clean_images_are_reduced_fourfold_and_rounded():

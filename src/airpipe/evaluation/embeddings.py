@@ -20,7 +20,7 @@ from airpipe.data.pairs import Pair
 from airpipe.data.sources import ImageCache, pair_layers
 from airpipe.degradations.recipes import draw
 from airpipe.errors import AirpipeError
-from airpipe.evaluation.feature_crops import crop_places, evenly
+from airpipe.evaluation.feature_crops import cut_crops, evenly
 from airpipe.evaluation.features import as_batch
 from airpipe.evaluation.retrieval import Entries, retrieve
 from airpipe.models.contract import embedding_length
@@ -103,21 +103,13 @@ def degraded_crops(settings: RetrievalSettings, pairs: Sequence[Pair]) -> list[t
     Raises:
         AirpipeError: fewer than two images, one that is smaller than the crop, or one with a degraded file.
     """
-    chosen, side, cache = evenly(pairs, settings.images), settings.patch_size, ImageCache()
+    chosen, cache = evenly(pairs, settings.images), ImageCache()
     if len(chosen) < 2:  # noqa: PLR2004
         raise AirpipeError(f"{WHERE}: {settings.pairs} has {len(chosen)} images; a neighbour is another one")
     drawn = [draw(settings.operations, np.random.default_rng([settings.seed, turn])) for turn in range(settings.draws)]
     crops = []
     for pair in chosen:
-        layers = pair_layers(pair, cache)
-        height, width = layers[0].shape[:2]
-        if min(height, width) < side:
-            raise AirpipeError(
-                f"{WHERE}: {pair.name} has {width}x{height} pixels and is smaller than patch_size {side}. Lower "
-                f"{WHERE}.patch_size or leave the image out"
-            )
-        top, left = crop_places(height, width, side, 1)[0]
-        cut = [np.ascontiguousarray(layer[top : top + side, left : left + side]) for layer in layers]
+        cut = cut_crops(pair, pair_layers(pair, cache), settings.patch_size, 1, WHERE)[0]
         for turn, how in enumerate(drawn):
             # a stream for each crop: other images or numbers of draws change nothing of it
             generator = np.random.default_rng([settings.seed, turn, zlib.crc32(pair.name.encode())])

@@ -82,15 +82,30 @@ def crop_places(height: int, width: int, side: int, count: int) -> list[tuple[in
     return [places[place * len(places) // kept] for place in range(kept)]
 
 
+def cut_crops(
+    pair: Pair, layers: Sequence[npt.NDArray[Any]], side: int, count: int, where: str
+) -> list[list[npt.NDArray[Any]]]:
+    """Cut at most `count` squares out of the layers of an image, see `crop_places`.
+
+    Raises:
+        AirpipeError: the image is smaller than the squares.
+    """
+    height, width = layers[0].shape[:2]
+    if min(height, width) < side:
+        raise AirpipeError(
+            f"{where}: {pair.name} has {width}x{height} pixels and is smaller than patch_size {side}. Lower patch_size "
+            "there or leave the image out"
+        )
+    return [
+        [np.ascontiguousarray(layer[top : top + side, left : left + side]) for layer in layers]
+        for top, left in crop_places(height, width, side, count)
+    ]
+
+
 def _crops(
     settings: FeatureSettings, name: str, entry: FeatureClass, pair: Pair, layers: list[npt.NDArray[Any]]
 ) -> list[Crop]:
-    side, (height, width) = settings.patch_size, layers[0].shape[:2]
-    if min(height, width) < side:
-        raise AirpipeError(
-            f"features, class {name}: {pair.name} has {width}x{height} pixels and is smaller than patch_size {side}. "
-            "Lower features.patch_size or leave the image out"
-        )
+    cuts = cut_crops(pair, layers, settings.patch_size, settings.crops_per_image, f"features, class {name}")
     if pair.degraded is None and not entry.operations:
         raise AirpipeError(
             f"features, class {name}: {entry.pairs} has no degraded file of {pair.name}; give the class a recipe"
@@ -98,8 +113,7 @@ def _crops(
     crops, paired = [], pair.degraded is not None
     where = f"features, class {name}, {entry.pairs}: recipe {entry.recipe or 'given as operations'}"
     scene = f"{entry.pairs.split('.')[0]}/{pair.group}"
-    for number, (top, left) in enumerate(crop_places(height, width, side, settings.crops_per_image)):
-        cut = [np.ascontiguousarray(layer[top : top + side, left : left + side]) for layer in layers]
+    for number, cut in enumerate(cuts):
         # a stream for each crop: other classes, images or numbers of crops change nothing of it
         key = [settings.seed, zlib.crc32(name.encode()), zlib.crc32(pair.name.encode()), number]
         pixels, _ = degraded_image(

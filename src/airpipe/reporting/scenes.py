@@ -104,6 +104,8 @@ def read_scenes(scores: Sequence[Path], pictures: Path, report: Mapping[str, Any
     wanted = set(sorted(turns, key=lambda place: place[0])[:SCENES])  # the first image of every test, then the next
     scenes = []
     for test, of in files.items():
+        none = infos[of[NONE]]
+        levels = _levels(of[NONE]) if none.get("transfers") else {}
         alike = [psnr[other] for other in files if set(files[other]) == set(of)]
         chosen = choose_models(alike, report["models"])
         for image in (image for turn, image in enumerate(kept[test]) if (turn, test) in wanted):
@@ -111,8 +113,10 @@ def read_scenes(scores: Sequence[Path], pictures: Path, report: Mapping[str, Any
                 Shown(labels[model], picture(pictures, infos[of[model]], image), psnr[test][model].get(image), model)
                 for model in (NONE, *chosen)
             ]
-            scene = _scene(test, image, shown, picture(pictures, infos[of[NONE]], f"{image}_clean"))
-            scenes.append(_of_transfer(scene, of[NONE], pictures) if infos[of[NONE]].get("transfers") else scene)
+            scene = _scene(test, image, shown, picture(pictures, none, f"{image}_clean"))
+            if levels:
+                scene = _of_transfer(scene, levels[image], picture(pictures, none, f"{image}_reference"))
+            scenes.append(scene)
     return scenes
 
 
@@ -140,13 +144,17 @@ def picture(folder: Path, info: Mapping[str, Any], name: str) -> Pixels:
     return read_pixels(folder / info["model"] / info["test"] / f"{name}.png")
 
 
-def _of_transfer(scene: Scene, scores: Path, pictures: Path) -> Scene:
-    """The scene of a test of transfer: with its reference, and with the operations that were drawn for the target."""
+def _levels(scores: Path) -> dict[str, str]:
+    """Level of each image in a score file: of a test of transfer, the operations that were drawn for the target."""
     frame = pd.read_csv(scores, dtype=str, keep_default_na=False)
-    level = frame[frame["image"] == scene.image]["level"].iloc[0].replace("+", " + ")
-    shown = picture(pictures, score_info(scores), f"{scene.image}_reference")
-    reference = Shown("reference", shown, note=level)
-    target = replace(scene.pictures[-1], title="target", note=level)
+    return dict(zip(frame["image"], frame["level"], strict=True))
+
+
+def _of_transfer(scene: Scene, level: str, shown: Pixels) -> Scene:
+    """The scene of a test of transfer: with its reference, and with the operations that were drawn for the target."""
+    note = level.replace("+", " + ")
+    target = replace(scene.pictures[-1], title="target", note=note)
+    reference = Shown("reference", shown, note=note)
     return replace(scene, pictures=(*scene.pictures[:-1], target), reference=reference)
 
 

@@ -78,7 +78,7 @@ class RepresentorTask(Task):
         super().__init__(settings, parents)
         net = cast(Representor, seeded_network(settings.network, settings.seed))
         check_patches(settings, SMALLEST, "the representor")
-        sharpen(net)
+        initialise(net)
         recipes = [part.operations for part in settings.data]
         columns = DrawnColumns(recipes)
         self.operations, self.places = len(columns.operations), columns.operations.index
@@ -103,11 +103,11 @@ class RepresentorTask(Task):
         }
 
     def measure(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Return `told`: percent of the recipe's operations of which is told rightly whether they made the image."""
+        """Return `operation_accuracy`: of how many of the recipe's operations the reader is right, in percent."""
         # the validation's recipes may number their operations otherwise
         columns = [self.places(name) for name in batch.drawn.operations]
         said = self.networks["reader"](normalised(network(batch.degraded)))[:, columns]
-        return {"told": 100 * ((said > 0) == batch.drawn.applied).float().mean(1)}
+        return {"operation_accuracy": 100 * ((said > 0) == batch.drawn.applied).float().mean(1)}
 
 
 def normalised(embeddings: Tensor) -> Tensor:
@@ -118,7 +118,7 @@ def normalised(embeddings: Tensor) -> Tensor:
     return F.layer_norm(embeddings.flatten(1), embeddings.shape[1:2], eps=1e-12)
 
 
-def sharpen(net: Representor, gain: float = 10.0) -> None:
+def initialise(net: Representor, gain: float = 10.0) -> None:
     """Let a representor start with large filters of He's scale, which see no flat colour.
 
     Degradations change fine structure, whose amplitude is a small part of an image's; from the small weights of the
@@ -185,18 +185,20 @@ class _AdversarialTask(Task):
 
     own_losses: tuple[str, ...] = ()
 
-    def oppose(
+    def set_up_adversary(
         self, settings: PretrainSettings | SuperResolutionSettings, net: nn.Module, moved: Sequence[nn.Parameter]
     ) -> None:
         """Take network, discriminator and optimizers."""
         self.gan, self.gan_from, self.adversarial = settings.gan, settings.gan_from, settings.adversarial
         self.networks, optimizers = {"net": net}, {"net": make_optimizer(moved, settings.optimizers["net"])}
         if self.adversarial:
-            critic = build_network(settings.discriminator.name, **settings.discriminator.arguments)
-            if isinstance(critic, PatchGAN):  # the other one takes one size, which the settings check
-                check_patches(settings, critic.smallest, "the PatchGAN discriminator", validated=False)
-            self.networks["discriminator"] = critic
-            optimizers["discriminator"] = make_optimizer(critic.parameters(), settings.optimizers["discriminator"])
+            discriminator = build_network(settings.discriminator.name, **settings.discriminator.arguments)
+            if isinstance(discriminator, PatchGAN):  # the other one takes one size, which the settings check
+                check_patches(settings, discriminator.smallest, "the PatchGAN discriminator", validated=False)
+            self.networks["discriminator"] = discriminator
+            optimizers["discriminator"] = make_optimizer(
+                discriminator.parameters(), settings.optimizers["discriminator"]
+            )
         self.optimizers = optimizers
 
     def turns(self, step: int) -> Sequence[Turn]:
@@ -208,20 +210,20 @@ class _AdversarialTask(Task):
             Turn("discriminate", ("discriminator",), ("real", "fake")),
         )
 
-    def judged(self, made: Tensor, real: Tensor, at: Moment) -> dict[str, Tensor]:
+    def adversarial_losses(self, made: Tensor, real: Tensor, at: Moment) -> dict[str, Tensor]:
         """Return the adversarial loss of images, none before its time; hands both on to the discriminator's turn."""
         if not self.adversarial or at.step < self.gan_from:
             return {}
-        at.handed.update(made=made.detach(), real=real.detach())
-        critic = self.networks["discriminator"]
-        of_real = critic(real).detach() if self.gan == "ragan" else None
-        return {"adversarial": generator_loss(self.gan, critic(made), of_real)}
+        at.handed.update(fake=made.detach(), real=real.detach())
+        discriminator = self.networks["discriminator"]
+        of_real = discriminator(real).detach() if self.gan == "ragan" else None
+        return {"adversarial": generator_loss(self.gan, discriminator(made), of_real)}
 
     def discriminate(self, at: Moment) -> dict[str, Tensor]:
         """Return the discriminator's losses `real` and `fake`."""
-        critic = self.networks["discriminator"]
+        discriminator = self.networks["discriminator"]
         # one pass for each kind, as published: batch norm then sees images of one kind
-        real, fake = critic(at.handed["real"]), critic(at.handed["made"])
+        real, fake = discriminator(at.handed["real"]), discriminator(at.handed["fake"])
         of_real, of_fake = discriminator_losses(self.gan, real, fake)
         return {"real": of_real, "fake": of_fake}
 
@@ -252,7 +254,7 @@ class SuperResolutionTask(_AdversarialTask):
             self.other_losses = ("perceptual",)
             check_pixel_weight(settings)
         self.pixel_loss = PIXEL_LOSSES[settings.pixel_loss]
-        self.oppose(settings, net, list(net.parameters()))
+        self.set_up_adversary(settings, net, list(net.parameters()))
 
     def step(self, batch: Batch, at: Moment) -> dict[str, Tensor]:
         """Return `pixel`, `perceptual` and `adversarial`, or `real` and `fake`."""
@@ -262,7 +264,7 @@ class SuperResolutionTask(_AdversarialTask):
         losses = {"pixel": self.pixel_loss(made, batch.clean)}
         if "vgg" in self.frozen:
             losses["perceptual"] = perceptual_loss(self.frozen["vgg"], made, batch.clean)
-        return losses | self.judged(made, batch.clean, at)
+        return losses | self.adversarial_losses(made, batch.clean, at)
 
     def measure(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Return `psnr` in dB of the enlarged image."""
@@ -319,7 +321,7 @@ class PretrainTask(_AdversarialTask):
         self.other_losses = tuple({"embedding", "perceptual"} - set(self.own_losses))
         self.pixel_loss = PIXEL_LOSSES[settings.pixel_loss]
         self.real_side = settings.gan_real
-        self.oppose(settings, net, own)
+        self.set_up_adversary(settings, net, own)
 
     def step(self, batch: Batch, at: Moment) -> dict[str, Tensor]:
         """Return `pixel`, `embedding`, `perceptual` and `adversarial`, or `real` and `fake`.
@@ -339,7 +341,7 @@ class PretrainTask(_AdversarialTask):
         if "features" in self.frozen:
             losses["perceptual"] = 2 * perceptual_loss(self.frozen["features"], made, wanted)
         real = wanted if self.real_side == "target" else images
-        return losses | {name: 2 * loss for name, loss in self.judged(made, real, at).items()}
+        return losses | {name: 2 * loss for name, loss in self.adversarial_losses(made, real, at).items()}
 
     def measure(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Return `psnr` in dB of the transferred image against the target; the decoder adds no noise."""
@@ -408,7 +410,8 @@ class FinetuneTask(BaselineTask):
             if not isinstance(encoder, nn.Module):
                 raise AirpipeError(
                     f"parent init is a {type(parents['init']).__name__}; {settings.task} starts from the encoder of a "
-                    "DegAE: name a stage degae.pretrain or degae.finetune, or imported official files"
+                    "DegAE: name a stage degae.pretrain or degae.finetune, or official files that were imported "
+                    "together (PretrainEncoder, PretrainDecoder and DDG_Encoder)"
                 )
             fill_part(net.encoder, encoder, "init", self.parent_reports)
         if settings.fix_encoder:
