@@ -24,11 +24,11 @@ SHORT = "baseline/nafnet_5d_short/seed0/train"
 FINETUNE, PRETRAIN = "dcpt/nafnet_5d/seed0/finetune", "dcpt/nafnet_5d/seed0/pretrain"
 VRDIR = "vrdir/airpipe/seed0"
 CONTROL, DEHAZE = (f"degae/restormer_dehaze{arm}/seed0/finetune" for arm in ("_scratch", ""))
-DSRIR, DSRIR_HAZE = "dsrir/all_in_one/seed0/train", "dsrir/haze/seed0/train"
+DSRIR, DSRIR_NOISE = "dsrir/all_in_one/seed0/train", "dsrir/noise/seed0/train"
 TRANSFER, REPRESENTOR = "degae/restormer/seed0/pretrain", "degae/representor/seed0/representor"
 CHAIN = [f"{VRDIR}/{stage}" for stage in ("ise", "sad", "dnc_haze", "dnc_noise", "dnc_rain")]
 RECOGNISERS = [f"{VRDIR}/recogniser_b", f"{VRDIR}/recogniser_a"]
-SHOWN = [NAFNET, SHORT, FINETUNE, DSRIR, CONTROL, DEHAZE, DSRIR_HAZE, TRANSFER]
+SHOWN = [NAFNET, SHORT, FINETUNE, DSRIR, CONTROL, DEHAZE, DSRIR_NOISE, TRANSFER]
 STUDIES_OFF = {
     "recognition": {"scales": []},
     "features": {"scales": []},
@@ -115,7 +115,7 @@ def test_tables_show_the_chosen_models_or_their_own(demo):
     assert demo.table_models("allinone") == [NAFNET]
     assert demo.table_models("pretraining") == [SHORT, FINETUNE, CONTROL, DEHAZE]
     assert demo.table_models("protocols") == [NAFNET, SHORT, FINETUNE, DSRIR]
-    assert demo.table_models("single_task") == [CONTROL, DEHAZE, DSRIR_HAZE]
+    assert demo.table_models("single_task") == [CONTROL, DEHAZE, DSRIR_NOISE]
     assert demo.shown_models() == SHOWN
 
 
