@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 
 from airpipe.reporting.figures.charts import open_figure, write_instead
 from airpipe.reporting.scenes import Pixels, Scene, Shown
-from airpipe.reporting.table import short_labels, without_seed
+from airpipe.reporting.table import setting_of, without_seed
 from airpipe.settings.names import NONE
 
 Array = npt.NDArray[Any]
@@ -231,11 +231,10 @@ class Staged:
 
 def read_stages(files: Mapping[str, Path], tests: Sequence[str]) -> list[Staged]:
     """Read what `airpipe.evaluation.stages.show_stages` kept of each model, by its id: all tests, model by model."""
-    labels = short_labels(map(without_seed, files))
     rows = []
     for model, file in files.items():
         with np.load(file, allow_pickle=False) as stored:
-            rows += [_staged(stored, test, labels[without_seed(model)]) for test in tests]
+            rows += [_staged(stored, test, setting_of(without_seed(model))) for test in tests]
     return rows
 
 
