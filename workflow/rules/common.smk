@@ -90,6 +90,9 @@ wildcard_constraints:
     model=ID_PATTERN,
 
 
+FIRST = 100  # priority of what everything else waits for; trainings have theirs (plan.TrainingRule), the rest none
+
+
 # Paths
 
 

@@ -1,7 +1,5 @@
 # Where the files of data sets lie on this machine, as inputs and arguments of the data rules.
 
-FIRST = 100  # priority of what everything else waits for; trainings have theirs (plan.TrainingRule), the rest none
-
 
 def data_threads(wildcards):
     """Threads that read a data set: embedded and drawn ones are small, and a second core would be waited for."""

@@ -13,6 +13,7 @@ rule freeze_settings:
         config="results/{method}/{setting}/seed{seed}/{stage}/config.yaml",
     log:
         "results/logs/{method}/{setting}/seed{seed}/{stage}.config.log",
+    priority: FIRST
     conda:
         "../../envs/train.yaml"
     resources:
@@ -34,6 +35,7 @@ rule freeze:
     wildcard_constraints:
         kind="|".join(PLAN.frozen_kinds),
         name="[a-z0-9_.]+",
+    priority: FIRST
     conda:
         "../../envs/train.yaml"
     resources:
