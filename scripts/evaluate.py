@@ -7,6 +7,7 @@ import torch
 
 from airpipe.data.pairs import listed
 from airpipe.errors import run_main
+from airpipe.evaluation.job import job_parser
 from airpipe.evaluation.scoring import Candidate, score_tests
 from airpipe.provenance import write_json
 from airpipe.settings.base import read_settings
@@ -14,18 +15,12 @@ from airpipe.settings.scoring import TestJob
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("id", help="model id, or none")
+    parser = job_parser(__doc__, "pair lists of the tests", or_none=True)
     parser.add_argument("--table", required=True, help="name of the table, for the index")
-    parser.add_argument("--model", type=Path, nargs="?", help="model.safetensors; nothing for none")
     parser.add_argument("--tests", type=Path, nargs="+", required=True, help="tests with their protocols as YAML")
-    parser.add_argument("--pairs", type=Path, nargs="+", required=True, help="pair lists of the tests")
-    parser.add_argument("--root", action="append", default=[], help="dataset=folder")
     parser.add_argument("--scores", type=Path, required=True, help="folder of the model's score files")
     parser.add_argument("--restored", type=Path, required=True, help="folder of its pictures")
     parser.add_argument("--index", type=Path, required=True, help="file that names the score files with their hashes")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
 
 

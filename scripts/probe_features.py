@@ -8,6 +8,7 @@ import torch
 from airpipe.data.pairs import listed
 from airpipe.errors import run_main
 from airpipe.evaluation.features import analyse
+from airpipe.evaluation.job import job_parser
 from airpipe.evaluation.restore import choose_device
 from airpipe.provenance import library_versions, sha256_file, write_json
 from airpipe.settings.base import read_settings
@@ -20,16 +21,10 @@ TRAINING = ("method", "setting", "stage", "scale", "seed", "step")
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("id", help="model id")
-    parser.add_argument("--model", type=Path, required=True, help="model.safetensors")
+    parser = job_parser(__doc__, "the lists of all classes")
     parser.add_argument("--init", choices=["trained", "random"], default="trained", help="weights to look into")
     parser.add_argument("--features", type=Path, required=True, help="feature settings as YAML")
-    parser.add_argument("--pairs", type=Path, nargs="+", required=True, help="the lists of all classes")
-    parser.add_argument("--root", action="append", default=[], help="dataset=folder")
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
 
 

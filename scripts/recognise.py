@@ -10,6 +10,7 @@ import torch
 
 from airpipe.data.pairs import listed
 from airpipe.errors import AirpipeError, run_main
+from airpipe.evaluation.job import job_parser
 from airpipe.evaluation.recognisers import shared_values
 from airpipe.evaluation.recognition import recognise
 from airpipe.evaluation.restore import choose_device
@@ -24,17 +25,11 @@ TRAINING = ("method", "setting", "stage", "scale", "seed", "step")
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("id", help="model id of the enhancer, or none")
+    parser = job_parser(__doc__, "the lists of all tests", or_none=True)
     parser.add_argument("--seed", type=int, required=True, help="of the run")
-    parser.add_argument("--model", type=Path, nargs="?", help="model.safetensors; nothing for none")
     parser.add_argument("--recogniser", action="append", required=True, metavar="NAME=FILE")
     parser.add_argument("--job", type=Path, required=True, help="tests and recognisers as YAML")
-    parser.add_argument("--pairs", type=Path, nargs="+", required=True, help="the lists of all tests")
-    parser.add_argument("--root", action="append", default=[], help="dataset=folder")
     parser.add_argument("--output", type=Path, required=True, help="json; pictures go beside it (npz)")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
 
 

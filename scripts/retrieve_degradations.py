@@ -8,6 +8,7 @@ import torch
 from airpipe.data.pairs import listed
 from airpipe.errors import run_main
 from airpipe.evaluation.embeddings import search
+from airpipe.evaluation.job import job_parser
 from airpipe.evaluation.restore import choose_device
 from airpipe.provenance import library_versions, sha256_file, write_json
 from airpipe.settings.base import read_settings
@@ -17,15 +18,9 @@ from airpipe.weights.checkpoints import load_model
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("id", help="model id")
-    parser.add_argument("--model", type=Path, required=True, help="model.safetensors")
+    parser = job_parser(__doc__, "list of clean images")
     parser.add_argument("--retrieval", type=Path, required=True, help="retrieval settings as YAML")
-    parser.add_argument("--pairs", type=Path, required=True, help="list of clean images")
-    parser.add_argument("--root", action="append", default=[], help="dataset=folder")
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
 
 
@@ -33,7 +28,8 @@ def main() -> None:
     given = arguments()
     torch.set_num_threads(given.threads)
     settings = read_settings(RetrievalSettings, given.retrieval)
-    (pairs,) = listed([given.pairs], given.root, [str(settings.pairs)], "features.retrieval").values()
+    wanted = str(settings.pairs)
+    pairs = listed(given.pairs, given.root, [wanted], "features.retrieval")[wanted]
     model, device = load_model(given.model, variant_of(given.id)), choose_device(given.device)
     facts = {
         "model": given.id,

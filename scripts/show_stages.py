@@ -8,6 +8,7 @@ import torch
 
 from airpipe.data.pairs import listed
 from airpipe.errors import run_main
+from airpipe.evaluation.job import job_parser
 from airpipe.evaluation.restore import choose_device
 from airpipe.evaluation.stages import show_stages
 from airpipe.provenance import atomic_path
@@ -18,15 +19,9 @@ from airpipe.weights.checkpoints import load_model
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("id", help="model id")
-    parser.add_argument("--model", type=Path, required=True, help="model.safetensors")
+    parser = job_parser(__doc__, "pair lists of the tests")
     parser.add_argument("--tests", type=Path, nargs="+", required=True, help="tests with their protocols as YAML")
-    parser.add_argument("--pairs", type=Path, nargs="+", required=True, help="pair lists of the tests")
-    parser.add_argument("--root", action="append", default=[], help="dataset=folder")
     parser.add_argument("--output", type=Path, required=True, help="npz to write")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
 
 

@@ -209,6 +209,7 @@ class _Tally:
     heaps: dict[str, list[tuple[int, dict[str, str]]]] = field(default_factory=dict)
 
     def remove(self, row: dict[str, str], reasons: Sequence[str], twin: str) -> None:
+        """Count a picture that is left out, and keep it as an example where its hash is among the smallest."""
         self.removed.update(reasons)
         if len(reasons) == 1:
             self.alone.update(reasons)
@@ -223,6 +224,8 @@ class _Tally:
                 heapq.heappop(heap)
 
     def examples(self) -> dict[str, list[dict[str, str]]]:
+        """Return the examples of each reason, in the order of the list."""
+
         def ordered(heap: list[tuple[int, dict[str, str]]]) -> list[dict[str, str]]:
             return sorted((row for _, row in heap), key=lambda row: (int(row["line"]), int(row["member"])))
 
