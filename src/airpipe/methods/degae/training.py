@@ -318,7 +318,7 @@ class PretrainTask(_AdversarialTask):
             self.notes = ("no perceptual loss (perceptual: none; published: VGG19)",)
         if "features" in self.frozen:
             self.own_losses = (*self.own_losses, "perceptual")
-        self.other_losses = tuple({"embedding", "perceptual"} - set(self.own_losses))
+        self.other_losses = tuple(name for name in ("embedding", "perceptual") if name not in self.own_losses)
         self.pixel_loss = PIXEL_LOSSES[settings.pixel_loss]
         self.real_side = settings.gan_real
         self.set_up_adversary(settings, net, own)
