@@ -34,6 +34,7 @@ from airpipe.settings.stages import ComputeSettings, DataPart
 SHIPPED = read_config("recipes.yaml")["recipes"]
 MIXING = tuple(float(value) for value in np.random.default_rng(3).random(12))
 CPU = torch.device("cpu")
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def rng(seed=0):
@@ -53,12 +54,12 @@ def framed(images, height, width):
     frames = torch.full((len(images), 3, height, width), 0.4)
     for frame, image in zip(frames, images, strict=True):
         frame[:, : image.shape[0], : image.shape[1]] = tensor(image)
-    return frames, [image.shape[:2] for image in images]
+    return frames.to(DEVICE), [image.shape[:2] for image in images]
 
 
 def unframed(frames, sizes):
     return [
-        frame[:, :height, :width].numpy().transpose(1, 2, 0)
+        frame[:, :height, :width].cpu().numpy().transpose(1, 2, 0)
         for frame, (height, width) in zip(frames, sizes, strict=True)
     ]
 
@@ -266,7 +267,9 @@ def both_batches(folder, part, count=24, side=48):
     keys = [SampleKey(slot, 0, slot % 3, side) for slot in range(count)]
     pairs = [picture_pairs(folder)]
     one, later = (TrainingSamples([part], pairs, 5, defer=defer) for defer in (False, True))
-    return collate([one[key] for key in keys]).to(CPU), collate_deferred([later[key] for key in keys]).to(CPU)
+    return collate([one[key] for key in keys]).to(CPU), collate_deferred([later[key] for key in keys]).to(DEVICE).to(
+        CPU
+    )
 
 
 def images_of(batch):
@@ -338,7 +341,7 @@ def test_pairs_of_files_pass_as_they_are(tmp_path):
     pairs = [replace(pair, degraded=pair.clean, level="file") for pair in picture_pairs(tmp_path)]
     part = transfer(**PLAIN | {"recipe": None, "operations": []})
     samples = TrainingSamples([part], [pairs], 5, defer=True)
-    batch = collate_deferred([samples[SampleKey(slot, 0, slot % 3, 48)] for slot in range(4)]).to(CPU)
+    batch = collate_deferred([samples[SampleKey(slot, 0, slot % 3, 48)] for slot in range(4)]).to(DEVICE).to(CPU)
     assert torch.equal(batch.degraded, batch.clean)
     assert batch.level == ["file"] * 4
 
@@ -353,7 +356,7 @@ def test_noise_is_fixed_by_seed_and_slot_and_differs_between_images(tmp_path):
 
     def grain(seed, slots):
         samples = TrainingSamples([part], [pairs], seed, defer=True)
-        batch = collate_deferred([samples[SampleKey(slot, 0, slot % 3, 48)] for slot in slots]).to(CPU)
+        batch = collate_deferred([samples[SampleKey(slot, 0, slot % 3, 48)] for slot in slots]).to(DEVICE).to(CPU)
         return images_of(batch) - 128 / 255
 
     whole = grain(1, range(6))

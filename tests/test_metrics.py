@@ -23,6 +23,7 @@ VALUES = json.loads(str(GOLDEN["meta"]))["values"]
 CASES = [(name, key) for name, values in VALUES.items() for key in values]
 COLOURS = ("rgb", "y", "y8", "y8_negated")
 CPU = torch.device("cpu")
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def golden_pair(name):
@@ -151,14 +152,14 @@ def test_tensors_are_measured_as_arrays_are(**pair):
         for rounded in (True, False)
         if name != "ssim_columns7" or colour != "rgb"
     ]
-    arrays, found = measure(restored, clean, wanted), measure(restored, clean, wanted, tensors(CPU))
+    arrays, found = measure(restored, clean, wanted), measure(restored, clean, wanted, tensors(DEVICE))
     for one in wanted:
         assert found[one] == pytest.approx(arrays[one], abs=1e-6), one
 
 
 def test_a_batch_of_tensors_gives_one_number_per_image():
     pairs = [make_pair("texture", 30, 41, 8.0, seed) for seed in (0, 1)]
-    on = tensors(CPU)
+    on = tensors(DEVICE)
     restored, clean = (torch.stack([on.levels(pair[part], True, True) for pair in pairs]) for part in (0, 1))
     for name in ("psnr", "ssim_gaussian11"):
         alone = [measure(*pair, [Measurement(name)], on)[Measurement(name)] for pair in pairs]
