@@ -80,12 +80,22 @@ def in_floats(images: "Tensor") -> "Tensor":
     """
     import torch
 
-    return images.float().div_(255) if images.dtype == torch.uint8 else images
+    return of_levels(images.float()) if images.dtype == torch.uint8 else images
 
 
 def levels(images: "Tensor") -> "Tensor":
     """Clip float images to [0, 1] and round them to whole numbers from 0 to 255, half to even; they stay floats."""
     return images.clamp(0, 1).mul(255).round()
+
+
+def of_levels(images: "Tensor") -> "Tensor":
+    """Divide whole numbers from 0 to 255 by 255, in place, with equal bits on every device.
+
+    By a plain number CUDA would divide with its reciprocal: half of the values would be another float than on a CPU.
+    """
+    import torch
+
+    return images.div_(torch.full((), 255.0, device=images.device))
 
 
 def _top(kind: np.dtype[Any]) -> float:

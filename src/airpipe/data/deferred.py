@@ -17,7 +17,7 @@ from airpipe.data.batch import Batch, collate
 from airpipe.data.degrading import check_not_paired
 from airpipe.degradations.batched import BATCHED, Sizes, Work, apply_batched, cut
 from airpipe.degradations.recipes import GRID, Drawn, draw, needed
-from airpipe.pixels import Box, Layer, channels_first, in_floats, levels, whole
+from airpipe.pixels import Box, Layer, channels_first, in_floats, levels, of_levels, whole
 from airpipe.settings.degrading import Recipe
 from airpipe.settings.stages import DataPart
 
@@ -112,7 +112,7 @@ class DeferredBatch:
         rows, columns = self.boxes[0]
         side = (rows.stop - rows.start, columns.stop - columns.start)
         patches = cut(images, [(rows.start, columns.start) for rows, columns in self.boxes], side)
-        patches = torch.where(self.quantise.to(device)[:, None, None, None], levels(patches) / 255, patches)
+        patches = torch.where(self.quantise.to(device)[:, None, None, None], of_levels(levels(patches)), patches)
         degraded, clean, *others = torch.split(patches, len(self.batch.name))
         batch = replace(self.batch.to(device), degraded=degraded, clean=clean)
         if batch.companion is None:

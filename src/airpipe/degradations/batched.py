@@ -21,7 +21,7 @@ from torch import Tensor
 from airpipe.degradations.blur import SMALLEST_VARIANCE
 from airpipe.degradations.noise import FORMS, LUMA, channel_factor
 from airpipe.degradations.recipes import Drawn, defaults
-from airpipe.pixels import levels
+from airpipe.pixels import levels, of_levels
 
 Sizes = Sequence[tuple[int, int]]
 """Height and width of each image of a batch; its frame may be larger."""
@@ -192,14 +192,14 @@ def poisson_noise(
 
     Counts are exact on the CPU; CUDA's generator takes rounded normal numbers for means above 4000.
     """
-    rounded = levels(images) / 255
+    rounded = of_levels(levels(images))
     result = rounded.clone()
     weights = sent(LUMA, images.device)
     for place, (height, width) in enumerate(sizes):
         mean = rounded[place, :, :height, :width]
         if form[place] != FORMS[0]:
             order = weights.flip(0) if legacy_bgr[place] else weights
-            mean = levels(torch.einsum("c,chw->hw", order, mean)) / 255
+            mean = of_levels(levels(torch.einsum("c,chw->hw", order, mean)))
         counts = torch.poisson(mean * photons[place], generator=generators[place])
         result[place, :, :height, :width] += counts / photons[place] - mean
     return result
@@ -251,8 +251,7 @@ def jpeg(
     blue, red = (_doubled(around) - 128).unbind(1)
     luma = luma[:, 0]
     decoded = torch.stack((luma + 1.402 * red, luma - 0.344136286 * blue - 0.714136286 * red, luma + 1.772 * blue), 1)
-    decoded = decoded.round().clamp(0, 255) / 255
-    return _swapped(decoded, legacy_bgr)[:, :, :height, :width]
+    return _swapped(of_levels(decoded.round().clamp(0, 255)), legacy_bgr)[:, :, :height, :width]
 
 
 def _swapped(images: Tensor, swap: Sequence[bool]) -> Tensor:
