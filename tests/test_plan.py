@@ -392,7 +392,7 @@ def test_a_name_list_lies_where_the_machine_says(monkeypatch):
 def test_a_test_job_has_its_recipe_and_its_protocols_written_out(demo):
     job = demo.test_job("photos_noise15")
     assert job.test.operations.operations[0].parameters["sigma"].constant == 15
-    assert list(job.protocols) == ["airpipe", "promptir", "dcpt"]
+    assert list(job.protocols) == ["airpipe", "promptir"]
     assert {(protocol.title, protocol.source) for protocol in job.protocols.values()} == {("", "")}
     assert f"revision: {REVISION}" in demo.frozen("tests", "photos_noise15")  # a raised one scores again
 

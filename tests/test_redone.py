@@ -178,7 +178,7 @@ def test_a_table_of_equal_budgets_redoes_itself_only(demo):
         (nested("tests", "photos_noise15", "keep_images", 1), {"photos_noise15"}, {"allinone"}),
         (
             nested("protocols", "dcpt", "border", 2),
-            {"photos_noise15", "photos_noise25", "photos_noise50"},
+            {"photos_noise25"},
             {"allinone", "protocols", "single_task", "pretraining"},
         ),
     ],
