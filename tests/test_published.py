@@ -221,6 +221,22 @@ def test_a_printed_number_of_a_variant_belongs_to_it_alone(printed, model, expec
     assert {each["method"] for each in rows if same_model(row, each, printed.known)} == ({expected} - {None})
 
 
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [
+        ("all_in_one", {"allinone3"}),
+        ("noise", {"single_denoise"}),
+        ("rain", {"single_rain"}),
+        ("haze", {"single_haze"}),
+        ("noise_25", set()),
+    ],
+)
+def test_a_printed_number_of_a_mode_belongs_to_the_setting_of_its_name(printed, mode, expected):
+    row = {"method": "dsrir", "backbone": "dsrir", "setting": mode, "model": f"dsrir/{mode}/train"}
+    found = [each for each in records(printed.scores) if same_model(row, each, printed.known)]
+    assert {(each["method"], each["setting"]) for each in found} == {("DSRIR", setting) for setting in expected}
+
+
 def test_variants_stand_beside_their_printed_numbers_with_the_card_that_they_share(printed):
     place = {"dataset": "rain100l", "degradation": "rain", "level": "light", "protocol": "promptir", "metric": "psnr"}
     model = {"method": "dynet", "backbone": "dynet", "setting": "dynet_3d", "n_images": 100, "scale": "paper"}

@@ -82,6 +82,7 @@ class PrintedSetting(Settings):
 
     about: str
     tasks: Name | None = Field(None, description="Tasks in the name of our setting, <backbone>_<tasks>; none: no such.")
+    mode: Name | None = Field(None, description="Name of our setting where a method has one network and its modes.")
     trained_on: tuple[Name, ...] = Field((), description="Data sets of the training.")
 
 
@@ -254,14 +255,14 @@ def same_model(row: Row, reference: Row, known: Known) -> bool:
     """
     setting = known.settings.get(str(reference["setting"]))
     family = str(reference["backbone"])
-    if not family or setting is None or setting.tasks is None:
+    if not family or setting is None:
         return False
     method, variant = described(str(row["method"])), variant_of(str(row.get("model", "")))
     forms = [form for form in method.printed if ("{variant}" in form) == bool(variant)]
     ours = {form.format(title=method.title, backbone=family, variant=variant).lower() for form in forms}
     same_network = row["backbone"] == method.forks.get(family, family)
-    same_tasks = row["setting"] in {f"{name}_{setting.tasks}" for name in (family, f"{family}_std")}
-    return str(reference["method"]).lower() in ours and same_network and same_tasks
+    names = {setting.mode, *(f"{name}_{setting.tasks}" for name in (family, f"{family}_std") if setting.tasks)} - {None}
+    return str(reference["method"]).lower() in ours and same_network and row["setting"] in names
 
 
 def differences(row: Row, card: Card, reference: Row, known: Known) -> list[str]:
