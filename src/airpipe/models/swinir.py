@@ -36,12 +36,14 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from airpipe.models.contract import Network, Shapes
+from airpipe.models.contract import Form, Network, Shapes
 from airpipe.models.features import Features, Output, hide, pad_visible
 from airpipe.models.padding import pad_to_multiple
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)
 """Mean colour of DIV2K; the original SwinIR and DCPT subtract it."""
+JPEG_WINDOW = 7
+"""Window of the published networks against JPEG artefacts; all others have 8."""
 MASKED = -100.0
 """Added to the logit of two tokens that only the roll made neighbours."""
 UNUSED = ("conv_after_body.", "conv_last.")
@@ -298,6 +300,7 @@ class SwinIR(Network):
         if min(in_chans, window_size, hidden) < 1 or img_range <= 0:
             raise ValueError("in_chans, window_size, embed_dim * mlp_ratio must be at least 1, img_range above 0")
         self.window_size, self.img_range, self.drop_path_rate = window_size, img_range, drop_path_rate
+        self.image_channels = in_chans
         self.size_multiple, self.pads_itself = window_size, pad != "none"
         self.no_restorer = "it makes features of an image (output: features)" if output == "features" else ""
         self.global_residual, self.pad, self.output = global_residual, pad, output
@@ -438,6 +441,18 @@ class SwinIR(Network):
         window = (math.isqrt(tables[0][0]) + 1) // 2
         heads = [shape[1] for shape in tables]
         return {**found, "window_size": window, "num_heads": heads, "global_residual": True, "rgb_mean": True}
+
+    @classmethod
+    def published_form(cls, shapes: Shapes) -> Form | None:
+        """Say what a window of 7 means: the form that removes JPEG artefacts, on a scale of 0 to 255.
+
+        Args:
+            shapes: shape of each entry, by its published name.
+        """
+        found = cls.arguments_from(shapes)
+        if found is None or found["window_size"] != JPEG_WINDOW:
+            return None
+        return Form(f"SwinIR for JPEG artefacts (window {JPEG_WINDOW})", {"img_range": 255.0})
 
 
 def own_name(key: str) -> str | None:
