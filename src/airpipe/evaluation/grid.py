@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from airpipe.errors import AirpipeError
+from airpipe.evaluation.channels import check_restorer
 from airpipe.evaluation.memory import COPIES, activation_bytes
 from airpipe.evaluation.reference import check_reference
-from airpipe.models.contract import no_restorer, pads_itself, size_multiple, whole_image
+from airpipe.models.contract import image_channels, pads_itself, size_multiple, whole_image
 
 
 @dataclass(frozen=True)
@@ -81,10 +82,14 @@ def lay_tiles(network: nn.Module, height: int, width: int, tile: int, overlap: i
     A network that looks at an image as a whole (`whole_image`) is never tiled.
 
     Raises:
-        AirpipeError: as `plan_tiles`, a network that is no restorer, or one without the reference that it wants.
+        AirpipeError: as `plan_tiles`, a network that is no restorer, one of grey images (`channels.for_rgb` makes it
+            take three channels), or one without the reference that it wants.
     """
-    if reason := no_restorer(network):
-        raise AirpipeError(f"this model restores no image: {reason}. Choose another model")
+    check_restorer(network)
+    if image_channels(network) == 1:
+        raise AirpipeError(
+            "this model restores grey pictures (1 channel), and those here are RGB. Choose another model"
+        )
     check_reference(network)
     if whole_image(network):
         tile = 0

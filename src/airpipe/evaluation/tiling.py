@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from airpipe.errors import AirpipeError
 from airpipe.evaluation.grid import Tile, blend_weights, lay_tiles
-from airpipe.models.contract import size_multiple
+from airpipe.models.contract import Network, size_multiple
 from airpipe.models.padding import pad_to_multiple
 from airpipe.pixels import Pixels, in_floats, to_pixels, to_tensor
 
@@ -235,7 +235,13 @@ def _forward(network: nn.Module, inputs: Tensor, device: torch.device | str) -> 
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         # torch tells of a full main memory by a plain RuntimeError
         if isinstance(error, RuntimeError) and "memory" not in str(error):
-            raise
+            if isinstance(network, Network):
+                raise
+            first = (str(error).splitlines() or [type(error).__name__])[0][:160]
+            raise AirpipeError(
+                f"{type(network).__name__} fails on images of shape {tuple(inputs.shape)} ({first}). "
+                "Expected a network that maps RGB images to such of the same size"
+            ) from error
         raise AirpipeError(
             f"not enough memory on {device} for {len(inputs)} tile(s) of {size} pixels. Use a smaller tile"
         ) from None
