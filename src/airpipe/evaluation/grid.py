@@ -149,7 +149,7 @@ def _tile_count(length: int, size: int, overlap: int) -> int:
     return -(-(length - overlap) // (size - overlap))
 
 
-def blend_weights(starts: list[int], size: int, length: int) -> Tensor:
+def blend_weights(starts: list[int], size: int, length: int) -> list[Tensor]:
     """Weights of the tiles along one axis: ramps over the shared pixels, one elsewhere.
 
     A quarter of the shared pixels at the edge of a tile weighs nothing: the ramp takes the
@@ -161,18 +161,21 @@ def blend_weights(starts: list[int], size: int, length: int) -> Tensor:
         length: length of the axis, in pixels.
 
     Returns:
-        (tiles, length) float32; zero outside a tile, each column sums to one.
+        For each tile the float32 weights of its pixels on the axis, from its start on; at each pixel of the axis those
+        of all tiles sum to one.
     """
-    position = torch.arange(length, dtype=torch.float64) + 0.5
-    weights = torch.zeros(len(starts), length, dtype=torch.float64)
+    sums = torch.zeros(length, dtype=torch.float64)
+    weights = []
     for index, start in enumerate(starts):
-        weight = ((position > start) & (position < start + size)).double()
+        position = torch.arange(min(size, length - start), dtype=torch.float64) + 0.5
+        weight = torch.ones_like(position)
         if index > 0 and (shared := starts[index - 1] + size - start) > 0:
-            weight = weight.minimum(_ramp(position - start, shared))
+            weight = weight.minimum(_ramp(position, shared))
         if index + 1 < len(starts) and (shared := start + size - starts[index + 1]) > 0:
-            weight = weight.minimum(_ramp(start + size - position, shared))
-        weights[index] = weight
-    return (weights / weights.sum(0)).float()
+            weight = weight.minimum(_ramp(size - position, shared))
+        sums[start : start + size] += weight
+        weights.append(weight)
+    return [(weight / sums[start : start + size]).float() for start, weight in zip(starts, weights, strict=True)]
 
 
 def _ramp(distance: Tensor, shared: int) -> Tensor:

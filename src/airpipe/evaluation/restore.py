@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from airpipe.errors import AirpipeError
+from airpipe.errors import AirpipeError, lacks_memory
 from airpipe.evaluation.budget import fitting_model
 from airpipe.evaluation.channels import check_restorer, for_rgb
 from airpipe.evaluation.ensemble import SelfEnsemble
@@ -131,7 +131,7 @@ def restore(
     given = _checked(image)
     if budget is not None:
         model = fitting_model(model, budget, choose_device(device))
-    with _ready(model, device) as (network, where):
+    with _enough_memory("the images"), _ready(model, device) as (network, where):
         way = _Way(network, where, **options)
         if isinstance(given, Picture):
             restored = _restore_picture(given, way, in_place=not isinstance(image, np.ndarray))
@@ -189,11 +189,11 @@ def restore_file(
         return RestoredFile(source, target, skipped=True)
     _refuse_to_replace(target, source, overwrite, keep, skip_done)
     height, width = picture.pixels.shape[:2]
-    with _ready(model, device) as (network, where):
+    with _enough_memory(f"{source}: {width}x{height} pixels"), _ready(model, device) as (network, where):
         way = _Way(network, where, **options)
         plan = way.plan(picture, source)
         picture = _restore_picture(picture, way, in_place=True, progress=progress)
-    _write(target, picture, made_from)
+        _write(target, picture, made_from)
     seconds = time.perf_counter() - begun
     return RestoredFile(source, target, height, width, len(plan), plan[0].height, plan[0].width, seconds)
 
@@ -289,6 +289,19 @@ def _ready(model: Model, device: str) -> Iterator[tuple[nn.Module, torch.device]
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+@contextmanager
+def _enough_memory(what: str) -> Iterator[None]:
+    """Turn a lack of memory, wherever it shows, into an error about what was restored."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
+            raise
+        raise AirpipeError(
+            f"{what} need more memory than there is. Use a smaller --tile, or cut the picture into parts"
+        ) from None
 
 
 def _restore_picture(picture: Picture, way: _Way, in_place: bool, progress: Progress | None = None) -> Picture:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from airpipe.errors import AirpipeError
+from airpipe.errors import AirpipeError, lacks_memory
 from airpipe.evaluation.grid import Tile, blend_weights, lay_tiles
 from airpipe.models.contract import Network, size_multiple
 from airpipe.models.padding import pad_to_multiple
@@ -181,7 +181,7 @@ def _finished_rows(
             sums[:, shared.shape[1] :] = 0
             first = t.top
         y, x = slice(t.top, min(t.top + tall, height)), slice(t.left, min(t.left + t.width, width))
-        weight = rows[t.top][y, None] * columns[t.left][None, x]  # (h, w)
+        weight = rows[t.top][:, None] * columns[t.left][None]  # (h, w)
         sums[:, : y.stop - y.start, x] += weight * output[:, : y.stop - y.start, : x.stop - x.start]
     yield from _bands(sums[:, : height - first], first)
 
@@ -232,9 +232,8 @@ def _forward(network: nn.Module, inputs: Tensor, device: torch.device | str) -> 
         if first is not None and first.is_floating_point():
             images = images.to(first.dtype)
         outputs: Tensor = network(images).float().cpu()
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        # torch tells of a full main memory by a plain RuntimeError
-        if isinstance(error, RuntimeError) and "memory" not in str(error):
+    except (MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
             if isinstance(network, Network):
                 raise
             first = (str(error).splitlines() or [type(error).__name__])[0][:160]
