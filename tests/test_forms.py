@@ -12,6 +12,7 @@ from parity import fill_parameters, load_golden
 
 from airpipe import build_network
 from airpipe.errors import AirpipeError
+from airpipe.evaluation.grid import lay_tiles
 from airpipe.evaluation.restore import restore_file
 from airpipe.images import Picture, read_picture, write_picture
 from airpipe.models.contract import image_channels
@@ -255,3 +256,22 @@ def test_a_size_that_ours_refuses_is_told_as_such():
     sizes = {"width": 4, "enc_blk_nums": [1], "dec_blk_nums": [1]}
     [line] = unsaid("nafnet", {**sizes, "pad": "none"}, build_network("nafnet", **sizes).published_state())
     assert line.endswith("takes pad=zero: one of them refuses a random image of 11x9 pixels")
+
+
+@pytest.mark.parametrize("size", [(16, 24), (19, 26), (3, 9)])
+def test_swinir_s_test_script_is_an_option_that_repeats_the_edge_and_always_adds(size):
+    """Its lines: cat([image, flip(image)]) along each axis, cut to (side // window + 1) * window, cropped back."""
+    network = build_network("swinir", **SWIN, rgb_mean=True, pad="mirror").eval()
+    fill_parameters(network)
+    plain = build_network("swinir", **SWIN, rgb_mean=True).eval()
+    plain.load_state_dict(network.state_dict())
+    image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    padded = image
+    for axis, side in ((2, size[0]), (3, size[1])):
+        mirrored = torch.cat([padded, padded.flip(axis), padded, padded.flip(axis)], axis)
+        padded = mirrored.narrow(axis, 0, (side // 8 + 1) * 8)
+    with torch.no_grad():
+        expected = plain(padded)[..., : size[0], : size[1]]
+        torch.testing.assert_close(network(image), expected, rtol=0, atol=1e-6)
+        assert (plain(image) - expected).abs().max() > 1e-3
+    assert len(lay_tiles(network, 200, 300, 64, 8)) == 1

@@ -263,7 +263,9 @@ class SwinIR(Network):
         rgb_mean: whether to subtract `RGB_MEAN` (0 unless `in_chans` is 3) and scale by `img_range`;
             undone at the end.
         pad: "reflect": any size, filled up at right and bottom (edge replication where the image is too
-            small) and cropped; "none": other sizes than multiples of the window are an error.
+            small) and cropped; "mirror": as the published test script does it, which repeats the edge and adds a
+            window where nothing is missing (images are then not tiled); "none": other sizes than multiples of the
+            window are an error.
         output: "image", or "features": the normalised body (B, C, H, W), without shallow
             skip and the last two convolutions, which are not made (encoder of DegAE).
 
@@ -291,7 +293,7 @@ class SwinIR(Network):
         relative_bias: bool = True,
         attn_mask: bool = True,
         rgb_mean: bool = False,
-        pad: Literal["reflect", "none"] = "reflect",
+        pad: Literal["reflect", "mirror", "none"] = "reflect",
         output: Literal["image", "features"] = "image",
     ) -> None:
         super().__init__()
@@ -301,7 +303,7 @@ class SwinIR(Network):
             raise ValueError("in_chans, window_size, embed_dim * mlp_ratio must be at least 1, img_range above 0")
         self.window_size, self.img_range, self.drop_path_rate = window_size, img_range, drop_path_rate
         self.image_channels = in_chans
-        self.size_multiple, self.pads_itself = window_size, pad != "none"
+        self.size_multiple, self.pads_itself, self.whole_image = window_size, pad != "none", pad == "mirror"
         self.no_restorer = "it makes features of an image (output: features)" if output == "features" else ""
         self.global_residual, self.pad, self.output = global_residual, pad, output
         self.relative_bias, self.attn_mask, self.rgb_mean = relative_bias, attn_mask, rgb_mean
@@ -518,7 +520,7 @@ def _check(
         raise ValueError(f"drop_path_rate is {drop_path_rate}; expected 0 or more and less than 1")
     for name, value, allowed in (
         ("resi_connection", resi_connection, ("1conv", "3conv")),
-        ("pad", pad, ("reflect", "none")),
+        ("pad", pad, ("reflect", "mirror", "none")),
         ("output", output, ("image", "features")),
     ):
         if value not in allowed:
