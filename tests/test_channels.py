@@ -18,6 +18,8 @@ from airpipe.evaluation.protocol import evaluate, network_restorer
 from airpipe.images import Picture, read_picture, write_picture
 from airpipe.models.cost import network_cost
 from airpipe.settings.scoring import ProtocolSettings, TestSettings
+from airpipe.settings.stages import NetworkSettings
+from airpipe.training.task import seeded_network
 from airpipe.weights.checkpoints import load_model
 from airpipe.weights.importing import ImportOptions, describe, how_to_use, import_published
 
@@ -211,3 +213,10 @@ def test_the_grey_golden_restores_a_grey_file(tmp_path, photos):
     golden = load_golden(GOLDENS / "import_restormer_grey.npz")
     torch.save({"params": golden.reference_state()}, tmp_path / "grey.pth")
     assert restore(photos / "grey.png", tmp_path / "grey.pth", device="cpu").shape == (20, 23, 3)
+
+
+@pytest.mark.parametrize("channels", [1, 4, 6])
+def test_a_training_refuses_a_network_of_other_channels_before_it_begins(channels):
+    asked = NetworkSettings(name="nafnet", arguments={**SIZES, "img_channel": channels})
+    with pytest.raises(AirpipeError, match=f"network nafnet takes images of {channels} channels; trainings have RGB"):
+        seeded_network(asked, 0)

@@ -139,8 +139,10 @@ def test_a_published_form_is_what_its_authors_run_and_restores_a_file_of_its_kin
     found = read_published(file)
     assert found.name == form.network
     assert {key: value for key, value in form.options.items() if found.arguments.get(key, value) != value} == {}
-    said = "\n".join(describe(found))
-    assert form.note in said
+    assert form.note in "\n".join(describe(found))
+    back, before = found.network.published_state(True, found.layout), found.weights.tensors
+    assert back.keys() == before.keys() - form.extra.keys()  # so that its export is imported as the same
+    assert all(torch.equal(value, before[key]) for key, value in back.items())
     channels = image_channels(network)
     image = torch.rand(1, channels, 19, 26, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -179,7 +181,8 @@ def test_a_published_file_computes_what_its_authors_compute_and_so_does_its_expo
     loaded = load_model(tmp_path / "model")
     assert loaded.card["parameters"] == golden.n_params
     export_published(tmp_path / "model", tmp_path / "again.pth", buffers=False)
-    assert caplog.text == ""  # whoever reads the file takes it for what it is
+    sizes = "again.pth: the published class takes sides that are multiples of 8 only. Pad other images by reflection"
+    assert [line.count(sizes) for line in caplog.messages] == ([1] if name == "import_restormer_grey" else [])
     again = torch.load(tmp_path / "again.pth", weights_only=True)["params"]
     assert again.keys() == state.keys() and all(torch.equal(again[key], value) for key, value in state.items())
     back = read_published(tmp_path / "again.pth")
@@ -212,7 +215,8 @@ def test_an_export_tells_each_setting_that_it_cannot_carry_and_the_difference_it
     theirs.load_state_dict(ours.state_dict())
     save_model(tmp_path / "model", ours, {"network": {"name": name, "arguments": options}})
     export_published(tmp_path / "model", tmp_path / "out.pth")
-    [line] = caplog.messages
+    line, *sizes = caplog.messages
+    assert len(sizes) == (name == "restormer")
     [(setting, value)] = instead.items()
     told = re.fullmatch(
         rf".*out.pth: {setting}=\S+ is not in the file, and who reads it takes {setting}={value}: "
@@ -244,7 +248,9 @@ def test_an_export_of_a_network_that_pools_globally_tells_that_its_readers_pool_
     )
     caplog.clear()
     export_published(tmp_path / "model", tmp_path / "milab.pth", layout="milab")
-    assert "pad=zero is not in the file, and who reads it takes pad=reflect" in caplog.text
+    pad, sizes = caplog.messages
+    assert "pad=zero is not in the file, and who reads it takes pad=reflect: up to " in pad
+    assert "milab.pth: the published class takes sides that are multiples of 16 only" in sizes
 
 
 def test_a_setting_of_training_alone_gets_no_line():

@@ -236,9 +236,9 @@ def _forward(network: nn.Module, inputs: Tensor, device: torch.device | str) -> 
         if not lacks_memory(error):
             if isinstance(network, Network):
                 raise
-            first = (str(error).splitlines() or [type(error).__name__])[0][:160]
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
             raise AirpipeError(
-                f"{type(network).__name__} fails on images of shape {tuple(inputs.shape)} ({first}). "
+                f"{type(network).__name__} fails on images of shape {tuple(inputs.shape)} ({reason}). "
                 "Expected a network that maps RGB images to such of the same size"
             ) from error
         raise AirpipeError(

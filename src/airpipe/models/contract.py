@@ -77,6 +77,8 @@ class Network(nn.Module):
 
     PUBLISHED_LAYOUTS: ClassVar[tuple[str, ...]] = ("published",)
     """Key layouts that `published_state` writes, the usual one first; empty: no published file holds it."""
+    UNPADDED_LAYOUTS: ClassVar[tuple[str, ...]] = ()
+    """Layouts whose published class takes multiples of `size_multiple` only; its runner pads, by reflection."""
     PUBLISHED_CONTAINER: ClassVar[str] = "params"
     """Key under which published files keep the weights."""
     assumed: ClassVar[tuple[str, ...]] = ()

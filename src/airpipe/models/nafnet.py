@@ -348,6 +348,7 @@ class NAFNet(UNet):
     """
 
     PUBLISHED_LAYOUTS: ClassVar[tuple[str, ...]] = ("megvii", "milab")
+    UNPADDED_LAYOUTS: ClassVar[tuple[str, ...]] = ("milab",)
     title: ClassVar[str] = "NAFNet"
 
     def __init__(

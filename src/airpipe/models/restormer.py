@@ -247,6 +247,7 @@ class RestormerEncoder(Network):
         ValueError: impossible sizes.
     """
 
+    UNPADDED_LAYOUTS: ClassVar[tuple[str, ...]] = ("published",)
     size_multiple = 8
     pads_itself = True
     stages_in_body = False

@@ -16,7 +16,7 @@ import yaml
 
 from airpipe import __version__
 from airpipe.errors import AirpipeError
-from airpipe.models.contract import Network, image_channels, no_restorer, takes_reference
+from airpipe.models.contract import Network, image_channels, no_restorer, pads_itself, takes_reference
 from airpipe.models.cost import network_cost
 from airpipe.provenance import atomic_path, git_state, library_versions, sha256_file, write_failed
 from airpipe.registry import assemblies, assembling_function
@@ -389,6 +389,12 @@ def export_published(
     plain = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
     with atomic_path(target) as temporary, temporary.open("wb") as stream:
         torch.save(plain if bare else {network.PUBLISHED_CONTAINER: plain}, stream)
-    for line in unsaid(name, loaded.card["network"]["arguments"], plain):
+    lines = unsaid(name, loaded.card["network"]["arguments"], plain)
+    if pads_itself(network) and network.published_layout(layout) in network.UNPADDED_LAYOUTS:
+        lines.append(
+            f"the published class takes sides that are multiples of {network.size_multiple} only. Pad other images by "
+            "reflection at right and bottom and crop the result, as the published runner and airpipe do"
+        )
+    for line in lines:
         log.warning("%s: %s", target, line)
     return len(plain)
