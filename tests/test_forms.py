@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from parity import fill_parameters, load_golden
+from torch import nn
 
 from airpipe import build_network
 from airpipe.errors import AirpipeError
@@ -281,3 +282,42 @@ def test_swinir_s_test_script_is_an_option_that_repeats_the_edge_and_always_adds
         torch.testing.assert_close(network(image), expected, rtol=0, atol=1e-6)
         assert (plain(image) - expected).abs().max() > 1e-3
     assert len(lay_tiles(network, 200, 300, 64, 8)) == 1
+
+
+@pytest.mark.parametrize(("expand", "hidden", "channels"), [(1, 2, 3), (2, 3, 1), (3, 1, 4)])
+def test_a_baseline_of_other_expansions_is_read_and_computes_its_paper_s_formula(expand, hidden, channels, tmp_path):
+    sizes = {"img_channel": channels, "width": 4, "middle_blk_num": 2, "enc_blk_nums": [1], "dec_blk_nums": [0]}
+    options = {**sizes, "dw_expand": expand, "ffn_expand": hidden}
+    network = build_network("basenet", **options).eval()
+    state = fill_parameters(network) and network.state_dict()
+    torch.save(network.published_state(), tmp_path / "file.pth")
+    found = read_published(tmp_path / "file.pth")
+    assert (found.name, found.arguments) == ("basenet", {**options, "pad": "zero"})
+
+    def conv(name, features, **how):
+        return nn.functional.conv2d(features, state[f"{name}.weight"], state[f"{name}.bias"], **how)
+
+    def norm(name, features):
+        off = features - features.mean(1, keepdim=True)
+        scale, bias = (state[f"{name}.{key}"][:, None, None] for key in ("weight", "bias"))
+        return off / (off.square().mean(1, keepdim=True) + 1e-6).sqrt() * scale + bias
+
+    features = torch.rand(2, 8, 5, 6, generator=torch.Generator().manual_seed(0))
+    block, wide = "middle_blks.1", 8 * expand
+    mixed = conv(f"{block}.conv1", norm(f"{block}.norm1", features))
+    mixed = nn.functional.gelu(conv(f"{block}.conv2", mixed, padding=1, groups=wide))
+    squeezed = conv(f"{block}.se.1", mixed.mean((2, 3), keepdim=True)).relu()
+    mixed = mixed * conv(f"{block}.se.3", squeezed).sigmoid()
+    expected = features + conv(f"{block}.conv3", mixed) * state[f"{block}.beta"]
+    inner = nn.functional.gelu(conv(f"{block}.conv4", norm(f"{block}.norm2", expected)))
+    expected = expected + conv(f"{block}.conv5", inner) * state[f"{block}.gamma"]
+    with torch.no_grad():
+        torch.testing.assert_close(network.middle_blks[1](features), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_local_pooling_of_a_baseline_has_the_windows_of_megvii_s_training_size():
+    network = build_network("basenet_tlc", **LOCAL)
+    stages = [*network.encoders, network.middle_blks, *network.decoders]
+    assert [stage[0].se[0].kernel[0] for stage in stages] == [384, 192, 96, 48, 24, 48, 96, 192, 384]
+    with pytest.raises(AirpipeError, match="network basenet: dw_expand 0 and ffn_expand 2; expected 1 or more"):
+        build_network("basenet", dw_expand=0)
