@@ -4,12 +4,12 @@ import argparse
 from pathlib import Path
 
 from airpipe.errors import AirpipeError, run_main
-from airpipe.models.contract import no_restorer
 from airpipe.weights.importing import (
     ImportOptions,
     describe,
     export_model,
     export_published,
+    how_to_use,
     import_name,
     import_published,
     network_arguments,
@@ -73,9 +73,7 @@ def main() -> None:
         return
     folder = given.output or Path("results/imported") / import_name(given.file, given.name)
     found = import_published(given.file, folder, options, given.overwrite)
-    restores = not no_restorer(found.network)
-    use = f"airpipe restore PHOTO -m {folder}" if restores else f"a parent for training: imported/{folder.name}"
-    print("\n".join([*describe(found), f"-> {folder} ({use})"]))
+    print("\n".join([*describe(found), f"-> {folder} ({how_to_use(found, folder)})"]))
 
 
 if __name__ == "__main__":

@@ -40,6 +40,12 @@ class Halving(Network):
         return (images, maps) if stages else images[0]
 
 
+class Grey(Halving):
+    """The same, for grey images."""
+
+    image_channels = 1
+
+
 def job(test: TestSettings, name: str = "toy") -> TestJob:
     return TestJob(name=name, test=test, protocols={name: SHIPPED[name] for name in test.protocols})
 
@@ -82,6 +88,7 @@ def test_the_first_image_is_shown_as_the_first_protocol_gives_it(pairs):
     ("network", "lists", "message"),
     [
         (nn.Identity(), None, "gallery: Identity does not restore in stages .*; take its model out of gallery.models"),
+        (Grey(), None, "gallery: the model takes images of 1 channels, not RGB; take it out of gallery.models"),
         (Halving(3), None, "Halving gave 3 images and 3 maps; it tells of 2 stages"),
         (Halving(), [], "gallery, test toy: toy.test lists no images. Name another test"),
     ],

@@ -13,6 +13,7 @@ from airpipe.errors import AirpipeError
 from airpipe.models import contract
 from airpipe.models.contract import Network, example_input, image_channels
 from airpipe.models.cost import count_parameters, network_cost
+from airpipe.models.recognisers import ResidualBlock
 from airpipe.registry import build_network, network_class, networks
 from airpipe.weights.published import load_published
 
@@ -117,6 +118,35 @@ def test_multiples_of_the_size_that_a_network_tells_are_not_padded_and_others_ar
     if multiple > 1 and network.pads_itself:
         with NoPadding(), pytest.raises(AssertionError, match="padded"):
             network(*shown(network, torch.rand(1, channels, 4 * multiple + multiple // 2, 6 * multiple)))
+
+
+class NoStridedPoint(TorchDispatchMode):
+    """Fails at a convolution of 1x1 with a stride, whose gradient writes outside its memory (docs/networks.md)."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if "convolution" in str(function):
+            _, weight, _, stride = args[:4]
+            assert set(weight.shape[2:]) != {1} or max(stride) == 1, f"1x1 of stride {stride}"
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_network_has_a_strided_convolution_of_one_pixel(name):
+    network = built(name)
+    with NoStridedPoint():
+        network(*inputs(network))
+
+
+def test_a_strided_convolution_of_one_pixel_is_found():
+    with NoStridedPoint(), pytest.raises(AssertionError, match=r"1x1 of stride \[2, 2\]"):
+        nn.Conv2d(4, 8, 1, 2)(torch.rand(1, 4, 8, 8))
+
+
+def test_the_residual_recogniser_s_projection_is_one_of_stride_two():
+    torch.manual_seed(0)
+    block, features = ResidualBlock(4, 6).double().eval(), torch.rand(2, 4, 9, 12, dtype=torch.float64)
+    projection = nn.functional.conv2d(features, block.projection.weight, block.projection.bias, stride=2)
+    torch.testing.assert_close(block(features), (block.inner(features) + projection).relu())
 
 
 @pytest.mark.parametrize("name", NAMES)

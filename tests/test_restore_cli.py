@@ -13,7 +13,9 @@ import torch
 
 from airpipe.cli.main import main
 from airpipe.cli.restore import find_photos
+from airpipe.errors import AirpipeError
 from airpipe.evaluation.origin import RECORD
+from airpipe.evaluation.tiling import restore_pixels
 from airpipe.images import Picture, read_picture, write_picture
 from airpipe.registry import build_network
 from airpipe.weights.checkpoints import save_model
@@ -196,6 +198,42 @@ def test_senseless_options_are_refused(words, capsys):
         main(["restore", "a.png", "-m", "x", *words])
     assert caught.value.code == 2
     assert words[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "full", [MemoryError("Unable to allocate 417. GiB"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_a_photo_that_needs_too_much_memory_is_one_line_and_the_others_are_restored(
+    full, tmp_path, model, monkeypatch, capsys
+):
+    write_picture(tmp_path / "a_strip.png", Picture(np.zeros((1, 200, 3), np.uint8)))
+    write_picture(tmp_path / "b_good.png", Picture(np.zeros((12, 12, 3), np.uint8)))
+
+    def hungry(network, pixels, **options):
+        if pixels.shape[0] == 1:
+            raise full
+        return restore_pixels(network, pixels, **options)
+
+    monkeypatch.setattr("airpipe.evaluation.restore.restore_pixels", hungry)
+    assert main(["restore", str(tmp_path), "-m", model, "-o", str(tmp_path / "out")]) == 2
+    strip, total = capsys.readouterr().err.splitlines()
+    assert strip == (
+        f"airpipe: error: {tmp_path / 'a_strip.png'}: 200x1 pixels need more memory than there is. "
+        "Use a smaller --tile, or cut the picture into parts"
+    )
+    assert total.startswith("airpipe: error: 1 of 2 photos failed")
+    assert tree(tmp_path / "out") == ["b_good_restored.png"]
+
+
+def test_a_photo_that_cannot_be_decoded_for_lack_of_memory_is_not_called_corrupt(tmp_path, monkeypatch):
+    write_picture(tmp_path / "a.png", Picture(np.zeros((4, 4, 3), np.uint8)))
+
+    def full(image):
+        raise MemoryError
+
+    monkeypatch.setattr("airpipe.images._eight_bit", full)
+    with pytest.raises(AirpipeError, match=r"a.png: there is too little memory to decode it"):
+        read_picture(tmp_path / "a.png")
 
 
 def test_memory_batch_and_ensemble_are_taken(album, model, capsys):

@@ -515,7 +515,7 @@ def test_any_number_of_image_channels_has_a_mean():
         ("swinir", {"window_size": 0}, "window_size"),
         ("swinir", {"drop_path_rate": 1}, "drop_path_rate is 1; expected"),
         ("swinir", {"resi_connection": "2conv"}, "resi_connection is '2conv'; expected '1conv' or '3conv'"),
-        ("swinir", {"pad": "zero"}, "pad is 'zero'; expected 'reflect' or 'none'"),
+        ("swinir", {"pad": "zero"}, "pad is 'zero'; expected 'reflect' or 'mirror' or 'none'"),
         ("swinir", {"output": "tokens"}, "output is 'tokens'; expected 'image' or 'features'"),
         ("swinir", {"windows": 8}, "windows"),
         ("swinir_dcpt", {"depths": [2, 2], "num_heads": [6, 6]}, "has 2 groups; the DCPT fork has 6"),

@@ -62,6 +62,22 @@ def test_equal_tiles_cover_every_pixel(height, width, tile, overlap, multiple):
     assert covered.all()
 
 
+def on_axis(starts, size, length):
+    """Weights of all tiles on the whole axis, (tiles, length)."""
+    weights = torch.zeros(len(starts), length)
+    for row, start, weight in zip(weights, starts, blend_weights(starts, size, length), strict=True):
+        row[start : start + size] = weight
+    return weights
+
+
+@pytest.mark.parametrize("length", [2_000, 2_000_000])
+def test_weights_take_memory_by_the_pixels_of_the_tiles_and_not_by_tiles_times_length(length):
+    tiles = plan_tiles(1, length, 512, 32, 8)
+    weights = blend_weights([tile.left for tile in tiles], tiles[0].width, length)
+    assert length <= sum(weight.numel() for weight in weights) <= 1.2 * length
+    assert all(weight.untyped_storage().nbytes() == 4 * weight.numel() for weight in weights)
+
+
 @given(SIDES, TILES, OVERLAPS, MULTIPLES)
 @settings(max_examples=150, deadline=None)
 def test_neighbours_share_the_overlap_evenly_and_weights_sum_to_one(length, tile, overlap, multiple):
@@ -73,7 +89,7 @@ def test_neighbours_share_the_overlap_evenly_and_weights_sum_to_one(length, tile
     assert not shared or max(shared) - min(shared) <= multiple
     assert all(start % multiple == 0 for start in starts)
     assert len(tiles) == 1 or 0 <= starts[-1] + size - length < multiple  # as much is padded as for the whole image
-    weights = blend_weights(starts, size, length)
+    weights = on_axis(starts, size, length)
     assert weights.min() >= 0
     assert (weights.sum(0) - 1).abs().max() < 1e-6
 
@@ -103,7 +119,7 @@ def test_more_tiles_are_used_where_rounding_makes_them_cheaper():
 
 
 def test_weights_ramp_linearly_over_the_middle_half_of_what_two_tiles_share():
-    first, second = blend_weights([0, 12], 20, 32)
+    first, second = on_axis([0, 12], 20, 32)
     assert first.tolist() == pytest.approx([1] * 14 + [0.875, 0.625, 0.375, 0.125] + [0] * 14)
     assert second.tolist() == pytest.approx(first.tolist()[::-1])
 

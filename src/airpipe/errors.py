@@ -15,6 +15,11 @@ class AirpipeError(Exception):
     """Something that the user can mend: bad input, a bad setting, a full disk."""
 
 
+def lacks_memory(error: BaseException) -> bool:
+    """Tell whether an exception says that there is too little memory; torch says it by a RuntimeError."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in str(error))
+
+
 def run_main(main: Callable[[], int | None]) -> None:
     """Run a script's main function and leave with its exit status.
 

@@ -84,6 +84,8 @@ def read_picture(path: Path) -> Picture:
         raise AirpipeError(
             f"{path}: not an image that can be read. Expected a complete file of one of {', '.join(SUFFIXES)}"
         ) from None
+    except MemoryError:
+        raise AirpipeError(f"{path}: there is too little memory to decode it. Cut it into parts first") from None
     except DECODER_ERRORS as error:
         raise AirpipeError(f"{path}: corrupt or truncated image ({error}). Copy or download it again") from None
 

@@ -98,6 +98,12 @@ def of_levels(images: "Tensor") -> "Tensor":
     return images.div_(torch.full((), 255.0, device=images.device))
 
 
+def equal_channels(pixels: npt.NDArray[Any]) -> bool:
+    """Tell whether an image (H, W, 3) is grey: its channels are equal everywhere."""
+    parts = (pixels[:1], pixels)  # most colours show in the first row already
+    return all(bool((part[..., 1:] == part[..., :1]).all()) for part in parts)
+
+
 def _top(kind: np.dtype[Any]) -> float:
     """Value of full brightness, 255 or 65535."""
     if kind not in (np.dtype(np.uint8), np.dtype(np.uint16)):

@@ -23,6 +23,8 @@ METHODS = ("baseline", "dcpt", "vrdir", "degae", "dsrir", "dynet")
 BACKBONES = {
     "nafnet": "airpipe.models.nafnet:NAFNet",
     "nafnet_tlc": "airpipe.models.nafnet:NAFNetTLC",
+    "basenet": "airpipe.models.nafnet:BaseNet",
+    "basenet_tlc": "airpipe.models.nafnet:BaseNetTLC",
     "restormer": "airpipe.models.restormer:Restormer",
     "promptir": "airpipe.models.promptir:PromptIR",
     "swinir": "airpipe.models.swinir:SwinIR",

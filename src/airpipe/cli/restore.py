@@ -66,6 +66,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--self-ensemble", action="store_true", help="mean over eight flips and turns: better, eight times the work"
     )
     parser.add_argument(
+        "--luma",
+        action="store_true",
+        help="with a model of grey pictures: restore the brightness of colour photos, whose colours (Cb, Cr) stay",
+    )
+    parser.add_argument(
         "--reference",
         type=Path,
         metavar="FILE",
@@ -144,6 +149,7 @@ def restore(arguments: argparse.Namespace, find_model: Callable[[str], Path]) ->
         _say_error(problem)
     if not photos:
         return 2
+    from airpipe.evaluation.channels import check_restorer
     from airpipe.evaluation.reference import check_reference
     from airpipe.evaluation.restore import choose_device
     from airpipe.images import read_picture
@@ -151,6 +157,7 @@ def restore(arguments: argparse.Namespace, find_model: Callable[[str], Path]) ->
     device = choose_device(arguments.device)  # before minutes are spent on loading
     reference = read_picture(arguments.reference).pixels if arguments.reference else None
     model = _load(arguments, find_model, device)
+    check_restorer(model.network, arguments.luma)
     check_reference(model.network, *(reference.shape[:2] if reference is not None else ()))
     failed, skipped, kept = len(problems), 0, set[Path]()
     with _progress(len(photos)) as begin:
@@ -299,6 +306,7 @@ def _restore_one(
         batch=arguments.batch,
         memory=arguments.memory,
         self_ensemble=arguments.self_ensemble,
+        luma=arguments.luma,
         reference=reference,
     )
 

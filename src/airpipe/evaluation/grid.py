@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from airpipe.errors import AirpipeError
+from airpipe.evaluation.channels import check_restorer
 from airpipe.evaluation.memory import COPIES, activation_bytes
 from airpipe.evaluation.reference import check_reference
-from airpipe.models.contract import no_restorer, pads_itself, size_multiple, whole_image
+from airpipe.models.contract import image_channels, pads_itself, size_multiple, whole_image
 
 
 @dataclass(frozen=True)
@@ -81,10 +82,14 @@ def lay_tiles(network: nn.Module, height: int, width: int, tile: int, overlap: i
     A network that looks at an image as a whole (`whole_image`) is never tiled.
 
     Raises:
-        AirpipeError: as `plan_tiles`, a network that is no restorer, or one without the reference that it wants.
+        AirpipeError: as `plan_tiles`, a network that is no restorer, one of grey images (`channels.for_rgb` makes it
+            take three channels), or one without the reference that it wants.
     """
-    if reason := no_restorer(network):
-        raise AirpipeError(f"this model restores no image: {reason}. Choose another model")
+    check_restorer(network)
+    if image_channels(network) == 1:
+        raise AirpipeError(
+            "this model restores grey pictures (1 channel), and those here are RGB. Choose another model"
+        )
     check_reference(network)
     if whole_image(network):
         tile = 0
@@ -144,7 +149,7 @@ def _tile_count(length: int, size: int, overlap: int) -> int:
     return -(-(length - overlap) // (size - overlap))
 
 
-def blend_weights(starts: list[int], size: int, length: int) -> Tensor:
+def blend_weights(starts: list[int], size: int, length: int) -> list[Tensor]:
     """Weights of the tiles along one axis: ramps over the shared pixels, one elsewhere.
 
     A quarter of the shared pixels at the edge of a tile weighs nothing: the ramp takes the
@@ -156,18 +161,21 @@ def blend_weights(starts: list[int], size: int, length: int) -> Tensor:
         length: length of the axis, in pixels.
 
     Returns:
-        (tiles, length) float32; zero outside a tile, each column sums to one.
+        For each tile the float32 weights of its pixels on the axis, from its start on; at each pixel of the axis those
+        of all tiles sum to one.
     """
-    position = torch.arange(length, dtype=torch.float64) + 0.5
-    weights = torch.zeros(len(starts), length, dtype=torch.float64)
+    sums = torch.zeros(length, dtype=torch.float64)
+    weights = []
     for index, start in enumerate(starts):
-        weight = ((position > start) & (position < start + size)).double()
+        position = torch.arange(min(size, length - start), dtype=torch.float64) + 0.5
+        weight = torch.ones_like(position)
         if index > 0 and (shared := starts[index - 1] + size - start) > 0:
-            weight = weight.minimum(_ramp(position - start, shared))
+            weight = weight.minimum(_ramp(position, shared))
         if index + 1 < len(starts) and (shared := start + size - starts[index + 1]) > 0:
-            weight = weight.minimum(_ramp(start + size - position, shared))
-        weights[index] = weight
-    return (weights / weights.sum(0)).float()
+            weight = weight.minimum(_ramp(size - position, shared))
+        sums[start : start + size] += weight
+        weights.append(weight)
+    return [(weight / sums[start : start + size]).float() for start, weight in zip(starts, weights, strict=True)]
 
 
 def _ramp(distance: Tensor, shared: int) -> Tensor:

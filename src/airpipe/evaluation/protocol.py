@@ -18,13 +18,15 @@ from airpipe.data.degrading import degraded_image
 from airpipe.data.pairs import Pair
 from airpipe.data.sources import ImageCache, pair_layers
 from airpipe.errors import AirpipeError
+from airpipe.evaluation.channels import for_rgb
 from airpipe.evaluation.metrics import Kit, Measurement, least_side, measure
 from airpipe.evaluation.metrics_torch import kit
 from airpipe.evaluation.perceptual import perceptual_measures
 from airpipe.evaluation.reference import Sample, guided, transfer
 from airpipe.evaluation.tiling import restore_tiled
 from airpipe.images import Picture, centre_crop, glance, write_picture
-from airpipe.pixels import FloatImage, Rgb8, as_floats, quantised
+from airpipe.models.contract import image_channels
+from airpipe.pixels import FloatImage, Rgb8, as_floats, equal_channels, quantised
 from airpipe.progress import track
 from airpipe.provenance import atomic_path
 from airpipe.settings.base import canonical_json, unknown_name
@@ -189,7 +191,8 @@ def _asked(
 ) -> tuple[Sample, Rgb8, str]:
     """What a test asks for one image: the sample, what the result is compared with, and the degradation's level."""
     if not test.transfers:
-        return Sample(degraded_input(test, pair, layers, noise), pair.name), layers[0], test.level
+        grey = equal_channels(layers[0])
+        return Sample(degraded_input(test, pair, layers, noise), pair.name, grey=grey), layers[0], test.level
     made = transfer(test, pair, layers, pairs, cache)
     return Sample(as_floats(made.degraded), pair.name, as_floats(made.reference)), made.target, made.level
 
@@ -329,12 +332,19 @@ def network_restorer(network: nn.Module, device: torch.device, tile: int) -> Res
         tile: side of the tiles in pixels; 0: whole images.
 
     Returns:
-        A function of a sample; it refuses one with a reference for a network that takes none, and one without for a
-        network that takes one.
+        A function of a sample; it refuses one with a reference for a network that takes none, one without for a
+        network that takes one, and one with colours for a network of grey images.
     """
 
     def restore(sample: Sample) -> FloatImage:
-        ready = network if sample.reference is None else guided(network, _planes(sample.reference))
+        if image_channels(network) == 1 and not sample.grey:
+            raise AirpipeError(
+                f"{sample.name}: has colours, and this model restores grey pictures (1 channel). Score it on tests of "
+                "grey images alone: give their table a list of models of its own"
+            )
+        ready = for_rgb(network, sample.grey)
+        if sample.reference is not None:
+            ready = guided(ready, _planes(sample.reference))
         restored = restore_tiled(ready, _planes(sample.degraded), tile=tile, device=device)
         return np.ascontiguousarray(restored.numpy().transpose(1, 2, 0))
 

@@ -29,6 +29,8 @@ class Sample:
     """Name of the image in the pair list, for messages and for choices that depend on it."""
     reference: FloatImage | None = None
     """A second image that shows how the result should look, (h, w, 3) float32 of any size; None: the task has none."""
+    grey: bool = False
+    """Whether the clean image is grey: networks of one channel are then given the first one of the degraded image."""
 
 
 class Guided(Network):

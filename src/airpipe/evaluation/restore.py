@@ -18,15 +18,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from airpipe.errors import AirpipeError
+from airpipe.errors import AirpipeError, lacks_memory
 from airpipe.evaluation.budget import fitting_model
+from airpipe.evaluation.channels import check_restorer, for_rgb
 from airpipe.evaluation.ensemble import SelfEnsemble
 from airpipe.evaluation.grid import Tile, fitting_tile, lay_tiles
 from airpipe.evaluation.origin import Origin, is_made_from, note, origin
 from airpipe.evaluation.reference import guided
 from airpipe.evaluation.tiling import Progress, restore_pixels, restore_tiled
 from airpipe.images import Picture, read_picture, why_not, write_picture
-from airpipe.pixels import Pixels, to_tensor
+from airpipe.models.contract import image_channels
+from airpipe.pixels import Pixels, equal_channels, to_tensor
 from airpipe.weights.checkpoints import LoadedModel, load_model
 
 PathLike: TypeAlias = str | os.PathLike[str]
@@ -67,6 +69,7 @@ class Options(TypedDict, total=False):
     batch: int
     memory: float | None
     self_ensemble: bool
+    luma: bool
     reference: PathLike | Pixels | Tensor | None
 
 
@@ -94,7 +97,8 @@ def restore(
 
     Args:
         image: a path; an array, uint8 or uint16, (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA;
-            or a floating-point tensor, (3, H, W) or (B, 3, H, W), RGB in [0, 1]. Any H and W.
+            or a floating-point tensor, (3, H, W) or (B, 3, H, W), RGB in [0, 1], or the same with one channel, grey.
+            Any H and W.
         model: what `load_model` takes (a stage folder, ours or a published file, with @variant), a loaded
             model, or a network. A network is put on `device`, runs in evaluation mode and
             gets its mode back.
@@ -106,7 +110,8 @@ def restore(
         options: tile (512): largest side of a tile in pixels; bounds the memory; 0: the whole image
             at once. overlap (32): least number of pixels that neighbouring tiles share. batch (1):
             tiles per pass. memory (None): bytes for a pass; chooses the tile, or the whole image where
-            it fits. self_ensemble (False): mean over the eight flips and turns; eight times the work.
+            it fits. self_ensemble (False): mean over the eight flips and turns; eight times the work. luma (False):
+            let a model of grey pictures restore the brightness of colour ones, whose Cb and Cr stay as they are.
             reference (None): a second image, of the kinds above, for models that take one and give the image its
             degradation; of a larger one its centre of 512 pixels counts.
 
@@ -126,14 +131,14 @@ def restore(
     given = _checked(image)
     if budget is not None:
         model = fitting_model(model, budget, choose_device(device))
-    with _ready(model, device) as (network, where):
+    with _enough_memory("the images"), _ready(model, device) as (network, where):
         way = _Way(network, where, **options)
         if isinstance(given, Picture):
             restored = _restore_picture(given, way, in_place=not isinstance(image, np.ndarray))
             return restored.pixels if not isinstance(image, np.ndarray) else _as_array(restored, image.ndim)
         images = given.detach().float().cpu().reshape(-1, *given.shape[-3:])
-        results = [restore_tiled(way.network, one, device=where, **way.tiling(*one.shape[-2:])) for one in images]
-        return torch.stack(results).clamp_(0, 1).reshape(given.shape).to(given.device, given.dtype)
+        results = torch.stack([_restore_planes(one, way) for one in images])
+        return results.clamp_(0, 1).reshape(given.shape).to(given.device, given.dtype)
 
 
 def restore_file(
@@ -184,11 +189,11 @@ def restore_file(
         return RestoredFile(source, target, skipped=True)
     _refuse_to_replace(target, source, overwrite, keep, skip_done)
     height, width = picture.pixels.shape[:2]
-    with _ready(model, device) as (network, where):
+    with _enough_memory(f"{source}: {width}x{height} pixels"), _ready(model, device) as (network, where):
         way = _Way(network, where, **options)
-        plan = way.plan(height, width)
+        plan = way.plan(picture, source)
         picture = _restore_picture(picture, way, in_place=True, progress=progress)
-    _write(target, picture, made_from)
+        _write(target, picture, made_from)
     seconds = time.perf_counter() - begun
     return RestoredFile(source, target, height, width, len(plan), plan[0].height, plan[0].width, seconds)
 
@@ -206,15 +211,26 @@ class _Way:
         batch: int = 1,
         memory: float | None = None,
         self_ensemble: bool = False,
+        luma: bool = False,
         reference: PathLike | Pixels | Tensor | None = None,
     ) -> None:
         if batch < 1:
             raise AirpipeError(f"a batch of {batch} tiles. Expected 1 or more")
+        check_restorer(network, luma)
         if reference is not None:
             network = guided(network, _shown(reference))
-        self.network = SelfEnsemble(network).eval() if self_ensemble else network
-        self.bare, self.device = network, device
+        self.bare, self.device, self.self_ensemble, self.luma = network, device, self_ensemble, luma
         self.tile, self.overlap, self.batch, self.memory = tile, overlap, batch, memory
+
+    def network(self, image: Picture | Tensor, what: str = "the picture") -> nn.Module:
+        """The network for an image, which messages call `what`, as one that takes three channels.
+
+        Raises:
+            AirpipeError: the image has colours that the network does not take.
+        """
+        one_channel = image_channels(self.bare) == 1
+        ready = for_rgb(self.bare, one_channel and _is_grey(image), self.luma, what)
+        return SelfEnsemble(ready).eval() if self.self_ensemble else ready
 
     def tiling(self, height: int, width: int) -> dict[str, Any]:
         """Arguments of `restore_tiled` and `restore_pixels` for an image of this size."""
@@ -223,9 +239,12 @@ class _Way:
             return {"tile": self.tile, **options}
         return {"tile": fitting_tile(self.bare, height, width, memory=self.memory, **options), **options}
 
-    def plan(self, height: int, width: int) -> list[Tile]:
-        """The tiles of an image of this size."""
-        return lay_tiles(self.network, height, width, self.tiling(height, width)["tile"], self.overlap)
+    def plan(self, picture: Picture, source: Path) -> list[Tile]:
+        """The tiles of a picture."""
+        height, width = picture.pixels.shape[:2]
+        return lay_tiles(
+            self.network(picture, str(source)), height, width, self.tiling(height, width)["tile"], self.overlap
+        )
 
 
 def choose_device(device: str) -> torch.device:
@@ -272,9 +291,22 @@ def _ready(model: Model, device: str) -> Iterator[tuple[nn.Module, torch.device]
             module.training = mode
 
 
+@contextmanager
+def _enough_memory(what: str) -> Iterator[None]:
+    """Turn a lack of memory, wherever it shows, into an error about what was restored."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
+            raise
+        raise AirpipeError(
+            f"{what} need more memory than there is. Use a smaller --tile, or cut the picture into parts"
+        ) from None
+
+
 def _restore_picture(picture: Picture, way: _Way, in_place: bool, progress: Progress | None = None) -> Picture:
     pixels = restore_pixels(
-        way.network,
+        way.network(picture),
         picture.pixels,
         device=way.device,
         grey=picture.grey,
@@ -283,6 +315,19 @@ def _restore_picture(picture: Picture, way: _Way, in_place: bool, progress: Prog
         **way.tiling(*picture.pixels.shape[:2]),
     )
     return replace(picture, pixels=pixels)
+
+
+def _restore_planes(image: Tensor, way: _Way) -> Tensor:
+    """Restore float32 (3, H, W), or (1, H, W) whose result is the mean of three outputs."""
+    planes = image.expand(3, -1, -1)
+    restored = restore_tiled(way.network(planes), planes, device=way.device, **way.tiling(*image.shape[-2:]))
+    return restored if len(image) == 3 else restored.mean(0, keepdim=True)
+
+
+def _is_grey(image: Picture | Tensor) -> bool:
+    if isinstance(image, Tensor):
+        return bool((image == image[:1]).all())
+    return image.grey or equal_channels(image.pixels)
 
 
 def _checked(image: PathLike | Pixels | Tensor) -> Picture | Tensor:
@@ -298,8 +343,10 @@ def _checked(image: PathLike | Pixels | Tensor) -> Picture | Tensor:
 
 def _checked_tensor(image: Tensor) -> Tensor:
     shape = tuple(image.shape)
-    if len(shape) not in (3, 4) or shape[-3] != 3 or 0 in shape:
-        raise AirpipeError(f"a tensor of shape {shape}. Expected (3, H, W) or (B, 3, H, W), none of them 0")
+    if len(shape) not in (3, 4) or shape[-3] not in (1, 3) or 0 in shape:
+        raise AirpipeError(
+            f"a tensor of shape {shape}. Expected (3, H, W) or (B, 3, H, W), or one channel for grey, none of them 0"
+        )
     if not image.is_floating_point():
         raise AirpipeError(f"a tensor of {image.dtype}. Expected floats in [0, 1]: divide 8-bit values by 255")
     image = image.detach()
@@ -326,7 +373,7 @@ def _shown(reference: PathLike | Pixels | Tensor | None) -> Tensor:
     if planes.ndim != 3:
         raise AirpipeError(f"a reference of shape {tuple(planes.shape)}. Expected one image, (3, H, W)")
     top, left = (max(side - REFERENCE, 0) // 2 for side in planes.shape[-2:])
-    return planes[:, top : top + REFERENCE, left : left + REFERENCE]
+    return planes[:, top : top + REFERENCE, left : left + REFERENCE].expand(3, -1, -1)
 
 
 def _recorded(options: Options) -> dict[str, Any]:
@@ -338,6 +385,7 @@ def _recorded(options: Options) -> dict[str, Any]:
         "overlap": options.get("overlap", OVERLAP),
         "memory": memory,
         "self_ensemble": options.get("self_ensemble", False),
+        **({"luma": True} if options.get("luma") else {}),
     }
 
 

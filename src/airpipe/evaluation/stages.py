@@ -13,7 +13,7 @@ from airpipe.errors import AirpipeError
 from airpipe.evaluation.metrics import psnr
 from airpipe.evaluation.protocol import evaluate, natural_key
 from airpipe.evaluation.reference import Sample
-from airpipe.models.contract import restoring_stages, size_multiple
+from airpipe.models.contract import image_channels, restoring_stages, size_multiple
 from airpipe.models.padding import pad_to_multiple
 from airpipe.pixels import FloatImage, Rgb8, quantised
 from airpipe.settings.scoring import TestJob
@@ -45,6 +45,10 @@ def show_stages(
         raise AirpipeError(
             f"gallery: {type(network).__name__} does not restore in stages (`restoring_stages` in "
             "airpipe.models.contract); take its model out of gallery.models"
+        )
+    if (channels := image_channels(network)) != 3:
+        raise AirpipeError(
+            f"gallery: the model takes images of {channels} channels, not RGB; take it out of gallery.models"
         )
     shown: dict[str, npt.NDArray[Any]] = {}
     for job in jobs:

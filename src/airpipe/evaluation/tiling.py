@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from airpipe.errors import AirpipeError
+from airpipe.errors import AirpipeError, lacks_memory
 from airpipe.evaluation.grid import Tile, blend_weights, lay_tiles
-from airpipe.models.contract import size_multiple
+from airpipe.models.contract import Network, size_multiple
 from airpipe.models.padding import pad_to_multiple
 from airpipe.pixels import Pixels, in_floats, to_pixels, to_tensor
 
@@ -181,7 +181,7 @@ def _finished_rows(
             sums[:, shared.shape[1] :] = 0
             first = t.top
         y, x = slice(t.top, min(t.top + tall, height)), slice(t.left, min(t.left + t.width, width))
-        weight = rows[t.top][y, None] * columns[t.left][None, x]  # (h, w)
+        weight = rows[t.top][:, None] * columns[t.left][None]  # (h, w)
         sums[:, : y.stop - y.start, x] += weight * output[:, : y.stop - y.start, : x.stop - x.start]
     yield from _bands(sums[:, : height - first], first)
 
@@ -232,10 +232,15 @@ def _forward(network: nn.Module, inputs: Tensor, device: torch.device | str) -> 
         if first is not None and first.is_floating_point():
             images = images.to(first.dtype)
         outputs: Tensor = network(images).float().cpu()
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        # torch tells of a full main memory by a plain RuntimeError
-        if isinstance(error, RuntimeError) and "memory" not in str(error):
-            raise
+    except (MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
+            if isinstance(network, Network):
+                raise
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+            raise AirpipeError(
+                f"{type(network).__name__} fails on images of shape {tuple(inputs.shape)} ({reason}). "
+                "Expected a network that maps RGB images to such of the same size"
+            ) from error
         raise AirpipeError(
             f"not enough memory on {device} for {len(inputs)} tile(s) of {size} pixels. Use a smaller tile"
         ) from None

@@ -9,6 +9,7 @@ The call is `network(image)`, (B, C, H, W) in [0, 1] to the same shape; `network
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -23,15 +24,31 @@ Inputs = tuple[Tensor | list[Tensor], ...]
 """Positional arguments of a call."""
 
 
+@dataclass(frozen=True)
+class Form:
+    """A published form: what is known of files of these names and shapes that the shapes themselves do not tell."""
+
+    name: str
+    """Whose form it is, for messages: "SwinIR for JPEG artefacts (window 7)"."""
+    arguments: Mapping[str, Any]
+    """Constructor arguments that the form settles."""
+    usual: bool = True
+    """Whether such files are used as this network, where several registered ones fit."""
+
+
 class Network(nn.Module):
     """Base of the registered networks: the defaults of the contract."""
 
     # Images
 
+    image_channels: int = 3
+    """Channels of the image: 3 for RGB, 1 for grey; networks that take others restore no pictures."""
     size_multiple: int = 1
     """Multiple in pixels that sides of tiles must have, so that strides and windows fall as in the whole image."""
     pads_itself: bool = False
     """Whether the network takes images of any size; otherwise it gets sides that are multiples of `size_multiple`."""
+    least_telling: int = 1
+    """Side in pixels of the smallest square image that shows all settings of the network."""
     whole_image: bool = False
     """Whether tiles would change the result: the network then gets whole images, whatever is asked for."""
     takes_reference: bool = False
@@ -60,6 +77,8 @@ class Network(nn.Module):
 
     PUBLISHED_LAYOUTS: ClassVar[tuple[str, ...]] = ("published",)
     """Key layouts that `published_state` writes, the usual one first; empty: no published file holds it."""
+    UNPADDED_LAYOUTS: ClassVar[tuple[str, ...]] = ()
+    """Layouts whose published class takes multiples of `size_multiple` only; its runner pads, by reflection."""
     PUBLISHED_CONTAINER: ClassVar[str] = "params"
     """Key under which published files keep the weights."""
     assumed: ClassVar[tuple[str, ...]] = ()
@@ -72,6 +91,7 @@ class Network(nn.Module):
         self.size_multiple, self.pads_itself = size_multiple(network), pads_itself(network)
         self.whole_image, self.no_restorer = whole_image(network), no_restorer(network)
         self.takes_reference, self.least_reference = takes_reference(network), least_reference(network)
+        self.image_channels = image_channels(network)
 
     def example_input(self, height: int, width: int) -> Inputs:
         """Return the inputs of a call with one image of this size in pixels, as meta tensors without data.
@@ -123,6 +143,24 @@ class Network(nn.Module):
         """
         return None
 
+    @classmethod
+    def published_form(cls, shapes: Shapes) -> Form | None:
+        """Return the published form that names and shapes of a fitting file tell; None: they tell none (the default).
+
+        Args:
+            shapes: shape of each entry, by its published name.
+        """
+        return None
+
+    @classmethod
+    def layout_of(cls, shapes: Shapes) -> str:
+        """Return which of `PUBLISHED_LAYOUTS` the names of a fitting file have; by default the usual one.
+
+        Args:
+            shapes: shape of each entry, by its published name.
+        """
+        return next(iter(cls.PUBLISHED_LAYOUTS), "")
+
 
 # How all other modules ask; `network` is any `nn.Module`
 
@@ -135,6 +173,11 @@ def size_multiple(network: nn.Module) -> int:
 def pads_itself(network: nn.Module) -> bool:
     """Tell whether a network takes images of any size."""
     return _told(network, "pads_itself", bool, False)
+
+
+def least_telling(network: nn.Module) -> int:
+    """Return the side in pixels of the smallest square image that shows all settings of a network."""
+    return _told(network, "least_telling", int, 1)
 
 
 def whole_image(network: nn.Module) -> bool:
@@ -159,7 +202,10 @@ def restoring_stages(network: nn.Module) -> int:
 
 def no_restorer(network: nn.Module) -> str:
     """Return why a network restores no image; empty: it does."""
-    return _told(network, "no_restorer", str, "")
+    told, channels = _told(network, "no_restorer", str, ""), _told(network, "image_channels", int, 3)
+    if told or channels in (1, 3):
+        return told
+    return f"it takes images of {channels} channels, and a picture has 3 (RGB) or 1 (grey)"
 
 
 def feature_channels(network: nn.Module) -> list[int]:
@@ -186,7 +232,9 @@ def embedding_length(network: nn.Module) -> int:
 
 
 def image_channels(network: nn.Module) -> int:
-    """Return the channels of the first convolution's input: 3, but 1 or 6 for some published networks."""
+    """Return the channels of a network's images; those of its first convolution's input where it does not tell."""
+    if hasattr(network, "image_channels"):
+        return _told(network, "image_channels", int, 3)
     first = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
     return first.in_channels if first is not None else 3
 

@@ -247,6 +247,7 @@ class RestormerEncoder(Network):
         ValueError: impossible sizes.
     """
 
+    UNPADDED_LAYOUTS: ClassVar[tuple[str, ...]] = ("published",)
     size_multiple = 8
     pads_itself = True
     stages_in_body = False
@@ -269,7 +270,7 @@ class RestormerEncoder(Network):
         super().__init__()
         sizes = (inp_channels, out_channels, dim, num_blocks, num_refinement_blocks, heads, ffn_expansion_factor)
         check_sizes(*sizes, LayerNorm_type)
-        self.heads = tuple(heads)
+        self.heads, self.image_channels = tuple(heads), inp_channels
         block_bias = bias and not self.stages_in_body
         self.block_options = (ffn_expansion_factor, block_bias, LayerNorm_type, norm_eps, attention)
         self.patch_embed = named(proj=nn.Conv2d(inp_channels, dim, 3, padding=1, bias=False))
@@ -350,6 +351,12 @@ class Restormer(RestormerEncoder):
         if attention not in ("softmax", "relu"):
             raise ValueError(f"attention is {attention!r}; expected 'softmax' or 'relu'")
         self.adds_image = global_residual and not dual_pixel_task
+        if dual_pixel_task:
+            self.no_restorer = f"it takes the two views of a dual-pixel sensor, {inp_channels} channels in all"
+        elif inp_channels < out_channels:
+            self.no_restorer = f"it has {out_channels} output channels: an encoder, which makes features, no picture"
+        elif inp_channels > out_channels:
+            self.no_restorer = f"it makes {out_channels} channels of {inp_channels}"
         if self.adds_image and inp_channels != out_channels:
             raise ValueError(
                 f"an image of {inp_channels} channels cannot be added to a result of {out_channels}: "

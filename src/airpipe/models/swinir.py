@@ -36,12 +36,14 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from airpipe.models.contract import Network, Shapes
+from airpipe.models.contract import Form, Network, Shapes
 from airpipe.models.features import Features, Output, hide, pad_visible
 from airpipe.models.padding import pad_to_multiple
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)
 """Mean colour of DIV2K; the original SwinIR and DCPT subtract it."""
+JPEG_WINDOW = 7
+"""Window of the published networks against JPEG artefacts; all others have 8."""
 MASKED = -100.0
 """Added to the logit of two tokens that only the roll made neighbours."""
 UNUSED = ("conv_after_body.", "conv_last.")
@@ -261,7 +263,9 @@ class SwinIR(Network):
         rgb_mean: whether to subtract `RGB_MEAN` (0 unless `in_chans` is 3) and scale by `img_range`;
             undone at the end.
         pad: "reflect": any size, filled up at right and bottom (edge replication where the image is too
-            small) and cropped; "none": other sizes than multiples of the window are an error.
+            small) and cropped; "mirror": as the published test script does it, which repeats the edge and adds a
+            window where nothing is missing (images are then not tiled); "none": other sizes than multiples of the
+            window are an error.
         output: "image", or "features": the normalised body (B, C, H, W), without shallow
             skip and the last two convolutions, which are not made (encoder of DegAE).
 
@@ -289,7 +293,7 @@ class SwinIR(Network):
         relative_bias: bool = True,
         attn_mask: bool = True,
         rgb_mean: bool = False,
-        pad: Literal["reflect", "none"] = "reflect",
+        pad: Literal["reflect", "mirror", "none"] = "reflect",
         output: Literal["image", "features"] = "image",
     ) -> None:
         super().__init__()
@@ -298,7 +302,8 @@ class SwinIR(Network):
         if min(in_chans, window_size, hidden) < 1 or img_range <= 0:
             raise ValueError("in_chans, window_size, embed_dim * mlp_ratio must be at least 1, img_range above 0")
         self.window_size, self.img_range, self.drop_path_rate = window_size, img_range, drop_path_rate
-        self.size_multiple, self.pads_itself = window_size, pad != "none"
+        self.image_channels = in_chans
+        self.size_multiple, self.pads_itself, self.whole_image = window_size, pad != "none", pad == "mirror"
         self.no_restorer = "it makes features of an image (output: features)" if output == "features" else ""
         self.global_residual, self.pad, self.output = global_residual, pad, output
         self.relative_bias, self.attn_mask, self.rgb_mean = relative_bias, attn_mask, rgb_mean
@@ -439,6 +444,18 @@ class SwinIR(Network):
         heads = [shape[1] for shape in tables]
         return {**found, "window_size": window, "num_heads": heads, "global_residual": True, "rgb_mean": True}
 
+    @classmethod
+    def published_form(cls, shapes: Shapes) -> Form | None:
+        """Say what a window of 7 means: the form that removes JPEG artefacts, on a scale of 0 to 255.
+
+        Args:
+            shapes: shape of each entry, by its published name.
+        """
+        found = cls.arguments_from(shapes)
+        if found is None or found["window_size"] != JPEG_WINDOW:
+            return None
+        return Form(f"SwinIR for JPEG artefacts (window {JPEG_WINDOW})", {"img_range": 255.0})
+
 
 def own_name(key: str) -> str | None:
     """Return the name here of a published state-dict entry; None for stored masks and index tables."""
@@ -503,7 +520,7 @@ def _check(
         raise ValueError(f"drop_path_rate is {drop_path_rate}; expected 0 or more and less than 1")
     for name, value, allowed in (
         ("resi_connection", resi_connection, ("1conv", "3conv")),
-        ("pad", pad, ("reflect", "none")),
+        ("pad", pad, ("reflect", "mirror", "none")),
         ("output", output, ("image", "features")),
     ):
         if value not in allowed:

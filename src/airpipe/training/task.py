@@ -11,6 +11,7 @@ from torch.optim import Adam, AdamW, Optimizer
 
 from airpipe.data.batch import Batch
 from airpipe.errors import AirpipeError
+from airpipe.models.contract import image_channels
 from airpipe.registry import build_network
 from airpipe.settings.base import unknown_name
 from airpipe.settings.stages import NetworkSettings, OptimizerSettings, StageSettings
@@ -215,9 +216,19 @@ def psnr(restored: Tensor, clean: Tensor) -> Tensor:
 
 
 def seeded_network(found: NetworkSettings, seed: int) -> nn.Module:
-    """Build a network whose random weights follow from the seed."""
+    """Build a network of RGB images, whose random weights follow from the seed.
+
+    Raises:
+        AirpipeError: as `build_network`; or the network takes images of other channels, which trainings do not have.
+    """
     torch.manual_seed(seed)
-    return build_network(found.name, **found.arguments)
+    network = build_network(found.name, **found.arguments)
+    if (channels := image_channels(network)) != 3:
+        raise AirpipeError(
+            f"network {found.name} takes images of {channels} channels; trainings have RGB images, of 3. "
+            "Change its arguments"
+        )
+    return network
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], settings: OptimizerSettings) -> Optimizer:

@@ -1,6 +1,7 @@
 """Published weights in, published weights out: `results/imported/<name>` and back to the original key layout."""
 
 import datetime as dt
+import logging
 import math
 import re
 import shutil
@@ -15,13 +16,16 @@ import yaml
 
 from airpipe import __version__
 from airpipe.errors import AirpipeError
-from airpipe.models.contract import Network
+from airpipe.models.contract import Network, image_channels, no_restorer, pads_itself, takes_reference
 from airpipe.models.cost import network_cost
 from airpipe.provenance import atomic_path, git_state, library_versions, sha256_file, write_failed
 from airpipe.registry import assemblies, assembling_function
 from airpipe.settings.names import IMPORTED
 from airpipe.weights.checkpoints import load_model, save_model
 from airpipe.weights.published import Published, read_published
+from airpipe.weights.unsaid import unsaid
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -207,6 +211,8 @@ def _card(found: Published, name: str, options: ImportOptions) -> dict[str, Any]
             "container": weights.container,
             "other_containers": list(weights.others),
             "prefix": weights.prefix,
+            "layout": found.layout,
+            "form": found.form.name if found.form else None,
             "left_out": list(weights.left_out),
             "dtypes": found.dtypes,
             "also": list(found.also),
@@ -261,9 +267,10 @@ def _of_file(found: Published) -> list[str]:
     if found.also:
         lines.append(f"note: the same names and shapes fit {', '.join(found.also)}, too; choose with --as")
     lines += _assumed(found)
-    outputs = found.arguments.get("out_channels", 3)
-    if outputs != 3:
-        lines.append(f"note: {outputs} output channels: an encoder, which makes features, no picture")
+    if reason := no_restorer(found.network):
+        lines.append(f"note: restores no image: {reason}")
+    elif image_channels(found.network) == 1:
+        lines.append("note: restores grey pictures: images have 1 channel")
     return lines
 
 
@@ -272,8 +279,25 @@ def _called(found: Published) -> str:
 
 
 def _assumed(found: Published) -> list[str]:
-    told = found.assumed.items()
-    return [f"note: no shape tells {name}; {value} is used (--argument {name}=...)" for name, value in told]
+    told = dict(found.form.arguments) if found.form else {}
+    lines = [
+        f"note: no shape tells {name}; {value} is used (--argument {name}=...)"
+        for name, value in found.assumed.items()
+        if name not in told
+    ]
+    if found.form:
+        used = ", ".join(f"{name}={value}" for name, value in told.items())
+        lines.append(f"note: {found.form.name}: {used} (--argument {next(iter(told))}=... for another)")
+    return lines
+
+
+def how_to_use(found: Published, folder: Path) -> str:
+    """Say what an imported model is good for: the command that restores with it, or what else it is."""
+    if no_restorer(found.network):
+        return f"a parent for training: imported/{folder.name}"
+    shown = " --reference FILE" if takes_reference(found.network) else ""
+    also = "; of colour photos the brightness: --luma" if image_channels(found.network) == 1 else ""
+    return f"airpipe restore PHOTO{shown} -m {folder}{also}"
 
 
 def table(found: Published) -> list[str]:
@@ -330,10 +354,14 @@ def export_published(
 ) -> int:
     """Write a model's weights in the original key layout, in the container of published files (mostly `params`).
 
+    Settings that the file cannot carry, and that its readers take otherwise, are logged as warnings with the difference
+    that they make, see `unsaid`.
+
     Args:
         model: a path that `load_model` takes.
         target: .pth file to write.
-        layout: which published layout, for networks that have several; None: the usual one.
+        layout: which published layout, for networks that have several; None: that of the file which the model was
+            imported from, else the usual one.
         overwrite: whether to replace a file that is there.
         buffers: whether to write the computed buffers that published files store, too; strict loading needs them.
         bare: whether to save the state dict itself, without container, as some published code does.
@@ -355,9 +383,18 @@ def export_published(
     if layout is not None and layout not in layouts:
         has = f"has {', '.join(layouts)}" if len(layouts) > 1 else "has one layout only: leave --layout out"
         raise AirpipeError(f"{model}: no layout {layout!r}: {name} {has}")
-    state = network.published_state(buffers, layout or "")
+    layout = layout or (loaded.card.get("imported") or {}).get("layout") or ""
+    state = network.published_state(buffers, layout)
     # clones, because torch.save writes the whole storage behind a view
     plain = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
     with atomic_path(target) as temporary, temporary.open("wb") as stream:
         torch.save(plain if bare else {network.PUBLISHED_CONTAINER: plain}, stream)
+    lines = unsaid(name, loaded.card["network"]["arguments"], plain)
+    if pads_itself(network) and network.published_layout(layout) in network.UNPADDED_LAYOUTS:
+        lines.append(
+            f"the published class takes sides that are multiples of {network.size_multiple} only. Pad other images by "
+            "reflection at right and bottom and crop the result, as the published runner and airpipe do"
+        )
+    for line in lines:
+        log.warning("%s: %s", target, line)
     return len(plain)

@@ -4,7 +4,7 @@ import inspect
 import logging
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast, get_type_hints
 
@@ -13,7 +13,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from airpipe.errors import AirpipeError
-from airpipe.models.contract import Network, Shapes
+from airpipe.models.contract import Form, Network, Shapes
 from airpipe.registry import build_network, network_class, networks, resolve
 from airpipe.settings.base import unknown_name
 from airpipe.weights.foreign import PREFIXES, Weights, parts, read_weights
@@ -65,6 +65,10 @@ class Published:
     """Other registered networks that the same names and shapes fit."""
     assumed: dict[str, Any]
     """Arguments that no shape tells, with the values that were taken."""
+    form: Form | None = None
+    """The published form that tells some of them, less what was said otherwise."""
+    layout: str = ""
+    """Which of the network's published layouts the names have."""
     first: "Published | None" = None
     """What the first file holds by itself, where further files made it part of a larger network."""
     parts: Mapping[str, "Published"] = field(default_factory=dict)
@@ -106,6 +110,7 @@ def read_published(
     weights = read_weights(file, key)
     shapes = {name: tuple(tensor.shape) for name, tensor in weights.tensors.items()}
     name, found, also = identify(shapes, file, name)
+    form = form_of(name, shapes, arguments or {})
     check_arguments(name, arguments or {})
     found |= arguments or {}
     with torch.device("meta"):  # sizes that the file does not have take no memory
@@ -115,8 +120,16 @@ def read_published(
         network = build_network(name, **found)
     report = fill(network, weights.tensors, str(file), partial)
     dtypes = Counter(str(weights.tensors[entry].dtype).removeprefix("torch.") for entry in report.matched)
-    assumed = assumed_arguments(name, found)
-    return Published(network, name, found, weights, report, dict(dtypes), also, assumed)
+    assumed = assumed_arguments(name, found) | dict(form.arguments if form else {})
+    layout = cast(type[Network], network_class(name)).layout_of(shapes)
+    return Published(network, name, found, weights, report, dict(dtypes), also, assumed, form, layout)
+
+
+def form_of(name: str, shapes: Shapes, arguments: Mapping[str, Any]) -> Form | None:
+    """Return the published form that a state has as this network, less the arguments that are given otherwise."""
+    form = cast(type[Network], network_class(name)).published_form(shapes)
+    kept = {key: value for key, value in form.arguments.items() if key not in arguments} if form else {}
+    return replace(form, arguments=kept) if form and kept else None
 
 
 def check_arguments(name: str, arguments: Mapping[str, Any]) -> None:
@@ -178,16 +191,22 @@ def identify(
 
 
 def candidates(shapes: Shapes) -> dict[str, dict[str, Any]]:
-    """Find every registered network that has these names and shapes: constructor arguments by name of network."""
-    found = {}
+    """Find every registered network that has these names and shapes: constructor arguments by name of network.
+
+    Arguments that no shape tells are those of the published form, where there is one; the network that such files are
+    used with comes first.
+    """
+    found, usual = {}, []
     for name, target in networks().items():
+        network = cast(type[Network], resolve(target))
         try:
-            arguments = cast(type[Network], resolve(target)).arguments_from(shapes)
+            arguments, form = network.arguments_from(shapes), network.published_form(shapes)
         except (LookupError, ValueError, TypeError, ArithmeticError):  # arrays of other rank: another network
-            arguments = None
+            continue
         if arguments is not None:
-            found[name] = arguments
-    return found
+            found[name] = arguments | dict(form.arguments if form else {})
+            usual += [name] if form and form.usual else []
+    return {name: found[name] for name in [*usual, *found]}
 
 
 def _unknown(shapes: Shapes) -> str:

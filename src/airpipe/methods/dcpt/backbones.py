@@ -70,6 +70,7 @@ class SwinIRDCPT(swinir.SwinIR):
     for `SwinIR`.
     """
 
+    UNPADDED_LAYOUTS: ClassVar[tuple[str, ...]] = ("published",)
     assumed: ClassVar[tuple[str, ...]] = ("num_heads", "window_size", "img_range")
 
     def __init__(

@@ -280,7 +280,8 @@ class DCPT(Network):
             ValueError: another layout.
         """
         part: Any = self.backbone if self.published_layout(layout) == "net_g" else self.head
-        return cast(dict[str, Tensor], part.published_state(buffers=buffers))
+        own = "milab" if "milab" in part.PUBLISHED_LAYOUTS else ""  # DCPT's code is MILab-PKU's
+        return cast(dict[str, Tensor], part.published_state(buffers=buffers, layout=own))
 
 
 def classify_features(head: nn.Module, features: Sequence[Tensor]) -> Tensor:

@@ -53,6 +53,7 @@ class _Assembled(Network):
             raise ValueError(f"backbone is {backbone!r}; expected 'swinir' or 'restormer'")
         self.feature_channels = [channels]
         self.size_multiple, self.pads_itself = self.encoder.size_multiple, self.encoder.pads_itself
+        self.image_channels = self.encoder.image_channels
 
     def published_key(self, key: str) -> str | None:
         """Return the name here of an entry that has the name of its file in front."""

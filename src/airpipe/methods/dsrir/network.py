@@ -313,6 +313,7 @@ class DSRIR(Network):
             raise ValueError(f"reduction is {reduction}; expected 1 to {min(sn_feats)}, the fewest channels")
         if fit not in ("pad", "crop"):
             raise ValueError(f"fit is {fit!r}; expected 'pad' or 'crop'")
+        self.image_channels = in_channels
         self.fit, self.pads_itself, self.widths = fit, fit == "pad", tuple(sn_feats)
         self.size_multiple = math.lcm(
             *(grid * 2**scale for grids in (sn1_grids, sn2_grids) for scale, grid in enumerate(grids)),
