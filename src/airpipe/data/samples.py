@@ -109,8 +109,9 @@ class TrainingSamples(Dataset[dict[str, Any]]):
         height, width = layers[0].shape[:2]
         if min(height, width) < side:
             raise AirpipeError(
-                f"{part.pairs}, image {name}: {width}x{height} pixels is smaller than patch_size {side}; choose a "
-                "smaller patch, leave the image out, or mirror it (small_images: reflect)"
+                f"{part.pairs}, image {name}: {width}x{height} pixels is smaller than patch_size {side}; mirror "
+                "it (small_images: reflect), which keeps the steps done; or, to begin anew, choose a smaller patch or "
+                "leave the image out"
             )
         if paired and (part.rescale != (1.0, 1.0) or part.jitter):
             raise AirpipeError(
