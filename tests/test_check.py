@@ -94,7 +94,7 @@ def fifo(path):
         (animated, "has 3 frames. Save the wanted one as a still image"),
         (floating_point, "pixels of kind 'F'"),
         (lying_size, "100000x100000 pixels, more than 400,000,000"),
-        (folder_link, "no such image"),
+        (folder_link, "a broken link, to nothing-here.png. Fetch what it stands for"),
         (fifo, "not a regular file"),
     ],
 )

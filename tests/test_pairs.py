@@ -240,7 +240,7 @@ def test_listing_finds_what_matching_finds(tmp_path):
     assert not split_is_there(str(tmp_path), SplitSettings(clean="c/*"))
 
 
-def test_links_inside_the_folder_are_followed_and_links_out_of_it_refused(tmp_path):
+def test_links_out_of_a_folder_are_refused_where_it_was_unpacked_here_and_followed_elsewhere(tmp_path):
     inside, outside = tmp_path / "set", tmp_path / "other"
     (inside / "real").mkdir(parents=True)
     outside.mkdir()
@@ -249,6 +249,11 @@ def test_links_inside_the_folder_are_followed_and_links_out_of_it_refused(tmp_pa
     (inside / "alias").symlink_to("real")
     (inside / "away").symlink_to(outside)
     (inside / "real" / "b.png").symlink_to(outside / "a.png")
+    assert list_images(inside, ["*/*"]) == (
+        ["alias/a.png", "alias/b.png", "away/a.png", "real/a.png", "real/b.png"],
+        [],
+    )
+    (tmp_path / "set.fetched.json").write_text("{}")
     paths, problems = list_images(inside, ["*/*"])
     assert paths == ["alias/a.png", "real/a.png"]
     assert [problem.split(":")[0] for problem in problems] == ["alias/b.png", "away/a.png", "real/b.png"]

@@ -16,6 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from airpipe import exif
 from airpipe.errors import AirpipeError
+from airpipe.links import link_problem
 from airpipe.pixels import Pixels
 from airpipe.provenance import atomic_path
 
@@ -69,6 +70,8 @@ def read_picture(path: Path) -> Picture:
         AirpipeError: the file is missing, truncated, not an image, animated, of a depth other than 8 or 16
             bit, or larger than `MAX_PIXELS`.
     """
+    if problem := link_problem(path):
+        raise AirpipeError(f"{path}: {problem}")
     try:
         # A stream, not a name: Pillow 13 turns memory-mapped TIFFs of orientation 5 to 8 wrongly.
         with path.open("rb") as stream, Image.open(stream, formats=FORMATS) as image:

@@ -12,6 +12,7 @@ from airpipe.data.addresses import address_of
 from airpipe.data.archive_rules import BadArchive, DamagedArchive
 from airpipe.data.archives import archive_kind, occupied, unpack
 from airpipe.data.checksums import Recorded, read_checksums, record_checksums, today
+from airpipe.data.files import FETCHED
 from airpipe.data.locks import only_process
 from airpipe.data.obtain import Obtained, Shelf, manual_steps
 from airpipe.data.remote import Wanted, list_files
@@ -46,7 +47,7 @@ class Places:
     @property
     def facts(self) -> Path:
         """JSON file beside the folder that says what was fetched from where."""
-        return self.folder.with_name(f"{self.folder.name}.fetched.json")
+        return self.folder.with_name(f"{self.folder.name}{FETCHED}")
 
     @property
     def unpacking(self) -> Path:

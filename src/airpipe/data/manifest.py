@@ -9,6 +9,7 @@ from pathlib import Path
 from airpipe.data.files import is_image
 from airpipe.errors import AirpipeError
 from airpipe.images import read_picture, read_rgb8
+from airpipe.links import link_problem
 from airpipe.progress import in_parallel
 from airpipe.provenance import atomic_path, sha256_file, write_failed
 
@@ -59,6 +60,8 @@ def describe(task: tuple[str, str]) -> FileFacts | str:
     path, place = task
     if len(os.fsencode(Path(path).name)) > LONGEST_NAME:
         return f"{path}: the name is longer than {LONGEST_NAME} bytes. Rename the file"
+    if problem := link_problem(Path(place)):
+        return f"{path}: {problem}"
     if Path(place).exists() and not Path(place).is_file():
         return f"{path}: not a regular file. Remove it"
     try:
