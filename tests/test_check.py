@@ -17,7 +17,8 @@ import pytest
 from helpers import ROOT, toy_images
 from PIL import Image
 
-from airpipe.data.check import check_packages, check_split, pair_psnr, summary
+from airpipe.data.check import check_packages, check_split, summary
+from airpipe.data.likeness import likeness
 from airpipe.data.manifest import FileFacts, Journal, describe, read_manifest, write_manifest
 from airpipe.errors import AirpipeError
 from airpipe.images import read_picture, read_rgb8
@@ -230,7 +231,7 @@ def test_the_mean_input_psnr_is_that_of_the_pairs_and_another_copy_is_noted(tmp_
     facts = check(tmp_path, clean="t/*", degraded="i/*", input_psnr=20).facts
     assert facts["input_psnr"] == pytest.approx(np.mean(expected), abs=1e-4)
     assert facts["notes"][0].startswith(f"mean input PSNR is {np.mean(expected):.3f} dB, 20.000 expected")
-    assert pair_psnr((str(noisy / "img0.png"), str(clean / "img0.png"), "none", "x")) == pytest.approx(expected[0])
+    assert likeness((str(noisy / "img0.png"), str(clean / "img0.png"), "none", "x")).psnr == pytest.approx(expected[0])
     assert f"mean input PSNR {np.mean(expected):.3f} dB over 3 pairs" in summary(facts)
 
 

@@ -7,24 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
-from airpipe.data.crops import align
 from airpipe.data.files import list_images
 from airpipe.data.labelled import chosen_files
+from airpipe.data.likeness import Likeness, likeness, likeness_notes
 from airpipe.data.manifest import FileFacts, Journal, describe
 from airpipe.data.packages import locate
 from airpipe.data.pairs import Pairing, Row, complain, pair_up, size_problems
 from airpipe.data.windows import cut_rows
 from airpipe.errors import AirpipeError
-from airpipe.images import read_rgb8
 from airpipe.progress import in_parallel, track
 from airpipe.provenance import sha256_file
 from airpipe.settings.datasets import PackageFile, SplitSettings
 
 MEASURED_PAIRS = 500
-"""Largest number of pairs of which the mean input PSNR is taken, evenly spaced over the list."""
+"""Largest number of pairs whose two files are compared, evenly spaced over the list (shorter lists: all)."""
 PSNR_TOLERANCE = 0.05
 """Tolerance in dB; a copy whose mean input PSNR is farther off holds other files."""
 REMEDY = "Complete or correct the files, or name them in `leave_out` of the split (config/datasets.yaml)"
@@ -114,12 +112,19 @@ def check_split(
     files = [one for one in found if isinstance(one, FileFacts)]
     sizes = {file.path: (file.width, file.height) for file in files}
     complain(size_problems(pairing.rows, sizes), f"{list_id}: files of a pair differ in size", remedy)
-    facts = _facts(list_id, split, pairing, files) | _input_psnr(pairing.rows, folder, threads, list_id)
+    compared = _compared(pairing.rows, folder, threads, list_id)
+    equal = _equal(pairing.rows, files, compared)
+    if equal and len(equal) == len(pairing.rows):
+        raise AirpipeError(
+            f"{list_id} in {root}: all {len(equal)} degraded files equal their clean ones ({', '.join(equal[:10])}). "
+            "Correct the globs of the split, or the files"
+        )
+    facts = _facts(list_id, split, pairing, files) | _input_psnr(compared)
     if split.cut is not None:
         windows, problems = cut_rows(pairing.rows, sizes, split.cut)
         complain(problems, f"{list_id}, cut into windows", remedy)
         facts |= {"cut": split.cut.model_dump(), "images": len(pairing.rows), "pairs": len(windows)}
-    facts["notes"] = _notes(split, pairing, facts)
+    facts["notes"] = _notes(split, pairing, facts) + likeness_notes(compared, equal, len(pairing.rows))
     if split.strict and split.expected not in (None, facts["pairs"]):
         after = remake(root) or f"{REMEDY}, or set strict: false"
         raise AirpipeError(f"{list_id} in {root}: {facts['notes'][0]}. {after}")
@@ -188,21 +193,27 @@ def _version(known: Mapping[str, Sequence[str]], sizes: Mapping[str, int]) -> st
     return "mixed" if set(sizes) <= {size for listed in known.values() for size in listed} else "unknown"
 
 
-def _input_psnr(rows: Sequence[Row], folder: Path, threads: int, list_id: str) -> dict[str, Any]:
-    """Mean RGB PSNR in dB of the degraded files, over evenly spaced pairs."""
+def _compared(rows: Sequence[Row], folder: Path, threads: int, list_id: str) -> list[Likeness]:
+    """How like the files of evenly spaced pairs are."""
     pairs = [row for row in rows if row["degraded"]]
-    if not pairs:
-        return {}
     step = max(1, math.ceil(len(pairs) / MEASURED_PAIRS))
     tasks = [(str(folder / r["degraded"]), str(folder / r["clean"]), r["crop"], r["name"]) for r in pairs[::step]]
-    values = list(in_parallel(pair_psnr, tasks, threads, f"input PSNR of {list_id}"))
-    return {"input_psnr": round(float(np.mean(values)), 4), "input_psnr_pairs": len(values)}
+    return list(in_parallel(likeness, tasks, threads, f"comparing pairs of {list_id}"))
 
 
-def pair_psnr(task: tuple[str, str, str, str]) -> float:
-    """Measure the RGB PSNR in dB of a pair of 8-bit images: (degraded file, clean file, crop rule, name)."""
-    degraded, clean, crop, name = task
-    return float(cv2.PSNR(*align(read_rgb8(Path(degraded)), read_rgb8(Path(clean)), crop, name)))
+def _equal(rows: Sequence[Row], files: Sequence[FileFacts], compared: Sequence[Likeness]) -> list[str]:
+    """Names of the pairs whose files are equal: by their bytes, or, of those that were compared, by their pixels."""
+    content = {file.path: file.sha256 for file in files}
+    pixels = {pair.name for pair in compared if math.isinf(pair.psnr)}
+    pairs = [row for row in rows if row["degraded"]]
+    same = {row["name"] for row in pairs if content[row["degraded"]] == content[row["clean"]]}
+    return [row["name"] for row in pairs if row["name"] in same | pixels]
+
+
+def _input_psnr(compared: Sequence[Likeness]) -> dict[str, Any]:
+    """Mean RGB PSNR in dB of degraded files that are not equal to their clean ones."""
+    values = [pair.psnr for pair in compared if math.isfinite(pair.psnr)]
+    return {"input_psnr": round(float(np.mean(values)), 4), "input_psnr_pairs": len(values)} if values else {}
 
 
 def _notes(split: SplitSettings, pairing: Pairing, facts: Mapping[str, Any]) -> list[str]:

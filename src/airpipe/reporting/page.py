@@ -35,6 +35,7 @@ from airpipe.reporting.table import (
     Line,
     Table,
     commit_of,
+    counted,
     facts_of,
     number,
     read_frame,
@@ -238,7 +239,7 @@ def summary(gains: pd.DataFrame, cards: Mapping[str, Card], scale: str) -> str:
     if len(gains):
         values, pictures = gains["gain"].to_numpy(float), len(gains[["test", "image"]].drop_duplicates())
         text += (
-            f" On {_count(pictures, 'test picture')}, PSNR changes by {values.mean():+.2f} dB on average; "
+            f" On {_count(pictures, 'test picture')}, PSNR changes by {counted(values).mean():+.2f} dB on average; "
             f"the smallest gain of a single picture is {values.min():+.2f} dB, "
             f"and {int((values < 0).sum()) or 'none'} of {len(values)} gains are negative."
         )

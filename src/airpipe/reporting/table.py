@@ -24,6 +24,7 @@ Row = dict[str, Any]
 Mark = Literal["", "best", "worse", "tie"]
 Kind = Literal["ours", "none", "published"]
 
+Values = npt.NDArray[np.float64]
 Place = tuple[str, str, str]
 PLACE = ["dataset", "degradation", "level"]
 """Columns of a long frame that together name what was measured on."""
@@ -108,18 +109,23 @@ def words(*texts: str) -> tuple[Cell, ...]:
     return tuple(Cell((Part(text),)) if text else Cell() for text in texts)
 
 
+def written(value: float, form: str) -> str:
+    """Write a number for readers by a format specification such as ".2f"; the infinite as ∞."""
+    return f"{value:{form}}".replace("inf", "∞")
+
+
 def number(value: Any, digits: int, unit: float = 1.0) -> Part:
     """Show a number with that many digits, in multiples of `unit`; a dash for what is missing."""
     if value is None or value == "" or pd.isna(value):
         return Part(EMPTY)
     scaled = float(value) / unit
-    return Part(f"{scaled:.{digits}f}", scaled)
+    return Part(written(scaled, f".{digits}f"), scaled)
 
 
 def with_spread(value: float, sd: float | None, digits: int, mark: Mark = "") -> Part:
     """Show a number and, where there is one, its standard deviation."""
     spread = f" ± {sd:.{digits}f}" if sd is not None and math.isfinite(sd) else ""
-    return Part(f"{value:.{digits}f}{spread}", value, mark)
+    return Part(f"{written(value, f'.{digits}f')}{spread}", value, mark)
 
 
 def spread(values: Iterable[float]) -> Row:
@@ -127,6 +133,12 @@ def spread(values: Iterable[float]) -> Row:
     found: npt.NDArray[np.float64] = np.fromiter(values, float)
     sd = float(found.std(ddof=1)) if len(found) > 1 and np.isfinite(found).all() else math.nan
     return {"value": float(found.mean()), "sd": sd, "seeds": len(found)}
+
+
+def counted(values: Values) -> Values:
+    """Return the values that count in means: the finite ones, or all where none is."""
+    finite = np.isfinite(values)
+    return values[finite] if finite.any() else values
 
 
 def best(values: Iterable[float]) -> float:
