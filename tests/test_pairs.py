@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import cv2
 import pytest
 from helpers import ROOT, toy_images
 from hypothesis import given
@@ -288,7 +289,8 @@ def entry(folder, **split):
 
 def test_a_folder_becomes_manifest_and_pair_list(tmp_path):
     toy_images(tmp_path / "d" / "clean", 3)
-    toy_images(tmp_path / "d" / "hazy", 3)
+    for path in toy_images(tmp_path / "d" / "hazy", 3):
+        cv2.imwrite(str(path), cv2.imread(str(path)) // 2)
     file = entry(tmp_path, clean="clean/*", degraded="hazy/*", degradation="haze", expected=4)
     manifest, pairs = tmp_path / "m" / "d.train.csv", tmp_path / "p" / "d.train.csv"
     checked = run("check_dataset.py", "d.train", "--entry", file, "--root", tmp_path / "d", "--output", manifest)
