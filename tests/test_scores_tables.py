@@ -86,6 +86,19 @@ def test_where_all_images_are_identical_the_mean_is_infinite(tree):
     assert "$\\infty$" in latex(tree.tables()[0]) and "-∞" in markdown(tree.tables()[1])
 
 
+def test_grey_files_scored_in_luma_are_noted_under_the_protocols_that_the_table_shows(tree):
+    assert not any("Grey" in note for note in tree.tables()[0].notes)
+    for model in ("none", *MODELS):
+        facts = tree.root / "scores" / model / "noise15.json"
+        facts.write_text(json.dumps({**json.loads(facts.read_text()), "grey_in_luma": {"dcpt": 1}}))
+    note = (
+        "Grey files compared in luma: 1 of 2 of noise15 (dcpt). Their Y has 16 to 235, as in BasicSR: PSNR is 1.32 dB "
+        "above that of the grey values."
+    )
+    assert note in tree.tables()[0].notes
+    assert not any("Grey" in note for note in tree.tables(without_protocols=["dcpt"])[0].notes)
+
+
 def test_a_score_that_is_not_a_number_is_refused(tree):
     tree.write_score("none", "noise15", {(IMAGES[0], "airpipe"): "nan"})
     with pytest.raises(AirpipeError, match="line 2: value 'nan' is not a number"):

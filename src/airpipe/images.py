@@ -338,8 +338,13 @@ def _write_deep_tiff(path: Path, picture: Picture) -> None:
         exif.append_to_tiff(path, picture.exif)
 
 
-def centre_crop(pixels: Pixels, multiple: int) -> Pixels:
+def centre_crop(pixels: Pixels, multiple: int, what: str = "a picture") -> Pixels:
     """Cut height and width to multiples: floor of half the excess at the start, the rest at the end.
+
+    Args:
+        pixels: (H, W, 3).
+        multiple: number of pixels.
+        what: the picture, for messages.
 
     Raises:
         AirpipeError: the picture is smaller than the multiple, so that nothing would be left.
@@ -349,7 +354,7 @@ def centre_crop(pixels: Pixels, multiple: int) -> Pixels:
     height, width = pixels.shape[:2]
     if min(height, width) < multiple:
         raise AirpipeError(
-            f"a picture of {width}x{height} pixels cannot be cut to multiples of {multiple}. Leave it out"
+            f"{what}: {width}x{height} pixels are nothing after cuts to multiples of {multiple}. Leave it out"
         )
     top, left = (height % multiple) // 2, (width % multiple) // 2
     return pixels[top : top + height - height % multiple, left : left + width - width % multiple]

@@ -78,8 +78,13 @@ def build_scores(
     sort = places.get(settings.sort or "")
     by_test = settings.columns == "protocol"
     blocks = Blocks(frame, by_test, _abouts(scores, cards), sort).all()
-    remarks = (*notes(frame, scale), *equal_notes(scores), *(moved_by_protocol(frame) if by_test else ()))
-    table = Table(name, title, blocks, remarks, frame)
+    remarks = (
+        *notes(frame, scale),
+        *equal_notes(scores),
+        *grey_notes(scores),
+        *(moved_by_protocol(frame) if by_test else ()),
+    )
+    table = Table(name, title, blocks, tuple(remarks), frame)
     gains = image_gains(scores)
     return table, gains_table(f"{name}_gains", title, gains)
 
@@ -270,6 +275,20 @@ def equal_notes(scores: pd.DataFrame) -> list[str]:
         labels = short_labels(rows["model"].unique()).values()
         told.append(f"{len(images)} of {total} of {test} ({', '.join(labels)}; first: {', '.join(images[:3])})")
     return [f"Images equal to their clean ones (∞) are left out of means: {'; '.join(told)}."] if told else []
+
+
+def grey_notes(scores: pd.DataFrame) -> list[str]:
+    """A note on grey files that are compared in luma, by test: how many, under which protocols."""
+    told = []
+    for test, rows in scores[scores["grey"] > 0].groupby("test", sort=False):
+        total, protocols = rows["image"].nunique(), ", ".join(rows["protocol"].unique())
+        told.append(f"{rows['grey'].max()} of {total} of {test} ({protocols})")
+    if not told:
+        return []
+    return [
+        f"Grey files compared in luma: {'; '.join(told)}. Their Y has 16 to 235, as in BasicSR: PSNR is 1.32 dB above "
+        "that of the grey values."
+    ]
 
 
 def moved_by_protocol(frame: pd.DataFrame) -> list[str]:
