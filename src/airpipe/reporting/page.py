@@ -23,6 +23,7 @@ from markupsafe import Markup, escape
 from PIL import Image
 
 from airpipe.provenance import write_text
+from airpipe.reporting.markup import visible
 from airpipe.reporting.published import PAPER_SCALE
 from airpipe.reporting.reading import Card, read_json, score_info
 from airpipe.reporting.scenes import Pixels, Scene, read_pixels, read_scenes
@@ -372,11 +373,12 @@ def _template() -> jinja2.Template:
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=lambda value: visible(value) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters["json_text"] = lambda facts: json.dumps({key: value for key, value in facts.items() if value})
-    environment.filters["breakable"] = lambda text: Markup(re.sub("([/_])", r"\1<wbr>", str(escape(text))))
+    environment.filters["breakable"] = lambda text: Markup(re.sub("([/_])", r"\1<wbr>", str(escape(visible(text)))))
     environment.globals |= {"signs": SIGNS, "marks": MARKS, "empty": EMPTY, "printed": PRINTED, "noted": NOTED}
     environment.globals |= {"origins_of": origins_of, "words_of": words_of}
     return environment.get_template(TEMPLATE)

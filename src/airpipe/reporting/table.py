@@ -18,6 +18,7 @@ import pandas as pd
 
 from airpipe.errors import AirpipeError
 from airpipe.provenance import write_json, write_text
+from airpipe.reporting.markup import md, tex
 from airpipe.settings.names import NONE
 
 Row = dict[str, Any]
@@ -324,25 +325,20 @@ def read_frame(path: Path) -> pd.DataFrame:
 
 def markdown(table: Table) -> str:
     """The table as Markdown: one pipe table per block, then the notes."""
-    parts = [f"# {_md(table.title)}"]
+    parts = [f"# {md(table.title)}"]
     for block in table.blocks:
         rule = ["---", *["---:"] * (len(block.head) - 1)]
-        body = [[_md(_label(line)), *(_md_cell(cell) for cell in line.cells)] for line in block.lines]
-        rows = [[_md(name) for name in block.head], rule, *body]
-        parts += [f"## {_md(block.title)}"] if block.title else []
+        body = [[md(_label(line)), *(_md_cell(cell) for cell in line.cells)] for line in block.lines]
+        rows = [[md(name) for name in block.head], rule, *body]
+        parts += [f"## {md(block.title)}"] if block.title else []
         parts.append("\n".join(f"| {' | '.join(row)} |" for row in rows))
     if table.notes:
-        parts.append("\n".join(f"- {_md(note)}" for note in table.notes))
+        parts.append("\n".join(f"- {md(note)}" for note in table.notes))
     return "\n\n".join(parts) + "\n"
 
 
-def _md(text: str) -> str:
-    """Escape what Markdown reads as markup (underscores within words are none)."""
-    return re.sub(r"([\\|`<\[*])", r"\\\1", text.replace("\n", " "))
-
-
 def _md_cell(cell: Cell) -> str:
-    shown = [f"**{_md(part.text)}**" if part.mark == "best" else _md(_signed(part)) for part in cell.parts]
+    shown = [f"**{md(part.text)}**" if part.mark == "best" else md(_signed(part)) for part in cell.parts]
     return " / ".join(shown) or EMPTY
 
 
@@ -358,7 +354,10 @@ def _label(line: Line) -> str:
 
 
 def latex(table: Table) -> str:
-    """The table as LaTeX (packages booktabs, amssymb): one table per block, with title and notes as its caption."""
+    """The table as LaTeX (packages booktabs, amssymb and, for quotation marks, fontenc with T1), one table per block.
+
+    Title and notes are its caption.
+    """
     return "\n".join(_tex_block(block, table) for block in table.blocks)
 
 
@@ -372,9 +371,9 @@ def _tex_block(block: Block, table: Table) -> str:
             f"  \\caption{{{tex(caption)}}}",
             f"  \\begin{{tabular}}{{l{'r' * (len(block.head) - 1)}}}",
             "    \\toprule",
-            f"    {' & '.join(map(tex, block.head))} \\\\",
+            f"    {_tex_row(map(tex, block.head))}",
             "    \\midrule",
-            *(f"    {' & '.join(row)} \\\\" for row in body),
+            *(f"    {_tex_row(row)}" for row in body),
             "    \\bottomrule",
             "  \\end{tabular}",
             "\\end{table}",
@@ -383,31 +382,12 @@ def _tex_block(block: Block, table: Table) -> str:
     )
 
 
+def _tex_row(cells: Iterable[str]) -> str:
+    """One row; braces keep the end of the row before from reading its first character as an option."""
+    row = " & ".join(cells)
+    return f"{'{}' if row.startswith(('[', '*')) else ''}{row} \\\\"
+
+
 def _tex_cell(cell: Cell) -> str:
     shown = [f"\\textbf{{{tex(part.text)}}}" if part.mark == "best" else tex(_signed(part)) for part in cell.parts]
     return " / ".join(shown) or tex(EMPTY)
-
-
-TEX = {char: f"\\{char}" for char in "&%$#_{}"} | {
-    "\\": "\\textbackslash{}",
-    "~": "\\textasciitilde{}",
-    "^": "\\textasciicircum{}",
-    "<": "\\textless{}",
-    ">": "\\textgreater{}",
-    "|": "\\textbar{}",
-    '"': "\\textquotedbl{}",
-    "±": "$\\pm$",
-    "†": "$^\\dagger$",
-    "‡": "$^\\ddagger$",
-    "–": "--",
-    "↓": "$\\downarrow$",
-    "≈": "$\\approx$",
-    "∞": "$\\infty$",
-    "\n": " ",
-}
-"""How LaTeX writes the characters that it reads as commands, or lacks."""
-
-
-def tex(text: str) -> str:
-    """Escape the characters that LaTeX reads as commands."""
-    return "".join(TEX.get(char, char) for char in text)

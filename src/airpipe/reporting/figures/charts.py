@@ -54,7 +54,11 @@ def open_figure(target: Path, width: float, height: float, rows: int = 1, column
         AirpipeError: the disk refuses.
     """
     sns.set_theme(
-        style="whitegrid", context="notebook", font="DejaVu Sans", font_scale=0.85, rc={"grid.linewidth": 0.6}
+        style="whitegrid",
+        context="notebook",
+        font="DejaVu Sans",
+        font_scale=0.85,
+        rc={"grid.linewidth": 0.6, "text.parse_math": False},
     )
     figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False)
     try:
