@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -292,3 +293,15 @@ def test_where_all_photos_fail_none_is_said_to_be_restored(tmp_path, model, caps
         (tmp_path / name).write_bytes(b"no picture")
     assert main(["restore", str(tmp_path), "-m", model]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == "airpipe: error: 2 of 2 photos failed; none is restored"
+
+
+def test_a_warning_of_a_decoder_carries_the_name_of_the_photo(tmp_path, model, capsys, monkeypatch):
+    write_picture(tmp_path / "a.png", Picture(np.zeros((8, 8, 3), np.uint8)))
+
+    def warns(path):
+        warnings.warn("Truncated File Read", stacklevel=1)
+        return read_picture(path)
+
+    monkeypatch.setattr("airpipe.evaluation.restore.read_picture", warns)
+    assert main(["restore", str(tmp_path), "-m", model]) == 0
+    assert capsys.readouterr().err == f"{tmp_path / 'a.png'}: Truncated File Read\n"

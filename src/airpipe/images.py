@@ -3,8 +3,14 @@
 Files hold 8 or 16 bit. Inside, a picture is uint8 or uint16 `(H, W, 3)` RGB; `airpipe.pixels` makes tensors of it.
 """
 
+import os
 import struct
+import sys
+import tempfile
+import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,6 +95,41 @@ def read_picture(path: Path) -> Picture:
         ) from None
     except DECODER_ERRORS as error:
         raise AirpipeError(f"{path}: corrupt or truncated image ({error}). Copy or download it again") from None
+
+
+@contextmanager
+def decoder_words() -> Iterator[list[str]]:
+    """Gather what decoders say of a file, which they print without its name: one line each.
+
+    That is Pillow's warnings, and what the libraries below OpenCV write to stderr. What a progress bar writes there
+    meanwhile is passed on. Not for threads that decode at the same time: they share stderr.
+    """
+    words: list[str] = []
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with tempfile.TemporaryFile() as said, warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            os.dup2(said.fileno(), 2)
+            try:
+                yield words
+            finally:
+                sys.stderr.flush()
+                os.dup2(kept, 2)
+                said.seek(0)
+                lines = said.read().split(b"\n")
+                words += dict.fromkeys(_brief(str(one.message)) for one in caught)
+    finally:
+        os.close(kept)
+    for line in lines:
+        if line.startswith((b"\x1b", b"\r")):
+            os.write(2, line + b"\n")
+        elif text := _brief(line.decode("utf-8", "replace")):
+            words.append(text)
+
+
+def _brief(text: str) -> str:
+    return " ".join(text.split())[:80]
 
 
 def _refuse_unsuitable(path: Path, image: Image.Image) -> None:

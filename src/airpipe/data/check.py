@@ -124,7 +124,7 @@ def check_split(
         windows, problems = cut_rows(pairing.rows, sizes, split.cut)
         complain(problems, f"{list_id}, cut into windows", remedy)
         facts |= {"cut": split.cut.model_dump(), "images": len(pairing.rows), "pairs": len(windows)}
-    facts["notes"] = _notes(split, pairing, facts) + likeness_notes(compared, equal, len(pairing.rows))
+    facts["notes"] = _notes(split, pairing, facts) + _said(files) + likeness_notes(compared, equal, len(pairing.rows))
     if split.strict and split.expected not in (None, facts["pairs"]):
         after = remake(root) or f"{REMEDY}, or set strict: false"
         raise AirpipeError(f"{list_id} in {root}: {facts['notes'][0]}. {after}")
@@ -246,6 +246,12 @@ def _notes(split: SplitSettings, pairing: Pairing, facts: Mapping[str, Any]) -> 
         f"{count} files are {kind}: read by content" for kind, count in facts["kinds"].items() if "inside" in kind
     ]
     return notes
+
+
+def _said(files: Sequence[FileFacts]) -> list[str]:
+    """A note on the files that decode, but of which decoders say that something is wrong."""
+    odd = [f"{file.path}: {file.said}" for file in files if file.said]
+    return [f"decoders warn of {len(odd)} files, look at them (first: {'; '.join(odd[:3])})"] if odd else []
 
 
 def summary(facts: Mapping[str, Any]) -> str:
