@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 
+import cv2
 import pytest
 from helpers import toy_images
 
@@ -27,7 +28,9 @@ def hub(tmp_path):
     for folder in ("degraded", "clean"):
         (snapshot / folder).mkdir(parents=True)
         for path in toy_images(tmp_path / "made" / folder, 3):
-            blob = tmp_path / "hub" / "blobs" / hashlib.sha256(path.read_bytes() + folder.encode()).hexdigest()
+            if folder == "degraded":
+                cv2.imwrite(str(path), cv2.imread(str(path)) // 2)
+            blob = tmp_path / "hub" / "blobs" / hashlib.sha256(path.read_bytes()).hexdigest()
             path.rename(blob)
             (snapshot / folder / path.name).symlink_to(os.path.relpath(blob, snapshot / folder))
     return snapshot
@@ -86,6 +89,13 @@ def test_a_link_to_no_file_is_named_wherever_pictures_are_read(tmp_path, make, s
     facts = write_listing({"s": ("images", str(tmp_path / "p"))}, tmp_path / "listing.tsv")
     assert (facts["entries"], facts["left_out"]) == (2, 1)
     assert said in (tmp_path / "listing.left_out.csv").read_text()
+
+
+def test_a_link_in_a_circle_that_pairs_with_nothing_is_named_as_such(hub):
+    circular(hub / "clean" / "bad.png")
+    with pytest.raises(AirpipeError) as caught:
+        check_split("d.train", PAIRED, str(hub))
+    assert "\n  clean/bad.png: no degraded file; it is a link in a circle, to bad.png. Remove it\n" in str(caught.value)
 
 
 def test_a_link_to_no_folder_on_the_way_of_a_glob_is_a_problem(tmp_path):

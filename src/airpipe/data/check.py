@@ -17,6 +17,7 @@ from airpipe.data.packages import locate
 from airpipe.data.pairs import Pairing, Row, complain, pair_up, size_problems
 from airpipe.data.windows import cut_rows
 from airpipe.errors import AirpipeError
+from airpipe.links import link_problem
 from airpipe.progress import in_parallel, track
 from airpipe.provenance import sha256_file
 from airpipe.settings.datasets import PackageFile, SplitSettings
@@ -103,7 +104,7 @@ def check_split(
         pairing = pair_up(paths, split, name_list)
     except AirpipeError as error:
         raise AirpipeError(f"{list_id} in {root}: {f'no image file. {remedy}' if remake(root) else error}") from None
-    complain(pairing.problems, f"{list_id} in {root}, layout {pairing.layout.name}", remedy)
+    complain(_with_links(folder, pairing.problems), f"{list_id} in {root}, layout {pairing.layout.name}", remedy)
 
     store = Journal(journal)
     named = pairing.files()
@@ -130,6 +131,12 @@ def check_split(
         raise AirpipeError(f"{list_id} in {root}: {facts['notes'][0]}. {after}")
     store.close()  # not before: a check that fails is repeated without reading all files again
     return Checked(files, facts)
+
+
+def _with_links(folder: Path, problems: Sequence[str]) -> list[str]:
+    """Say of files that do not pair when they are links that lead nowhere."""
+    said = {one: link_problem(folder / one.partition(": ")[0]) for one in problems}
+    return [f"{one}; it is {problem}" if problem else one for one, problem in said.items()]
 
 
 def _there(root: str, dataset: str) -> Path:
