@@ -20,7 +20,13 @@ def role_path(text: str) -> tuple[str, Path]:
     return role, Path(path)
 
 
-def pair_lists(files: list[Path], wanted: list[str], roots: dict[str, Path], packs: Sequence[Path] = ()) -> PairLists:
+def pair_lists(
+    files: list[Path],
+    wanted: list[str],
+    roots: dict[str, Path],
+    packs: Sequence[Path] = (),
+    manifests: Sequence[Path] = (),
+) -> PairLists:
     """Read the pair lists that the frozen config names, in its order; one that is packed is not read."""
     by_id = {file.stem: file for file in files}
     missing = [name for name in wanted if name not in by_id]
@@ -29,7 +35,10 @@ def pair_lists(files: list[Path], wanted: list[str], roots: dict[str, Path], pac
     packed = usable_packs([by_id[name] for name in wanted], packs)
     unpacked = [name for name in dict.fromkeys(wanted) if name not in packed]
     lists = {name: read_pairs(by_id[name], roots.get(name.split(".")[0])) for name in unpacked}
-    return PairLists([by_id[name] for name in wanted], [lists.get(name, []) for name in wanted], packed)
+    known = {file.stem: file for file in manifests}
+    whole = {name: name.removesuffix("_noleak") for name in by_id}  # a list without leaks has its split's manifest
+    sizes = {name: known[split] for name, split in whole.items() if split in known}
+    return PairLists([by_id[name] for name in wanted], [lists.get(name, []) for name in wanted], packed, sizes)
 
 
 def arguments() -> argparse.Namespace:
@@ -38,6 +47,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--train", type=Path, nargs="+", required=True, help="pair lists of the mix")
     parser.add_argument("--val", type=Path, nargs="*", default=[], help="pair lists for validation")
     parser.add_argument("--packs", type=Path, nargs="*", default=[], help="JSON files of pack_dataset.py")
+    parser.add_argument("--manifests", type=Path, nargs="*", default=[], help="where the sizes of the images stand")
     parser.add_argument("--root", type=role_path, action="append", default=[], help="dataset=folder; none: embedded")
     parser.add_argument("--parent", type=role_path, action="append", default=[], help="role=model.safetensors")
     parser.add_argument("--workdir", type=Path, required=True, help="stage folder")
@@ -71,8 +81,10 @@ def main() -> None:
         resume=given.resume,
         parents=dict(given.parent),
     )
-    train = pair_lists(given.train, [part.pairs for part in settings.data], roots, given.packs)
-    validation = pair_lists(given.val, [part.pairs for part in settings.validation.data], roots)
+    train = pair_lists(given.train, [part.pairs for part in settings.data], roots, given.packs, given.manifests)
+    validation = pair_lists(
+        given.val, [part.pairs for part in settings.validation.data], roots, manifests=given.manifests
+    )
     train_stage(settings, train, validation, options)
 
 

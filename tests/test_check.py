@@ -4,10 +4,12 @@ import io
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
+import warnings
 import zlib
 from pathlib import Path
 
@@ -17,10 +19,11 @@ import pytest
 from helpers import ROOT, toy_images
 from PIL import Image
 
-from airpipe.data.check import check_packages, check_split, pair_psnr, summary
+from airpipe.data.check import check_packages, check_split, summary
+from airpipe.data.likeness import likeness
 from airpipe.data.manifest import FileFacts, Journal, describe, read_manifest, write_manifest
 from airpipe.errors import AirpipeError
-from airpipe.images import read_picture, read_rgb8
+from airpipe.images import decoder_words, read_picture, read_rgb8
 from airpipe.settings.datasets import PackageFile, SplitSettings
 
 
@@ -94,7 +97,7 @@ def fifo(path):
         (animated, "has 3 frames. Save the wanted one as a still image"),
         (floating_point, "pixels of kind 'F'"),
         (lying_size, "100000x100000 pixels, more than 400,000,000"),
-        (folder_link, "no such image"),
+        (folder_link, "a broken link, to nothing-here.png. Fetch what it stands for"),
         (fifo, "not a regular file"),
     ],
 )
@@ -230,7 +233,7 @@ def test_the_mean_input_psnr_is_that_of_the_pairs_and_another_copy_is_noted(tmp_
     facts = check(tmp_path, clean="t/*", degraded="i/*", input_psnr=20).facts
     assert facts["input_psnr"] == pytest.approx(np.mean(expected), abs=1e-4)
     assert facts["notes"][0].startswith(f"mean input PSNR is {np.mean(expected):.3f} dB, 20.000 expected")
-    assert pair_psnr((str(noisy / "img0.png"), str(clean / "img0.png"), "none", "x")) == pytest.approx(expected[0])
+    assert likeness((str(noisy / "img0.png"), str(clean / "img0.png"), "none", "x")).psnr == pytest.approx(expected[0])
     assert f"mean input PSNR {np.mean(expected):.3f} dB over 3 pairs" in summary(facts)
 
 
@@ -374,3 +377,51 @@ def test_a_thousand_damaged_files_are_read_or_refused_within_seconds(tmp_path):
         signal.signal(signal.SIGALRM, previous)
     assert list(tmp_path.iterdir()) == []
     assert 300 < refused < 1000
+
+
+# What decoders say
+
+
+def spoiled(path, kind):
+    """A file that decodes, and of which a decoder has something to say."""
+    if kind == "jpg":
+        data = encoded("jpg")
+        data = data[:-2] + b"\x12" * 40 + data[-2:]
+    else:
+        data = encoded("png")
+        profile = b"iCCPicc\0\0" + zlib.compress(b"x" * 200)
+        data = data[:33] + (len(profile) - 4).to_bytes(4) + profile + zlib.crc32(profile).to_bytes(4) + data[33:]
+    path.write_bytes(data)
+
+
+def test_what_decoders_say_of_a_file_is_noted_with_its_name_and_printed_nowhere(tmp_path, capfd):
+    toy_images(tmp_path, 2)
+    for kind in ("jpg", "png"):
+        spoiled(tmp_path / f"odd.{kind}", kind)
+    note = check(tmp_path, leave_out=["odd.png"]).facts["notes"][-1]
+    assert re.fullmatch(r"decoders warn of 1 files, look at them \(first: odd.jpg: Corrupt JPEG data: .* 0xd9\)", note)
+    note = check(tmp_path, leave_out=["odd.jpg"]).facts["notes"][-1]
+    assert note == "decoders warn of 1 files, look at them (first: odd.png: libpng warning: iCCP: too short)"
+    assert capfd.readouterr().err == ""
+
+
+def test_words_of_decoders_are_kept_apart_from_a_progress_bar_and_from_errors(capfd):
+    with pytest.raises(ZeroDivisionError), decoder_words() as words:
+        os.write(2, b"\x1b[2K\rbar 1/2\nlibpng warning: odd\n")
+        warnings.warn("Truncated  File\nRead", stacklevel=1)
+        raise ZeroDivisionError
+    assert words == ["Truncated File Read"]
+    with decoder_words() as words:
+        os.write(2, b"\x1b[2K\rbar 1/2\nlibpng warning: odd\n")
+        warnings.warn("Truncated  File\nRead", stacklevel=1)
+    assert words == ["Truncated File Read", "libpng warning: odd"]
+    os.write(2, b"back\n")
+    assert capfd.readouterr().err.endswith("bar 1/2\nback\n")
+
+
+def test_the_journal_keeps_what_decoders_said(tmp_path):
+    spoiled(tmp_path / "odd.png", "png")
+    for _ in range(2):
+        journal = Journal(tmp_path / "j")
+        (facts,) = journal.describe([("odd.png", str(tmp_path / "odd.png"))], 1, "x")
+        assert facts.said == "libpng warning: iCCP: too short"

@@ -390,6 +390,6 @@ def test_surroundings_of_an_image_that_is_divided_are_refused(samples):
 def test_a_patch_larger_than_the_image_is_refused(tmp_path):
     pairs = picture_pairs(tmp_path, [photograph()[:64, :80]])
     with pytest.raises(
-        AirpipeError, match=r"toy.train, image img0: 80x64 pixels is smaller than patch_size 72; choose"
+        AirpipeError, match=r"toy.train, image img0: 80x64 pixels is smaller than patch_size 72; mirror"
     ):
         TrainingSamples([transfer()], [pairs], 2)[SampleKey(0, 0, 0, 72)]

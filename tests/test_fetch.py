@@ -703,7 +703,7 @@ def test_a_file_of_hugging_face_is_resumed_and_checked_against_the_hub(web, plac
 
 def test_progress_is_lines_in_a_log_and_a_bar_on_a_terminal(web, places, monkeypatch, capsys):
     monkeypatch.setattr(streams, "LINE_SECONDS", -1)
-    web.pages["/data.zip"] = Page(zip_of({"zeros": bytes(3_000_000)}, zipfile.ZIP_STORED))
+    web.pages["/data.zip"] = Page(zip_of({"zeros.png": bytes(3_000_000)}, zipfile.ZIP_STORED))
     fetch(places, [at(web.url("/data.zip"))])
     said = capsys.readouterr().err.splitlines()
     assert "fetching data.zip: 3 of 3 MB" in said
@@ -866,3 +866,77 @@ def test_urllib3_is_declared_with_the_version_that_caps_retry_after():
     assert "retry_after_max" in inspect.signature(transfer.Retry).parameters
     assert not declared["urllib3"].contains("2.6.2")  # the last one without it
     assert declared["urllib3"].contains("2.6.3")
+
+
+# Answers and archives that are none
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "said"),
+    [
+        ("data.zip", zip_of({}), "data.zip: the zip archive holds no file"),
+        ("data.tar.gz", gzip.compress(tar_of({})), "data.tar.gz: the tar.gz archive holds no file"),
+        ("data.zip", zip_of({"readme.txt": b"x", "a/._1.png": b"y"}), "none of the 2 unpacked files is an image"),
+    ],
+)
+def test_an_archive_without_an_image_is_no_data_set_and_the_next_source_is_taken(web, places, capsys, name, data, said):
+    web.pages["/bad"] = Page(data)
+    bad = [{"url": web.url("/bad"), "name": name}]
+    message = failure(places, bad)
+    assert said in message and not places.unpacking.exists() and not places.lock.exists()
+    fetch(places, bad, [{"url": web.url("/data.zip"), "name": "good.zip"}])
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("source 1 of rain does not work")]
+    assert len(told) == 2 and all(said in line for line in told)
+    assert tree(places.folder) == FILES
+
+
+def test_a_refused_archive_leaves_no_half_unpacked_folder(web, places):
+    web.pages["/data.zip"] = Page(zip_of({"clean/1.png": b"x", "../evil.png": b"y"}))
+    assert "the path leads out of the folder" in failure(places, [at(web.url("/data.zip"))])
+    web.pages["/two.zip"] = Page(zip_of({"clean/1.png": b"other"}))
+    web.pages["/one.zip"] = Page(DATA)
+    message = failure(places, [{"url": web.url(f"/{name}"), "name": name} for name in ("one.zip", "two.zip")])
+    assert "clean/1.png" in message and "give one of them `into`" in message
+    assert not places.unpacking.exists() and [path.name for path in places.folder.parent.iterdir()] == []
+
+
+@pytest.mark.parametrize(
+    ("headers", "said"),
+    [
+        ({"Content-Length": "many"}, "announced 'many' as length. Expected one number of bytes"),
+        ({"Content-Length": "-5"}, "announced '-5' as length"),
+        ({"Content-Length": "\xb2"}, "announced '\xb2' as length"),
+        ({"Content-Length": "9" * 30}, "announced '999999999999999999999999999999' as length"),
+        (
+            {"Content-Length": "12, 13"},
+            "answer cannot be understood (Content-Length contained multiple unmatching values",
+        ),
+        ({"Content-Encoding": "gzip"}, "sent the file encoded (gzip), which nobody asked for"),
+        ({"Content-Encoding": "br, gzip"}, "sent the file encoded (br, gzip)"),
+    ],
+)
+def test_lengths_that_are_none_and_encodings_are_told_at_once_and_the_next_source_taken(
+    web, places, capsys, headers, said
+):
+    web.pages["/bad.zip"] = Page(DATA, headers=headers, length=False)
+    fetch(places, [at(web.url("/bad.zip"))], [at(web.url("/data.zip"))])
+    (told,) = (line for line in capsys.readouterr().err.splitlines() if "does not work" in line)
+    assert said in told and "times" not in told
+    assert [path for _, path, _ in web.log] == ["/bad.zip", "/data.zip"]
+    assert tree(places.folder) == FILES and not parts(places)
+
+
+def test_chunks_of_another_length_than_announced_are_refused(web, places):
+    web.pages["/data.zip"] = Page(DATA, chunked=True, headers={"Content-Length": str(len(DATA) + 1)})
+    said = f"announced {len(DATA) + 1} bytes and sent chunks of another length"
+    assert said in failure(places, [at(web.url("/data.zip"))]) and not parts(places)
+    web.pages["/data.zip"] = Page(DATA, chunked=True, headers={"Content-Length": str(len(DATA))})
+    fetch(places, [at(web.url("/data.zip"))])
+    assert tree(places.folder) == FILES
+
+
+def test_the_encoding_of_a_file_that_is_compressed_itself_is_its_own(web, places):
+    packed = gzip.compress(tar_of(FILES))
+    web.pages["/data.tar.gz"] = Page(packed, headers={"Content-Encoding": "x-gzip"})
+    fetch(places, [{"url": web.url("/data.tar.gz"), "name": "data.tar.gz"}])
+    assert tree(places.folder) == FILES

@@ -365,8 +365,8 @@ def test_centre_crop_cuts_the_odd_pixel_at_the_end():
     cut = centre_crop(np.dstack([rows, columns, rows]).astype(np.uint8), 8)
     assert cut.shape == (8, 16, 3)
     assert cut[0, 0].tolist() == [2, 3, 2]
-    with pytest.raises(AirpipeError, match="22x13"):
-        centre_crop(np.zeros((13, 22, 3), np.uint8), 16)
+    with pytest.raises(AirpipeError, match=r"mine.test, a.png: 22x13 pixels are nothing after cuts to multiples of 16"):
+        centre_crop(np.zeros((13, 22, 3), np.uint8), 16, "mine.test, a.png")
 
 
 def described(orientation=6):

@@ -41,6 +41,22 @@ def test_weights_are_relative():
     assert mean(parts) == pytest.approx((2 * 2 + 6 * 8) / 8)
 
 
-@pytest.mark.parametrize("values", [[30.0], [30.0, math.inf, 31.0]])
-def test_one_image_or_an_infinite_value_has_no_interval(values):
+@pytest.mark.parametrize("values", [[30.0], [30.0, math.inf], [math.inf, math.inf]])
+def test_one_image_that_counts_or_none_has_no_interval(values):
     assert all(math.isnan(end) for end in interval([Sampled("a", np.array(values))]))
+
+
+def test_infinite_values_count_neither_in_means_nor_in_intervals_unless_all_are():
+    finite = np.random.default_rng(2).normal(28, 4, 20)
+    values = np.insert(finite, [3, 20], math.inf)
+    assert mean([Sampled("a", values)]) == pytest.approx(finite.mean())
+    assert interval([Sampled("a", values)]) == interval([Sampled("a", finite)])
+    assert mean([Sampled("a", np.full(3, math.inf))]) == math.inf
+
+
+def test_images_that_count_in_one_measurement_only_are_not_drawn_as_if_they_were_the_others():
+    values = np.random.default_rng(4).normal(0, 1, 40)
+    shifted = np.insert(values[:-1], 0, math.inf)  # as many values as below, of other images
+    together = interval([Sampled("a", values), Sampled("a", values)])
+    apart = interval([Sampled("a", values), Sampled("a", shifted)])
+    assert apart[1] - apart[0] < 0.85 * (together[1] - together[0])

@@ -101,6 +101,8 @@ def test_a_prefix_is_removed_from_every_path_or_the_line_without_it_is_named(tmp
         ("names", "a\\b.png\n", "is not a path below"),
         ("names", "r/1.png|g/1.png\n", "names two files. Expected one; is the format bar?"),
         ("names", "r/1.png,g/1.png\n", "names two files. Expected one; is the format comma?"),
+        ("names", "r/1.png\tg/1.png\n", "names two files. Expected one; write them as degraded|clean (format: bar)"),
+        ("names", "r/1.png  r/2.png (3,4,3)\n", "names two files. Expected one; write them as degraded|clean"),
         (
             "bar",
             "x.png|y.png\n\nx.png,y.png\n",
@@ -116,6 +118,32 @@ def test_a_prefix_is_removed_from_every_path_or_the_line_without_it_is_named(tmp
 )
 def test_a_wrong_line_is_named_with_what_was_expected(tmp_path, form, text, message):
     assert message in refusal(tmp_path, text, form)
+
+
+def test_sizes_behind_names_are_passed_over_as_basicsr_writes_them(tmp_path):
+    text = "0001.png (64,64,3)\r\na/0002.png (64, 64, 3)\n0003 (480,320)\nwith (1) a.png\n(1,2,3).png\n"
+    names = ["0001.png", "a/0002.png", "0003", "with (1) a.png", "(1,2,3).png"]
+    assert [one.name for one in listed(tmp_path, text)] == names
+
+
+@pytest.mark.parametrize("line", ["1.png 1.png", "1.png\t1.png", "1.png,1.png", "1.png | 1.png", "1.png 1.png (3,4,3)"])
+def test_a_name_that_stands_in_two_columns_is_one(tmp_path, line):
+    assert listed(tmp_path, f"{line}\n") == [ListedPair(name="1.png")]
+
+
+@pytest.mark.parametrize(("form", "line"), [("comma", "1.png,1.png"), ("bar", "1.png|1.png"), ("names", "1.png 1.png")])
+def test_two_equal_columns_mean_the_pair_whose_files_have_one_name(tmp_path, form, line):
+    pairs = [("low/1.png", "high/1.png"), ("low/2.png", "high/2.png")]
+    assert chosen(pairs, listed(tmp_path, line, form)).rows == chosen(pairs, [ListedPair(name="1.png")]).rows
+    assert len(chosen(pairs, listed(tmp_path, line, form)).rows) == 1
+
+
+def test_a_column_behind_the_name_is_named_where_no_file_is_found(tmp_path):
+    entries = listed(tmp_path, "rain-1.png 0.8 7\nrain-2.png 0.9 7\n")
+    with pytest.raises(
+        AirpipeError, match=r"Next: only the first column .*: remove the one behind it, such as '0.8 7'$"
+    ):
+        chosen(RAIN, entries)
 
 
 def test_names_listed_twice_are_counted_and_the_first_ten_named(tmp_path):

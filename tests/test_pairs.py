@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import cv2
 import pytest
 from helpers import ROOT, toy_images
 from hypothesis import given
@@ -240,7 +241,7 @@ def test_listing_finds_what_matching_finds(tmp_path):
     assert not split_is_there(str(tmp_path), SplitSettings(clean="c/*"))
 
 
-def test_links_inside_the_folder_are_followed_and_links_out_of_it_refused(tmp_path):
+def test_links_out_of_a_folder_are_refused_where_it_was_unpacked_here_and_followed_elsewhere(tmp_path):
     inside, outside = tmp_path / "set", tmp_path / "other"
     (inside / "real").mkdir(parents=True)
     outside.mkdir()
@@ -249,6 +250,11 @@ def test_links_inside_the_folder_are_followed_and_links_out_of_it_refused(tmp_pa
     (inside / "alias").symlink_to("real")
     (inside / "away").symlink_to(outside)
     (inside / "real" / "b.png").symlink_to(outside / "a.png")
+    assert list_images(inside, ["*/*"]) == (
+        ["alias/a.png", "alias/b.png", "away/a.png", "real/a.png", "real/b.png"],
+        [],
+    )
+    (tmp_path / "set.fetched.json").write_text("{}")
     paths, problems = list_images(inside, ["*/*"])
     assert paths == ["alias/a.png", "real/a.png"]
     assert [problem.split(":")[0] for problem in problems] == ["alias/b.png", "away/a.png", "real/b.png"]
@@ -283,7 +289,8 @@ def entry(folder, **split):
 
 def test_a_folder_becomes_manifest_and_pair_list(tmp_path):
     toy_images(tmp_path / "d" / "clean", 3)
-    toy_images(tmp_path / "d" / "hazy", 3)
+    for path in toy_images(tmp_path / "d" / "hazy", 3):
+        cv2.imwrite(str(path), cv2.imread(str(path)) // 2)
     file = entry(tmp_path, clean="clean/*", degraded="hazy/*", degradation="haze", expected=4)
     manifest, pairs = tmp_path / "m" / "d.train.csv", tmp_path / "p" / "d.train.csv"
     checked = run("check_dataset.py", "d.train", "--entry", file, "--root", tmp_path / "d", "--output", manifest)

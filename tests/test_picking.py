@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import Counter
 
+import cv2
 import pytest
 from helpers import ROOT, one_thread, toy_images
 
@@ -98,7 +99,8 @@ def test_the_pair_list_holds_what_was_picked_and_its_json_how(tmp_path):
     for number in range(4):
         for kind in ("0.8_0.1", "1_0.2"):
             (tmp_path / "d" / "hazy").mkdir(exist_ok=True)
-            (tmp_path / "d" / "hazy" / f"img{number}_{kind}.png").write_bytes(clean[number].read_bytes())
+            hazy = cv2.imread(str(clean[number])) // 2 + 99
+            cv2.imwrite(str(tmp_path / "d" / "hazy" / f"img{number}_{kind}.png"), hazy)
     split = {"clean": "clear/*", "degraded": "hazy/*", "rule": "haze_id", "expected": 3, "strict": True}
     entry = tmp_path / "entry.yaml"
     entry.write_text(json.dumps({"title": "", "splits": {"train": {**split, "pick": {"clean_images": 3, "seed": 4}}}}))

@@ -15,12 +15,20 @@ from hypothesis import strategies as st
 from test_metrics import streaked
 
 from airpipe.data.pairs import Pair
+from airpipe.data.windows import Window
 from airpipe.errors import AirpipeError
 from airpipe.evaluation.metrics import Measurement, measure
-from airpipe.evaluation.protocol import NoiseStream, distinct_inputs, evaluate, natural_key, write_scores
+from airpipe.evaluation.protocol import (
+    NoiseStream,
+    distinct_inputs,
+    evaluate,
+    grey_in_luma,
+    natural_key,
+    write_scores,
+)
 from airpipe.images import Picture, centre_crop, write_picture
 from airpipe.settings.degrading import Recipe
-from airpipe.settings.scoring import ProtocolSettings, TestSettings
+from airpipe.settings.scoring import MetricSettings, ProtocolSettings, TestSettings
 
 SHIPPED = {
     name: ProtocolSettings.model_validate(values)
@@ -167,7 +175,7 @@ def paired(tmp_path, size, count=2, levels=8, **options):
         clean = generator.integers(0, 256, (*size, 3), dtype=np.uint8)
         off = np.clip(clean + generator.integers(-levels, levels + 1, clean.shape), 0, 255).astype(np.uint8)
         for folder, image in (("clean", clean), ("degraded", off)):
-            (tmp_path / folder).mkdir(exist_ok=True)
+            (tmp_path / folder).mkdir(exist_ok=True, parents=True)
             write_picture(tmp_path / folder / f"{number}.png", Picture(image, **options))
         files = (tmp_path / folder / f"{number}.png" for folder in ("clean", "degraded"))
         found.append(Pair(*files, "", "", "none", str(number), str(number)))
@@ -280,6 +288,36 @@ def test_an_image_that_is_smaller_than_the_ssim_window_is_refused_before_the_mod
     with pytest.raises(AirpipeError, match=r"0.png: 18x32 pixels are smaller than the SSIM window of 11 after cuts"):
         evaluate(test, protocols, pairs, never)
     assert evaluate(test.model_copy(update={"protocols": ("airpipe",)}), protocols, pairs, slightly_off)
+
+
+def test_all_images_that_cuts_leave_nothing_of_are_named_with_the_test(tmp_path):
+    pairs = [*paired(tmp_path, (32, 32), 2), *paired(tmp_path / "a", (32, 15), 1), *paired(tmp_path / "b", (9, 40), 1)]
+    pairs = [replace(pair, name=str(number)) for number, pair in enumerate(pairs)]
+    only_psnr = SHIPPED["promptir"].model_copy(
+        update={"metrics": {"psnr": MetricSettings(measure="psnr")}, "title": "P"}
+    )
+    test = TestSettings(pairs="toy.test", degradation="rain", protocols=("promptir",))
+    with pytest.raises(AirpipeError) as caught:
+        evaluate(test, {"promptir": only_psnr}, pairs, never, label="scoring toy_rain")
+    how = "pixels are nothing after cuts to multiples of 16 and borders of 0 (P)"
+    files = [f"{pairs[2].clean}: 15x32 {how}", f"{pairs[3].clean}: 40x9 {how}"]
+    assert str(caught.value) == (
+        f"scoring toy_rain: 2 images of toy.test are too small: {'; '.join(files)}. Leave them out (leave_out)"
+    )
+    windows = [replace(pairs[0], window=Window(20, 15, 0, 0))]
+    with pytest.raises(AirpipeError, match="1 images of toy.test are too small: .*: 20x15 pixels are nothing after"):
+        evaluate(test, {"promptir": only_psnr}, windows, never)
+
+
+def test_grey_files_of_a_test_are_counted_where_luma_is_compared(tmp_path):
+    pairs = [*paired(tmp_path / "g", (32, 32), 1, grey=True), *paired(tmp_path / "c", (32, 32), 2)]
+    test = TestSettings(pairs="toy.test", degradation="rain", protocols=("airpipe", "restormer", "airpipe_y"))
+    assert grey_in_luma(test, SHIPPED, pairs) == {"restormer": 1, "airpipe_y": 1}
+    assert grey_in_luma(test, SHIPPED, pairs[1:]) == {}
+    assert grey_in_luma(test.model_copy(update={"protocols": ("airpipe",)}), SHIPPED, pairs) == {}
+    found = scores(evaluate(test, SHIPPED, pairs[:1] + pairs[2:], None))
+    luma, plain = (next(v for k, v in found.items() if one in k and "psnr" in k) for one in ("airpipe_y", "airpipe"))
+    assert luma - plain == pytest.approx(20 * np.log10(255 / 219), abs=0.02)
 
 
 def test_luma_of_a_grey_test_is_refused_before_the_model_runs(tmp_path):

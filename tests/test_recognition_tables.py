@@ -215,7 +215,7 @@ def test_rows_are_enhancers_columns_are_tests_and_the_best_and_losses_are_marked
     ]
     block = restoration_table(results(), STORY).blocks[0]
     assert shown(block)[:2] == [
-        ["no restoration", "*inf / *0.800", "14.50 / *0.800", "12.25 / *0.800", "8.25 / *0.800"],
+        ["no restoration", "*∞ / *0.800", "14.50 / *0.800", "12.25 / *0.800", "8.25 / *0.800"],
         ["vrdir/airpipe", "22.00 ↓ / *0.800", "*16.75 / *0.800", "*18.25 / *0.800", "*13.75 / *0.800"],
     ]
 
@@ -262,7 +262,7 @@ def test_files_hold_the_same_numbers_and_the_notes_say_how_far_to_trust_them(tmp
     assert not any(note.startswith("Recogniser b") for note in notes)
     assert "vrdir/airpipe: Haze, noise and rain." in notes
     text = (tmp_path / "restoration.md").read_text()
-    assert "| no restoration | **inf** / **0.800** | 14.50 / **0.800** | 12.25 / **0.800** |" in text
+    assert "| no restoration | **∞** / **0.800** | 14.50 / **0.800** | 12.25 / **0.800** |" in text
     assert "own branch & -- & 65.0" in (tmp_path / "recognition.tex").read_text()
     assert "95.0 $\\downarrow$ & 50.0" in (tmp_path / "recognition.tex").read_text()
 

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -315,3 +316,30 @@ sys.exit(subprocess.run([sys.executable, "-m", "airpipe.cli.main", *words]).retu
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert int(re.search(r"peak memory (\d+) MB", done.stdout)[1]) < 1200
+
+
+def test_what_is_left_out_as_a_result_is_said(album, tmp_path, capsys):
+    assert names(find_photos([str(album)], album / "sub")[0]) == ["a.png", "b.jpg"]
+    said = f"{album}: 2 files are left out as results (*_restored, or below -o), the first {album}/old_restored.png"
+    assert capsys.readouterr().err == f"{said}; name them to restore them again\n"
+    find_photos([str(album / "a.png")], album / "sub")
+    assert capsys.readouterr().err == ""
+
+
+def test_where_all_photos_fail_none_is_said_to_be_restored(tmp_path, model, capsys):
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(b"no picture")
+    assert main(["restore", str(tmp_path), "-m", model]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "airpipe: error: 2 of 2 photos failed; none is restored"
+
+
+def test_a_warning_of_a_decoder_carries_the_name_of_the_photo(tmp_path, model, capsys, monkeypatch):
+    write_picture(tmp_path / "a.png", Picture(np.zeros((8, 8, 3), np.uint8)))
+
+    def warns(path):
+        warnings.warn("Truncated File Read", stacklevel=1)
+        return read_picture(path)
+
+    monkeypatch.setattr("airpipe.evaluation.restore.read_picture", warns)
+    assert main(["restore", str(tmp_path), "-m", model]) == 0
+    assert capsys.readouterr().err == f"{tmp_path / 'a.png'}: Truncated File Read\n"

@@ -15,8 +15,9 @@ from helpers import ROOT
 from samples import SAMPLES, needs_samples
 
 from airpipe.cli.data import folder_of, load_registry
-from airpipe.data.check import check_split, pair_psnr
+from airpipe.data.check import check_split
 from airpipe.data.files import split_is_there
+from airpipe.data.likeness import likeness
 from airpipe.data.pairs import Pair, pair_up, read_rows
 from airpipe.evaluation.protocol import evaluate
 from airpipe.settings.base import read_yaml
@@ -74,7 +75,7 @@ def test_every_listed_pair_is_found_with_its_partner_cut_and_input_psnr(checked)
         expected = listed[degraded]
         assert (folder / row["clean"]).relative_to(SAMPLES).as_posix() == expected["clean"]
         assert (row["crop"] == "centre") == (expected["clean_centre_crop_px"] != "0")
-        measured = pair_psnr((str(folder / row["degraded"]), str(folder / row["clean"]), row["crop"], degraded))
+        measured = likeness((str(folder / row["degraded"]), str(folder / row["clean"]), row["crop"], degraded)).psnr
         assert measured == pytest.approx(float(expected["input_psnr_rgb_db"]), abs=0.01)
 
 

@@ -62,15 +62,41 @@ def test_gains_csv_has_one_row_per_image_seed_and_protocol(tree):
     assert (gains["gain"] == gains["restored"] - gains["none"]).all()
 
 
-def test_an_identical_image_keeps_the_mean_infinite_and_warns(tree, caplog):
+def test_an_identical_image_is_left_out_of_means_with_a_note_and_a_warning(tree, caplog):
     for model in ("none", MODELS[2]):
         tree.write_score(model, "noise15", {(IMAGES[0], "airpipe"): "inf"})
     with caplog.at_level(logging.WARNING):
         table = tree.table()
-    assert pick(table, "dcpt/nafnet_5d/finetune")["value"] == math.inf
+    row = pick(table, "dcpt/nafnet_5d/finetune")
+    scores = pd.read_csv(tree.root / "scores" / MODELS[2] / "noise15.csv")
+    left = scores[(scores["metric"] == "psnr") & (scores["protocol"] == "airpipe") & (scores["image"] == IMAGES[1])]
+    assert (row["value"], row["n_images"]) == (pytest.approx(left["value"].item()), 1)
     assert pick(table, "dcpt/nafnet_5d/finetune", metric="psnr_gain")["value"] == pytest.approx(5.0 / 2)
-    assert "infinite" in caplog.text
-    assert "inf" in markdown(tree.tables()[0])
+    assert "1 images count, others equal their clean ones (infinite)" in caplog.text
+    note = "Images equal to their clean ones (∞) are left out of means: 1 of 2 of noise15"
+    assert f"{note} (no restoration, nafnet_5d; first: {IMAGES[0]})." in tree.tables()[0].notes
+    assert "∞ | ∞ | +0.00" in markdown(tree.tables()[1])
+
+
+def test_where_all_images_are_identical_the_mean_is_infinite(tree):
+    tree.write_score("none", "noise15", dict.fromkeys(((image, "airpipe") for image in IMAGES), "inf"))
+    assert (pick(tree.table(), "none")["value"], pick(tree.table(), "none")["n_images"]) == (math.inf, 2)
+    text = markdown(tree.tables()[0])
+    assert re.search(r"\| no restoration \| \**∞\**", text) and "inf" not in text
+    assert "$\\infty$" in latex(tree.tables()[0]) and "-∞" in markdown(tree.tables()[1])
+
+
+def test_grey_files_scored_in_luma_are_noted_under_the_protocols_that_the_table_shows(tree):
+    assert not any("Grey" in note for note in tree.tables()[0].notes)
+    for model in ("none", *MODELS):
+        facts = tree.root / "scores" / model / "noise15.json"
+        facts.write_text(json.dumps({**json.loads(facts.read_text()), "grey_in_luma": {"dcpt": 1}}))
+    note = (
+        "Grey files compared in luma: 1 of 2 of noise15 (dcpt). Their Y has 16 to 235, as in BasicSR: PSNR is 1.32 dB "
+        "above that of the grey values."
+    )
+    assert note in tree.tables()[0].notes
+    assert not any("Grey" in note for note in tree.tables(without_protocols=["dcpt"])[0].notes)
 
 
 def test_a_score_that_is_not_a_number_is_refused(tree):
@@ -144,7 +170,7 @@ def test_an_unknown_protocol_is_never_comparable(tree):
 
 
 def test_metrics_are_finite_floats(tree):
-    tree.write_score("none", "noise15", {(IMAGES[0], "airpipe"): "inf"})
+    tree.write_score("none", "noise15", dict.fromkeys(((image, "airpipe") for image in IMAGES), "inf"))
     found = json.loads(json.dumps(metrics({"all": tree.table()})), parse_constant=pytest.fail)
     assert "airpipe" not in {p for p, m in found["all"]["none"]["noise_15"].items() if "psnr" in m}
     assert found["all"]["dcpt/nafnet_5d/finetune"]["noise_25"]["airpipe"] == {

@@ -3,8 +3,14 @@
 Files hold 8 or 16 bit. Inside, a picture is uint8 or uint16 `(H, W, 3)` RGB; `airpipe.pixels` makes tensors of it.
 """
 
+import os
 import struct
+import sys
+import tempfile
+import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +22,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from airpipe import exif
 from airpipe.errors import AirpipeError
+from airpipe.links import link_problem
 from airpipe.pixels import Pixels
 from airpipe.provenance import atomic_path
 
@@ -69,6 +76,8 @@ def read_picture(path: Path) -> Picture:
         AirpipeError: the file is missing, truncated, not an image, animated, of a depth other than 8 or 16
             bit, or larger than `MAX_PIXELS`.
     """
+    if problem := link_problem(path):
+        raise AirpipeError(f"{path}: {problem}")
     try:
         # A stream, not a name: Pillow 13 turns memory-mapped TIFFs of orientation 5 to 8 wrongly.
         with path.open("rb") as stream, Image.open(stream, formats=FORMATS) as image:
@@ -88,6 +97,41 @@ def read_picture(path: Path) -> Picture:
         raise AirpipeError(f"{path}: there is too little memory to decode it. Cut it into parts first") from None
     except DECODER_ERRORS as error:
         raise AirpipeError(f"{path}: corrupt or truncated image ({error}). Copy or download it again") from None
+
+
+@contextmanager
+def decoder_words() -> Iterator[list[str]]:
+    """Gather what decoders say of a file, which they print without its name: one line each.
+
+    That is Pillow's warnings, and what the libraries below OpenCV write to stderr. What a progress bar writes there
+    meanwhile is passed on. Not for threads that decode at the same time: they share stderr.
+    """
+    words: list[str] = []
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with tempfile.TemporaryFile() as said, warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            os.dup2(said.fileno(), 2)
+            try:
+                yield words
+            finally:
+                sys.stderr.flush()
+                os.dup2(kept, 2)
+                said.seek(0)
+                lines = said.read().split(b"\n")
+                words += dict.fromkeys(_brief(str(one.message)) for one in caught)
+    finally:
+        os.close(kept)
+    for line in lines:
+        if line.startswith((b"\x1b", b"\r")):
+            os.write(2, line + b"\n")
+        elif text := _brief(line.decode("utf-8", "replace")):
+            words.append(text)
+
+
+def _brief(text: str) -> str:
+    return " ".join(text.split())[:80]
 
 
 def _refuse_unsuitable(path: Path, image: Image.Image) -> None:
@@ -337,8 +381,13 @@ def _write_deep_tiff(path: Path, picture: Picture) -> None:
         exif.append_to_tiff(path, picture.exif)
 
 
-def centre_crop(pixels: Pixels, multiple: int) -> Pixels:
+def centre_crop(pixels: Pixels, multiple: int, what: str = "a picture") -> Pixels:
     """Cut height and width to multiples: floor of half the excess at the start, the rest at the end.
+
+    Args:
+        pixels: (H, W, 3).
+        multiple: number of pixels.
+        what: the picture, for messages.
 
     Raises:
         AirpipeError: the picture is smaller than the multiple, so that nothing would be left.
@@ -348,7 +397,7 @@ def centre_crop(pixels: Pixels, multiple: int) -> Pixels:
     height, width = pixels.shape[:2]
     if min(height, width) < multiple:
         raise AirpipeError(
-            f"a picture of {width}x{height} pixels cannot be cut to multiples of {multiple}. Leave it out"
+            f"{what}: {width}x{height} pixels are nothing after cuts to multiples of {multiple}. Leave it out"
         )
     top, left = (height % multiple) // 2, (width % multiple) // 2
     return pixels[top : top + height - height % multiple, left : left + width - width % multiple]

@@ -38,10 +38,17 @@ def stage_resources(stage):
     def machine(wildcards, input, attempt):
         return (
             f"--gpus {compute.gpu} --nodes {compute.nodes} --workers {compute.workers}"
-            f" --degrade {compute.degrade} --checkpoint-seconds {compute.checkpoint_seconds} --attempt {attempt} {roots(input)}"
+            f" --degrade {compute.degrade} --checkpoint-seconds {compute.checkpoint_seconds} --attempt {attempt}"
+            f" --manifests {' '.join(manifests([*input.train, *input.val]))} {roots(input)}"
         )
 
     return asked_of_scheduler(compute) | {"launch": launcher(compute), "machine": machine}
+
+
+def manifests(lists):
+    """Manifests of pair lists, from which these were made (no input: a new one redoes nothing); curated ones have none."""
+    names = {os.path.basename(path).removesuffix(".csv").removesuffix("_noleak") for path in lists}
+    return [f"results/manifests/{name}.csv" for name in sorted(names) if not PLAN.dataset_of(name).curated]
 
 
 def models_of(method):

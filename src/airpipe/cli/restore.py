@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airpipe.errors import AirpipeError
+from airpipe.links import link_problem, walk
 
 if TYPE_CHECKING:
     import torch
@@ -175,7 +177,8 @@ def restore(arguments: argparse.Namespace, find_model: Callable[[str], Path]) ->
     if skipped and total > 1:
         print(f"{skipped} of {total} photos were done already")
     if failed and total > 1:
-        _say_error(f"{failed} of {total} photos failed; the others are restored")
+        others = "none is restored" if failed == total else "the others are restored"
+        _say_error(f"{failed} of {total} photos failed; {others}")
     return 2 if failed else 0
 
 
@@ -216,29 +219,37 @@ class Photo:
     path: Path
     below: Path | None = None
     """Folder of the file, counted from the folder or the pattern that it was found by; None: it was named itself."""
+    result: bool = False
+    """Whether it is taken for the result of an earlier run, and left out."""
 
 
 def find_photos(names: Sequence[str], output: Path | None) -> tuple[list[Photo], list[AirpipeError]]:
     """Find the files that names, folders and patterns mean, each once; folders and patterns sorted.
 
-    What folders and patterns find is left out when it is hidden, no image by its suffix, the result
-    of an earlier run (`*_restored.*`), or below the output folder.
+    What folders and patterns find is left out when it is hidden, no image by its suffix, or, with a line on stderr,
+    taken for a result: `*_restored.*`, or below the output folder. Links are followed.
 
     Args:
         names: a path, a folder (searched to its depth), or a pattern with * ? [ ] or **.
         output: where results go.
 
     Returns:
-        The photos, and an error for every folder or pattern without any.
+        The photos, and an error for every folder or pattern without any, and for every link that leads nowhere.
     """
-    photos: dict[Path, Photo] = {}
+    photos: dict[str, Photo] = {}
     problems = []
     for name in names:
         found = list(_expand(name, output))
-        if not found:
+        results = [one.path for one in found if isinstance(one, Photo) and one.result]
+        if results:
+            _say_results(name, results)
+        if len(found) == len(results):
             problems.append(AirpipeError(f"{name}: holds no image to restore. Expected files of {_suffixes()}"))
-        for photo in found:
-            photos.setdefault(photo.path.resolve(), photo)
+        for one in found:
+            if isinstance(one, AirpipeError):
+                problems.append(one)
+            elif not one.result:
+                photos.setdefault(os.path.realpath(one.path), one)
     return list(photos.values()), problems
 
 
@@ -248,35 +259,53 @@ def _suffixes() -> str:
     return ", ".join(SUFFIXES)
 
 
-def _expand(name: str, output: Path | None) -> Iterator[Photo]:
+def _say_results(name: str, results: Sequence[Path]) -> None:
+    print(
+        f"{name}: {len(results)} files are left out as results (*_restored, or below -o), the first {results[0]}; "
+        "name them to restore them again",
+        file=sys.stderr,
+    )
+
+
+def _expand(name: str, output: Path | None) -> Iterator[Photo | AirpipeError]:
+    """Photos that a name, folder or pattern means, results among them, and an error for what cannot be followed."""
     path = Path(name)
     if path.is_dir():
-        base, found = path, sorted(path.rglob("*"))
+        failed: list[OSError] = []
+        base, found = path, sorted((path / below, problem) for below, problem in walk(name, failed.append))
+        yield from (AirpipeError(f"{error.filename}: cannot be listed ({error.strerror})") for error in failed)
     elif not path.exists() and has_magic(name):
         fixed = next(index for index, part in enumerate(path.parts) if has_magic(part))
         base = Path(*path.parts[:fixed])
         try:
-            found = sorted(base.glob(str(Path(*path.parts[fixed:]))))
+            matched = sorted(base.glob(str(Path(*path.parts[fixed:]))))
         except ValueError as error:
             raise AirpipeError(f"{name}: not a pattern ({error}). Expected one such as 'photos/**/*.jpg'") from None
+        found = [(one, link_problem(one)) for one in matched]
     else:
         yield Photo(path)  # one that is not there is told when its turn comes
         return
-    for candidate in found:
+    for candidate, problem in found:
         inside = candidate.relative_to(base)
-        if candidate.is_file() and _is_photo(inside) and not _is_below(candidate, output):
-            yield Photo(candidate, inside.parent)
+        if not _is_photo(inside, problem):
+            continue
+        if problem:
+            yield AirpipeError(f"{candidate}: {problem}")
+        elif candidate.is_file():
+            result = inside.stem.endswith("_restored") or _is_below(candidate, output)
+            yield Photo(candidate, inside.parent, result)
 
 
-def _is_photo(inside: Path) -> bool:
+def _is_photo(inside: Path, problem: str) -> bool:
+    """Whether a name is that of a photo; a link that leads nowhere may stand for a folder of photos as well."""
     from airpipe.images import SUFFIXES
 
     hidden = any(part.startswith(".") for part in inside.parts)
-    return inside.suffix.lower() in SUFFIXES and not hidden and not inside.stem.endswith("_restored")
+    return not hidden and (inside.suffix.lower() in SUFFIXES or bool(problem and not inside.suffix))
 
 
 def _is_below(path: Path, output: Path | None) -> bool:
-    return output is not None and output.resolve() in path.resolve().parents
+    return output is not None and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(output))
 
 
 def _restore_one(

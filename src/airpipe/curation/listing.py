@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from airpipe.data.files import is_image
 from airpipe.errors import AirpipeError
+from airpipe.links import walk
 from airpipe.provenance import atomic_path, sha256_file, write_json
 
 TARS = (".tar", ".tar.gz", ".tgz")
@@ -65,8 +66,8 @@ def write_listing(sources: Mapping[str, tuple[str, str]], output: Path) -> dict[
             draft = Path(scratch) / "draft.tsv"
             with draft.open("w", encoding="utf-8", newline="\n") as stream, _Buckets(Path(scratch)) as buckets:
                 for name, (kind, root) in sorted(sources.items()):
-                    for path in _found(name, kind, root):
-                        if reason := _why_not(path):
+                    for path, problem in _found(name, kind, root):
+                        if reason := _why_not(path) or problem:
                             left_out.writerow((name, ascii(path)[1:-1], reason))
                             refused += 1
                             continue
@@ -136,9 +137,10 @@ def _not_whole(listing: Path, error: Exception) -> AirpipeError:
     return AirpipeError(f"{listing}: not a whole list ({error}). Make it again: scripts/list_pictures.py")
 
 
-def _found(name: str, kind: str, root: str) -> Iterator[str]:
-    """Paths or addresses of a source, in order."""
-    entries = _addresses(Path(root)) if kind == "urls" else _files(root, TARS if kind == "tars" else None)
+def _found(name: str, kind: str, root: str) -> Iterator[tuple[str, str]]:
+    """Paths or addresses of a source, in order, each with what is wrong with it ("": nothing)."""
+    addresses = ((address, "") for address in _addresses(Path(root))) if kind == "urls" else None
+    entries = addresses or _files(root, TARS if kind == "tars" else None)
     found = False
     for entry in entries:
         found = True
@@ -148,18 +150,16 @@ def _found(name: str, kind: str, root: str) -> Iterator[str]:
         raise AirpipeError(f"source {name}: {root} holds no {what}. Correct its root or its kind ({kind})")
 
 
-def _files(root: str, suffixes: tuple[str, ...] | None) -> Iterator[str]:
+def _files(root: str, suffixes: tuple[str, ...] | None) -> Iterator[tuple[str, str]]:
     if not Path(root).is_dir():
         raise AirpipeError(f"{root}: is not a folder. Put the files there, or correct the source's root")
 
     def failed(error: OSError) -> None:
         raise AirpipeError(f"{error.filename}: cannot be listed ({error.strerror}). Make the folder readable") from None
 
-    for where, folders, names in os.walk(root, onerror=failed):
-        folders.sort()
-        for name in sorted(names):
-            if name.lower().endswith(suffixes) if suffixes else is_image(name):
-                yield os.path.relpath(f"{where}/{name}", root)
+    for path, problem in walk(root, failed):
+        if problem or (path.lower().endswith(suffixes) if suffixes else is_image(path)):
+            yield path, problem
 
 
 def _addresses(file: Path) -> Iterator[str]:

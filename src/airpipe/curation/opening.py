@@ -1,6 +1,7 @@
 """The pictures behind the lines of a list: files, members of tar files, or files fetched from addresses."""
 
 import argparse
+import sys
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ from airpipe.data.files import is_image
 from airpipe.data.streams import write_all
 from airpipe.data.transfer import SourceFailed
 from airpipe.errors import AirpipeError
-from airpipe.images import glance, read_picture
+from airpipe.images import decoder_words, glance, read_picture
 from airpipe.pixels import Rgb8
 
 LARGEST_MEMBER = 500_000_000
@@ -181,10 +182,13 @@ def open_picture(found: Found, shown: str, largest: int) -> Opened | str:
         height, width, _ = glance(found.file)
         if height * width > largest:
             return f"{shown}: {width}x{height} pixels, more than {largest}"
-        picture = read_picture(found.file)
+        with decoder_words() as words:
+            picture = read_picture(found.file)
     except AirpipeError as error:
         # bytes of a tar file or an address lie under a name of ours
         return " ".join(str(error).replace(str(found.file), shown).split())
+    for word in words:
+        print(f"{shown}: {word}", file=sys.stderr)
     pixels = picture.pixels if picture.pixels.dtype == np.uint8 else (picture.pixels >> 8).astype(np.uint8)
     grey = picture.grey or bool((pixels == pixels[..., :1]).all())
     return Opened(np.ascontiguousarray(pixels, np.uint8), grey, picture.alpha is not None)

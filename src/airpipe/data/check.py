@@ -7,24 +7,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
-from airpipe.data.crops import align
 from airpipe.data.files import list_images
 from airpipe.data.labelled import chosen_files
+from airpipe.data.likeness import Likeness, likeness, likeness_notes
 from airpipe.data.manifest import FileFacts, Journal, describe
 from airpipe.data.packages import locate
 from airpipe.data.pairs import Pairing, Row, complain, pair_up, size_problems
 from airpipe.data.windows import cut_rows
 from airpipe.errors import AirpipeError
-from airpipe.images import read_rgb8
+from airpipe.links import link_problem
 from airpipe.progress import in_parallel, track
 from airpipe.provenance import sha256_file
 from airpipe.settings.datasets import PackageFile, SplitSettings
 
 MEASURED_PAIRS = 500
-"""Largest number of pairs of which the mean input PSNR is taken, evenly spaced over the list."""
+"""Largest number of pairs whose two files are compared, evenly spaced over the list (shorter lists: all)."""
 PSNR_TOLERANCE = 0.05
 """Tolerance in dB; a copy whose mean input PSNR is farther off holds other files."""
 REMEDY = "Complete or correct the files, or name them in `leave_out` of the split (config/datasets.yaml)"
@@ -105,7 +104,7 @@ def check_split(
         pairing = pair_up(paths, split, name_list)
     except AirpipeError as error:
         raise AirpipeError(f"{list_id} in {root}: {f'no image file. {remedy}' if remake(root) else error}") from None
-    complain(pairing.problems, f"{list_id} in {root}, layout {pairing.layout.name}", remedy)
+    complain(_with_links(folder, pairing.problems), f"{list_id} in {root}, layout {pairing.layout.name}", remedy)
 
     store = Journal(journal)
     named = pairing.files()
@@ -114,17 +113,30 @@ def check_split(
     files = [one for one in found if isinstance(one, FileFacts)]
     sizes = {file.path: (file.width, file.height) for file in files}
     complain(size_problems(pairing.rows, sizes), f"{list_id}: files of a pair differ in size", remedy)
-    facts = _facts(list_id, split, pairing, files) | _input_psnr(pairing.rows, folder, threads, list_id)
+    compared = _compared(pairing.rows, folder, threads, list_id)
+    equal = _equal(pairing.rows, files, compared)
+    if equal and len(equal) == len(pairing.rows):
+        raise AirpipeError(
+            f"{list_id} in {root}: all {len(equal)} degraded files equal their clean ones ({', '.join(equal[:10])}). "
+            "Correct the globs of the split, or the files"
+        )
+    facts = _facts(list_id, split, pairing, files) | _input_psnr(compared)
     if split.cut is not None:
         windows, problems = cut_rows(pairing.rows, sizes, split.cut)
         complain(problems, f"{list_id}, cut into windows", remedy)
         facts |= {"cut": split.cut.model_dump(), "images": len(pairing.rows), "pairs": len(windows)}
-    facts["notes"] = _notes(split, pairing, facts)
+    facts["notes"] = _notes(split, pairing, facts) + _said(files) + likeness_notes(compared, equal, len(pairing.rows))
     if split.strict and split.expected not in (None, facts["pairs"]):
         after = remake(root) or f"{REMEDY}, or set strict: false"
         raise AirpipeError(f"{list_id} in {root}: {facts['notes'][0]}. {after}")
     store.close()  # not before: a check that fails is repeated without reading all files again
     return Checked(files, facts)
+
+
+def _with_links(folder: Path, problems: Sequence[str]) -> list[str]:
+    """Say of files that do not pair when they are links that lead nowhere."""
+    said = {one: link_problem(folder / one.partition(": ")[0]) for one in problems}
+    return [f"{one}; it is {problem}" if problem else one for one, problem in said.items()]
 
 
 def _there(root: str, dataset: str) -> Path:
@@ -188,21 +200,27 @@ def _version(known: Mapping[str, Sequence[str]], sizes: Mapping[str, int]) -> st
     return "mixed" if set(sizes) <= {size for listed in known.values() for size in listed} else "unknown"
 
 
-def _input_psnr(rows: Sequence[Row], folder: Path, threads: int, list_id: str) -> dict[str, Any]:
-    """Mean RGB PSNR in dB of the degraded files, over evenly spaced pairs."""
+def _compared(rows: Sequence[Row], folder: Path, threads: int, list_id: str) -> list[Likeness]:
+    """How like the files of evenly spaced pairs are."""
     pairs = [row for row in rows if row["degraded"]]
-    if not pairs:
-        return {}
     step = max(1, math.ceil(len(pairs) / MEASURED_PAIRS))
     tasks = [(str(folder / r["degraded"]), str(folder / r["clean"]), r["crop"], r["name"]) for r in pairs[::step]]
-    values = list(in_parallel(pair_psnr, tasks, threads, f"input PSNR of {list_id}"))
-    return {"input_psnr": round(float(np.mean(values)), 4), "input_psnr_pairs": len(values)}
+    return list(in_parallel(likeness, tasks, threads, f"comparing pairs of {list_id}"))
 
 
-def pair_psnr(task: tuple[str, str, str, str]) -> float:
-    """Measure the RGB PSNR in dB of a pair of 8-bit images: (degraded file, clean file, crop rule, name)."""
-    degraded, clean, crop, name = task
-    return float(cv2.PSNR(*align(read_rgb8(Path(degraded)), read_rgb8(Path(clean)), crop, name)))
+def _equal(rows: Sequence[Row], files: Sequence[FileFacts], compared: Sequence[Likeness]) -> list[str]:
+    """Names of the pairs whose files are equal: by their bytes, or, of those that were compared, by their pixels."""
+    content = {file.path: file.sha256 for file in files}
+    pixels = {pair.name for pair in compared if math.isinf(pair.psnr)}
+    pairs = [row for row in rows if row["degraded"]]
+    same = {row["name"] for row in pairs if content[row["degraded"]] == content[row["clean"]]}
+    return [row["name"] for row in pairs if row["name"] in same | pixels]
+
+
+def _input_psnr(compared: Sequence[Likeness]) -> dict[str, Any]:
+    """Mean RGB PSNR in dB of degraded files that are not equal to their clean ones."""
+    values = [pair.psnr for pair in compared if math.isfinite(pair.psnr)]
+    return {"input_psnr": round(float(np.mean(values)), 4), "input_psnr_pairs": len(values)} if values else {}
 
 
 def _notes(split: SplitSettings, pairing: Pairing, facts: Mapping[str, Any]) -> list[str]:
@@ -235,6 +253,12 @@ def _notes(split: SplitSettings, pairing: Pairing, facts: Mapping[str, Any]) -> 
         f"{count} files are {kind}: read by content" for kind, count in facts["kinds"].items() if "inside" in kind
     ]
     return notes
+
+
+def _said(files: Sequence[FileFacts]) -> list[str]:
+    """A note on the files that decode, but of which decoders say that something is wrong."""
+    odd = [f"{file.path}: {file.said}" for file in files if file.said]
+    return [f"decoders warn of {len(odd)} files, look at them (first: {'; '.join(odd[:3])})"] if odd else []
 
 
 def summary(facts: Mapping[str, Any]) -> str:

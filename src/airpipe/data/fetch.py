@@ -12,6 +12,7 @@ from airpipe.data.addresses import address_of
 from airpipe.data.archive_rules import BadArchive, DamagedArchive
 from airpipe.data.archives import archive_kind, occupied, unpack
 from airpipe.data.checksums import Recorded, read_checksums, record_checksums, today
+from airpipe.data.files import FETCHED, is_image
 from airpipe.data.locks import only_process
 from airpipe.data.obtain import Obtained, Shelf, manual_steps
 from airpipe.data.remote import Wanted, list_files
@@ -46,7 +47,7 @@ class Places:
     @property
     def facts(self) -> Path:
         """JSON file beside the folder that says what was fetched from where."""
-        return self.folder.with_name(f"{self.folder.name}.fetched.json")
+        return self.folder.with_name(f"{self.folder.name}{FETCHED}")
 
     @property
     def unpacking(self) -> Path:
@@ -136,10 +137,14 @@ def _fetch_source(
     missing = [one for one in wanted if not (places.downloads / one.name).exists()]
     enough_space(places.downloads / dataset, sum(one.size or 0 for one in missing) - _partial(places.downloads))
     files = [shelf.obtain(one, source, wait_minutes) for one in wanted]
-    count = _fill(files, shelf, places)
-    _record(dataset, files, shelf, places)
-    facts = _facts(dataset, source, files, count)
-    places.unpacking.rename(places.folder)
+    try:
+        count = _fill(files, shelf, places)
+        _record(dataset, files, shelf, places)
+        facts = _facts(dataset, source, files, count)
+        places.unpacking.rename(places.folder)
+    finally:
+        if places.unpacking.exists():
+            shutil.rmtree(places.unpacking)
     write_json(places.facts, facts)  # afterwards: Snakemake takes it for a sign that the folder is there
     size = sum(path.stat().st_size for path in places.downloads.rglob("*") if path.is_file())
     print(
@@ -190,7 +195,14 @@ def _fill(files: list[Obtained], shelf: Shelf, places: Places) -> int:
             _place(file, places.unpacking / file.wanted.into)
         except DamagedArchive as error:
             raise shelf.set_aside(file, error) from None
-    return sum(1 for _ in _walk(places.unpacking))
+    found = [path.name for path in _walk(places.unpacking)]
+    archives = [file.path.name for file in files if _kind(file)]
+    if archives and not any(map(is_image, found)):
+        raise BadArchive(
+            f"{', '.join(archives)}: none of the {len(found)} unpacked files is an image (first: {min(found)[:80]!r}). "
+            f"Remove them from {places.downloads} to fetch them again, or set the data set's root to a folder of images"
+        )
+    return len(found)
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -208,7 +220,8 @@ def _place(file: Obtained, folder: Path) -> None:
     if kind:
         if not file.path.name.lower().endswith((kind, kind.replace("tar.", "t"))):
             print(f"{file.path.name} is a {kind} archive by its bytes and is unpacked as one", file=sys.stderr)
-        unpack(file.path, folder)
+        if not unpack(file.path, folder):
+            raise DamagedArchive(f"{file.path}: the {kind} archive holds no file")
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -8,10 +8,14 @@ from functools import lru_cache
 from pathlib import Path
 
 from airpipe.errors import AirpipeError
+from airpipe.links import circle_problem, link_problem
 from airpipe.settings.datasets import SplitSettings
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 """Suffixes of images, in lower or upper case; other files (Thumbs.db, README, .mat) are never taken for images."""
+
+FETCHED = ".fetched.json"
+"""End of the name of the file beside a folder that says that it was fetched and unpacked here."""
 
 
 @lru_cache(maxsize=1024)
@@ -44,18 +48,21 @@ def list_images(root: Path, globs: Sequence[str]) -> tuple[list[str], list[str]]
         globs: patterns of paths relative to the folder, see `matching`.
 
     Returns:
-        Paths relative to root, sorted, each once; and problems, one line each: links that lead out of
-        the folder, names that are not UTF-8.
+        Paths relative to root, sorted, each once; and problems, one line each: links to folders that are broken or
+        lead in a circle, names that are not UTF-8, and links that lead out of a folder that was unpacked here. Other
+        links are followed; a path names the link.
 
     Raises:
         AirpipeError: a folder cannot be read.
     """
     found: dict[str, str | None] = {}
-    inside = os.path.realpath(root)
+    unpacked = os.path.realpath(root) if root.with_name(f"{root.name}{FETCHED}").is_file() else None
     for glob in globs:
-        for path in _walk(str(root), "", glob.split("/")):
-            if is_image(path) and path not in found:
-                found[path] = _problem(inside, path)
+        for path, problem in _walk(str(root), "", glob.split("/")):
+            if problem:
+                found[path] = f"{path}: {problem}"
+            elif is_image(path) and path not in found:
+                found[path] = _problem(unpacked, path)
     problems = [problem for _, problem in sorted(found.items()) if problem is not None]
     return sorted(path for path, problem in found.items() if problem is None), problems
 
@@ -68,34 +75,49 @@ def split_is_there(root: str, split: SplitSettings) -> bool:
 
 
 def _any_image(root: str, globs: Sequence[str]) -> bool:
-    return any(is_image(path) for glob in globs for path in _walk(root, "", glob.split("/")))
+    found = (path for glob in globs for path, problem in _walk(root, "", glob.split("/")) if not problem)
+    return any(map(is_image, found))
 
 
-def _walk(root: str, folder: str, parts: Sequence[str]) -> Iterator[str]:
+def _walk(root: str, folder: str, parts: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield what fits a glob, each with "", and links on the way that lead nowhere, each with what is wrong."""
     pattern = _part(parts[0])
     place = f"{root}/{folder}"
     # not Path.glob, which passes over folders that cannot be read
     try:
         with os.scandir(place) as entries:
-            chosen = [e for e in entries if pattern.match(e.name) and (len(parts) > 1) == e.is_dir()]
+            chosen = [(entry.name, _is_folder(entry)) for entry in entries if pattern.match(entry.name)]
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
         raise AirpipeError(f"{place}: cannot be listed ({error.strerror}). Make the folder readable") from None
-    for entry in chosen:
-        path = f"{folder}{entry.name}"
-        if len(parts) == 1:
-            yield path
-        else:
-            yield from _walk(root, f"{path}/", parts[1:])
+    for name, is_folder in chosen:
+        path = f"{folder}{name}"
+        if len(parts) == 1 and not is_folder:
+            yield path, ""  # also a link that leads nowhere: reading it says so, unless it is left out
+        elif len(parts) > 1:
+            problem = (circle_problem if is_folder else link_problem)(Path(place, name))
+            if problem:
+                yield path, problem
+            elif is_folder:
+                yield from _walk(root, f"{path}/", parts[1:])
 
 
-def _problem(inside: str, path: str) -> str | None:
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle
+        return False
+
+
+def _problem(unpacked: str | None, path: str) -> str | None:
     try:
         path.encode()
     except UnicodeEncodeError:
         return f"{os.fsencode(path)!r}: the name is not valid UTF-8. Rename the file"
-    real = os.path.realpath(f"{inside}/{path}")
-    if real != inside and not real.startswith(inside.rstrip("/") + "/"):
+    if unpacked is None:
+        return None
+    real = os.path.realpath(f"{unpacked}/{path}")
+    if real != unpacked and not real.startswith(unpacked.rstrip("/") + "/"):
         return f"{path}: a link that leads out of the folder, to {real}. Copy the file, or set root to where it lies"
     return None

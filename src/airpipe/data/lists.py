@@ -1,6 +1,7 @@
 """Published list formats: which files a paper's train or test list names, and lists for published code.
 
-names: one file a line (AirNet, PromptIR, DyNet). bar: `degraded|clean` (VRD-IR). comma: `clean,degraded` without a
+names: one file a line (AirNet, PromptIR, DyNet), with its size behind it as BasicSR writes `name (h,w,c)`, or twice
+where the two files of a pair have one name. bar: `degraded|clean` (VRD-IR). comma: `clean,degraded` without a
 header (DSRIR, whose README writes ` | ` for the comma); rows of noise repeat the clean path.
 """
 
@@ -22,6 +23,10 @@ FORMS = {"names": "one file name a line", "bar": "degraded|clean", "comma": "cle
 """Form of a line of each format, in words for messages."""
 BSD_NAME = re.compile(r"^a(\d+\.jpg)$")
 """Name of a BSD image as some lists write it: `a247012.jpg` for a file that is distributed as `247012.jpg`."""
+SIZE = re.compile(r"\s+\(\s*\d+\s*,\s*\d+\s*(,\s*\d+\s*)?\)$")
+"""What BasicSR's meta information has behind a name: height, width, channels."""
+MARKS = {"bar": "|", "comma": ",", "names": None}
+"""What stands between two columns; None: blanks, which no format of ours has."""
 Row = dict[str, str]
 """Row of a pair list: text by column."""
 
@@ -62,7 +67,8 @@ def read_list(path: Path, settings: NameList) -> list[ListedPair]:
         settings: format, lines and prefix to take, whether the first row is lost.
 
     Returns:
-        One entry a line, in order, blank lines left out. The `a` in front of BSD names is removed.
+        One entry a line, in order, blank lines left out. The `a` in front of BSD names is removed, and so is the size
+        behind a name.
         Repeated rows of bar and comma are kept.
 
     Raises:
@@ -92,9 +98,7 @@ def read_list(path: Path, settings: NameList) -> list[ListedPair]:
 
 def _listed(where: str, line: str, settings: NameList) -> ListedPair:
     if settings.format == "names":
-        if other := _looks_like(line):
-            raise AirpipeError(f"{where}: {line!r} names two files. Expected one; is the format {other}?")
-        return ListedPair(name=_bsd_name(_path(where, line, settings)))
+        return ListedPair(name=_bsd_name(_path(where, _one_name(where, line), settings)))
     try:
         fields = line.split("|") if settings.format == "bar" else _comma_fields(line)
     except csv.Error as error:
@@ -119,9 +123,20 @@ def _comma_fields(line: str) -> list[str]:
     return next(csv.reader([line]))
 
 
+def _one_name(where: str, line: str) -> str:
+    """The name of a line of format names: without the size behind it, and once where it stands twice."""
+    name = SIZE.sub("", line)
+    other = _looks_like(name)
+    columns = [column.strip() for column in name.split(MARKS[other])] if other else [name]
+    if len(set(columns)) > 1:
+        hint = "write them as degraded|clean (format: bar)" if other == "names" else f"is the format {other}?"
+        raise AirpipeError(f"{where}: {line!r} names two files. Expected one; {hint}")
+    return columns[0]
+
+
 def _looks_like(line: str) -> str | None:
-    """The two-column format of a line: both columns are image files."""
-    for mark, kind in (("|", "bar"), (",", "comma")):
+    """The format of a line of two columns, both image files; "names" where blanks stand between them."""
+    for kind, mark in MARKS.items():
         columns = [column.strip() for column in line.split(mark)]
         if len(columns) == 2 and all(is_image(column) for column in columns):
             return kind
@@ -193,7 +208,8 @@ def choose(rows: Sequence[Row], listed: Sequence[ListedPair], where: Path) -> Ch
 
     A file is looked up by its relative path, then by its file name, then by its stem. `names` are
     looked up among the degraded files (clean ones where a row has no degraded file), then among the
-    clean files; for bar and comma both columns have to agree. Rows that a list repeats are kept
+    clean files; for bar and comma both columns have to agree. A path that comma has twice means a row without
+    degraded file, else the pair whose two files are called so. Rows that a list repeats are kept
     once, since names are unique in a pair list.
 
     Args:
@@ -236,10 +252,15 @@ def _remedy(
     columns = [path for path in (first.clean, first.degraded) if path]
     if columns and not any(map(is_image, columns)) and not found[0]:
         hints = ["the first line looks like a header: remove it (or drop it with lose_first_row, in a comma list)"]
+    missing = [one for one, numbers in zip(listed, found, strict=True) if not numbers]
+    wide = [one for one in missing if one.name and is_image(one.name.split()[0]) and " " in one.name]
+    if wide:
+        _, rest = str(wide[0]).split(maxsplit=1)
+        hints.append(f"only the first column is a file name: remove the one behind it, such as {rest!r}")
     swapped = [ListedPair(degraded=one.clean, clean=one.degraded) for one in listed if one.degraded]
     if any(_rows_of(one, rows, index) for one in swapped):
         hints.append("the columns look swapped: bar lists degraded|clean, comma clean,degraded; correct `format`")
-    elif sum(not numbers for numbers in found) > len(hints):
+    elif len(missing) > max(len(hints), len(wide)):
         hints.append("complete the folder, correct remove_prefix or format, or remove them from the list")
     return "; ".join(hints)
 
@@ -249,7 +270,8 @@ def _rows_of(listed: ListedPair, rows: Sequence[Row], index: Mapping[str, _Index
         return index["degraded"].find(listed.name, rows, "degraded") or index["clean"].find(listed.name, rows, "clean")
     clean = index["clean"].find(listed.clean or "", rows, "clean")
     if listed.degraded is None:
-        return {number for number in clean if not rows[number]["degraded"]}
+        alone = {number for number in clean if not rows[number]["degraded"]}
+        return alone or clean & index["degraded"].find(listed.clean or "", rows, "degraded")
     return clean & index["degraded"].find(listed.degraded, rows, "degraded")
 
 

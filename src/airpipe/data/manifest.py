@@ -8,7 +8,8 @@ from pathlib import Path
 
 from airpipe.data.files import is_image
 from airpipe.errors import AirpipeError
-from airpipe.images import read_picture, read_rgb8
+from airpipe.images import decoder_words, read_picture, read_rgb8
+from airpipe.links import link_problem
 from airpipe.progress import in_parallel
 from airpipe.provenance import atomic_path, sha256_file, write_failed
 
@@ -41,6 +42,8 @@ class FileFacts:
     """Height of the upright picture in pixels."""
     kinds: str = ""
     """What is special about the file: words such as "grey" or "16 bit", joined by ", "."""
+    said: str = ""
+    """What its decoders said of it, such as "Corrupt JPEG data: premature end of data segment"."""
 
     def row(self) -> dict[str, str | int]:
         """Return the row that is written into the manifest."""
@@ -59,11 +62,14 @@ def describe(task: tuple[str, str]) -> FileFacts | str:
     path, place = task
     if len(os.fsencode(Path(path).name)) > LONGEST_NAME:
         return f"{path}: the name is longer than {LONGEST_NAME} bytes. Rename the file"
+    if problem := link_problem(Path(place)):
+        return f"{path}: {problem}"
     if Path(place).exists() and not Path(place).is_file():
         return f"{path}: not a regular file. Remove it"
     try:
-        picture = read_picture(Path(place))
-        trained_on = read_rgb8(Path(place))  # another decoder, less tolerant of damage
+        with decoder_words() as words:
+            picture = read_picture(Path(place))
+            trained_on = read_rgb8(Path(place))  # another decoder, less tolerant of damage
     except AirpipeError as error:
         return str(error)
     height, width = picture.pixels.shape[:2]
@@ -72,7 +78,8 @@ def describe(task: tuple[str, str]) -> FileFacts | str:
     kinds = [word for word, true in (("grey", picture.grey), ("with alpha", picture.alpha is not None)) if true]
     kinds += ["16 bit"] if picture.pixels.itemsize == 2 else []
     kinds += _other_format(Path(place))
-    return FileFacts(path, Path(place).stat().st_size, sha256_file(Path(place)), width, height, ", ".join(kinds))
+    size, digest = Path(place).stat().st_size, sha256_file(Path(place))
+    return FileFacts(path, size, digest, width, height, ", ".join(kinds), "; ".join(dict.fromkeys(words)))
 
 
 def _other_format(path: Path) -> list[str]:
@@ -100,8 +107,8 @@ class Journal:
             with path.open(newline="", encoding="utf-8", errors="replace") as stream:
                 for row in csv.reader(line.replace("\0", "") for line in stream):
                     # a kill may cut the last row off: whole ones end with a dot
-                    if len(row) == 8 and row[-1] == "." and all(row[n].isdecimal() for n in (2, 4, 5)):
-                        facts = FileFacts(row[1], int(row[2]), row[3], int(row[4]), int(row[5]), row[6])
+                    if len(row) == 9 and row[-1] == "." and all(row[n].isdecimal() for n in (2, 4, 5)):
+                        facts = FileFacts(row[1], int(row[2]), row[3], int(row[4]), int(row[5]), *row[6:8])
                         self._known[(row[0], row[1])] = facts
 
     def known(self, path: str, place: str) -> FileFacts | None:

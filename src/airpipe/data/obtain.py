@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shlex
 import sys
 import time
@@ -245,9 +246,8 @@ def manual_steps(file: RemoteFile, downloads: Path) -> str:
     """Say what a person does to get a file: where to look, where to put it."""
     name = f"{file.name}.zip" if file.gdrive_folder else file.name
     size = f" ({file.bytes / MEGABYTE:.0f} MB)" if file.bytes else ""
-    return (
-        f"  - open: {address_of(file)}\n    and put the file{size} at: {shlex.quote(str((downloads / name).resolve()))}"
-    )
+    place = shlex.quote(os.path.realpath(downloads / name))
+    return f"  - open: {address_of(file)}\n    and put the file{size} at: {place}"
 
 
 def wait_for(find: Callable[[], Path | None], name: str, minutes: float) -> Path | None:

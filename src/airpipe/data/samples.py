@@ -103,14 +103,16 @@ class TrainingSamples(Dataset[dict[str, Any]]):
         layers, paired, name = source.layers(image), source.paired(image), source.name(image)
         if part.resize is not None:
             layers = [resized(layer, part.resize) for layer in layers]
-        layers = [cast(Any, centre_crop(cast(Any, layer), part.crop_multiple)) for layer in layers]
+        what = f"{part.pairs}, image {name}"
+        layers = [cast(Any, centre_crop(cast(Any, layer), part.crop_multiple, what)) for layer in layers]
         if part.small_images == "reflect":
             layers = [mirrored(layer, side) for layer in layers]
         height, width = layers[0].shape[:2]
         if min(height, width) < side:
             raise AirpipeError(
-                f"{part.pairs}, image {name}: {width}x{height} pixels is smaller than patch_size {side}; choose a "
-                "smaller patch, leave the image out, or mirror it (small_images: reflect)"
+                f"{what}: {width}x{height} pixels is smaller than patch_size {side}; mirror "
+                "it (small_images: reflect), which keeps the steps done; or, to begin anew, choose a smaller patch or "
+                "leave the image out"
             )
         if paired and (part.rescale != (1.0, 1.0) or part.jitter):
             raise AirpipeError(

@@ -168,6 +168,8 @@ class Transfer:
                 headers["If-Range"] = state.validator
         try:
             return session.get(self.url, headers=headers, stream=True, timeout=self.patience.timeout)
+        except requests.exceptions.InvalidHeader as error:  # two lengths, or a time to wait that is none
+            raise SourceFailed(f"{self.url}: the server's answer cannot be understood ({error})") from None
         except ValueError as error:  # for example a redirect to http://[bad/
             raise SourceFailed(f"{self.url}: leads to an address that cannot be opened ({error})") from None
 
@@ -179,10 +181,10 @@ class Transfer:
             return False
         if response.status_code not in (200, 206):
             raise SourceFailed(f"{self.url}: the server answered {_status(response)}")
+        length, chunked = self._announced(response)
         first = response.raw.read(512)  # enough to tell a web page from the file
         start_of_file = first if response.status_code == 200 else b""
         refuse_page(self.url, self.target.name, response.headers.get("Content-Type", ""), start_of_file)
-        length = _number(response.headers.get("Content-Length"))
         if response.status_code == 206:
             start, total = _content_range(response)
             changed = state.validator and _validator(response) not in ("", state.validator)
@@ -191,7 +193,7 @@ class Transfer:
                 return False
         else:
             self._forget(state)
-            total = length
+            total = None if chunked else length
         state.total, state.validator = total or state.total, _validator(response) or state.validator
         state.sha256 = _hub_sha256(response) or state.sha256
         if self.size and state.total and state.total != self.size:
@@ -205,8 +207,33 @@ class Transfer:
         self._write(response, first, state)
         if state.total is None:  # nobody said how many: a clean end is the end
             state.total = self._there()
-            state.length_unknown = self.size is None and "chunked" not in response.headers.get("Transfer-Encoding", "")
+            state.length_unknown = self.size is None and not chunked
+            if length is not None and length != state.total:
+                self._forget(state)
+                raise SourceFailed(f"{self.url}: the server announced {length} bytes and sent chunks of another length")
         return self._there() == state.total
+
+    def _announced(self, response: requests.Response) -> tuple[int | None, bool]:
+        """The length that an answer announces, None for none, and whether it comes in chunks.
+
+        Raises:
+            SourceFailed: the length is no number or two of them, or the bytes are those of an encoding.
+        """
+        encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+        # servers say so of a file that is compressed itself; its bytes are those of the file
+        itself = encoding in ("gzip", "x-gzip") and self.target.name.lower().endswith((".gz", ".tgz"))
+        if encoding not in ("", "identity") and not itself:
+            raise SourceFailed(
+                f"{self.url}: the server sent the file encoded ({encoding[:80]}), which nobody asked for"
+            )
+        text = response.headers.get("Content-Length")
+        lengths = {part.strip() for part in text.split(",")} if text is not None else set()
+        if len(lengths) > 1 or not all(re.fullmatch("[0-9]{1,18}", part) for part in lengths):
+            raise SourceFailed(
+                f"{self.url}: the server announced {str(text)[:80]!r} as length. Expected one number of bytes"
+            )
+        chunked = "chunked" in response.headers.get("Transfer-Encoding", "").lower()
+        return (int(lengths.pop()) if lengths else None), chunked
 
     def _write(self, response: requests.Response, data: bytes, state: Part) -> None:
         label = f"fetching {self.target.name}"
@@ -292,10 +319,6 @@ def _why(error: Exception) -> str:
     return f"the connection failed ({type(error).__name__}: {text[:200]})"
 
 
-def _number(text: str | None) -> int | None:
-    return int(text) if text and text.isdigit() else None
-
-
 def _validator(response: requests.Response) -> str:
     """What If-Range may hold: a strong ETag, else the date."""
     etag = response.headers.get("ETag", "")
@@ -309,5 +332,5 @@ def _hub_sha256(response: requests.Response) -> str:
 
 
 def _content_range(response: requests.Response) -> tuple[int | None, int | None]:
-    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", "").strip())
-    return (int(match[1]), _number(match[2])) if match else (None, None)
+    match = re.fullmatch(r"bytes (\d{1,18})-\d+/(\d{1,18}|\*)", response.headers.get("Content-Range", "").strip())
+    return (int(match[1]), None if match[2] == "*" else int(match[2])) if match else (None, None)

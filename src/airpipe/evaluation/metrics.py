@@ -25,6 +25,9 @@ TOP = 255.0
 """Largest value of a pixel."""
 C1, C2 = (0.01 * TOP) ** 2, (0.03 * TOP) ** 2
 """Constants of SSIM (Wang et al., TIP 2004)."""
+EQUAL = 1e-9
+"""Mean squared error, in squared grey levels, up to which images are equal: float32 holds 8 bit to within 1e-5 levels,
+so that every measurement, rounded or not, RGB or luma, has one value for equality."""
 LUMA = (65481.0, 128553.0, 24966.0)
 LUMA_SCALE = 255_000.0
 """Weights of R, G and B in the luma of BT.601, studio range, and what divides their sum: whole numbers, so that luma
@@ -89,7 +92,7 @@ def luma(image: Image) -> Image:
 
 
 def psnr(restored: Image, clean: Image) -> float:
-    """Peak signal-to-noise ratio in dB over all pixels and channels together; inf for equal images.
+    """Peak signal-to-noise ratio in dB over all pixels and channels together; inf for equal images (see `EQUAL`).
 
     Args:
         restored, clean: images of one shape and type.
@@ -99,7 +102,7 @@ def psnr(restored: Image, clean: Image) -> float:
     """
     _same_kind(restored, clean)
     error = cv2.norm(restored, clean, cv2.NORM_L2SQR) / clean.size
-    return float("inf") if error == 0 else float(10 * np.log10(TOP**2 / error))
+    return float("inf") if error <= EQUAL else float(10 * np.log10(TOP**2 / error))
 
 
 def ssim(restored: Image, clean: Image, window: Window) -> float:

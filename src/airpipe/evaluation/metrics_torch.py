@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from airpipe.evaluation.metrics import C1, C2, LUMA, LUMA_SCALE, ON_CPU, TOP, WINDOWS, Image, Kit, Window
+from airpipe.evaluation.metrics import C1, C2, EQUAL, LUMA, LUMA_SCALE, ON_CPU, TOP, WINDOWS, Image, Kit, Window
 from airpipe.settings.scoring import Colour
 
 
@@ -21,7 +21,8 @@ def luma(image: Tensor) -> Tensor:
 
 def psnr(restored: Tensor, clean: Tensor, dims: tuple[int, ...]) -> Tensor:
     """PSNR in dB over some dimensions; inf for equal images."""
-    return 10 * torch.log10(TOP**2 / ((restored - clean) ** 2).mean(dims))
+    error = ((restored - clean) ** 2).mean(dims)
+    return 10 * torch.log10(TOP**2 / error.where(error > EQUAL, 0.0))
 
 
 def ssim(restored: Tensor, clean: Tensor, window: Window, dims: tuple[int, ...]) -> Tensor:

@@ -4,7 +4,7 @@ import csv
 import re
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -30,7 +30,7 @@ from airpipe.pixels import FloatImage, Rgb8, as_floats, equal_channels, quantise
 from airpipe.progress import track
 from airpipe.provenance import atomic_path
 from airpipe.settings.base import canonical_json, unknown_name
-from airpipe.settings.scoring import NoiseRule, ProtocolSettings, TestSettings
+from airpipe.settings.scoring import MetricSettings, NoiseRule, ProtocolSettings, TestSettings
 
 Restorer = Callable[[Sample], FloatImage]
 """A function that restores a sample: returns (H, W, 3) float32, as large as its degraded image, nominally in [0, 1]."""
@@ -121,7 +121,7 @@ def noise_sigma(test: TestSettings) -> float | None:
 
 def natural_key(name: str) -> list[tuple[int, str]]:
     """Sort key that puts img2 before img10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def evaluate(
@@ -158,12 +158,12 @@ def evaluate(
     inputs = distinct_inputs(test, protocols)
     ordered = sorted(pairs, key=lambda pair: natural_key(pair.name))
     ordered += [replace(pair, name=f"{pair.name}@{turn}") for turn in range(2, test.draws + 1) for pair in ordered]
-    refuse_unfit_images(test, [protocol for group in inputs for protocol in group.protocols.values()], ordered)
+    refuse_unfit_images(test, [one for group in inputs for one in group.protocols.values()], ordered, label)
     scorer = _Scorer(test, protocols, restorer is not None, device or torch.device("cpu"))
     cache, rows, begin, passes = ImageCache(), list[dict[str, Any]](), time.perf_counter(), 0
     for number, pair in enumerate(track(ordered, len(ordered), label)):
         layers = pair_layers(pair, cache)
-        for place, (cut, group) in enumerate(_passes(layers, inputs)):
+        for place, (cut, group) in enumerate(_passes(layers, inputs, f"{label}: {pair.clean}")):
             sample, clean, level = _asked(test, pair, cut, group.noise, ordered, cache)
             restored = sample.degraded if restorer is None else restorer(sample)
             passes += restorer is not None
@@ -197,14 +197,16 @@ def _asked(
     return Sample(as_floats(made.degraded), pair.name, as_floats(made.reference)), made.target, made.level
 
 
-def _passes(layers: list[npt.NDArray[Any]], inputs: Sequence[_Input]) -> list[tuple[list[npt.NDArray[Any]], _Input]]:
+def _passes(
+    layers: list[npt.NDArray[Any]], inputs: Sequence[_Input], what: str
+) -> list[tuple[list[npt.NDArray[Any]], _Input]]:
     """Distinct inputs of one image: its cut layers, and the protocols that see them.
 
     Groups whose cuts have the same size see the same input, unless a noise stream runs through all images of each.
     """
     found: dict[tuple[Any, ...], tuple[list[npt.NDArray[Any]], _Input]] = {}
     for group in inputs:
-        cut = [cast(Any, centre_crop(layer, group.crop_multiple)) for layer in layers]
+        cut = [cast(Any, centre_crop(layer, group.crop_multiple, what)) for layer in layers]
         rule = group.noise and group.noise.rule
         stream = group.crop_multiple if rule and rule.generator == "once" else None
         key = (cut[0].shape, rule and canonical_json(rule), stream)
@@ -212,32 +214,69 @@ def _passes(layers: list[npt.NDArray[Any]], inputs: Sequence[_Input]) -> list[tu
     return list(found.values())
 
 
-def refuse_unfit_images(test: TestSettings, protocols: Sequence[ProtocolSettings], pairs: Sequence[Pair]) -> None:
+def refuse_unfit_images(
+    test: TestSettings, protocols: Sequence[ProtocolSettings], pairs: Sequence[Pair], label: str
+) -> None:
     """Refuse, by the headers of their files, images that a metric cannot take.
 
+    Args:
+        test: the test.
+        protocols: its protocols.
+        pairs: its images.
+        label: what is done, with the test's name, for the message.
+
     Raises:
-        AirpipeError: a side that is smaller than the SSIM window, or luma where all images are grey: it would
-            squeeze 0 to 255 into 16 to 235, and PSNR would rise by 1.32 dB.
+        AirpipeError: images of which cuts and borders leave nothing, or less than the SSIM window (the first ten and a
+            count); or luma where all images are grey: it would squeeze 0 to 255 into 16 to 235, and PSNR would rise by
+            1.32 dB.
     """
     used = [(p, one) for p in protocols for one in p.metrics.values() if one.channels(test.degradation)]
-    glances = {pair.name: glance(pair.clean) for pair in pairs}
+    glances = {path: glance(path) for pair in pairs for path in (pair.clean, pair.degraded) if path is not None}
+    small: dict[Path, str] = {}
     for pair in pairs:
-        height, width, _ = glances[pair.name]
-        if pair.degraded is not None:
-            height, width = (min(two) for two in zip((height, width), glance(pair.degraded)[:2], strict=True))
-        for protocol, one in used:
-            sides = [side - side % protocol.crop_multiple - 2 * protocol.border for side in (height, width)]
-            if min(sides) < least_side(one.measure):
-                raise AirpipeError(
-                    f"{pair.clean}: {width}x{height} pixels are smaller than the SSIM window of "
-                    f"{least_side(one.measure)} after cuts and borders. Leave the image out of {test.pairs}"
-                )
-    grey = bool(glances) and all(one_channel for _, _, one_channel in glances.values())
+        heights, widths, _ = zip(*(glances[path] for path in (pair.clean, pair.degraded) if path), strict=True)
+        size = (min(heights), min(widths)) if pair.window is None else (pair.window.height, pair.window.width)
+        if reason := _too_small(size, used):
+            small.setdefault(pair.clean, f"{pair.clean}: {size[1]}x{size[0]} pixels {reason}")
+    if small:
+        shown = "; ".join([*small.values()][:10]) + ("; ..." if len(small) > 10 else "")  # noqa: PLR2004
+        raise AirpipeError(
+            f"{label}: {len(small)} images of {test.pairs} are too small: {shown}. Leave them out (leave_out)"
+        )
+    grey = bool(pairs) and all(glances[pair.clean][2] for pair in pairs)
     if grey and any(one.channels(test.degradation) != "rgb" for _, one in used):
         raise AirpipeError(
             f"test of {test.pairs}: all images are grey, and a protocol compares luma, which raises their PSNR "
             "by 1.32 dB. Use a protocol that compares RGB: for grey images that is the grey value"
         )
+
+
+def _too_small(size: tuple[int, int], used: Sequence[tuple[ProtocolSettings, MetricSettings]]) -> str:
+    """Why an image of a height and width cannot be scored; "" if it can."""
+    for protocol, one in used:
+        left = min(side - side % protocol.crop_multiple - 2 * protocol.border for side in size)
+        if left < least_side(one.measure):
+            how = f"cuts to multiples of {protocol.crop_multiple} and borders of {protocol.border}"
+            if left < 1:
+                return f"are nothing after {how} ({protocol.title})"
+            return f"are smaller than the SSIM window of {least_side(one.measure)} after {how} ({protocol.title})"
+    return ""
+
+
+def grey_in_luma(
+    test: TestSettings, protocols: Mapping[str, ProtocolSettings], pairs: Sequence[Pair]
+) -> dict[str, int]:
+    """Count the grey files of a test under each of its protocols that compares luma, where there are any.
+
+    Raises:
+        AirpipeError: a file is gone or no image.
+    """
+    luma = {
+        name: {one.channels(test.degradation) for one in protocols[name].metrics.values()} - {"rgb", None}
+        for name in test.protocols
+    }
+    grey = sum(glance(pair.clean)[2] for pair in pairs) if any(luma.values()) else 0
+    return {name: grey for name, colours in luma.items() if grey and colours}
 
 
 @dataclass

@@ -58,8 +58,9 @@ def recognise(
         device: where the networks run; None: on the CPU.
 
     Returns:
-        Facts for JSON: for every test `restoration` (mean `psnr_in`, `ssim_in`, `psnr`, `ssim`; a PSNR of equal
-        images is None) and `recognition` by recogniser and task; and kept pictures by
+        Facts for JSON: for every test `equal` (number of restored images that equal their clean ones: no mean PSNR has
+        them), `restoration` (mean `psnr_in`, `ssim_in`, `psnr`, `ssim`; PSNR is None where all are equal) and
+        `recognition` by recogniser and task; and kept pictures by
         "<test>.<number>.<degraded, restored, clean, guidance>".
 
     Raises:
@@ -78,7 +79,7 @@ def recognise(
         for recogniser in frozen:
             recogniser.check(name, test, pairs)
         kept = {pair.name: number for number, pair in enumerate(evenly(pairs, job.pictures))}
-        scores, said, shown = _look(name, test, pairs, network, frozen, where, kept)
+        scores, equal, said, shown = _look(name, test, pairs, network, frozen, where, kept)
         pictures |= shown
         facts[name] = {
             "pairs": test.pairs,
@@ -86,6 +87,7 @@ def recognise(
             "degradation": test.degradation,
             "level": test.level,
             "images": len(pairs),
+            "equal": equal,
             "restoration": scores,
             "recognition": {one.name: one.judge(name, test, pairs, said[one.name], lists) for one in frozen},
         }
@@ -110,11 +112,12 @@ def _look(
     frozen: Sequence[Recogniser],
     device: torch.device,
     kept: Mapping[str, int],
-) -> tuple[dict[str, float | None], dict[str, dict[str, Rows]], dict[str, npt.NDArray[Any]]]:
+) -> tuple[dict[str, float | None], int, dict[str, dict[str, Rows]], dict[str, npt.NDArray[Any]]]:
     """Restore and recognise batch by batch, so that no more images than a batch are held.
 
     Returns:
-        Mean scores; what each recogniser said, by task, in the order of the pairs; kept pictures.
+        Mean scores; number of restored images that equal their clean ones; what each recogniser said, by task, in the
+        order of the pairs; kept pictures.
     """
     scores: dict[str, list[npt.NDArray[np.float64]]] = {key: [] for key in ("psnr_in", "ssim_in", "psnr", "ssim")}
     heard: dict[str, list[dict[str, Rows]]] = {one.name: [] for one in frozen}
@@ -137,7 +140,8 @@ def _look(
         one.name: {task: in_order(places, [part[task] for part in heard[one.name]]) for task in one.tasks(test)}
         for one in frozen
     }
-    return {key: _mean(values) for key, values in scores.items()}, said, pictures
+    equal = int(np.isinf(np.concatenate(scores["psnr"])).sum())
+    return {key: _mean(values) for key, values in scores.items()}, equal, said, pictures
 
 
 def _scores(
@@ -195,5 +199,7 @@ def _guidance(network: nn.Module | None, degraded: Rgb8, device: torch.device) -
 
 
 def _mean(values: Sequence[npt.NDArray[np.float64]]) -> float | None:
-    mean = float(np.concatenate(values).mean())
-    return mean if np.isfinite(mean) else None
+    """Mean of the finite values; None where none is, for JSON has no infinity."""
+    known = np.concatenate(values)
+    known = known[np.isfinite(known)]
+    return float(known.mean()) if len(known) else None

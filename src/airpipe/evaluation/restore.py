@@ -7,6 +7,7 @@ Three doors, one way through: `restore` for programs, `restore_file` for files,
 import hashlib
 import os
 import re
+import sys
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ from airpipe.evaluation.grid import Tile, fitting_tile, lay_tiles
 from airpipe.evaluation.origin import Origin, is_made_from, note, origin
 from airpipe.evaluation.reference import guided
 from airpipe.evaluation.tiling import Progress, restore_pixels, restore_tiled
-from airpipe.images import Picture, read_picture, why_not, write_picture
+from airpipe.images import Picture, decoder_words, read_picture, why_not, write_picture
 from airpipe.models.contract import image_channels
 from airpipe.pixels import Pixels, equal_channels, to_tensor
 from airpipe.weights.checkpoints import LoadedModel, load_model
@@ -183,7 +184,10 @@ def restore_file(
     made_from = origin(source, model, _recorded(options)) if skip_done and source.is_file() else None
     if not overwrite and made_from and _is_done(likely, source, keep, made_from):
         return RestoredFile(source, likely, skipped=True)
-    picture = read_picture(source)
+    with decoder_words() as words:
+        picture = read_picture(source)
+    for word in words:
+        print(f"{source}: {word}", file=sys.stderr)
     target = _target(source, target, in_folder, picture)
     if not overwrite and made_from and _is_done(target, source, keep, made_from):
         return RestoredFile(source, target, skipped=True)

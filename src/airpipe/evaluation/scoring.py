@@ -20,7 +20,7 @@ from airpipe.data.locks import Busy, only_process
 from airpipe.data.pairs import PairList, read_facts
 from airpipe.errors import AirpipeError
 from airpipe.evaluation.indexes import index_entry
-from airpipe.evaluation.protocol import Restorer, evaluate, network_restorer, picture_keeper, write_scores
+from airpipe.evaluation.protocol import Restorer, evaluate, grey_in_luma, network_restorer, picture_keeper, write_scores
 from airpipe.evaluation.restore import choose_device
 from airpipe.provenance import sha256_file, write_json
 from airpipe.settings.base import canonical_json
@@ -155,6 +155,7 @@ def _score(candidate: Candidate, job: TestJob, pairs: PairList, identity: str) -
     write_scores(scores, rows)
     facts = {
         "images": len(images),
+        "grey_in_luma": grey_in_luma(test, job.protocols, images),
         "kept": list(dict.fromkeys(row["image"] for row in rows))[: test.keep_images],
         "seconds": round(time.perf_counter() - begin, 3),
         "sha256": sha256_file(scores),

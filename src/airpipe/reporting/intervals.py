@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy import special
+
+from airpipe.reporting.table import Values, counted
 
 DRAWS = 2000
 """Bootstrap samples."""
@@ -14,8 +15,6 @@ SEED = 0
 """Seed of the draws: equal scores give equal intervals."""
 LEVEL = 0.95
 """Share of experiments whose interval should hold the true mean."""
-
-Values = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -29,11 +28,16 @@ class Sampled:
     weight: float = 1.0
     """How much the mean of this list counts in the mean over lists; relative."""
 
+    @property
+    def counted(self) -> Values:
+        """The values that count in means."""
+        return counted(self.values)
+
 
 def mean(parts: Sequence[Sampled]) -> float:
-    """Weighted mean over lists of the mean over images."""
+    """Weighted mean over lists of the mean over images; infinite values (equal images) count only where all are."""
     total = sum(part.weight for part in parts)
-    return float(sum(part.weight * part.values.mean() for part in parts) / total)
+    return float(sum(part.weight * part.counted.mean() for part in parts) / total)
 
 
 def interval(parts: Sequence[Sampled]) -> tuple[float, float]:
@@ -44,19 +48,19 @@ def interval(parts: Sequence[Sampled]) -> tuple[float, float]:
     Statistician 69(4), 2015, section 5.3, "expanded percentile").
 
     Returns:
-        Lower and upper end; NaN for fewer than two images, or where a value is infinite.
+        Lower and upper end; NaN for fewer than two images that count, or where all are infinite.
     """
-    smallest = min(len(part.values) for part in parts)
-    if smallest < 2 or not all(np.isfinite(part.values).all() for part in parts):
+    smallest = min(len(part.counted) for part in parts)
+    if smallest < 2 or not all(np.isfinite(part.counted).all() for part in parts):
         return math.nan, math.nan
     generator = np.random.default_rng(SEED)
-    drawn: dict[tuple[str, int], Values] = {}
+    drawn: dict[tuple[str, bytes], Values] = {}
     total, found = sum(part.weight for part in parts), np.zeros(DRAWS)
     for part in parts:
-        n = len(part.values)
-        if (part.images, n) not in drawn:
-            drawn[part.images, n] = generator.multinomial(n, np.full(n, 1 / n), size=DRAWS) / n
-        found += part.weight / total * (drawn[part.images, n] @ part.values)
+        n, key = len(part.counted), (part.images, np.isfinite(part.values).tobytes())
+        if key not in drawn:
+            drawn[key] = generator.multinomial(n, np.full(n, 1 / n), size=DRAWS) / n
+        found += part.weight / total * (drawn[key] @ part.counted)
     tail = _tail(smallest)
     low, high = np.quantile(found, [tail, 1 - tail])
     return float(low), float(high)

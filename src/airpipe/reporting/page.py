@@ -23,6 +23,7 @@ from markupsafe import Markup, escape
 from PIL import Image
 
 from airpipe.provenance import write_text
+from airpipe.reporting.markup import visible
 from airpipe.reporting.published import PAPER_SCALE
 from airpipe.reporting.reading import Card, read_json, score_info
 from airpipe.reporting.scenes import Pixels, Scene, read_pixels, read_scenes
@@ -35,6 +36,7 @@ from airpipe.reporting.table import (
     Line,
     Table,
     commit_of,
+    counted,
     facts_of,
     number,
     read_frame,
@@ -238,7 +240,7 @@ def summary(gains: pd.DataFrame, cards: Mapping[str, Card], scale: str) -> str:
     if len(gains):
         values, pictures = gains["gain"].to_numpy(float), len(gains[["test", "image"]].drop_duplicates())
         text += (
-            f" On {_count(pictures, 'test picture')}, PSNR changes by {values.mean():+.2f} dB on average; "
+            f" On {_count(pictures, 'test picture')}, PSNR changes by {counted(values).mean():+.2f} dB on average; "
             f"the smallest gain of a single picture is {values.min():+.2f} dB, "
             f"and {int((values < 0).sum()) or 'none'} of {len(values)} gains are negative."
         )
@@ -371,11 +373,12 @@ def _template() -> jinja2.Template:
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=lambda value: visible(value) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters["json_text"] = lambda facts: json.dumps({key: value for key, value in facts.items() if value})
-    environment.filters["breakable"] = lambda text: Markup(re.sub("([/_])", r"\1<wbr>", str(escape(text))))
+    environment.filters["breakable"] = lambda text: Markup(re.sub("([/_])", r"\1<wbr>", str(escape(visible(text)))))
     environment.globals |= {"signs": SIGNS, "marks": MARKS, "empty": EMPTY, "printed": PRINTED, "noted": NOTED}
     environment.globals |= {"origins_of": origins_of, "words_of": words_of}
     return environment.get_template(TEMPLATE)

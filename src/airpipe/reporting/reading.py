@@ -93,7 +93,8 @@ def read_scores(paths: Sequence[Path]) -> pd.DataFrame:
 
     Returns:
         The columns of the files (value as float, dB for psnr) after model_id, model (id without
-        its seed), test, dataset, scale, list (checksum of the pair list).
+        its seed), test, dataset, scale, list (checksum of the pair list); then grey (number of the test's grey files
+        where the protocol compares luma, else 0).
 
     Raises:
         AirpipeError: wrong columns, a value that is not a number, no file of `none`, or files that were scored under
@@ -129,7 +130,7 @@ def _read_score(path: Path, info: Mapping[str, Any]) -> pd.DataFrame:
     facts |= {"dataset": info["dataset"], "scale": scale, "list": info.get("pairs_sha256", info["dataset"])}
     for place, (name, text) in enumerate(facts.items()):
         frame.insert(place, name, text)
-    return frame
+    return frame.assign(grey=frame["protocol"].map(info.get("grey_in_luma", {})).fillna(0).astype(int))
 
 
 def _csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:

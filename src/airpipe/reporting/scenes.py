@@ -15,7 +15,7 @@ from PIL import Image
 
 from airpipe.errors import AirpipeError
 from airpipe.reporting.reading import score_info
-from airpipe.reporting.table import setting_of, short_labels, shown_protocol, without_seed
+from airpipe.reporting.table import counted, setting_of, short_labels, shown_protocol, without_seed
 from airpipe.settings.names import NONE
 
 Pixels = npt.NDArray[np.uint8]
@@ -128,7 +128,7 @@ def choose_models(psnr: Sequence[Mapping[str, Mapping[str, float]]], named: Sequ
         named: method/setting or method/setting@variant of each model that is wanted in any case.
     """
     means = {
-        model: float(np.mean([value for test in psnr for value in test[model].values()]))
+        model: float(counted(np.array([value for test in psnr for value in test[model].values()])).mean())
         for model in psnr[0]
         if model != NONE
     }

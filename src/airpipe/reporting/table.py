@@ -18,12 +18,14 @@ import pandas as pd
 
 from airpipe.errors import AirpipeError
 from airpipe.provenance import write_json, write_text
+from airpipe.reporting.markup import md, tex
 from airpipe.settings.names import NONE
 
 Row = dict[str, Any]
 Mark = Literal["", "best", "worse", "tie"]
 Kind = Literal["ours", "none", "published"]
 
+Values = npt.NDArray[np.float64]
 Place = tuple[str, str, str]
 PLACE = ["dataset", "degradation", "level"]
 """Columns of a long frame that together name what was measured on."""
@@ -108,18 +110,23 @@ def words(*texts: str) -> tuple[Cell, ...]:
     return tuple(Cell((Part(text),)) if text else Cell() for text in texts)
 
 
+def written(value: float, form: str) -> str:
+    """Write a number for readers by a format specification such as ".2f"; the infinite as ∞."""
+    return f"{value:{form}}".replace("inf", "∞")
+
+
 def number(value: Any, digits: int, unit: float = 1.0) -> Part:
     """Show a number with that many digits, in multiples of `unit`; a dash for what is missing."""
     if value is None or value == "" or pd.isna(value):
         return Part(EMPTY)
     scaled = float(value) / unit
-    return Part(f"{scaled:.{digits}f}", scaled)
+    return Part(written(scaled, f".{digits}f"), scaled)
 
 
 def with_spread(value: float, sd: float | None, digits: int, mark: Mark = "") -> Part:
     """Show a number and, where there is one, its standard deviation."""
     spread = f" ± {sd:.{digits}f}" if sd is not None and math.isfinite(sd) else ""
-    return Part(f"{value:.{digits}f}{spread}", value, mark)
+    return Part(f"{written(value, f'.{digits}f')}{spread}", value, mark)
 
 
 def spread(values: Iterable[float]) -> Row:
@@ -127,6 +134,12 @@ def spread(values: Iterable[float]) -> Row:
     found: npt.NDArray[np.float64] = np.fromiter(values, float)
     sd = float(found.std(ddof=1)) if len(found) > 1 and np.isfinite(found).all() else math.nan
     return {"value": float(found.mean()), "sd": sd, "seeds": len(found)}
+
+
+def counted(values: Values) -> Values:
+    """Return the values that count in means: the finite ones, or all where none is."""
+    finite = np.isfinite(values)
+    return values[finite] if finite.any() else values
 
 
 def best(values: Iterable[float]) -> float:
@@ -312,25 +325,20 @@ def read_frame(path: Path) -> pd.DataFrame:
 
 def markdown(table: Table) -> str:
     """The table as Markdown: one pipe table per block, then the notes."""
-    parts = [f"# {_md(table.title)}"]
+    parts = [f"# {md(table.title)}"]
     for block in table.blocks:
         rule = ["---", *["---:"] * (len(block.head) - 1)]
-        body = [[_md(_label(line)), *(_md_cell(cell) for cell in line.cells)] for line in block.lines]
-        rows = [[_md(name) for name in block.head], rule, *body]
-        parts += [f"## {_md(block.title)}"] if block.title else []
+        body = [[md(_label(line)), *(_md_cell(cell) for cell in line.cells)] for line in block.lines]
+        rows = [[md(name) for name in block.head], rule, *body]
+        parts += [f"## {md(block.title)}"] if block.title else []
         parts.append("\n".join(f"| {' | '.join(row)} |" for row in rows))
     if table.notes:
-        parts.append("\n".join(f"- {_md(note)}" for note in table.notes))
+        parts.append("\n".join(f"- {md(note)}" for note in table.notes))
     return "\n\n".join(parts) + "\n"
 
 
-def _md(text: str) -> str:
-    """Escape what Markdown reads as markup (underscores within words are none)."""
-    return re.sub(r"([\\|`<\[*])", r"\\\1", text.replace("\n", " "))
-
-
 def _md_cell(cell: Cell) -> str:
-    shown = [f"**{_md(part.text)}**" if part.mark == "best" else _md(_signed(part)) for part in cell.parts]
+    shown = [f"**{md(part.text)}**" if part.mark == "best" else md(_signed(part)) for part in cell.parts]
     return " / ".join(shown) or EMPTY
 
 
@@ -346,7 +354,10 @@ def _label(line: Line) -> str:
 
 
 def latex(table: Table) -> str:
-    """The table as LaTeX (packages booktabs, amssymb): one table per block, with title and notes as its caption."""
+    """The table as LaTeX (packages booktabs, amssymb and, for quotation marks, fontenc with T1), one table per block.
+
+    Title and notes are its caption.
+    """
     return "\n".join(_tex_block(block, table) for block in table.blocks)
 
 
@@ -360,9 +371,9 @@ def _tex_block(block: Block, table: Table) -> str:
             f"  \\caption{{{tex(caption)}}}",
             f"  \\begin{{tabular}}{{l{'r' * (len(block.head) - 1)}}}",
             "    \\toprule",
-            f"    {' & '.join(map(tex, block.head))} \\\\",
+            f"    {_tex_row(map(tex, block.head))}",
             "    \\midrule",
-            *(f"    {' & '.join(row)} \\\\" for row in body),
+            *(f"    {_tex_row(row)}" for row in body),
             "    \\bottomrule",
             "  \\end{tabular}",
             "\\end{table}",
@@ -371,31 +382,12 @@ def _tex_block(block: Block, table: Table) -> str:
     )
 
 
+def _tex_row(cells: Iterable[str]) -> str:
+    """One row; braces keep the end of the row before from reading its first character as an option."""
+    row = " & ".join(cells)
+    return f"{'{}' if row.startswith(('[', '*')) else ''}{row} \\\\"
+
+
 def _tex_cell(cell: Cell) -> str:
     shown = [f"\\textbf{{{tex(part.text)}}}" if part.mark == "best" else tex(_signed(part)) for part in cell.parts]
     return " / ".join(shown) or tex(EMPTY)
-
-
-TEX = {char: f"\\{char}" for char in "&%$#_{}"} | {
-    "\\": "\\textbackslash{}",
-    "~": "\\textasciitilde{}",
-    "^": "\\textasciicircum{}",
-    "<": "\\textless{}",
-    ">": "\\textgreater{}",
-    "|": "\\textbar{}",
-    '"': "\\textquotedbl{}",
-    "±": "$\\pm$",
-    "†": "$^\\dagger$",
-    "‡": "$^\\ddagger$",
-    "–": "--",
-    "↓": "$\\downarrow$",
-    "≈": "$\\approx$",
-    "∞": "$\\infty$",
-    "\n": " ",
-}
-"""How LaTeX writes the characters that it reads as commands, or lacks."""
-
-
-def tex(text: str) -> str:
-    """Escape the characters that LaTeX reads as commands."""
-    return "".join(TEX.get(char, char) for char in text)

@@ -23,6 +23,7 @@ from airpipe.data.deferred import collate_deferred, why_not
 from airpipe.data.pairs import Pair, read_facts
 from airpipe.data.samples import TrainingSamples, ValidationSamples
 from airpipe.data.sampling import MicroBatches, SamplePlan, part_counts
+from airpipe.data.sizes import Size, pair_sizes, refuse_small, refuse_smaller_than_network
 from airpipe.data.sources import Source
 from airpipe.errors import AirpipeError
 from airpipe.models.contract import size_multiple
@@ -74,6 +75,13 @@ class PairLists:
     """Pairs of each list; empty where `packs` has it."""
     packs: Mapping[str, Source] = field(default_factory=dict)
     """Decoded pairs by list id (`dataset.split`); they change no number."""
+    manifests: Mapping[str, Path] = field(default_factory=dict)
+    """Manifest by list id, where there is one: images that are too small are then told before the first step."""
+
+    def sizes(self) -> dict[str, dict[str, Size]]:
+        """Return width and height of every pair by name, by the id of its list, where there is a manifest."""
+        files = {file.stem: file for file in self.files if file.stem in self.manifests}
+        return {name: pair_sizes(file, self.manifests[name]) for name, file in files.items()}
 
     def categories(self) -> list[Mapping[str, str]]:
         """Class of the images of each part, by name; empty where the data set does not say it."""
@@ -123,6 +131,7 @@ def _train(
 ) -> None:
     train, validation = lists
     started = dt.datetime.now(dt.UTC)
+    refuse_small(settings.data, train.sizes(), max(phase.patch_size for phase in settings.phases))
     defer = options.degrade == "device"
     samples = TrainingSamples(settings.data, train.sources(), settings.seed, categories=train.categories(), defer=defer)
     absent = absent_parents(settings, options.parents)
@@ -161,6 +170,9 @@ def run_identity(settings: StageSettings, train: PairLists, options: RunOptions)
     contents = [f"{known.get('manifest_sha256')} {sorted(known.get('depth', {}).items())}" for known in facts]
     contents += [f"classes {sorted(found['classes'].items())}" for found in facts if found.get("classes")]
     parents = [f"{role} {sha256_file(path)}" for role, path in sorted(options.parents.items())]
+    # no step that was done depends on small_images: `refuse` allows no small image, `reflect` changes no other one
+    parts = tuple(part.model_copy(update={"small_images": "refuse"}) for part in settings.data)
+    settings = settings.model_copy(update={"data": parts})
     known = [settings_hash(settings), *(sha256_file(path) for path in lists), *contents, *parents]
     return hashlib.sha256("\n".join(known).encode()).hexdigest()[:16]
 
@@ -290,6 +302,7 @@ def _validation(
         return None
     multiple = size_multiple(loop.exported())
     size = settings.validation.patch_size
+    refuse_smaller_than_network(settings.validation.data, validation.sizes(), multiple)
     samples = ValidationSamples(settings.validation.data, validation.pairs, settings.seed, size, multiple, classes)
     return DataLoader(samples, batch_size=1, collate_fn=collate)
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from airpipe.reporting.table import (
@@ -12,6 +13,7 @@ from airpipe.reporting.table import (
     Line,
     Part,
     Table,
+    counted,
     facts_of,
     number,
     place_names,
@@ -19,6 +21,7 @@ from airpipe.reporting.table import (
     short_labels,
     without_seed,
     words,
+    written,
 )
 from airpipe.settings.names import NONE
 
@@ -55,13 +58,15 @@ def gains_table(name: str, title: str, gains: pd.DataFrame) -> Table:
         values = group["gain"].to_numpy(float)
         texts = words(names[tuple(group.iloc[0][PLACE])], str(protocol))
         count = Cell((number(len(values), 0),))
-        cells = (*texts, count, _gain(float(values.mean())), _gain(float(values.min())))
+        cells = (*texts, count, _gain(float(counted(values).mean())), _gain(float(values.min())))
         lines.append(Line(labels[str(model)], cells, facts=facts_of(str(model)), models=(str(model),)))
     head = ("model", "degradation", "protocol", "images x seeds", "mean gain (dB)", "smallest (dB)")
     lost = int((gains["gain"] < 0).sum())
-    remarks = (f"{lost} of {len(gains)} gains are negative; PSNR in dB.",)
+    remarks = [f"{lost} of {len(gains)} gains are negative; PSNR in dB."]
+    if infinite := int(np.isinf(gains["gain"].to_numpy(float)).sum()):
+        remarks.append(f"{infinite} gains are infinite (∞: the image equals its clean one), left out of means.")
     blocks = (Block("", head, tuple(lines)), _smallest(own, labels, names)) if lines else ()
-    return Table(name, f"{title}: PSNR gain of every image", blocks, remarks, gains)
+    return Table(name, f"{title}: PSNR gain of every image", blocks, tuple(remarks), gains)
 
 
 def _smallest(own: pd.DataFrame, labels: Mapping[str, str], names: Mapping[Any, str]) -> Block:
@@ -83,4 +88,4 @@ def _smallest(own: pd.DataFrame, labels: Mapping[str, str], names: Mapping[Any, 
 
 
 def _gain(value: float) -> Cell:
-    return Cell((Part(f"{value:+.2f}", value, "worse" if value < 0 else ""),))
+    return Cell((Part(written(value, "+.2f"), value, "worse" if value < 0 else ""),))

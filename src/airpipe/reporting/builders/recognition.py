@@ -122,11 +122,12 @@ def restoration_table(results: Sequence[Result], story: Story, name: str = "rest
 
     Returns:
         A frame of RESTORATION_COLUMNS with a row per test, variant and model: means over images and seeds of input
-        and result; n is the number of images of the seed with the fewest; sd is that of psnr over seeds; inf: an
-        image equals its clean one.
+        and result; n is the number of images of the seed with the fewest; sd is that of psnr over seeds; inf: all
+        images equal their clean ones (single ones that do are left out).
     """
     scored = [
-        {**common, "n": facts["images"]} | {k: math.inf if v is None else v for k, v in facts["restoration"].items()}
+        {**common, "n": facts["images"], "equal": facts.get("equal", 0)}
+        | {k: math.inf if v is None else v for k, v in facts["restoration"].items()}
         for result in results
         for facts, common in _shown(result, story)
     ]
@@ -134,7 +135,7 @@ def restoration_table(results: Sequence[Result], story: Story, name: str = "rest
     lines = _lines(rows, PLACE, {"psnr": 2, "ssim": 3}, NO_RESTORATION)
     block = Block("PSNR (dB) / SSIM", ("enhancer", *place_names(list(grouped(rows, *PLACE)))), lines)
     frame = pd.DataFrame(rows, columns=list(RESTORATION_COLUMNS))
-    return Table(name, "Restoration", (block,), tuple(_restoration_notes(rows, story) if rows else ()), frame)
+    return Table(name, "Restoration", (block,), tuple(_restoration_notes(rows, scored, story) if rows else ()), frame)
 
 
 # Names
@@ -362,7 +363,7 @@ def _about_sharing(results: Sequence[Result], story: Story) -> list[str]:
     return lines
 
 
-def _restoration_notes(rows: Sequence[Row], story: Story) -> list[str]:
+def _restoration_notes(rows: Sequence[Row], scored: Sequence[Row], story: Story) -> list[str]:
     notes = scale_notes(story.scale)
     notes.append(
         f"RGB, [0, 1], rounded to 8 bit; mean over images. bold: the best in its column; "
@@ -371,5 +372,7 @@ def _restoration_notes(rows: Sequence[Row], story: Story) -> list[str]:
     if (seeds := max(row["seeds"] for row in rows)) > 1:
         notes.append(f"±: standard deviation over {seeds} seeds; n: images of the seed that has the fewest.")
     if any(math.isinf(row["psnr"]) for row in rows):
-        notes.append("inf: an image equals its clean one.")
+        notes.append("∞: all images equal their clean ones.")
+    if partly := [f"{one['equal']} of {one['n']} of {one['test']}" for one in scored if 0 < one["equal"] < one["n"]]:
+        notes.append(f"Images equal to their clean ones are left out of mean PSNR: {', '.join(dict.fromkeys(partly))}.")
     return notes

@@ -176,9 +176,9 @@ def build_frame(
 ) -> pd.DataFrame:
     """The long frame: our numbers over seeds, then the printed ones.
 
-    value is the mean over images, then over seeds (psnr_gain_min: the smallest of all); sd is the standard deviation
-    (n - 1) over the seeds' means, NaN with one seed; low and high are the bootstrap interval over images of the mean
-    over seeds. PSNR in dB.
+    value is the mean over n_images images, then over seeds (psnr_gain_min: the smallest of all): those that equal their
+    clean ones count only where all do. sd is the standard deviation (n - 1) over the seeds' means, NaN with one seed;
+    low and high are the bootstrap interval over images of the mean over seeds. PSNR in dB.
 
     Args:
         measured: per-image values, from `measure`.
@@ -225,10 +225,10 @@ def _row(
         row["low"], row["high"] = intervals.interval([test.sampled() for test in tests])
     if metric.startswith("psnr_"):
         row["against"] = references[model] if metric == "psnr_difference" else NONE
-    row["n_images"] = sum(len(test.values) for test in tests)
-    if math.isinf(row["value"]):
+    row["n_images"] = sum(min(len(test.sampled(seed).counted) for seed in ids) for test in tests)
+    if not row["against"] and any(np.isinf(test.values.to_numpy(float)).any() for test in tests):
         where = " ".join(str(part) for part in (model, *place, protocol, metric) if part)
-        log.warning("%s: the mean is infinite because an image equals its clean one", where)
+        log.warning("%s: %d images count, others equal their clean ones (infinite)", where, row["n_images"])
     row |= _identity(ids, cards)
     row |= compare(row, card_of(cards, ids[0]) if model != NONE else {}, published)
     return row

@@ -33,6 +33,7 @@ from airpipe.reporting.table import (
     setting_of,
     short_labels,
     with_spread,
+    written,
 )
 from airpipe.settings.names import NONE
 from airpipe.settings.scoring import TableSettings
@@ -77,8 +78,13 @@ def build_scores(
     sort = places.get(settings.sort or "")
     by_test = settings.columns == "protocol"
     blocks = Blocks(frame, by_test, _abouts(scores, cards), sort).all()
-    remarks = (*notes(frame, scale), *(moved_by_protocol(frame) if by_test else ()))
-    table = Table(name, title, blocks, remarks, frame)
+    remarks = (
+        *notes(frame, scale),
+        *equal_notes(scores),
+        *grey_notes(scores),
+        *(moved_by_protocol(frame) if by_test else ()),
+    )
+    table = Table(name, title, blocks, tuple(remarks), frame)
     gains = image_gains(scores)
     return table, gains_table(f"{name}_gains", title, gains)
 
@@ -223,7 +229,7 @@ def _part(row: Row, top: float) -> Part:
     if row["metric"] == "psnr_difference":
         tie = row["low"] <= 0 <= row["high"]
         ends = f" ({row['low']:+.2f} to {row['high']:+.2f})" if math.isfinite(row["low"]) else ""
-        return Part(f"{row['value']:+.2f}{ends}", row["value"], "tie" if tie else "")
+        return Part(f"{written(row['value'], '+.2f')}{ends}", row["value"], "tie" if tie else "")
     mark: Mark = "best" if row["value"] == top else ""
     return with_spread(row["value"], row["sd"], digits, mark)
 
@@ -252,13 +258,37 @@ def notes(frame: pd.DataFrame, scale: str) -> list[str]:
             "≈: the interval holds 0, so that other images could turn the order round."
             + (f" {fewest} images are too few for a fair interval; it is too narrow." if fewest < 10 else "")  # noqa: PLR2004
         )
-    if np.isinf(frame["value"].to_numpy(float)).any():
-        lines.append("inf: an image equals its clean one.")
     if (frame["model"] == "published").any():
         lines.append("†: as printed in the source named in brackets; not run here.")
     if (frame["protocol"] == UNKNOWN_PROTOCOL).any():
         lines.append("Protocol unknown: how the source measured was not verified; never comparable.")
     return lines
+
+
+def equal_notes(scores: pd.DataFrame) -> list[str]:
+    """A note on the images that equal their clean ones, by test: how many, for which models, the first names."""
+    equal = scores[np.isinf(scores["value"].to_numpy(float))]
+    told = []
+    for test, rows in equal.groupby("test", sort=False):
+        images = rows["image"].unique()
+        total = scores.loc[scores["test"] == test, "image"].nunique()
+        labels = short_labels(rows["model"].unique()).values()
+        told.append(f"{len(images)} of {total} of {test} ({', '.join(labels)}; first: {', '.join(images[:3])})")
+    return [f"Images equal to their clean ones (∞) are left out of means: {'; '.join(told)}."] if told else []
+
+
+def grey_notes(scores: pd.DataFrame) -> list[str]:
+    """A note on grey files that are compared in luma, by test: how many, under which protocols."""
+    told = []
+    for test, rows in scores[scores["grey"] > 0].groupby("test", sort=False):
+        total, protocols = rows["image"].nunique(), ", ".join(rows["protocol"].unique())
+        told.append(f"{rows['grey'].max()} of {total} of {test} ({protocols})")
+    if not told:
+        return []
+    return [
+        f"Grey files compared in luma: {'; '.join(told)}. Their Y has 16 to 235, as in BasicSR: PSNR is 1.32 dB above "
+        "that of the grey values."
+    ]
 
 
 def moved_by_protocol(frame: pd.DataFrame) -> list[str]:

@@ -54,7 +54,11 @@ def open_figure(target: Path, width: float, height: float, rows: int = 1, column
         AirpipeError: the disk refuses.
     """
     sns.set_theme(
-        style="whitegrid", context="notebook", font="DejaVu Sans", font_scale=0.85, rc={"grid.linewidth": 0.6}
+        style="whitegrid",
+        context="notebook",
+        font="DejaVu Sans",
+        font_scale=0.85,
+        rc={"grid.linewidth": 0.6, "text.parse_math": False},
     )
     figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False)
     try:
@@ -119,7 +123,7 @@ def draw_bars(table: pd.DataFrame, protocol: str, target: Path) -> None:
     series: dict[str, dict[Any, Bar]] = {labels[model]: {} for model in models}
     for key, row in psnr.items():
         gain = numbers.get((*key, "psnr_gain"), {}).get("value", math.nan)
-        text = f"{gain:+.2f}" if math.isfinite(gain) else "inf" if math.isinf(row["value"]) else ""
+        text = f"{gain:+.2f}" if math.isfinite(gain) else "∞" if math.isinf(row["value"]) else ""
         series[labels[key[0]]][key[1:]] = Bar(row["value"], row.get("low", math.nan), row.get("high", math.nan), text)
     places = list(dict.fromkeys(key[1:] for key in psnr))
     # a quarter above the tallest bar: room for the gains, which stand upright on the bars

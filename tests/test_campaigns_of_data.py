@@ -1,0 +1,15 @@
+"""A share of the campaigns of images and of servers: no fault (`python -m tests.campaigns images` plays all)."""
+
+from campaigns import images, network
+
+
+def test_forty_images_whole_and_damaged_are_restored_rightly_or_refused_in_one_line(tmp_path):
+    outcome = images.run(40, 3, tmp_path)
+    assert outcome.faults == []
+    assert outcome.counts["restored"] > 8 < outcome.counts["refused"]
+
+
+def test_every_way_of_a_server_to_misbehave_ends_with_the_data_set(tmp_path):
+    outcome = network.run(len(network.SCENARIOS), 3, tmp_path)
+    assert outcome.faults == []
+    assert outcome.counts["from the next source"] > 10
