@@ -237,7 +237,7 @@ def build_network(name: str, **arguments: Any) -> "nn.Module":
     make = network_class(name)
     try:
         network: nn.Module = make(**arguments)
-    except (TypeError, ValueError, ArithmeticError, RuntimeError, MemoryError) as error:
+    except (TypeError, ValueError, ArithmeticError, RuntimeError, MemoryError, LookupError, AttributeError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise AirpipeError(f"network {name}: {first}") from None
+        raise AirpipeError(f"network {name}: {first[:300]}") from None
     return network

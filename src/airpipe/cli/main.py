@@ -20,6 +20,7 @@ from airpipe.cli import data as data_cli
 from airpipe.cli import restore as restore_cli
 from airpipe.errors import AirpipeError
 from airpipe.settings.places import expanded
+from airpipe.weights.cards import CARD, read_card
 
 RESULTS = Path("results")
 OLDEST_PYTHON = (3, 11)
@@ -119,12 +120,12 @@ def _read_model(folder: Path, results: Path) -> dict[str, Any]:
     columns = ("parameters", "scale", "step", "finished")
     model: dict[str, Any] = {"model": folder.relative_to(results).as_posix(), "network": None, "variants": []}
     try:
-        card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+        card = read_card(folder / CARD)
         model["network"], model["variants"] = card["network"]["name"], list(card.get("variants") or ())
         model |= {name: card.get(name) for name in columns} | {"problem": None}
         return model if model["scale"] else model | {"scale": _frozen_scale(folder / "config.yaml")}
-    except (AirpipeError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        problem = f"card.json cannot be read ({type(error).__name__}: {error})"
+    except AirpipeError as error:
+        problem = f"card.json cannot be read ({error})"
         return model | dict.fromkeys(columns) | {"problem": problem}
 
 

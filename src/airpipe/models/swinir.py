@@ -313,7 +313,7 @@ class SwinIR(Network):
         self.layers = nn.ModuleList()
         for depth, heads in zip(depths, num_heads, strict=True):
             # every second block rolls the map by half a window, so that neighbouring windows mix
-            shifts = [window_size // 2 * (number % 2) for number in range(depth)]
+            shifts = (window_size // 2 * (number % 2) for number in range(depth))
             blocks = [SwinBlock(embed_dim, heads, window_size, s, hidden, relative_bias) for s in shifts]
             self.layers.append(SwinGroup(blocks, embed_dim, resi_connection))
         self.norm = nn.LayerNorm(embed_dim)
@@ -321,7 +321,7 @@ class SwinIR(Network):
             self.conv_after_body = _connection(embed_dim, resi_connection)
             self.conv_last = nn.Conv2d(embed_dim, in_chans, 3, padding=1)
         self.mean: Tensor
-        mean = torch.tensor(RGB_MEAN if in_chans == 3 else (0.0,) * in_chans).view(1, -1, 1, 1)
+        mean = (torch.tensor(RGB_MEAN) if in_chans == 3 else torch.zeros(in_chans)).view(1, -1, 1, 1)
         self.register_buffer("mean", mean, persistent=False)  # published files do not store it
         self.apply(_initialise)
         self.feature_channels = [embed_dim] * (len(depths) - len(depths) // 2)

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast, get_type_hints
+from typing import Any, cast
 
 import torch
-from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from airpipe.errors import AirpipeError
@@ -29,6 +28,7 @@ from airpipe.weights.containers import (
 )
 from airpipe.weights.foreign import Weights, read_weights
 from airpipe.weights.nearest import Near, first_of, nearest
+from airpipe.weights.trial import on_trial
 
 log = logging.getLogger(__name__)
 
@@ -129,10 +129,8 @@ def read_published(
     weights, name, found, also = _identified(read_weights(file, key, _is_known), name, partial)
     shapes = _shapes(weights)
     form = form_of(name, shapes, arguments or {})
-    check_arguments(name, arguments or {})
     found |= arguments or {}
-    with torch.device("meta"):  # sizes that the file does not have take no memory
-        network = build_network(name, **found)
+    network = on_trial(name, found, len(weights.tensors))
     fitting(network, weights.tensors, str(file), partial, arguments or {})
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)  # what a partial file does not fill
@@ -149,27 +147,6 @@ def form_of(name: str, shapes: Shapes, arguments: Mapping[str, Any]) -> Form | N
     form = cast(type[Network], network_class(name)).published_form(shapes)
     kept = {key: value for key, value in form.arguments.items() if key not in arguments} if form else {}
     return replace(form, arguments=kept) if form and kept else None
-
-
-def check_arguments(name: str, arguments: Mapping[str, Any]) -> None:
-    """Compare values with the annotations of a network's constructor; unknown names are left to it.
-
-    Raises:
-        AirpipeError: a value of another type, or a number that is not finite; names the first.
-    """
-    hints = get_type_hints(network_class(name).__init__)
-    for argument, value in arguments.items():
-        if argument not in hints:
-            continue
-        adapter = TypeAdapter[Any](hints[argument], config=ConfigDict(strict=True, allow_inf_nan=False))
-        try:
-            adapter.validate_python(value)
-        except ValidationError as error:
-            problem = error.errors()[0]
-            raise AirpipeError(
-                f"network {name}: argument {argument} is {value!r}: {problem['msg'].lower()}. "
-                f"Expected {inspect.formatannotation(hints[argument])}"
-            ) from None
 
 
 def assumed_arguments(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -291,8 +268,8 @@ def _near_miss(weights: Weights, near: Near) -> str:
         told += f"; it lacks {first_of(near.lacking)}"
     if near.arguments is not None:
         try:
-            with torch.device("meta"):
-                fitting(build_network(near.name, **near.arguments), weights.tensors, "", partial=True)
+            network = on_trial(near.name, near.arguments, len(weights.tensors))
+            fitting(network, weights.tensors, "", partial=True)
             return f"no known network has exactly its entries; {told}. Add --partial to take those that fit"
         except AirpipeError as error:
             told += f" ({str(error).removeprefix(' ')})"
