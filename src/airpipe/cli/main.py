@@ -1,4 +1,4 @@
-"""The command `airpipe`: restore photos, list models, check the machine.
+"""The command `airpipe`: restore photos, import and list models, check the machine.
 
 Heavy libraries are imported by the command that needs them, so that `--help` answers at once.
 """
@@ -18,6 +18,7 @@ from typing import Any, Literal
 import airpipe
 from airpipe.cli import data as data_cli
 from airpipe.cli import restore as restore_cli
+from airpipe.cli import weights as weights_cli
 from airpipe.errors import AirpipeError
 from airpipe.settings.places import expanded
 from airpipe.weights.cards import CARD, read_card
@@ -62,6 +63,13 @@ def _parser() -> argparse.ArgumentParser:
     photos.set_defaults(command=_restore)
     restore_cli.add_arguments(photos)
 
+    taken = commands.add_parser("import", help="make a published file of weights a model", allow_abbrev=False)
+    taken.set_defaults(command=weights_cli.import_file)
+    weights_cli.add_import(taken)
+    given = commands.add_parser("export", help="write a model as its authors' code reads it", allow_abbrev=False)
+    given.set_defaults(command=_export)
+    weights_cli.add_export(given)
+
     models = commands.add_parser("models", help="list the trained models", allow_abbrev=False)
     models.set_defaults(command=_models)
     models.add_argument("--results", type=Path, default=RESULTS, help="folder to look in (default: %(default)s)")
@@ -80,6 +88,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _restore(arguments: argparse.Namespace) -> int:
     return restore_cli.restore(arguments, find_model)
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    return weights_cli.export(arguments, find_model)
 
 
 def find_model(name: str, results: Path = RESULTS) -> Path:

@@ -5,10 +5,11 @@ which the card lists under `variants`. A path with @ and a name behind it means 
 """
 
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from airpipe.errors import AirpipeError
 from airpipe.provenance import atomic_path, sha256_file, write_json
 from airpipe.registry import build_network
+from airpipe.settings.base import shown
 from airpipe.weights.cards import CARD, read_card
 from airpipe.weights.foreign import read_own
 from airpipe.weights.published import Published, read_published
@@ -60,7 +62,7 @@ def save_model(folder: Path, network: nn.Module, card: Mapping[str, Any]) -> Non
         write_json(folder / CARD, {**card, "sha256": sha256_file(temporary)})
 
 
-def load_model(path: Path, variant: str = "") -> LoadedModel:
+def load_model(path: str | os.PathLike[str], variant: str = "") -> LoadedModel:
     """Load a stage folder, one of our `.safetensors`, or a published file.
 
     A published file needs no card: network and sizes are read off its keys and shapes; what these
@@ -74,6 +76,9 @@ def load_model(path: Path, variant: str = "") -> LoadedModel:
         AirpipeError: the file is missing, truncated, foreign or unsafe, its card does not fit, or it has no
             such variant.
     """
+    given, chosen = cast(Any, path), cast(Any, variant)
+    if not isinstance(given, str | os.PathLike) or not isinstance(chosen, str):
+        raise AirpipeError(f"load_model was given {shown(given)} and variant {shown(chosen)}. Expected a path and text")
     path, named = split_variant(Path(path))
     variant = variant or named
     file = _weights_file(path)

@@ -129,11 +129,6 @@ def import_published(file: Path, folder: Path, options: ImportOptions, overwrite
     return found
 
 
-def part_options() -> dict[str, str]:
-    """Return the roles of further files that a network of any method can have, with their help texts."""
-    return {role: text for assembly in assemblies().values() for role, text in assembly.roles.items()}
-
-
 def read_all(file: Path, options: ImportOptions) -> Published:
     """Read a published file and the others that belong to it, as one network.
 
