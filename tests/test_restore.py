@@ -217,6 +217,12 @@ def test_a_wrong_option_is_one_error_from_both_doors(options, message, tmp_path,
             restore_file(tmp_path / "a.png", None, Identity(), **options)
 
 
+def test_a_pipe_for_a_photo_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(AirpipeError, match="a.png: is a pipe, a socket or a device, no file"):
+        restore(tmp_path / "a.png", Identity())
+
+
 def test_a_device_of_torch_is_taken(photo):
     assert np.array_equal(restore(photo, Identity(), device=torch.device("cpu")), photo)
 

@@ -78,6 +78,8 @@ def read_picture(path: Path) -> Picture:
     """
     if problem := link_problem(path):
         raise AirpipeError(f"{path}: {problem}")
+    if path.exists() and not path.is_file() and not path.is_dir():  # opening a pipe would wait for ever
+        raise AirpipeError(f"{path}: is a pipe, a socket or a device, no file. Expected an image file")
     try:
         # A stream, not a name: Pillow 13 turns memory-mapped TIFFs of orientation 5 to 8 wrongly.
         with path.open("rb") as stream, Image.open(stream, formats=FORMATS) as image:
