@@ -1,12 +1,13 @@
 """Published files become models of ours and go back bit for bit; what is wrong with a file is told, and never run."""
 
-import argparse
 import json
 import pickle
+import re
 import runpy
 import subprocess
 import sys
 import zipfile
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -193,7 +194,9 @@ def test_what_holds_several_networks_asks_for_a_choice(tmp_path, state):
         read_weights(mixed, "ema")
     flat = {f"net_g.{k}": v for k, v in state.items()} | {f"net_dc.{k}": v for k, v in one.items()}
     whole = write(tmp_path, {"state_dict": flat})
-    with pytest.raises(AirpipeError, match=r"net_g \(136 entries\), net_dc \(1 entries\). Choose with --key net_g or"):
+    with pytest.raises(
+        AirpipeError, match=r"net_g \(136 entries\), net_dc \(1 entries\). Choose with --key state_dict.net_g$"
+    ):
         read_published(whole)
     assert read_published(whole, key="state_dict.net_g").arguments == NAFNET
 
@@ -231,8 +234,8 @@ def test_a_pickle_with_code_is_refused_and_its_code_does_not_run(kind, tmp_path,
 
 
 def test_a_file_that_needs_a_class_says_which(tmp_path, state):
-    file = write(tmp_path, {"params": state, "args": argparse.Namespace(lr=1)})
-    with pytest.raises(AirpipeError, match=r"it needs code \('argparse.Namespace'\)"):
+    file = write(tmp_path, {"params": state, "args": Fraction(1, 3)})
+    with pytest.raises(AirpipeError, match=r"it needs code \('fractions.Fraction'\)"):
         read_weights(file)
 
 
@@ -510,6 +513,45 @@ def test_load_published_takes_states_with_buffers_and_refuses_nonsense():
         load_published(network, golden_state("nafnet_small"))
 
 
+def test_load_published_looks_into_containers_or_says_which_key(state):
+    half = {name: value / 2 for name, value in state.items()}
+    behind = {f"module.net.{name}": value for name, value in state.items()}
+    contents = [
+        state,
+        {"params": state},
+        {"state_dict": behind, "epoch": 3},
+        behind,
+        {"params": half, "params_ema": state},
+    ]
+    for content in contents:
+        network = load_published(build_network("nafnet", **NAFNET), content)
+        assert torch.equal(network.intro.weight, state["intro.weight"])
+    two = {"model": {"first": half, "second": state}}
+    with pytest.raises(AirpipeError, match="holds several sets of weights: first, second. Choose with key=") as caught:
+        load_published(build_network("nafnet", **NAFNET), two)
+    keys = re.findall("key='([^']+)'", str(caught.value))
+    assert keys == ["model.first", "model.second"]
+    network = load_published(build_network("nafnet", **NAFNET), two, key=keys[1])
+    assert torch.equal(network.intro.weight, state["intro.weight"])
+    wrong = [
+        ([state], "holds a list. Expected a state dict"),
+        (3, "holds a int"),
+        ({}, "holds no tensors"),
+        (None, "NoneType"),
+    ]
+    wrong += [
+        ({"a": 3}, r"holds no tensors \(it has a\)"),
+        ({"intro.weight": torch.ones(2)}, "does not fit NAFNet: .* missing"),
+    ]
+    wrong += [(state | {"intro.bias": torch.ones(8).to_sparse()}, "intro.bias is no plain array of numbers")]
+    wrong += [(state | {"intro.bias": torch.ones(8, device="meta")}, "intro.bias is no plain array of numbers")]
+    for content, message in wrong:
+        with pytest.raises(AirpipeError, match=message):
+            load_published(build_network("nafnet", **NAFNET), content)
+    with pytest.raises(AirpipeError, match="given a int as key"):
+        load_published(build_network("nafnet", **NAFNET), state, key=3)
+
+
 @pytest.mark.parametrize("name", [name for name in PUBLISHED if "small" in name])
 def test_no_network_stumbles_over_states_of_others_or_with_a_name_missing(name):
     golden = load_golden(GOLDENS / f"{name}.npz")
@@ -604,6 +646,29 @@ def test_the_report_has_a_line_for_every_entry(tmp_path):
     assert "6 dropped knowingly: layers.*.residual_group.blocks.*.attn.relative_position_index (4)" in said
     assert "note: no shape tells global_residual; True is used (--argument global_residual=...)" in said
     assert "note: no shape tells output; image is used" in said
+
+
+def test_the_command_imports_exports_and_restores_as_its_last_line_says(tmp_path, monkeypatch, capsys, state):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, {"params": state}, name="official")
+    assert cli.main(["import", "official.pth"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "-> results/imported/official (airpipe restore PHOTO -m results/imported/official)"
+    write_picture(tmp_path / "photo.png", Picture(np.full((9, 9, 3), 90, np.uint8)))
+    assert cli.main(last[last.index("restore") : -1].replace("PHOTO", "photo.png").split()) == 0
+    assert read_picture(tmp_path / "photo_restored.png").pixels.shape == (9, 9, 3)
+    capsys.readouterr()
+    for model, words in (("imported/official", ["--layout", "milab", "--bare"]), ("results/imported/official", [])):
+        assert cli.main(["export", model, "out.pth", "--overwrite", *words]) == 0
+        assert capsys.readouterr().out == "results/imported/official: 136 entries -> out.pth\n"
+    assert set(torch.load("out.pth", weights_only=True)) == {"params"}
+    assert cli.main(["export", "imported/official", "copy", "--to", "model"]) == 0
+    assert load_model(Path("copy")).card["network"] == load_model(Path("results/imported/official")).card["network"]
+    capsys.readouterr()
+    assert cli.main(["import", "official.pth"]) == cli.main(["export", "imported/other", "x.pth"]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert [line.startswith("airpipe: error: ") for line in said] == [True, True]
+    assert "Add --overwrite" in said[0] and "Models here: imported/official" in said[1]
 
 
 def script(monkeypatch, *words: object) -> None:

@@ -121,13 +121,18 @@ def test_a_network_gets_its_modes_back(photo):
     [
         (np.zeros((4, 5, 2), np.uint8), "(4, 5, 2)", "(H, W, 3)"),
         (np.zeros((0, 5, 3), np.uint8), "(0, 5, 3)", "none of them 0"),
-        (np.zeros((4, 5, 3), np.float32), "float32", "uint8 or uint16"),
+        (np.full((4, 5, 3), 255, np.float32), "from 255 to 255", "[0, 1]"),
+        (np.full((4, 5), np.nan), "nan", "[0, 1]"),
+        (np.zeros((4, 5, 2), np.float32), "(4, 5, 2)", "(H, W, 3)"),
+        (np.zeros((4, 5), bool), "bool", "uint8 or uint16, or floats in [0, 1]"),
+        (Image.new("F", (4, 5)), "'F'", "grey, RGB, palette or CMYK"),
+        (Image.new("RGB", (0, 5)), "0x5", "1 or more"),
         (np.zeros((4, 5), np.int64), "int64", "uint8 or uint16"),
         (torch.zeros(4, 5, 3), "(4, 5, 3)", "(3, H, W)"),
         (torch.zeros(3, 4, 5, dtype=torch.uint8), "uint8", "divide 8-bit values by 255"),
         (torch.full((3, 4, 5), 255.0), "from 255 to 255", "[0, 1]"),
         (torch.tensor([0.0, float("nan"), 1.0]).reshape(3, 1, 1), "nan", "[0, 1]"),
-        ([[1, 2]], "list", "a path, an array or a tensor"),
+        ([[1, 2]], "list", "a path, an array or a tensor, or a Pillow image"),
         (Path("missing.png"), "missing.png", "Check the path"),
     ],
 )
@@ -138,9 +143,114 @@ def test_unsuitable_images_are_refused(image, found, expected):
     assert expected in str(caught.value)
 
 
-def test_a_thing_that_is_no_model_is_refused(photo):
-    with pytest.raises(AirpipeError, match="a dict is no model"):
-        restore(photo, {"network": 1})
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.float16, ">f4"])
+@pytest.mark.parametrize("channels", [None, 3, 4])
+def test_float_arrays_come_back_as_they_were_and_are_not_rounded(photo, kind, channels):
+    array = (np.dstack([photo, photo[..., 0]]) / 255.3).astype(kind)
+    array = array[..., 0 if channels is None else slice(channels)]
+    given = array.copy()
+    restored = restore(array, Identity())
+    assert (restored.dtype, restored.shape) == (array.dtype, array.shape)
+    assert np.abs(restored.astype(float) - given.astype(float)).max() < 1e-6
+    assert np.array_equal(array, given)
+    tinted = restore(array, Tint()).astype(float)
+    expected = array.astype(float) + (0.1 if channels is None else np.array([0, 0.1, 0.2, 0])[:channels])
+    assert np.abs(tinted - expected.clip(0, 1)).max() < 1e-3
+    if channels == 4:
+        assert np.array_equal(restored[..., 3], given[..., 3])
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "P", "CMYK", "I;16", "1"])
+def test_pillow_images_come_back_as_they_stand(photo, mode):
+    image = Image.fromarray(deepened(photo)[..., 0]) if mode == "I;16" else Image.fromarray(photo).convert(mode)
+    image.info["dpi"] = (300, 300)
+    image.getexif()[0x0112] = 6  # not turned: an array of it would not be, either
+    before = np.asarray(image).copy()
+    restored = restore(image, Identity())
+    assert isinstance(restored, Image.Image)
+    assert (restored.size, restored.info["dpi"]) == (image.size, (300, 300))
+    assert restored.mode == {"P": "RGB", "CMYK": "RGB", "1": "L"}.get(mode, mode)
+    same = image.convert(restored.mode) if mode != restored.mode else image
+    assert np.array_equal(np.asarray(restored), np.asarray(same))
+    assert np.array_equal(np.asarray(image), before)
+
+
+def test_a_grey_path_and_a_grey_array_give_the_same(tmp_path, stage, photo):
+    grey = photo[..., 0]
+    for pixels in (grey, deepened(grey)):
+        write_picture(tmp_path / "a.png", Picture(pixels[..., None].repeat(3, 2), grey=True))
+        expected = restore(pixels, stage)
+        found = restore(tmp_path / "a.png", stage)
+        assert found.shape == grey.shape and np.array_equal(found, expected)
+        assert np.array_equal(np.asarray(restore(Image.fromarray(pixels), stage)), expected)
+
+
+WRONG = [
+    ({"tile": "512"}, "restore: tile is '512': input should be a valid integer"),
+    ({"tile": -1}, "restore: tile is -1: .* greater than or equal to 0"),
+    ({"tile": 5.5}, "restore: tile is 5.5"),
+    ({"overlap": -1}, "restore: overlap is -1"),
+    ({"overlap": None}, "restore: overlap is None"),
+    ({"batch": True}, "restore: batch is True"),
+    ({"memory": "1GB"}, "restore: memory is '1GB'"),
+    ({"memory": 0}, "restore: memory is 0: .* greater than 0"),
+    ({"memory": float("nan")}, "restore: memory is nan"),
+    ({"self_ensemble": "yes"}, "restore: self_ensemble is 'yes': .* valid boolean"),
+    ({"luma": 1}, "restore: luma is 1"),
+    ({"tiles": 3}, "unknown option of restore 'tiles'; did you mean 'tile'"),
+    ({"device": None}, "unknown device None"),
+    ({"device": 0}, "unknown device 0"),
+    ({"device": torch.device("meta")}, "unknown device 'meta'"),
+    ({"device": "cuda:" + "9" * 50}, "unknown device 'cuda:999"),
+    ({"budget": 3}, "3 is no budget|a budget chooses among"),
+    ({"reference": 3}, "cannot restore a int|this model takes no reference|no reference"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), WRONG)
+def test_a_wrong_option_is_one_error_from_both_doors(options, message, tmp_path, photo):
+    write_picture(tmp_path / "a.png", Picture(photo))
+    with pytest.raises(AirpipeError, match=message):
+        restore(photo, Identity(), **options)
+    if "budget" not in options:
+        with pytest.raises(AirpipeError, match=message):
+            restore_file(tmp_path / "a.png", None, Identity(), **options)
+
+
+def test_a_pipe_for_a_photo_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(AirpipeError, match="a.png: is a pipe, a socket or a device, no file"):
+        restore(tmp_path / "a.png", Identity())
+
+
+def test_a_device_of_torch_is_taken(photo):
+    assert np.array_equal(restore(photo, Identity(), device=torch.device("cpu")), photo)
+
+
+@pytest.mark.parametrize("wrong", [None, 3, [], {"network": 1}, b"x"])
+def test_a_thing_that_is_no_model_is_refused(photo, wrong):
+    with pytest.raises(AirpipeError, match=f"a {type(wrong).__name__} is no model"):
+        restore(photo, wrong)
+    with pytest.raises(AirpipeError, match="load_model was given .* Expected a path"):
+        airpipe.load_model(wrong)
+    with pytest.raises(AirpipeError, match="load_published was given a .* Expected a network to fill"):
+        airpipe.load_published(wrong, {})
+
+
+@pytest.mark.parametrize("wrong", [None, 3, ["nafnet"], "nafnett", "x" * 10_000])
+def test_a_name_that_is_no_network_is_refused(wrong):
+    with pytest.raises(AirpipeError, match="unknown network") as caught:
+        airpipe.build_network(wrong)
+    assert len(str(caught.value)) < 1500
+
+
+def test_what_is_public_is_listed_and_there():
+    public = {"AirpipeError", "LoadedModel", "build_network", "load_model", "load_published", "restore", "__version__"}
+    assert set(dir(airpipe)) == set(airpipe.__all__) == public
+    assert all(getattr(airpipe, name) for name in public)
+    assert airpipe.AirpipeError is AirpipeError
+    with pytest.raises(AttributeError, match="no attribute 'restor'; public names: AirpipeError"):
+        _ = airpipe.restor
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "meta", "", "cuda:99"])

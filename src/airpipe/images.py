@@ -9,7 +9,7 @@ import sys
 import tempfile
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,6 +78,8 @@ def read_picture(path: Path) -> Picture:
     """
     if problem := link_problem(path):
         raise AirpipeError(f"{path}: {problem}")
+    if path.exists() and not path.is_file() and not path.is_dir():  # opening a pipe would wait for ever
+        raise AirpipeError(f"{path}: is a pipe, a socket or a device, no file. Expected an image file")
     try:
         # A stream, not a name: Pillow 13 turns memory-mapped TIFFs of orientation 5 to 8 wrongly.
         with path.open("rb") as stream, Image.open(stream, formats=FORMATS) as image:
@@ -134,7 +136,41 @@ def _brief(text: str) -> str:
     return " ".join(text.split())[:80]
 
 
-def _refuse_unsuitable(path: Path, image: Image.Image) -> None:
+def from_pillow(image: Image.Image) -> Picture:
+    """Take the pixels of an image that Pillow holds, as they stand: orientation and profile in its `info` are left.
+
+    Raises:
+        AirpipeError: pixels of another kind, more than `MAX_PIXELS`, none, or a file behind it that does not decode.
+    """
+    _refuse_unsuitable("the Pillow image", image)
+    if 0 in image.size:
+        raise AirpipeError(f"a Pillow image of {image.width}x{image.height} pixels. Expected 1 or more of both")
+    try:
+        bare = image.copy()
+    except DECODER_ERRORS as error:
+        raise AirpipeError(f"a Pillow image that does not decode ({str(error)[:80]}). Open its file again") from None
+    bare.info = {"transparency": image.info["transparency"]} if "transparency" in image.info else {}
+    if bare.mode.startswith("I;16"):
+        return Picture(np.repeat(np.asarray(bare, np.uint16)[..., None], 3, axis=2), grey=True)
+    return _eight_bit(bare)
+
+
+def to_pillow(picture: Picture, info: Mapping[Any, Any]) -> Image.Image:
+    """Make an image that Pillow holds: L, LA, RGB, RGBA, or I;16 for grey of 16 bit.
+
+    Args:
+        picture: uint8, or grey uint16.
+        info: what it gets as `info`; transparency is left out, for it is in the pixels.
+    """
+    pixels: Any = picture.pixels[..., :1] if picture.grey else picture.pixels
+    if picture.alpha is not None:
+        pixels = np.dstack([pixels, picture.alpha])
+    image = Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
+    image.info = {name: value for name, value in info.items() if name != "transparency"}
+    return image
+
+
+def _refuse_unsuitable(path: Path | str, image: Image.Image) -> None:
     """Judge by the header, before anything is decoded."""
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":  # many phones' JPEGs: the photo first, then a thumbnail

@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from airpipe.errors import AirpipeError
-from airpipe.settings.base import unknown_name
+from airpipe.settings.base import SHOWN, unknown_name
 from airpipe.settings.stages import StageSettings
 
 if TYPE_CHECKING:
@@ -150,6 +150,11 @@ def assemblies() -> dict[str, Assembly]:
     return {name: assembly for name, assembly in found.items() if assembly is not None}
 
 
+def part_options() -> dict[str, str]:
+    """Return the roles of further files that a network of any method can have, with their help texts."""
+    return {role: text for assembly in assemblies().values() for role, text in assembly.roles.items()}
+
+
 def assembling_function(name: str) -> Any:
     """The function that puts a method's published files together."""
     return resolve(_target(name, assemblies()[name].function, "assembling"))
@@ -208,8 +213,8 @@ def network_class(name: str) -> Any:
     Raises:
         AirpipeError: unknown name; says which is nearest.
     """
-    if name not in networks():
-        raise AirpipeError(unknown_name(name, networks(), "network"))
+    if not isinstance(name, str) or name not in networks():
+        raise AirpipeError(unknown_name(str(name)[:SHOWN], networks(), "network"))
     return resolve(networks()[name])
 
 
@@ -237,7 +242,7 @@ def build_network(name: str, **arguments: Any) -> "nn.Module":
     make = network_class(name)
     try:
         network: nn.Module = make(**arguments)
-    except (TypeError, ValueError, ArithmeticError, RuntimeError, MemoryError) as error:
+    except (TypeError, ValueError, ArithmeticError, RuntimeError, MemoryError, LookupError, AttributeError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise AirpipeError(f"network {name}: {first}") from None
+        raise AirpipeError(f"network {name}: {first[:300]}") from None
     return network

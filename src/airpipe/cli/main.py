@@ -1,4 +1,4 @@
-"""The command `airpipe`: restore photos, list models, check the machine.
+"""The command `airpipe`: restore photos, import and list models, check the machine.
 
 Heavy libraries are imported by the command that needs them, so that `--help` answers at once.
 """
@@ -18,8 +18,10 @@ from typing import Any, Literal
 import airpipe
 from airpipe.cli import data as data_cli
 from airpipe.cli import restore as restore_cli
+from airpipe.cli import weights as weights_cli
 from airpipe.errors import AirpipeError
 from airpipe.settings.places import expanded
+from airpipe.weights.cards import CARD, read_card
 
 RESULTS = Path("results")
 OLDEST_PYTHON = (3, 11)
@@ -61,6 +63,13 @@ def _parser() -> argparse.ArgumentParser:
     photos.set_defaults(command=_restore)
     restore_cli.add_arguments(photos)
 
+    taken = commands.add_parser("import", help="make a published file of weights a model", allow_abbrev=False)
+    taken.set_defaults(command=weights_cli.import_file)
+    weights_cli.add_import(taken)
+    given = commands.add_parser("export", help="write a model as its authors' code reads it", allow_abbrev=False)
+    given.set_defaults(command=_export)
+    weights_cli.add_export(given)
+
     models = commands.add_parser("models", help="list the trained models", allow_abbrev=False)
     models.set_defaults(command=_models)
     models.add_argument("--results", type=Path, default=RESULTS, help="folder to look in (default: %(default)s)")
@@ -79,6 +88,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _restore(arguments: argparse.Namespace) -> int:
     return restore_cli.restore(arguments, find_model)
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    return weights_cli.export(arguments, find_model)
 
 
 def find_model(name: str, results: Path = RESULTS) -> Path:
@@ -119,12 +132,12 @@ def _read_model(folder: Path, results: Path) -> dict[str, Any]:
     columns = ("parameters", "scale", "step", "finished")
     model: dict[str, Any] = {"model": folder.relative_to(results).as_posix(), "network": None, "variants": []}
     try:
-        card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+        card = read_card(folder / CARD)
         model["network"], model["variants"] = card["network"]["name"], list(card.get("variants") or ())
         model |= {name: card.get(name) for name in columns} | {"problem": None}
         return model if model["scale"] else model | {"scale": _frozen_scale(folder / "config.yaml")}
-    except (AirpipeError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        problem = f"card.json cannot be read ({type(error).__name__}: {error})"
+    except AirpipeError as error:
+        problem = f"card.json cannot be read ({error})"
         return model | dict.fromkeys(columns) | {"problem": problem}
 
 

@@ -46,7 +46,7 @@ class Budget:
         Raises:
             AirpipeError: another form, or a number that is not above 0.
         """
-        found = re.fullmatch(r"(\d+\.?\d*|\.\d+) ?([A-Za-z]+)", text)
+        found = re.fullmatch(r"(\d+\.?\d*|\.\d+) ?([A-Za-z]+)", text) if isinstance(text, str) else None
         if found is None or found[2] not in UNITS or float(found[1]) == 0:
             raise AirpipeError(
                 f"{text!r} is no budget. Expected what a megapixel may cost: a number above 0 with one of "

@@ -13,10 +13,13 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias, TypedDict, Unpack, cast, overload
+from typing import Annotated, Any, TypeAlias, TypedDict, Unpack, cast, get_type_hints, overload
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from PIL import Image
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from airpipe.errors import AirpipeError, lacks_memory
@@ -27,13 +30,17 @@ from airpipe.evaluation.grid import Tile, fitting_tile, lay_tiles
 from airpipe.evaluation.origin import Origin, is_made_from, note, origin
 from airpipe.evaluation.reference import guided
 from airpipe.evaluation.tiling import Progress, restore_pixels, restore_tiled
-from airpipe.images import Picture, decoder_words, read_picture, why_not, write_picture
+from airpipe.images import Picture, decoder_words, from_pillow, read_picture, to_pillow, why_not, write_picture
 from airpipe.models.contract import image_channels
 from airpipe.pixels import Pixels, equal_channels, to_tensor
+from airpipe.settings.base import shown, unknown_name
 from airpipe.weights.checkpoints import LoadedModel, load_model
 
 PathLike: TypeAlias = str | os.PathLike[str]
 Model: TypeAlias = PathLike | LoadedModel | nn.Module
+Device: TypeAlias = str | torch.device
+Array: TypeAlias = Pixels | npt.NDArray[np.floating[Any]]
+"""An image in memory: of 8 or 16 bit, or of floats in [0, 1]."""
 TILE = 512
 """Largest side of a tile in pixels, unless told otherwise."""
 OVERLAP = 32
@@ -65,46 +72,51 @@ class RestoredFile:
 class Options(TypedDict, total=False):
     """Options of `restore`: how an image goes through the network."""
 
-    tile: int
-    overlap: int
+    tile: Annotated[int, Field(ge=0)]
+    overlap: Annotated[int, Field(ge=0)]
     batch: int
-    memory: float | None
+    memory: Annotated[float, Field(gt=0)] | None
     self_ensemble: bool
     luma: bool
-    reference: PathLike | Pixels | Tensor | None
+    reference: PathLike | Array | Tensor | Image.Image | None
 
 
 @overload
 def restore(
-    image: PathLike, model: Model, *, device: str = ..., budget: str | None = ..., **options: Unpack[Options]
+    image: PathLike, model: Model, *, device: Device = ..., budget: str | None = ..., **options: Unpack[Options]
 ) -> Pixels: ...
 @overload
 def restore(
-    image: Pixels, model: Model, *, device: str = ..., budget: str | None = ..., **options: Unpack[Options]
-) -> Pixels: ...
+    image: Image.Image, model: Model, *, device: Device = ..., budget: str | None = ..., **options: Unpack[Options]
+) -> Image.Image: ...
 @overload
 def restore(
-    image: Tensor, model: Model, *, device: str = ..., budget: str | None = ..., **options: Unpack[Options]
+    image: Array, model: Model, *, device: Device = ..., budget: str | None = ..., **options: Unpack[Options]
+) -> Array: ...
+@overload
+def restore(
+    image: Tensor, model: Model, *, device: Device = ..., budget: str | None = ..., **options: Unpack[Options]
 ) -> Tensor: ...
 def restore(
-    image: PathLike | Pixels | Tensor,
+    image: PathLike | Array | Tensor | Image.Image,
     model: Model,
     *,
-    device: str = "auto",
+    device: Device = "auto",
     budget: str | None = None,
     **options: Unpack[Options],
-) -> Pixels | Tensor:
+) -> Array | Tensor | Image.Image:
     """Restore one image, or a batch of tensors; the result is of the kind that came in.
 
     Args:
-        image: a path; an array, uint8 or uint16, (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA;
+        image: a path; an array, uint8, uint16 or floats in [0, 1], (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA;
+            a Pillow image of 8 bit, or grey of 16 bit, as it stands (its EXIF orientation is not applied);
             or a floating-point tensor, (3, H, W) or (B, 3, H, W), RGB in [0, 1], or the same with one channel, grey.
             Any H and W.
         model: what `load_model` takes (a stage folder, ours or a published file, with @variant), a loaded
             model, or a network. A network is put on `device`, runs in evaluation mode and
             gets its mode back.
         device: "auto" (where a given network is; else the GPU, if there is one), "cpu",
-            "cuda" or "cuda:1".
+            "cuda" or "cuda:1", or a torch.device of these.
         budget: what a megapixel may cost, in seconds, memory or multiply-accumulates ("2s", "1.5GB", "800GMAC"): the
             deepest variant of the model's file that fits is measured and taken (`airpipe.evaluation.budget`). Each
             call measures anew; for many images, choose once. None: the model as it is named.
@@ -117,26 +129,31 @@ def restore(
             degradation; of a larger one its centre of 512 pixels counts.
 
     Returns:
-        Path: uint8 or uint16 (H, W, 3), upright RGB. Array: same shape and dtype; grey is the
-        mean of the three outputs, alpha is untouched. Tensor: same shape, dtype and device,
-        clipped to [0, 1].
+        Path: uint8 or uint16, upright, (H, W, 3) RGB, or (H, W) of a grey file. Array: same shape and dtype; grey is
+        the mean of the three outputs, alpha is untouched. Pillow image: the same, a palette as RGB. Tensor: same shape,
+        dtype and device, clipped to [0, 1].
 
     Raises:
         AirpipeError: an image of another kind, shape or range, an unreadable file, a model
             that does not load, a device that is not there, too little memory, a model that takes a reference without
-            one, or the other way round; a budget that no variant fits.
+            one, or the other way round; a budget that no variant fits; an unknown option, or one of a wrong value.
 
     Example:
         >>> restored = restore("photo.jpg", "results/method/nafnet_5d/seed0/train")
     """
     given = _checked(image)
+    _check_options(options)
     if budget is not None:
         model = fitting_model(model, budget, choose_device(device))
     with _enough_memory("the images"), _ready(model, device) as (network, where):
         way = _Way(network, where, **options)
         if isinstance(given, Picture):
             restored = _restore_picture(given, way, in_place=not isinstance(image, np.ndarray))
-            return restored.pixels if not isinstance(image, np.ndarray) else _as_array(restored, image.ndim)
+            if isinstance(image, Image.Image):
+                return to_pillow(restored, image.info)
+            return _as_array(restored if isinstance(image, np.ndarray) else replace(restored, alpha=None))
+        if isinstance(image, np.ndarray):
+            return _as_floats(_restore_planes(given, way), image)
         images = given.detach().float().cpu().reshape(-1, *given.shape[-3:])
         results = torch.stack([_restore_planes(one, way) for one in images])
         return results.clamp_(0, 1).reshape(given.shape).to(given.device, given.dtype)
@@ -147,7 +164,7 @@ def restore_file(
     target: Path | None,
     model: Model,
     *,
-    device: str = "auto",
+    device: Device = "auto",
     in_folder: bool = False,
     overwrite: bool = False,
     skip_done: bool = False,
@@ -178,6 +195,7 @@ def restore_file(
             cannot be written; nothing is then left half-written.
     """
     begun = time.perf_counter()
+    _check_options(options)
     if options.get("reference") is not None:
         options["reference"] = _shown(options["reference"])
     likely = _target(source, target, in_folder)
@@ -216,7 +234,7 @@ class _Way:
         memory: float | None = None,
         self_ensemble: bool = False,
         luma: bool = False,
-        reference: PathLike | Pixels | Tensor | None = None,
+        reference: PathLike | Array | Tensor | Image.Image | None = None,
     ) -> None:
         if batch < 1:
             raise AirpipeError(f"a batch of {batch} tiles. Expected 1 or more")
@@ -251,17 +269,18 @@ class _Way:
         )
 
 
-def choose_device(device: str) -> torch.device:
+def choose_device(device: Device) -> torch.device:
     """The torch device of a name: "auto", "cpu", "cuda" or "cuda:<number>".
 
     Raises:
-        AirpipeError: another name, or a GPU that is not there.
+        AirpipeError: another name or device, or a GPU that is not there.
     """
+    device = str(device) if isinstance(device, torch.device) else device
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device == "auto":
         return torch.device("cuda" if count else "cpu")
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
-        raise AirpipeError(f"unknown device {device!r}. Expected auto, cpu, cuda or cuda:<number>")
+    if not isinstance(device, str) or not re.fullmatch(r"cpu|cuda(:\d{1,4})?", device):
+        raise AirpipeError(f"unknown device {shown(device)}. Expected auto, cpu, cuda or cuda:<number>")
     chosen = torch.device(device)
     if chosen.type == "cuda" and (chosen.index or 0) >= count:
         found = f"{count} GPU(s), numbered from 0" if count else "no GPU that this torch can use"
@@ -272,7 +291,7 @@ def choose_device(device: str) -> torch.device:
 
 
 @contextmanager
-def _ready(model: Model, device: str) -> Iterator[tuple[nn.Module, torch.device]]:
+def _ready(model: Model, device: Device) -> Iterator[tuple[nn.Module, torch.device]]:
     """The network of a model, on the device and in evaluation mode; its mode is given back."""
     if not isinstance(model, nn.Module):
         where = choose_device(device)
@@ -334,15 +353,34 @@ def _is_grey(image: Picture | Tensor) -> bool:
     return image.grey or equal_channels(image.pixels)
 
 
-def _checked(image: PathLike | Pixels | Tensor) -> Picture | Tensor:
-    """A path or an array as picture, a tensor as it is; anything unsuitable is an error."""
+def _check_options(options: Options) -> None:
+    """Refuse unknown names, and values of other types or ranges; a reference is looked at where it is used."""
+    hints = get_type_hints(Options, include_extras=True)
+    for name, value in options.items():
+        if name not in hints:
+            raise AirpipeError(unknown_name(name, hints, "option of restore"))
+        if name == "reference":
+            continue
+        try:
+            TypeAdapter(hints[name], config=ConfigDict(strict=True, allow_inf_nan=False)).validate_python(value)
+        except ValidationError as error:
+            problem = str(error.errors()[0]["msg"])
+            raise AirpipeError(f"restore: {name} is {shown(value)}: {problem[:1].lower()}{problem[1:]}") from None
+
+
+def _checked(image: PathLike | Array | Tensor | Image.Image) -> Picture | Tensor:
+    """What has 8 or 16 bit as picture, floats as tensor (C, H, W) without alpha; anything unsuitable is an error."""
     if isinstance(image, Tensor):
         return _checked_tensor(image)
     if isinstance(image, np.ndarray):
-        return _as_picture(image)
+        return _checked_floats(image) if image.dtype.kind == "f" else _as_picture(image)
+    if isinstance(image, Image.Image):
+        return from_pillow(image)
     if isinstance(image, str | os.PathLike):
         return read_picture(Path(image))
-    raise AirpipeError(f"cannot restore a {type(image).__name__}. Expected a path, an array or a tensor")
+    raise AirpipeError(
+        f"cannot restore a {type(image).__name__}. Expected a path, an array or a tensor, or a Pillow image"
+    )
 
 
 def _checked_tensor(image: Tensor) -> Tensor:
@@ -360,17 +398,31 @@ def _checked_tensor(image: Tensor) -> Tensor:
     return image
 
 
-def _as_picture(array: Any) -> Picture:
+def _check_shape(array: Any) -> None:
     if array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,), (4,)) or 0 in array.shape:
         raise AirpipeError(f"an array of shape {array.shape}. Expected (H, W), (H, W, 3) or (H, W, 4), none of them 0")
+
+
+def _checked_floats(array: Any) -> Tensor:
+    """Floats (H, W), (H, W, 3) or (H, W, 4) as float32 (1, H, W) or (3, H, W)."""
+    _check_shape(array)
+    low, high = float(array.min()), float(array.max())
+    if not (low >= 0 and high <= 1):  # NaN is neither
+        raise AirpipeError(f"an array of floats from {low:g} to {high:g}. Expected [0, 1], without NaN")
+    planes = array[None] if array.ndim == 2 else array[..., :3].transpose(2, 0, 1)
+    return torch.from_numpy(np.array(planes, np.float32, order="C"))
+
+
+def _as_picture(array: Any) -> Picture:
+    _check_shape(array)
     if array.dtype not in (np.uint8, np.uint16):
-        raise AirpipeError(f"an array of {array.dtype}. Expected uint8 or uint16; for floats in [0, 1] give a tensor")
+        raise AirpipeError(f"an array of {array.dtype}. Expected uint8 or uint16, or floats in [0, 1]")
     if array.ndim == 2:
         return Picture(np.repeat(array[..., None], 3, axis=2), grey=True)
     return Picture(array[..., :3], alpha=array[..., 3] if array.shape[2] == 4 else None)
 
 
-def _shown(reference: PathLike | Pixels | Tensor | None) -> Tensor:
+def _shown(reference: PathLike | Array | Tensor | Image.Image | None) -> Tensor:
     """A reference as float32 (3, h, w) in [0, 1], at most `REFERENCE` pixels a side: its centre."""
     image = _checked(cast(Any, reference))
     planes = to_tensor(image.pixels) if isinstance(image, Picture) else image.detach().float().cpu()
@@ -428,13 +480,20 @@ def _refuse_to_replace(target: Path, source: Path, overwrite: bool, keep: Collec
         raise AirpipeError(f"{target}: exists already. Add --overwrite to replace it, or move it away")
 
 
-def _as_array(picture: Picture, ndim: int) -> Pixels:
+def _as_array(picture: Picture) -> Pixels:
     pixels: Any = picture.pixels
-    if ndim == 2:
+    if picture.grey:
         pixels = np.ascontiguousarray(pixels[..., 0])
     elif picture.alpha is not None:
         pixels = np.dstack([pixels, picture.alpha])
     return cast(Pixels, pixels)
+
+
+def _as_floats(restored: Tensor, image: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Planes in the form of the array that they were made from, with its alpha."""
+    colours = restored.clamp_(0, 1).permute(1, 2, 0).numpy()
+    whole = colours[..., 0] if image.ndim == 2 else np.concatenate([colours, image[..., 3:]], axis=2)
+    return whole.astype(image.dtype)
 
 
 def _target(source: Path, target: Path | None, in_folder: bool, picture: Picture | None = None) -> Path:

@@ -161,6 +161,18 @@ class Network(nn.Module):
         """
         return next(iter(cls.PUBLISHED_LAYOUTS), "")
 
+    @classmethod
+    def unsupported(cls, shapes: Shapes) -> str:
+        """Return what a published state is that a relative of this network has and this code has no place for.
+
+        Args:
+            shapes: shape of each entry, by its published name.
+
+        Returns:
+            A phrase that names it and why it is not taken ("a NAFSSR, ...: airpipe ..."); empty: nothing that is known.
+        """
+        return ""
+
 
 # How all other modules ask; `network` is any `nn.Module`
 

@@ -22,6 +22,7 @@ rounding).
 Shapes: B batch, C channels, H and W pixels; images are RGB in [0, 1].
 """
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, cast
@@ -295,9 +296,14 @@ class UNet(Network):
         if blocks is None:
             return None
 
+        numbers: dict[str, set[int]] = {}  # all of them in one pass: files of others can have any number of names
+        for key in renamed:
+            for match in re.finditer(r"\.(\d+)(?=\.)", key):
+                numbers.setdefault(key[: match.start()], set()).add(int(match[1]))
+
         def numbered(prefix: str) -> int:
             """How many there are; ValueError unless they are 0, 1, ... without a gap."""
-            found = {int(m[1]) for key in renamed if (m := re.match(rf"{prefix}\.(\d+)\.", key))}
+            found = numbers.get(prefix, set())
             if found != set(range(len(found))):
                 raise ValueError(f"{prefix}: numbers with gaps")
             return len(found)
@@ -308,8 +314,8 @@ class UNet(Network):
                 "img_channel": intro[1],
                 "width": intro[0],
                 "middle_blk_num": numbered("middle_blks"),
-                "enc_blk_nums": [numbered(rf"encoders\.{i}") for i in range(stages)],
-                "dec_blk_nums": [numbered(rf"decoders\.{i}") for i in range(stages)],
+                "enc_blk_nums": [numbered(f"encoders.{i}") for i in range(stages)],
+                "dec_blk_nums": [numbered(f"decoders.{i}") for i in range(stages)],
                 **blocks,
             }
         except ValueError:
@@ -319,6 +325,19 @@ class UNet(Network):
     def _block_arguments(cls, shapes: Shapes) -> dict[str, Any] | None:
         """The arguments of the blocks, by names here; None: these are blocks of another network."""
         raise NotImplementedError
+
+    @classmethod
+    def unsupported(cls, shapes: Shapes) -> str:
+        """Name NAFSSR, the relative for pairs of stereo pictures; see `Network.unsupported`.
+
+        Args:
+            shapes: shape of each entry, by its published name.
+        """
+        intro, up = shapes.get("intro.weight", ()), shapes.get("up.0.weight", ())
+        if len(intro) != 4 or len(up) != 4 or not any(re.match(r"body\.\d+\.(module\.)?blk\.", key) for key in shapes):
+            return ""
+        scale = math.isqrt(up[0] // intro[1])
+        return f"a NAFSSR, which enlarges pairs of stereo pictures x{scale}: airpipe restores single ones at scale 1"
 
     @classmethod
     def published_form(cls, shapes: Shapes) -> Form | None:

@@ -179,3 +179,13 @@ class PromptIR(RestormerEncoder):
         """
         sizes = sizes_from(shapes) if "noise_level3.attn.temperature" in shapes else None
         return sizes and {**sizes, "decoder": "prompt3.prompt_param" in shapes}
+
+    @classmethod
+    def unsupported(cls, shapes: Shapes) -> str:
+        """Name a PromptIR without prompts; see `Network.unsupported`.
+
+        Args:
+            shapes: shape of each entry, by its published name.
+        """
+        without = "noise_level3.attn.temperature" in shapes and "prompt3.prompt_param" not in shapes
+        return "a PromptIR without prompts (decoder=False), which the published code itself cannot run" * without

@@ -313,7 +313,7 @@ class SwinIR(Network):
         self.layers = nn.ModuleList()
         for depth, heads in zip(depths, num_heads, strict=True):
             # every second block rolls the map by half a window, so that neighbouring windows mix
-            shifts = [window_size // 2 * (number % 2) for number in range(depth)]
+            shifts = (window_size // 2 * (number % 2) for number in range(depth))
             blocks = [SwinBlock(embed_dim, heads, window_size, s, hidden, relative_bias) for s in shifts]
             self.layers.append(SwinGroup(blocks, embed_dim, resi_connection))
         self.norm = nn.LayerNorm(embed_dim)
@@ -321,7 +321,7 @@ class SwinIR(Network):
             self.conv_after_body = _connection(embed_dim, resi_connection)
             self.conv_last = nn.Conv2d(embed_dim, in_chans, 3, padding=1)
         self.mean: Tensor
-        mean = torch.tensor(RGB_MEAN if in_chans == 3 else (0.0,) * in_chans).view(1, -1, 1, 1)
+        mean = (torch.tensor(RGB_MEAN) if in_chans == 3 else torch.zeros(in_chans)).view(1, -1, 1, 1)
         self.register_buffer("mean", mean, persistent=False)  # published files do not store it
         self.apply(_initialise)
         self.feature_channels = [embed_dim] * (len(depths) - len(depths) // 2)
@@ -455,6 +455,40 @@ class SwinIR(Network):
         if found is None or found["window_size"] != JPEG_WINDOW:
             return None
         return Form(f"SwinIR for JPEG artefacts (window {JPEG_WINDOW})", {"img_range": 255.0})
+
+    @classmethod
+    def unsupported(cls, shapes: Shapes) -> str:
+        """Say which SwinIR of the published code has entries that no option here makes; see `Network.unsupported`.
+
+        Args:
+            shapes: shape of each entry, by its published name.
+        """
+        named = {name: shape for key, shape in shapes.items() if (name := own_name(key)) is not None}
+        if "conv_first.weight" not in named or "layers.0.blocks.0.attn.qkv.weight" not in named:
+            return ""
+        if head := _super_resolution(named):
+            return f"a SwinIR with a {head}: airpipe restores at scale 1"
+        lacks = {
+            "absolute position embedding (ape)": "absolute_pos_embed" in named,
+            "no bias of queries, keys and values (qkv_bias=False)": "layers.0.blocks.0.attn.qkv.bias" not in named,
+            "no norm after its first convolution (patch_norm=False)": "embed_norm.weight" not in named,
+        }
+        found = [text for text, there in lacks.items() if there]
+        return f"a SwinIR with {' and '.join(found)}, which airpipe's SwinIR does not have" if found else ""
+
+
+def _super_resolution(named: Shapes) -> str:
+    """The head of a published super-resolution SwinIR ("x2 super-resolution head (classical)"); empty: none."""
+    if "conv_up1.weight" in named:
+        return f"x{4 if 'conv_up2.weight' in named else 2} super-resolution head (real-world, nearest+conv)"
+    convolutions = [named[key] for key in named if re.fullmatch(r"upsample\.\d+\.weight", key)]
+    if not convolutions:
+        return ""
+    if "conv_last.weight" not in named:  # pixelshuffledirect: one convolution makes all pixels of the image
+        channels = named["conv_first.weight"][1]
+        return f"x{math.isqrt(convolutions[0][0] // channels)} super-resolution head (lightweight, pixelshuffledirect)"
+    scale = math.prod(math.isqrt(shape[0] // shape[1]) for shape in convolutions)
+    return f"x{scale} super-resolution head (classical, pixelshuffle)"
 
 
 def own_name(key: str) -> str | None:

@@ -11,6 +11,7 @@ import pandas as pd
 from airpipe.errors import AirpipeError
 from airpipe.reporting.table import setting_of, without_seed, without_variant
 from airpipe.settings.names import NONE, ModelId
+from airpipe.weights.cards import read_card
 
 Card = Mapping[str, Any]
 
@@ -29,8 +30,12 @@ def score_info(path: Path) -> dict[str, Any]:
 
 
 def read_cards(paths: Iterable[Path], root: Path) -> dict[str, Card]:
-    """Read cards, by folder below `root` (usually results/): the model id, without a variant."""
-    return {path.parent.relative_to(root).as_posix(): read_json(path) for path in paths}
+    """Read cards, by folder below `root` (usually results/): the model id, without a variant.
+
+    Raises:
+        AirpipeError: as `airpipe.weights.cards.read_card`.
+    """
+    return {path.parent.relative_to(root).as_posix(): read_card(path) for path in paths}
 
 
 def card_of(cards: Mapping[str, Card], model_id: str) -> Card:

@@ -35,6 +35,16 @@ class Settings(BaseModel):
         return values
 
 
+SHOWN = 80
+"""Characters of a found value that messages show."""
+
+
+def shown(value: Any) -> str:
+    """A found value for a message, on one line and cut to `SHOWN` characters."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
+
+
 def unknown_name(found: str, valid: Any, what: str) -> str:
     """Say that `found` is not one of `valid`, and which of them is nearest."""
     names = sorted(str(name) for name in valid)

@@ -36,7 +36,8 @@ from airpipe.training.loop import StepLoop
 from airpipe.training.parents import describe_loading
 from airpipe.training.state import StateFolder
 from airpipe.training.task import Task
-from airpipe.weights.checkpoints import CARD, check_variants, load_model, read_card, save_model
+from airpipe.weights.cards import CARD, read_card
+from airpipe.weights.checkpoints import check_variants, load_model, save_model
 
 
 @dataclass(frozen=True)
@@ -267,7 +268,7 @@ def card_notes(task: Task, absent: Mapping[str, str], parents: Mapping[str, Path
     notes += task.notes
     for path in (path.with_name(CARD) for path in parents.values()):
         card = read_card(path) if path.is_file() else {}
-        notes += [f"in its parent {card['model']}: {note}" for note in card.get("notes", ())]
+        notes += [f"in its parent {card.get('model') or path.parent}: {note}" for note in card.get("notes", ())]
     return list(dict.fromkeys(notes))
 
 

@@ -4,12 +4,12 @@ One file may serve several networks, its variants: they have the same weights an
 which the card lists under `variants`. A path with @ and a name behind it means one of them.
 """
 
-import json
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -19,15 +19,16 @@ from torch import Tensor, nn
 from airpipe.errors import AirpipeError
 from airpipe.provenance import atomic_path, sha256_file, write_json
 from airpipe.registry import build_network
+from airpipe.settings.base import shown
+from airpipe.weights.cards import CARD, read_card
 from airpipe.weights.foreign import read_own
 from airpipe.weights.published import Published, read_published
+from airpipe.weights.trial import on_trial
 
 log = logging.getLogger(__name__)
 
 WEIGHTS = "model.safetensors"
 """Name of the file of weights in a model's folder."""
-CARD = "card.json"
-"""Name of the file beside it that tells what the weights are."""
 
 
 @dataclass(frozen=True)
@@ -46,20 +47,22 @@ class LoadedModel:
 def save_model(folder: Path, network: nn.Module, card: Mapping[str, Any]) -> None:
     """Write `model.safetensors` and `card.json` into a folder, each atomically, the weights last.
 
+    The card gets the sha256 of the file of weights, which `load_model` compares.
+
     Raises:
         AirpipeError: the folder cannot be written or the disk is full.
     """
     state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
-    # the weights last: where they are, the folder is complete
-    write_json(folder / CARD, dict(card))
     with atomic_path(folder / WEIGHTS) as temporary:
         try:
             save_file(state, temporary)
         except SafetensorError as error:
             raise OSError(str(error)) from None  # which `atomic_path` reports like any failed write
+        # the weights get their name last: where they are, the folder is complete
+        write_json(folder / CARD, {**card, "sha256": sha256_file(temporary)})
 
 
-def load_model(path: Path, variant: str = "") -> LoadedModel:
+def load_model(path: str | os.PathLike[str], variant: str = "") -> LoadedModel:
     """Load a stage folder, one of our `.safetensors`, or a published file.
 
     A published file needs no card: network and sizes are read off its keys and shapes; what these
@@ -73,16 +76,32 @@ def load_model(path: Path, variant: str = "") -> LoadedModel:
         AirpipeError: the file is missing, truncated, foreign or unsafe, its card does not fit, or it has no
             such variant.
     """
+    given, chosen = cast(Any, path), cast(Any, variant)
+    if not isinstance(given, str | os.PathLike) or not isinstance(chosen, str):
+        raise AirpipeError(f"load_model was given {shown(given)} and variant {shown(chosen)}. Expected a path and text")
     path, named = split_variant(Path(path))
     variant = variant or named
     file = _weights_file(path)
     if _has_card(file):
         card = card_of_variant(read_card(file.with_name(CARD)), variant, str(path))
-        network = build_network(card["network"]["name"], **card["network"]["arguments"])
-        load_strictly(network, read_own(file), str(file))
+        network = _own(card, file)
     else:
         network, card = _from_published(file, variant)
     return LoadedModel(network.float().eval().requires_grad_(False), card, file, variant)
+
+
+def _own(card: Mapping[str, Any], file: Path) -> nn.Module:
+    """The network of our own file; memory is spent when names and shapes in the file are those of the card."""
+    if card.get("sha256") not in (None, sha256_file(file)):
+        raise AirpipeError(
+            f"{file}: damaged: its sha256 is not the one in {CARD}, so some weights are not what was saved. "
+            "Copy it again, or make or import the model again"
+        )
+    state, name, arguments = read_own(file), card["network"]["name"], card["network"]["arguments"]
+    check_fit(on_trial(name, arguments, len(state)), state, str(file))
+    network = build_network(name, **arguments)
+    load_strictly(network, state, str(file))
+    return network
 
 
 def variants_of(path: Path) -> dict[str, dict[str, Any]]:
@@ -193,7 +212,23 @@ def load_strictly(network: nn.Module, state: Mapping[str, Tensor], what: str) ->
         what: the file, for messages.
 
     Raises:
-        AirpipeError: missing, unexpected or wrongly shaped entries: counts and the first of each.
+        AirpipeError: as `check_fit`.
+    """
+    check_fit(network, state, what)
+    network.load_state_dict(dict(state))
+
+
+def check_fit(network: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
+    """Compare names, shapes and types of a state with those of a network, which may be on the meta device.
+
+    Args:
+        network: the network.
+        state: tensors by own name.
+        what: the file, for messages.
+
+    Raises:
+        AirpipeError: missing, unexpected, wrongly shaped entries, or floats where whole numbers are wanted or the other
+            way round, or complex ones: counts and the first of each.
     """
     own = network.state_dict()
     missing = [key for key in own if key not in state]
@@ -203,13 +238,21 @@ def load_strictly(network: nn.Module, state: Mapping[str, Tensor], what: str) ->
         for key in own
         if key in state and own[key].shape != state[key].shape
     ]
-    if missing or unexpected or shapes:
-        problems = []
-        for label, keys in (("missing", missing), ("unexpected", unexpected), ("wrong shape", shapes)):
-            if keys:
-                problems.append(f"{len(keys)} {label} (first {keys[0]})")
+    kinds = [
+        f"{key}: {_kind(state[key])} in the file, {_kind(own[key])} in the network"
+        for key in own
+        if key in state and _kind(state[key]) != _kind(own[key])
+    ]
+    found = {"missing": missing, "unexpected": unexpected, "wrong shape": shapes, "wrong type": kinds}
+    problems = [f"{len(keys)} {label} (first {keys[0]})" for label, keys in found.items() if keys]
+    if problems:
         raise AirpipeError(f"{what} does not fit {type(network).__name__}: {'; '.join(problems)}")
-    network.load_state_dict(dict(state))
+
+
+def _kind(tensor: Tensor) -> str:
+    if tensor.is_floating_point():
+        return "floating-point numbers"
+    return str(tensor.dtype).removeprefix("torch.") if tensor.is_complex() or tensor.dtype == torch.bool else "integers"
 
 
 def load_matching(network: nn.Module, state: Mapping[str, Tensor], what: str) -> dict[str, list[str]]:
@@ -221,13 +264,13 @@ def load_matching(network: nn.Module, state: Mapping[str, Tensor], what: str) ->
         what: the parent, for messages.
 
     Returns:
-        {"matched": [...], "missing": [...], "unexpected": [...]}; a wrong shape counts as missing.
+        {"matched": [...], "missing": [...], "unexpected": [...]}; a wrong shape or type counts as missing.
 
     Raises:
         AirpipeError: nothing matches.
     """
     own = network.state_dict()
-    matched = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
+    matched = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape and _kind(own[k]) == _kind(v)}
     if not matched:
         raise AirpipeError(f"{what}: none of its {len(state)} entries fits {type(network).__name__}; wrong parent?")
     network.load_state_dict(matched, strict=False)
@@ -236,19 +279,3 @@ def load_matching(network: nn.Module, state: Mapping[str, Tensor], what: str) ->
         "missing": sorted(k for k in own if k not in matched),
         "unexpected": sorted(k for k in state if k not in matched),
     }
-
-
-def read_card(path: Path) -> dict[str, Any]:
-    """Read a model's card.
-
-    Raises:
-        AirpipeError: the card cannot be read, or names no network.
-    """
-    try:
-        card = json.loads(path.read_text(encoding="utf-8"))
-        card["network"]["name"], card["network"]["arguments"]  # looked up here, so that a lack is told here
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise AirpipeError(f"{path}: not a model card ({error!r}); it must name network.name and .arguments") from None
-    if not isinstance(card, dict):
-        raise AirpipeError(f"{path}: not a model card")
-    return card

@@ -1,4 +1,4 @@
-"""Reading weights files of others safely: what a file is, which container holds the weights, which prefix they have.
+"""Reading weights files of others safely: what a file is, whether it is whole, and the tensors in it.
 
 Tensors are all that is taken. Pickles go through torch's restricted reader only, also in the old
 format: a file that needs code is refused without running it.
@@ -6,8 +6,10 @@ format: a file that needs code is refused without running it.
 
 import pickle
 import re
+import stat
 import struct
 import zipfile
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,18 +21,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from airpipe.errors import AirpipeError
+from airpipe.weights.containers import Contained, Known, find_weights
 
-CONTAINERS = ("params_ema", "params", "state_dict", "model")
-"""Keys under which published files keep the weights, in order of preference."""
-PREFIXES = ("module.", "_orig_mod.", "net_g.", "net_dc.", "net.", "model.", "PretrainEncoder.", "Encoder.")
-"""Prefixes that wrappers add to names (DataParallel, torch.compile, BasicSR, ...); stripped where all have one."""
-TRAINING_STATE = {
-    *("optimizer", "optimizers", "optimizer_states", "optimizer_state_dict", "optim", "param_groups"),
-    *("scheduler", "schedulers", "lr_scheduler", "lr_schedulers", "callbacks", "loops", "scaler", "hyper_parameters"),
-}
-"""Keys of a checkpoint that hold the state of a training, no weights."""
-TOP = "."
-"""Value of `key` that means the outermost level of a file."""
+PATHS = ("", "Posix", "Windows", "Pure", "PurePosix", "PureWindows")
 UNREADABLE = (
     *(pickle.UnpicklingError, struct.error, RuntimeError, EOFError, OSError, LookupError, ValueError, TypeError),
     *(AttributeError, AssertionError, ArithmeticError, MemoryError),
@@ -38,48 +31,62 @@ UNREADABLE = (
 """Exceptions that torch raises on damaged files."""
 
 
-@dataclass(frozen=True)
-class Weights:
+BESIDE = (
+    *("argparse.Namespace", "types.SimpleNamespace"),
+    *(f"datetime.{name}" for name in ("date", "datetime", "time", "timedelta", "timezone")),
+    *(f"{module}.{kind}Path" for module in ("pathlib", "pathlib._local") for kind in PATHS),
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
+    *("numpy.ndarray", "numpy.dtype"),
+)
+"""Objects that may lie beside weights, each by its name in a pickle. None is made: `Beside` takes its place."""
+MAPPINGS = (
+    "lightning_fabric.utilities.data.AttributeDict",
+    "lightning.fabric.utilities.data.AttributeDict",
+    "pytorch_lightning.utilities.parsing.AttributeDict",
+)
+"""The same for dictionaries of other names."""
+
+
+class Beside:
+    """A stand-in for a harmless object in a pickle: it takes whatever the object was made of and keeps nothing."""
+
+    def __init__(self, *made_of: object) -> None:
+        pass
+
+    def __new__(cls, *made_of: object) -> "Beside":
+        """Make one, whatever is given."""
+        return super().__new__(cls)
+
+    def __setstate__(self, state: object) -> None:
+        """Forget the state."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights(Contained):
     """Tensors of a file, container and prefixes removed."""
 
     file: Path
-    tensors: dict[str, Tensor]
-    """Tensors on the CPU, by their names without prefixes."""
-    container: str
-    """Dotted path of the container that they come from; "." where there is none."""
-    others: tuple[str, ...] = ()
-    """Other containers in the file that hold tensors."""
-    prefix: str = ""
-    """Prefixes that were stripped from all names, joined."""
-    left_out: tuple[str, ...] = ()
-    """Entries of the container that are no tensors, such as `epoch`."""
+    """The file."""
 
 
-def read_weights(file: Path, key: str | None = None) -> Weights:
+def read_weights(file: Path, key: str | None = None, known: Known | None = None) -> Weights:
     """Read the tensors of a `.safetensors` or torch file.
 
     Args:
         file: its content decides what it is, not its name.
         key: dotted path of the container, or of a prefix in it ("params", "state_dict.net"; "."
-            for the outermost level); None: the first of `CONTAINERS`, or the only one.
+            for the outermost level); None: the only one, or the first of `CONTAINERS`, or an average (EMA) beside it.
+        known: tells whether tensors are those of a known network; decides which keys a message offers.
 
     Raises:
         AirpipeError: the file is no model file, is damaged, holds no or several sets of weights, or is a
             pickle that needs code.
     """
-    content = _content(Path(file))
-    if not isinstance(content, Mapping):
-        raise AirpipeError(f"{file}: holds a {type(content).__name__}. Expected a state dict: names and tensors")
-    path, others = (key, []) if key is not None else _choose(content, file)
-    chosen = _descend(content, path, file)
-    tensors = {str(name): value for name, value in chosen.items() if isinstance(value, Tensor)}
-    if not tensors:
-        raise _no_tensors(content, path, file)
-    for name, tensor in tensors.items():
+    file = Path(file)
+    found = find_weights(_content(file), str(file), key, known=known)
+    for name, tensor in found.tensors.items():
         _check_plain(name, tensor, file)
-    left_out = tuple(str(name) for name, value in chosen.items() if not isinstance(value, Tensor))
-    tensors, prefix = strip_prefixes(tensors)
-    return Weights(Path(file), tensors, path, tuple(others), prefix, left_out)
+    return Weights(**vars(found), file=file)
 
 
 def read_own(file: Path) -> dict[str, Tensor]:
@@ -94,28 +101,15 @@ def read_own(file: Path) -> dict[str, Tensor]:
     return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
 
 
-def strip_prefixes(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
-    """Remove the prefixes that every name has; return the tensors and the removed prefixes, joined."""
-    stripped = ""
-    while found := next((p for p in PREFIXES if all(name.startswith(p) and name != p for name in tensors)), None):
-        tensors = {name.removeprefix(found): tensor for name, tensor in tensors.items()}
-        stripped += found
-    return tensors, stripped
-
-
-def parts(names: Mapping[str, Any]) -> dict[str, int]:
-    """Count entries by the first word of their names, the largest count first."""
-    words = [name.split(".")[0] for name in names]
-    counts = {word: words.count(word) for word in dict.fromkeys(words)}
-    return dict(sorted(counts.items(), key=lambda item: -item[1]))
-
-
 # Files
 
 
 def _content(file: Path) -> Any:
     try:
-        size = file.stat().st_size
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+            raise AirpipeError(f"{file}: is {_kind(status.st_mode)}, no file. Expected a weights file")
+        size = status.st_size
         with file.open("rb") as stream:
             head = stream.read(512)
     except OSError as error:
@@ -129,6 +123,11 @@ def _content(file: Path) -> Any:
     if head[8:9] == b"{" and size > 9:
         return _safetensors(file, int.from_bytes(head[:8], "little"), size)
     raise AirpipeError(f"{file}: {_strange(head, size)}")
+
+
+def _kind(mode: int) -> str:
+    kinds = {stat.S_ISDIR: "a folder", stat.S_ISFIFO: "a named pipe", stat.S_ISSOCK: "a socket"}
+    return next((name for test, name in kinds.items() if test(mode)), "a device")
 
 
 def _strange(head: bytes, size: int) -> str:
@@ -162,7 +161,8 @@ def _torch(file: Path, kind: str) -> Any:
     if kind == "zip":
         _check_zip(file)
     try:
-        with file.open("rb") as stream:  # of a path, torch would believe the name
+        # of a path, torch would believe the name
+        with file.open("rb") as stream, torch.serialization.safe_globals(_stand_ins()):
             return torch.load(stream, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
         message = str(error)
@@ -175,6 +175,11 @@ def _torch(file: Path, kind: str) -> Any:
         )
     first = (message.splitlines() or ["damaged"])[0][:160]
     raise AirpipeError(f"{file}: cut off or damaged, cannot be loaded ({first}). Copy or download it again")
+
+
+def _stand_ins() -> list[Any]:
+    """Pairs for torch's list of safe globals: what takes the place of a name in a pickle, and that name."""
+    return [*((Beside, name) for name in BESIDE), *((OrderedDict, name) for name in MAPPINGS)]
 
 
 def _check_zip(file: Path) -> None:
@@ -195,6 +200,24 @@ def _check_zip(file: Path) -> None:
         raise AirpipeError(
             f"{file}: its entries are compressed, which torch never does. Refused; get it from its source"
         )
+    if sum(entry.file_size for entry in entries) > file.stat().st_size:
+        raise AirpipeError(f"{file}: its entries claim more bytes than the file has. Refused; get it from its source")
+    if any(entry.CRC for entry in entries):  # torch can be told to write none
+        _check_sums(file)
+
+
+def _check_sums(file: Path) -> None:
+    """Compare the archive's checksums, which torch writes and never reads."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            bad = archive.testzip()
+    except UNREADABLE + (zipfile.BadZipFile,) as error:
+        bad = str(error)[:80]
+    if bad is not None:
+        raise AirpipeError(
+            f"{file}: damaged: the checksum of {bad!a} is wrong, so some weights are not what was saved. "
+            "Copy or download it again"
+        )
 
 
 def _check_plain(name: str, tensor: Tensor, file: Path) -> None:
@@ -202,67 +225,3 @@ def _check_plain(name: str, tensor: Tensor, file: Path) -> None:
     plain = tensor.layout == torch.strided and not tensor.is_quantized and tensor.device.type == "cpu"
     if not plain or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         raise AirpipeError(f"{file}: {name} is no plain array of numbers (sparse, quantised or expanded). Refused")
-
-
-# Containers
-
-
-def _choose(content: Mapping[Any, Any], file: Path) -> tuple[str, list[str]]:
-    """Dotted path of the weights, and the containers beside it."""
-    path: list[str] = []
-    others: list[str] = []
-    while True:
-        inner = [name for name, value in content.items() if _is_container(name, value)]
-        own = [str(name) for name, value in content.items() if isinstance(value, Tensor) and value.ndim > 0]
-        if not inner:
-            return ".".join(path) or TOP, others
-        known = [name for name in CONTAINERS if name in inner]
-        if own or not (known or len(inner) == 1):
-            choices = [".".join([*path, name]) for name in inner] + ([".".join(path) or TOP] if own else [])
-            also = f", and {len(own)} tensors beside them (first: {own[0]})" if own else ""
-            raise AirpipeError(
-                f"{file}: holds several sets of weights: {', '.join(inner)}{also}. "
-                f"Choose with --key {' or --key '.join(choices)}"
-            )
-        best = known[0] if known else inner[0]
-        others += [".".join([*path, name]) for name in inner if name != best]
-        path.append(best)
-        content = content[best]
-
-
-def _is_container(name: Any, value: Any) -> bool:
-    """Whether an entry is a mapping of names with a tensor somewhere in it, and no training state."""
-    if not isinstance(name, str) or not isinstance(value, Mapping) or name in TRAINING_STATE or "param_groups" in value:
-        return False
-    return any(isinstance(v, Tensor) and isinstance(k, str) or _is_container(k, v) for k, v in value.items())
-
-
-def _descend(content: Mapping[Any, Any], path: str, file: Path) -> Mapping[Any, Any]:
-    words = [] if path == TOP else path.split(".")
-    here = content
-    while words and isinstance(here.get(words[0]), Mapping):
-        here = here[words.pop(0)]
-    if not words:
-        return here
-    prefix = ".".join(words) + "."
-    found = {name: v for name, v in here.items() if isinstance(name, str) and name.startswith(prefix)}
-    if not found:
-        tensors = {name: v for name, v in here.items() if isinstance(name, str)}
-        raise AirpipeError(
-            f"{file}: nothing under {path!r}. It has: {', '.join(list(parts(tensors))[:12]) or 'nothing'}"
-        )
-    return {name.removeprefix(prefix): value for name, value in found.items()}
-
-
-def _no_tensors(content: Mapping[Any, Any], path: str, file: Path) -> AirpipeError:
-    names = ", ".join(map(str, list(content)[:8]))
-    if TRAINING_STATE & set(map(str, content)):
-        return AirpipeError(
-            f"{file}: is the state of a training run ({names}) without weights. "
-            "Give the model file that was saved beside it (net_g_*.pth or the like)"
-        )
-    where = "" if path == TOP else f" under {path}"
-    return AirpipeError(
-        f"{file}: holds no tensors{where} (it has {names or 'no entry'}). "
-        f"Expected a state dict, or one under {', '.join(CONTAINERS)}"
-    )

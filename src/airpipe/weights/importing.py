@@ -6,6 +6,7 @@ import math
 import re
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from airpipe.provenance import atomic_path, git_state, library_versions, sha256_
 from airpipe.registry import assemblies, assembling_function
 from airpipe.settings.names import IMPORTED
 from airpipe.weights.checkpoints import load_model, save_model
+from airpipe.weights.containers import choices
 from airpipe.weights.published import Published, read_published
 from airpipe.weights.unsaid import unsaid
 
@@ -127,11 +129,6 @@ def import_published(file: Path, folder: Path, options: ImportOptions, overwrite
     return found
 
 
-def part_options() -> dict[str, str]:
-    """Return the roles of further files that a network of any method can have, with their help texts."""
-    return {role: text for assembly in assemblies().values() for role, text in assembly.roles.items()}
-
-
 def read_all(file: Path, options: ImportOptions) -> Published:
     """Read a published file and the others that belong to it, as one network.
 
@@ -190,7 +187,7 @@ def _card(found: Published, name: str, options: ImportOptions) -> dict[str, Any]
         "settings_hash": None,
         "revision": None,
         "parents": [],
-        "weights": "ema" if weights.container.endswith("params_ema") else "raw",
+        "weights": "ema" if weights.average else "raw",
         "step": None,
         "pairs": [],
         "package": f"airpipe {__version__}",
@@ -214,6 +211,7 @@ def _card(found: Published, name: str, options: ImportOptions) -> dict[str, Any]
             "layout": found.layout,
             "form": found.form.name if found.form else None,
             "left_out": list(weights.left_out),
+            "counters": list(weights.counters),
             "dtypes": found.dtypes,
             "also": list(found.also),
             "partial": options.partial,
@@ -248,7 +246,8 @@ def _of_file(found: Published) -> list[str]:
     weights, report = found.weights, found.report
     lines = [f"{weights.file}: {_called(found)}"]
     source = "the outermost level" if weights.container == "." else weights.container
-    lines.append(f"weights from {source}" + (f"; not taken: {', '.join(weights.others)}" if weights.others else ""))
+    others = f"; not taken: {choices(list(weights.others), '--key {}')}" if weights.others else ""
+    lines.append(f"weights from {source}{', an average over training (EMA)' * weights.average}{others}")
     if weights.prefix:
         lines.append(f"prefix removed from every name: {weights.prefix}")
     lines.append(f"{len(report.matched)} entries matched")
@@ -256,6 +255,8 @@ def _of_file(found: Published) -> list[str]:
         lines.append(
             f"{len(report.dropped)} dropped knowingly: {_named(report.dropped)} (computed here, or never used)"
         )
+    if weights.counters:
+        lines.append(f"{len(weights.counters)} counters of profilers and averages left out: {_named(weights.counters)}")
     if weights.left_out:
         lines.append(f"{len(weights.left_out)} entries that are no tensors left out: {_named(weights.left_out)}")
     converted = {kind: count for kind, count in found.dtypes.items() if kind != "float32"}
@@ -320,8 +321,7 @@ def _entries(found: Published) -> list[str]:
 
 def _named(names: tuple[str, ...]) -> str:
     """Names with their numbers taken together: `layers.*.attn_mask (27)`."""
-    kinds = [re.sub(r"\d+", "*", name) for name in names]
-    counts = {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
+    counts = Counter(re.sub(r"\d+", "*", name) for name in names)
     shown = [f"{kind} ({count})" if count > 1 else kind for kind, count in list(counts.items())[:6]]
     return ", ".join(shown) + (", ..." if len(counts) > 6 else "")
 

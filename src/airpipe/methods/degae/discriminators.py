@@ -42,15 +42,15 @@ class PatchGAN(Network):
         super().__init__()
         if min(input_nc, ndf, n_layers) < 1:
             raise ValueError(f"input_nc is {input_nc}, ndf {ndf}, n_layers {n_layers}; expected 1 or more")
-        self.smallest = 3 * 2**n_layers
+        self.smallest = 3 << n_layers
         """Shortest side of an image, in pixels."""
-        widths = [ndf * min(2**layer, 8) for layer in range(n_layers + 1)]
-        layers = [nn.Conv2d(input_nc, ndf, 4, 2, 1), nn.LeakyReLU(0.2)]
-        for number, (inputs, outputs) in enumerate(zip(widths, widths[1:], strict=False), start=1):
+        layers, outputs = [nn.Conv2d(input_nc, ndf, 4, 2, 1), nn.LeakyReLU(0.2)], ndf
+        for number in range(1, n_layers + 1):
+            inputs, outputs = outputs, ndf * 2 ** min(number, 3)
             stride = 2 if number < n_layers else 1
             convolution = nn.Conv2d(inputs, outputs, 4, stride, 1, bias=False)
             layers += [convolution, nn.BatchNorm2d(outputs), nn.LeakyReLU(0.2)]
-        self.model = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 4, 1, 1))
+        self.model = nn.Sequential(*layers, nn.Conv2d(outputs, 1, 4, 1, 1))
 
     def forward(self, image: Tensor) -> Tensor:
         """Map (B, 3, H, W) to logits (B, 1, H / 8 - 2, W / 8 - 2), of which each sees a patch.

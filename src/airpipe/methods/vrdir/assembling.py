@@ -7,7 +7,8 @@ from pathlib import Path
 from airpipe.errors import AirpipeError
 from airpipe.registry import build_network
 from airpipe.weights.importing import ImportOptions
-from airpipe.weights.published import Published, assumed_arguments, check_arguments, read_published
+from airpipe.weights.published import Published, assumed_arguments, read_published
+from airpipe.weights.trial import check_arguments
 
 PARTS = {"sad": "vrdir_sad", "encoder": "vgg_front"}
 """Network that is in the file of each role, beside that of the branches and their fusion (vrdir_ise)."""
