@@ -28,7 +28,7 @@ from airpipe.methods.degae.training import (
     reduced,
     targets,
 )
-from airpipe.models.vgg import VGGFront
+from airpipe.models.vgg import VGG19Features, VGGFront
 from airpipe.plan import load_plan
 from airpipe.registry import settings_class
 from airpipe.settings.base import canonical_json, check_settings
@@ -443,6 +443,14 @@ def test_features_of_another_network_than_vgg19_are_refused():
         PretrainTask(degae_stage("pretrain_alone", perceptual="vgg", parents=parents), {"vgg": VGGFront()})
     with pytest.raises(AirpipeError, match="parent vgg is a VGGFront; .* leave vgg out of parents"):
         SuperResolutionTask(degae_stage("srgan", parents=parents), {"vgg": VGGFront()})
+
+
+def test_patches_that_vgg19_would_pool_to_nothing_are_refused():
+    small = degae_stage(
+        "srgan", parents={"vgg": "imported/x"}, phases=[{"steps": 1, "patch_size": 12, "batch_size": 2}]
+    )
+    with pytest.raises(AirpipeError, match="patch_size is 12, VGG19 needs 16 pixels. Use larger patches"):
+        SuperResolutionTask(small, {"vgg": VGG19Features()})
 
 
 def test_a_task_without_companions_says_what_it_needs(tmp_path):

@@ -12,7 +12,7 @@ from airpipe import build_network, load_published
 from airpipe.errors import AirpipeError
 from airpipe.evaluation.restore import restore
 from airpipe.methods.dsrir.losses import VGG_LAYERS, contrastive_loss, psnr_loss, uncertainty_loss
-from airpipe.methods.dsrir.network import DSRIR
+from airpipe.methods.dsrir.network import DSRIR, PatchAttention
 from airpipe.models.cost import network_cost
 from airpipe.models.vgg import VGG19Features
 
@@ -187,6 +187,14 @@ def test_cells_grow_with_the_image():
         net(image.repeat_interleave(3, 2).repeat_interleave(5, 3))
     assert seen[0].shape[-2:] == (8, 8)
     torch.testing.assert_close(*seen)
+
+
+@pytest.mark.parametrize("grid", [2, 8])
+def test_each_pixel_is_weighed_by_its_own_cell_at_any_size_of_cells(grid):
+    part = PatchAttention(1, grid, 1)
+    part.conv_du = torch.nn.Identity()  # a cell's weight is its mean
+    cells = make_input((1, 1, grid, grid)).repeat_interleave(41, 2).repeat_interleave(47, 3)
+    torch.testing.assert_close(part(cells), cells.square(), rtol=1e-4, atol=0)
 
 
 def test_what_nothing_follows_gets_no_gradient_and_all_else_does():

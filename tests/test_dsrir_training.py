@@ -225,9 +225,12 @@ def test_phases_that_are_written_out_take_lists_of_any_length(tmp_path):
 # Features that are compared
 
 
+PUBLISHED_CONTRAST = settings(contrast="vgg", parents={"vgg": "imported/vgg19"})
+
+
 def test_vgg19_is_asked_for_its_first_maps_of_five_sizes_without_normalisation():
     vgg = VGG19Features()
-    asked = features_asked("vgg", vgg)
+    asked = features_asked(PUBLISHED_CONTRAST, vgg)
     assert asked == {"layers": VGG_LAYERS, "normalise": False}
     with torch.no_grad():
         maps = vgg(make_input((1, 3, 32, 32)), **asked)
@@ -236,10 +239,17 @@ def test_vgg19_is_asked_for_its_first_maps_of_five_sizes_without_normalisation()
 
 
 def test_features_of_other_networks_are_refused():
+    encoder = settings(contrast="encoder", parents={"encoder": "baseline/a/seed0/train"})
     with pytest.raises(AirpipeError, match="parent vgg is a VGGFront; features of VGG19 .* contrast: encoder"):
-        features_asked("vgg", VGGFront())
+        features_asked(PUBLISHED_CONTRAST, VGGFront())
     with pytest.raises(AirpipeError, match="parent encoder is a DSRIR with 0 feature maps; .* compares 1 to 5 maps"):
-        features_asked("encoder", build_network("dsrir"))
+        features_asked(encoder, build_network("dsrir"))
+
+
+def test_patches_that_vgg19_would_pool_to_nothing_are_refused():
+    small = settings(contrast="vgg", parents={"vgg": "imported/vgg19"}, phases=None, progression=GROWING)
+    with pytest.raises(AirpipeError, match="dsrir.train: patch_size is 12, VGG19 needs 16 pixels. Use larger patches"):
+        features_asked(small, VGG19Features())
 
 
 def test_only_the_last_stages_unused_layers_rest():
@@ -266,8 +276,7 @@ def test_another_contrast_than_the_published_one_is_noted_for_every_table():
     encoder = build_network("nafnet", width=4, middle_blk_num=1, enc_blk_nums=[1], dec_blk_nums=[1])
     (note,) = DsrirTask(other, {"encoder": encoder}).notes
     assert note == "contrastive loss in features of baseline/a/seed0/train (contrast: encoder; published: VGG19)"
-    published = settings(contrast="vgg", parents={"vgg": "imported/vgg19"})
-    assert DsrirTask(published, {"vgg": VGG19Features()}).notes == ()
+    assert DsrirTask(PUBLISHED_CONTRAST, {"vgg": VGG19Features()}).notes == ()
 
 
 def test_the_phases_of_a_progression_change_patches_and_batches_within_one_run(tmp_path):

@@ -84,6 +84,12 @@ def test_lines_of_one_data_set_are_read_out_of_a_list_of_several(tmp_path):
     assert "lists no files that begin with 'Reside/'. Expected lines like: clean,degraded" in message
 
 
+def test_quoted_lines_are_read_out_of_a_list_of_several_data_sets_as_others_are(tmp_path):
+    text = '"WED/gt/a,b.bmp","WED/gt/a,b.bmp"\nWED/gt/1.bmp,WED/gt/1.bmp\nBSD400/1.jpg,BSD400/1.jpg\n'
+    found = listed(tmp_path, text, "comma", only="WED/")
+    assert [one.clean for one in found] == ["WED/gt/a,b.bmp", "WED/gt/1.bmp"]
+
+
 def test_a_prefix_is_removed_from_every_path_or_the_line_without_it_is_named(tmp_path):
     found = listed(tmp_path, "/data/x/rain/1.png|/data/x/gt/1.png", "bar", remove_prefix="/data/x/")
     assert found == [ListedPair(degraded="rain/1.png", clean="gt/1.png")]

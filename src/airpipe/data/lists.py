@@ -86,7 +86,8 @@ def read_list(path: Path, settings: NameList) -> list[ListedPair]:
     lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
     if settings.lose_first_row:
         lines = lines[1:]
-    lines = [(number, line) for number, line in lines if line.startswith(settings.only or "")]
+    quote = '"' if settings.format == "comma" else ""  # paths may be quoted; those with a comma are
+    lines = [(number, line) for number, line in lines if line.removeprefix(quote).startswith(settings.only or "")]
     if not lines:
         such = f" that begin with {settings.only!r}" if settings.only else ""
         raise AirpipeError(f"{path}: lists no files{such}. Expected lines like: {FORMS[settings.format]}")

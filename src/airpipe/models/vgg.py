@@ -9,7 +9,7 @@ Shapes: B batch, H and W pixels.
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -106,6 +106,8 @@ class VGG19Features(Network):
     """
 
     no_restorer = "it makes features of an image, for perceptual losses (parents: {vgg: imported/...})"
+    LEAST: ClassVar[int] = 16
+    """Shortest side of an image in pixels: four poolings leave one place of it."""
     mean: Tensor
     sd: Tensor
 
@@ -126,7 +128,7 @@ class VGG19Features(Network):
         """Return the outputs of some modules for an image, shallow first.
 
         Args:
-            image: (B, 3, H, W) in [0, 1], with sides of at least 16 pixels.
+            image: (B, 3, H, W) in [0, 1], with sides of at least `LEAST` pixels.
             layers: numbers of modules, rising, 0 to 35; 34 is the last convolution before its ReLU (SRGAN's public
                 recipe in BasicSR, DegAE's code).
             normalise: whether mean and standard deviation of ImageNet are taken off first, as in VGG19's own training.

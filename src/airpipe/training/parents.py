@@ -1,4 +1,4 @@
-"""What a task does with its parents: fill a network or a part of it, train only a part, freeze what rests."""
+"""What a task does with its parents: fill a network or a part, train only a part, freeze the rest, compare features."""
 
 from collections.abc import Mapping
 
@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from airpipe.errors import AirpipeError
 from airpipe.models.vgg import VGG19Features
+from airpipe.settings.stages import StageSettings
 from airpipe.weights.checkpoints import load_matching, load_strictly
 
 Report = dict[str, list[str]]
@@ -59,21 +60,43 @@ def fill_part(part: nn.Module, source: nn.Module, role: str, reports: dict[str, 
     report["matched"] += [f"{type(part).__name__.lower()}.{key}" for key in part.state_dict()]
 
 
-def vgg19(parent: nn.Module, otherwise: str) -> VGG19Features:
-    """Return a parent as the VGG19 that it has to be.
+def check_patches(settings: StageSettings, least: int, what: str, validated: bool = True) -> None:
+    """Refuse patches that a network will not take, before the first step and not where it is first called.
+
+    Args:
+        settings: settings of the stage.
+        least: shortest side in pixels that the network takes.
+        what: the network, for messages.
+        validated: whether it sees images of the validation, too.
+
+    Raises:
+        AirpipeError: a patch is smaller; names the first.
+    """
+    sides = [("patch_size", phase.patch_size) for phase in settings.phases]
+    if validated and settings.validation.data:
+        sides.append(("validation.patch_size", settings.validation.patch_size))
+    for name, side in sides:
+        if side < least:
+            raise AirpipeError(f"{settings.task}: {name} is {side}, {what} needs {least} pixels. Use larger patches")
+
+
+def vgg19(parent: nn.Module, settings: StageSettings, otherwise: str) -> VGG19Features:
+    """Return a parent as the VGG19 that it has to be, of which features of the patches are compared.
 
     Args:
         parent: network of the role `vgg`.
+        settings: settings of the stage.
         otherwise: what else to do than to import VGG19, for the message.
 
     Raises:
-        AirpipeError: the parent is another network.
+        AirpipeError: the parent is another network, or patches are too small for it.
     """
     if not isinstance(parent, VGG19Features):
         raise AirpipeError(
             f"parent vgg is a {type(parent).__name__}; features of VGG19 are compared. Import torchvision's "
             f"vgg19-dcbb9e9d.pth, or {otherwise}"
         )
+    check_patches(settings, parent.LEAST, "VGG19", validated=False)
     return parent
 
 

@@ -34,29 +34,11 @@ from airpipe.methods.degae.settings import (
 from airpipe.models.contract import Network
 from airpipe.registry import build_network
 from airpipe.settings.degrading import Draw, Recipe
-from airpipe.settings.stages import StageSettings
 from airpipe.training.adversarial import discriminator_losses, generator_loss
 from airpipe.training.losses import PIXEL_LOSSES, l1
-from airpipe.training.parents import Report, fill_part, vgg19
+from airpipe.training.parents import Report, check_patches, fill_part, vgg19
 from airpipe.training.task import Moment, Task, Turn, make_optimizer, psnr, seeded_network
 from airpipe.weights.published import fill
-
-
-def check_patches(settings: StageSettings, least: int, what: str, validated: bool = True) -> None:
-    """Refuse patches that a network will not take, before the first step and not where it is first called.
-
-    Args:
-        settings: settings of the stage.
-        least: shortest side in pixels that the network takes.
-        what: the network, for messages.
-        validated: whether it sees images of the validation, too.
-    """
-    sides = [("patch_size", phase.patch_size) for phase in settings.phases]
-    if validated and settings.validation.data:
-        sides.append(("validation.patch_size", settings.validation.patch_size))
-    for name, side in sides:
-        if side < least:
-            raise AirpipeError(f"{settings.task}: {name} is {side}, {what} needs {least} pixels. Use larger patches")
 
 
 def companion_of(batch: Batch, task: str) -> tuple[Tensor, Tensor]:
@@ -248,7 +230,7 @@ class SuperResolutionTask(_AdversarialTask):
             fill_part(net, parents["init"], "init", self.parent_reports)
         self.own_losses = ("pixel",)
         if "vgg" in parents:
-            self.frozen["vgg"] = vgg19(parents["vgg"], "leave vgg out of parents")
+            self.frozen["vgg"] = vgg19(parents["vgg"], settings, "leave vgg out of parents")
             self.own_losses = ("pixel", "perceptual")
         else:
             self.other_losses = ("perceptual",)
@@ -310,7 +292,7 @@ class PretrainTask(_AdversarialTask):
         self.own_losses = ("pixel",) if settings.fix_representor else ("pixel", "embedding")
         self.perceptual = settings.perceptual
         if settings.perceptual == "vgg" and "vgg" in parents:
-            self.frozen["features"] = vgg19(parents["vgg"], "choose perceptual: none")
+            self.frozen["features"] = vgg19(parents["vgg"], settings, "choose perceptual: none")
         elif settings.perceptual == "extractor":
             self.frozen["features"] = TrunkFeatures(net.representor.extractor)
             self.notes = ("perceptual loss in features of its extractor (perceptual: extractor; published: VGG19)",)

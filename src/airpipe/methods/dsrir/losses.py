@@ -46,7 +46,7 @@ def psnr_loss(images: Sequence[Tensor], clean: Tensor) -> Tensor:
 
 
 def negative_psnr(image: Tensor, clean: Tensor) -> Tensor:
-    """Mean over the images of their mean squared error in dB; 80 dB at most."""
+    """Mean over images (B, C, H, W) of their mean squared error in dB, which is -PSNR; at least -80 dB."""
     error = (image - clean).square().mean((1, 2, 3))
     return 10 / math.log(10) * (error + 1e-8).log().mean()
 

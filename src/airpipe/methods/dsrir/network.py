@@ -53,7 +53,8 @@ class PatchAttention(nn.Module):
         """Map (B, C, H, W) to the same shape; H and W are multiples of g."""
         height, width = features.shape[-2:]
         cells = F.avg_pool2d(features, (height // self.grid, width // self.grid))  # (B, C, g, g)
-        return features * F.interpolate(self.conv_du(cells), (height, width), mode="nearest")
+        # "nearest" computes places in float32: at some sizes, such as 8 cells of 41 pixels, borders are one pixel off
+        return features * F.interpolate(self.conv_du(cells), (height, width), mode="nearest-exact")
 
 
 class PatchBlock(nn.Module):

@@ -42,7 +42,7 @@ class DsrirTask(Task):
         if settings.contrast in parents:
             self.frozen["features"] = parents[settings.contrast]
             self.losses, self.other_losses = (*self.losses, "contrast"), ()
-            self.asked = features_asked(settings.contrast, parents[settings.contrast])
+            self.asked = features_asked(settings, parents[settings.contrast])
         if settings.contrast == "none":
             self.notes = ("no contrastive loss (contrast: none; published: VGG19)",)
         elif settings.contrast == "encoder":
@@ -62,14 +62,14 @@ class DsrirTask(Task):
         return losses
 
 
-def features_asked(role: str, network: nn.Module) -> dict[str, Any]:
+def features_asked(settings: DsrirSettings, network: nn.Module) -> dict[str, Any]:
     """Return the arguments with which a parent gives the maps that images are compared in.
 
     Raises:
-        AirpipeError: the parent is no VGG19, or a network without maps or with too many.
+        AirpipeError: the parent is no VGG19, or a network without maps or with too many; or patches are too small.
     """
-    if role == "vgg":
-        vgg19(network, "choose contrast: encoder")
+    if settings.contrast == "vgg":
+        vgg19(network, settings, "choose contrast: encoder")
         return {"layers": VGG_LAYERS, "normalise": False}  # without ImageNet's mean and deviation, as published
     maps = len(feature_channels(network))
     if not 1 <= maps <= len(CONTRAST_WEIGHTS):
