@@ -103,6 +103,17 @@ def test_sources_that_are_missing_empty_or_mistyped_are_told(tmp_path):
         read_facts(tmp_path / "listing.tsv")
 
 
+def test_a_list_that_is_made_again_is_not_whole_until_it_is_done(tmp_path, monkeypatch):
+    save_photographs(tmp_path / "in")
+    sources = {"in": ("images", str(tmp_path / "in"))}
+    write_listing(sources, tmp_path / "listing.tsv")
+    monkeypatch.setattr(listing, "_copy", lambda *_: 1 / 0)  # killed
+    with pytest.raises(ZeroDivisionError):
+        write_listing(sources, tmp_path / "listing.tsv")
+    with pytest.raises(AirpipeError, match="not a whole list"):
+        read_facts(tmp_path / "listing.tsv")
+
+
 # Scoring
 
 
@@ -119,6 +130,19 @@ def test_damaged_files_are_rows_with_a_reason_and_others_have_scores(tmp_path):
     assert rows["coffee.png"]["problem"] == "" and float(rows["coffee.png"]["niqe"]) > 0
     assert len(rows["coffee.png"]["patches"].split()) == 9 and len(rows["coffee.png"]["phash"]) == 16
     assert rows["cut.png"]["width"] == rows["cut.png"]["niqe"] == ""
+
+
+def test_what_cannot_be_read_or_waits_for_ever_is_a_row_and_the_job_goes_on(tmp_path):
+    save(tmp_path / "in" / "wide.png", np.zeros((1, 1_000_000, 3), np.uint8))
+    os.mkfifo(tmp_path / "in" / "pipe.png")
+    (tmp_path / "in" / "sick.png").symlink_to("/proc/self/mem")  # a regular file whose bytes answer an error
+    (tmp_path / "in" / "lost.png").symlink_to(tmp_path / "nowhere")
+    settings = SETTINGS.model_copy(update={"largest": 2_000_000})
+    rows = rows_of(score(tmp_path, {"in": ("images", str(tmp_path / "in"))}, settings=settings))
+    assert rows["pipe.png"]["problem"] == "in/pipe.png: is no regular file"
+    assert "in/sick.png: cannot be read" in rows["sick.png"]["problem"]
+    assert rows["lost.png"]["problem"] == "in/lost.png: cannot be read (No such file or directory)"
+    assert rows["wide.png"]["problem"] == "" and rows["wide.png"]["width"] == "1000000"
 
 
 def write_tar(path: Path, members: list[tuple[str, bytes]], link: str = "") -> Path:
@@ -249,6 +273,32 @@ def test_a_network_that_is_not_there_stops_the_job(tmp_path, monkeypatch):
         web.pages = {f"/{number}.png": Page(encoded(photographs()["coffee"])) for number in range(5)}
         files = score(tmp_path, {"web": ("urls", str(tmp_path / "addresses.txt"))})
     assert [row["problem"] == "" for row in read_scores(files)] == [False, False, True, True, True]
+
+
+def test_addresses_that_a_host_forbids_say_nothing_of_the_network(tmp_path, monkeypatch):
+    monkeypatch.setattr(polite, "IN_A_ROW", 3)
+    with Web() as web:
+        web.pages = {"/robots.txt": Page(b"User-agent: *\nDisallow: /\n", kind="text/plain")}
+        addresses = [*(web.url(f"/{number}.png") for number in range(4)), *(f"ftp://h/{number}" for number in range(4))]
+        (tmp_path / "addresses.txt").write_text("\n".join(addresses))
+        rows = list(read_scores(score(tmp_path, {"web": ("urls", str(tmp_path / "addresses.txt"))})))
+    assert ["robots.txt" in row["problem"] for row in rows] == [True] * 4 + [False] * 4
+    assert ["no address" in row["problem"] for row in rows] == [False] * 4 + [True] * 4
+
+
+def test_hosts_leave_nothing_behind_and_their_rules_are_read_to_a_bound(tmp_path, monkeypatch):
+    monkeypatch.setattr(polite, "LARGEST_RULES", 60)
+    rules = b"User-agent: *\nDisallow: /private\n".ljust(60, b"#") + b"\nDisallow: /\n"
+    with Web() as web:
+        web.pages = {
+            "/robots.txt": Page(rules, kind="text/plain"),
+            "/1.png": Page(b"\x89PNG", headers={"Set-Cookie": "seen=1; Path=/"}),
+        }
+        fetcher = Fetcher(tmp_path, per_second=1000)
+        assert fetcher.fetch(web.url("/1.png")).read_bytes() == b"\x89PNG"
+        with pytest.raises(AirpipeError, match="robots.txt does not let us"):
+            fetcher.fetch(web.url("/private/1.png"))
+    assert len(fetcher.session.cookies) == 0
 
 
 def versions(folder: Path) -> dict[str, tuple[str, str]]:
@@ -407,6 +457,16 @@ def test_when_nothing_is_left_the_worst_filters_are_told(tmp_path):
     files = score(tmp_path, versions(tmp_path))
     with pytest.raises(AirpipeError, match=r"none of 15 pictures is left; removed by side 15"):
         choose(files, Choosing(bounds={"side": Bound(least=1024)}), 64, tmp_path / "chosen.csv")
+
+
+def test_scores_that_do_not_fit_the_choice_are_told(tmp_path):
+    save_photographs(tmp_path / "in")
+    files = score(tmp_path, {"in": ("images", str(tmp_path / "in"))})
+    with pytest.raises(AirpipeError, match=r"00000-of-00001.csv: bounds: unknown score 'nima'"):
+        choose(files, Choosing(bounds={"nima": Bound(least=1)}), 64, tmp_path / "chosen.csv")
+    with pytest.raises(AirpipeError, match="picture 0:0 was scored with 9 patches; with a side of 32 it has 36"):
+        choose(files, CHOOSING, 32, tmp_path / "chosen.csv")
+    assert not (tmp_path / "chosen.csv").exists()
 
 
 def test_bounds_that_mean_nothing_are_refused():

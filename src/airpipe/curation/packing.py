@@ -137,7 +137,7 @@ def _patches(rows: Sequence[Mapping[str, str]], opener: Opener) -> Iterator[byte
             row = wanted.pop(found.key)
             shown = "/".join(filter(None, (row["source"], row["path"], row["name"])))
             opened = open_picture(found, shown, int(row["width"]) * int(row["height"]))
-            if isinstance(opened, str) or found.file is None or sha256_file(found.file) != row["sha256"]:
+            if isinstance(opened, str) or opened.sha256 != row["sha256"]:
                 raise _changed(shown, opened if isinstance(opened, str) else "its bytes are others")
             for window in map(Window.parse, row["windows"].split()):
                 yield np.ascontiguousarray(cut_out([opened.pixels], window, shown)[0]).tobytes()
