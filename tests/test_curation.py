@@ -21,9 +21,9 @@ from web import Page, Web
 
 from airpipe.curation import listing, polite, scoring
 from airpipe.curation.choosing import CHOSEN, choose, exact_quantiles, twins
-from airpipe.curation.listing import parse_sources, read_facts, read_lines, write_listing
+from airpipe.curation.listing import Line, parse_sources, read_facts, read_lines, write_listing
 from airpipe.curation.opening import Opener, open_picture
-from airpipe.curation.packing import join_parts, pack_part, read_part
+from airpipe.curation.packing import join_parts, pack_part, read_part, tar_part
 from airpipe.curation.polite import Fetcher
 from airpipe.curation.scoring import read_scores
 from airpipe.curation.spoiling import KINDS, make_bad_pictures
@@ -539,6 +539,40 @@ def test_a_pack_that_was_killed_is_made_anew(tmp_path):
     (folder.with_name(f"{folder.name}.partial") / "pixels.bin").write_bytes(b"half")
     packed(tmp_path, sources)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_tar_files_hold_the_patches_of_the_packs_and_are_read_back_as_a_source(tmp_path):
+    sources = versions(tmp_path)
+    [file] = packed(tmp_path, sources)
+    rows = read_part(tmp_path / "chosen.csv", 0, 1)
+    tars = [tmp_path / name / "0.tar" for name in ("tars1", "tars2")]
+    with Opener(sources, Fetcher(tmp_path / "cache", 1.0)) as opener:
+        for tar in tars:
+            tar_part(rows, opener, tar)
+    assert tars[0].read_bytes() == tars[1].read_bytes()
+    assert tars[0].with_suffix(".csv").read_bytes() == file.with_suffix(".csv").read_bytes()
+    with tarfile.open(tars[0]) as tar:
+        assert {(member.mtime, member.uid, member.gid, member.uname, member.mode) for member in tar} == {
+            (0, 0, 0, "", 0o644)
+        }
+    pack, count = Pack.open(folders([file])[0]), 0
+    with Opener({"back": ("tars", str(tmp_path / "tars1"))}, Fetcher(tmp_path / "cache", 1.0)) as opener:
+        for count, found in enumerate(opener.find(Line(0, "back", "0.tar")), 1):
+            assert found.name == f"{pack.name(count - 1)}.png"
+            assert np.array_equal(open_picture(found, "", 64 * 64).pixels, pack.layers(count - 1)[0])
+    assert count == len(pack) > 60
+
+
+def test_a_tar_file_that_is_not_finished_leaves_none(tmp_path):
+    sources = {"in": ("images", str(tmp_path / "in"))}
+    save_photographs(tmp_path / "in")
+    choose(score(tmp_path, sources), CHOOSING, 64, tmp_path / "chosen.csv")
+    rows = read_part(tmp_path / "chosen.csv", 0, 1)
+    save(tmp_path / "in" / "rocket.png", photographs()["coffee"])  # the last one
+    told = pytest.raises(AirpipeError, match=r"in/rocket.png: is not what it was when it was scored")
+    with Opener(sources, Fetcher(tmp_path / "cache", 1.0)) as opener, told:
+        tar_part(rows, opener, tmp_path / "tars" / "0.tar")
+    assert [path.name for path in (tmp_path / "tars").iterdir()] == ["0.csv"]
 
 
 def test_the_list_over_all_parts_is_one_source_of_patches(tmp_path):
