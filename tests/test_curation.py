@@ -21,9 +21,9 @@ from web import Page, Web
 
 from airpipe.curation import listing, polite, scoring
 from airpipe.curation.choosing import CHOSEN, choose, exact_quantiles, twins
-from airpipe.curation.listing import parse_sources, read_facts, read_lines, write_listing
+from airpipe.curation.listing import Line, parse_sources, read_facts, read_lines, write_listing
 from airpipe.curation.opening import Opener, open_picture
-from airpipe.curation.packing import join_parts, pack_part, read_part
+from airpipe.curation.packing import join_parts, pack_part, read_part, tar_part
 from airpipe.curation.polite import Fetcher
 from airpipe.curation.scoring import read_scores
 from airpipe.curation.spoiling import KINDS, make_bad_pictures
@@ -103,6 +103,17 @@ def test_sources_that_are_missing_empty_or_mistyped_are_told(tmp_path):
         read_facts(tmp_path / "listing.tsv")
 
 
+def test_a_list_that_is_made_again_is_not_whole_until_it_is_done(tmp_path, monkeypatch):
+    save_photographs(tmp_path / "in")
+    sources = {"in": ("images", str(tmp_path / "in"))}
+    write_listing(sources, tmp_path / "listing.tsv")
+    monkeypatch.setattr(listing, "_copy", lambda *_: 1 / 0)  # killed
+    with pytest.raises(ZeroDivisionError):
+        write_listing(sources, tmp_path / "listing.tsv")
+    with pytest.raises(AirpipeError, match="not a whole list"):
+        read_facts(tmp_path / "listing.tsv")
+
+
 # Scoring
 
 
@@ -119,6 +130,17 @@ def test_damaged_files_are_rows_with_a_reason_and_others_have_scores(tmp_path):
     assert rows["coffee.png"]["problem"] == "" and float(rows["coffee.png"]["niqe"]) > 0
     assert len(rows["coffee.png"]["patches"].split()) == 9 and len(rows["coffee.png"]["phash"]) == 16
     assert rows["cut.png"]["width"] == rows["cut.png"]["niqe"] == ""
+
+
+def test_what_cannot_be_read_or_waits_for_ever_is_a_row_and_the_job_goes_on(tmp_path):
+    save(tmp_path / "in" / "wide.png", np.zeros((1, 1_000_000, 3), np.uint8))
+    os.mkfifo(tmp_path / "in" / "pipe.png")
+    (tmp_path / "in" / "sick.png").symlink_to("/proc/self/mem")  # a regular file whose bytes answer an error
+    settings = SETTINGS.model_copy(update={"largest": 2_000_000})
+    rows = rows_of(score(tmp_path, {"in": ("images", str(tmp_path / "in"))}, settings=settings))
+    assert rows["pipe.png"]["problem"] == "in/pipe.png: is no regular file"
+    assert "in/sick.png: cannot be read" in rows["sick.png"]["problem"]
+    assert rows["wide.png"]["problem"] == "" and rows["wide.png"]["width"] == "1000000"
 
 
 def write_tar(path: Path, members: list[tuple[str, bytes]], link: str = "") -> Path:
@@ -249,6 +271,32 @@ def test_a_network_that_is_not_there_stops_the_job(tmp_path, monkeypatch):
         web.pages = {f"/{number}.png": Page(encoded(photographs()["coffee"])) for number in range(5)}
         files = score(tmp_path, {"web": ("urls", str(tmp_path / "addresses.txt"))})
     assert [row["problem"] == "" for row in read_scores(files)] == [False, False, True, True, True]
+
+
+def test_addresses_that_a_host_forbids_say_nothing_of_the_network(tmp_path, monkeypatch):
+    monkeypatch.setattr(polite, "IN_A_ROW", 3)
+    with Web() as web:
+        web.pages = {"/robots.txt": Page(b"User-agent: *\nDisallow: /\n", kind="text/plain")}
+        addresses = [*(web.url(f"/{number}.png") for number in range(4)), *(f"ftp://h/{number}" for number in range(4))]
+        (tmp_path / "addresses.txt").write_text("\n".join(addresses))
+        rows = list(read_scores(score(tmp_path, {"web": ("urls", str(tmp_path / "addresses.txt"))})))
+    assert ["robots.txt" in row["problem"] for row in rows] == [True] * 4 + [False] * 4
+    assert ["no address" in row["problem"] for row in rows] == [False] * 4 + [True] * 4
+
+
+def test_hosts_leave_nothing_behind_and_their_rules_are_read_to_a_bound(tmp_path, monkeypatch):
+    monkeypatch.setattr(polite, "LARGEST_RULES", 60)
+    rules = b"User-agent: *\nDisallow: /private\n".ljust(60, b"#") + b"\nDisallow: /\n"
+    with Web() as web:
+        web.pages = {
+            "/robots.txt": Page(rules, kind="text/plain"),
+            "/1.png": Page(b"\x89PNG", headers={"Set-Cookie": "seen=1; Path=/"}),
+        }
+        fetcher = Fetcher(tmp_path, per_second=1000)
+        assert fetcher.fetch(web.url("/1.png")).read_bytes() == b"\x89PNG"
+        with pytest.raises(AirpipeError, match="robots.txt does not let us"):
+            fetcher.fetch(web.url("/private/1.png"))
+    assert len(fetcher.session.cookies) == 0
 
 
 def versions(folder: Path) -> dict[str, tuple[str, str]]:
@@ -409,6 +457,16 @@ def test_when_nothing_is_left_the_worst_filters_are_told(tmp_path):
         choose(files, Choosing(bounds={"side": Bound(least=1024)}), 64, tmp_path / "chosen.csv")
 
 
+def test_scores_that_do_not_fit_the_choice_are_told(tmp_path):
+    save_photographs(tmp_path / "in")
+    files = score(tmp_path, {"in": ("images", str(tmp_path / "in"))})
+    with pytest.raises(AirpipeError, match=r"00000-of-00001.csv: bounds: unknown score 'nima'"):
+        choose(files, Choosing(bounds={"nima": Bound(least=1)}), 64, tmp_path / "chosen.csv")
+    with pytest.raises(AirpipeError, match="picture 0:0 was scored with 9 patches; with a side of 32 it has 36"):
+        choose(files, CHOOSING, 32, tmp_path / "chosen.csv")
+    assert not (tmp_path / "chosen.csv").exists()
+
+
 def test_bounds_that_mean_nothing_are_refused():
     source = {"kind": "images", "root": "x"}
     with pytest.raises(ValueError, match="unknown score 'niqs'; did you mean 'niqe'"):
@@ -479,6 +537,40 @@ def test_a_pack_that_was_killed_is_made_anew(tmp_path):
     (folder.with_name(f"{folder.name}.partial") / "pixels.bin").write_bytes(b"half")
     packed(tmp_path, sources)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_tar_files_hold_the_patches_of_the_packs_and_are_read_back_as_a_source(tmp_path):
+    sources = versions(tmp_path)
+    [file] = packed(tmp_path, sources)
+    rows = read_part(tmp_path / "chosen.csv", 0, 1)
+    tars = [tmp_path / name / "0.tar" for name in ("tars1", "tars2")]
+    with Opener(sources, Fetcher(tmp_path / "cache", 1.0)) as opener:
+        for tar in tars:
+            tar_part(rows, opener, tar)
+    assert tars[0].read_bytes() == tars[1].read_bytes()
+    assert tars[0].with_suffix(".csv").read_bytes() == file.with_suffix(".csv").read_bytes()
+    with tarfile.open(tars[0]) as tar:
+        assert {(member.mtime, member.uid, member.gid, member.uname, member.mode) for member in tar} == {
+            (0, 0, 0, "", 0o644)
+        }
+    pack, count = Pack.open(folders([file])[0]), 0
+    with Opener({"back": ("tars", str(tmp_path / "tars1"))}, Fetcher(tmp_path / "cache", 1.0)) as opener:
+        for count, found in enumerate(opener.find(Line(0, "back", "0.tar")), 1):
+            assert found.name == f"{pack.name(count - 1)}.png"
+            assert np.array_equal(open_picture(found, "", 64 * 64).pixels, pack.layers(count - 1)[0])
+    assert count == len(pack) > 60
+
+
+def test_a_tar_file_that_is_not_finished_leaves_none(tmp_path):
+    sources = {"in": ("images", str(tmp_path / "in"))}
+    save_photographs(tmp_path / "in")
+    choose(score(tmp_path, sources), CHOOSING, 64, tmp_path / "chosen.csv")
+    rows = read_part(tmp_path / "chosen.csv", 0, 1)
+    save(tmp_path / "in" / "rocket.png", photographs()["coffee"])  # the last one
+    told = pytest.raises(AirpipeError, match=r"in/rocket.png: is not what it was when it was scored")
+    with Opener(sources, Fetcher(tmp_path / "cache", 1.0)) as opener, told:
+        tar_part(rows, opener, tmp_path / "tars" / "0.tar")
+    assert [path.name for path in (tmp_path / "tars").iterdir()] == ["0.csv"]
 
 
 def test_the_list_over_all_parts_is_one_source_of_patches(tmp_path):

@@ -133,6 +133,9 @@ def test_a_plug_in_that_is_not_there_is_told():
         PictureScoring(plugins={"nima": "nima"})
     with pytest.raises(ValueError, match="'niqe' is a score already"):
         PictureScoring(plugins={"niqe": "a:b"})
+    for name in ("path", "leak", "sha256", "duplicate"):
+        with pytest.raises(ValueError, match=f"'{name}' means something else in tables"):
+            PictureScoring(plugins={name: "a:b"})
 
 
 @pytest.fixture

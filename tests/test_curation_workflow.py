@@ -137,6 +137,6 @@ def test_the_number_of_jobs_is_that_of_shards_and_parts_whatever_the_list_holds(
     many = {"shards": 40, "parts": 30, "sources": {"web": {"kind": "urls", "root": "addresses.txt"}}}
     (copy / "addresses.txt").touch()  # nothing of it is read
     write_overlay(copy, TOY, CURATED, {"datasets": {"curated": {"made": many}}})
-    jobs = planned(copy, "curate", "--configfile", "overlay.yaml", "--forceall")
-    assert jobs["curation_scores"] == 40 and jobs["curation_pack"] == 30
+    jobs = planned(copy, "curate", "curate_tars", "--configfile", "overlay.yaml", "--forceall")
+    assert jobs["curation_scores"] == 40 and jobs["curation_pack"] == jobs["curation_tar"] == 30
     assert jobs["curation_listing"] == jobs["curation_choice"] == jobs["curated_list"] == 1

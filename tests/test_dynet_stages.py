@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from functools import cache
 
 import cv2
@@ -232,7 +233,21 @@ def test_without_de_type_every_part_is_trained():
         ("train", {"data": ALL, "de_type": ["derain", "desnow"]}, r"de_type.*(?s:.)*'denoise_15', 'denoise_25'"),
         ("train", {"data": ALL, "de_type": []}, "de_type"),
         ("train", {"data": ALL[:4], "de_type": ["dehaze"]}, "de_type has dehaze, but no part of data has its label, 4"),
+        ("train", {"data": ALL, "de_type": 5}, "de_type: Input should be a valid tuple"),
+        ("train", {"data": ALL, "de_type": [["derain"]]}, "de_type"),
+        ("train", {"data": None, "de_type": ["derain"]}, "data: Field required"),
+        ("train", {"data": ["toy.train"], "de_type": ["derain"]}, r"data\.0"),
+        ("train", {"data": [*ALL, {**ALL[0], "label": [3]}], "de_type": ["derain"]}, r"data\.7\.label"),
+        ("train", {"data": ALL, "de_type": ["derain"], "validation": {"data": None}}, r"validation\.data"),
         ("train", {"branch": "xl"}, "branch: unknown variant 'xl'"),
+        *(
+            (
+                "train",
+                {"variants": {"s": {"reuse_freq": found}}},
+                rf"variants.s: reuse_freq is {re.escape(str(found))}; exp",
+            )
+            for found in (5, None, "1234", [1, 2], [1, 1, 1, 0], [1, 1, 1, 1.5], [1, 1, 1, True])
+        ),
         ("pretrain", {"variants": {}}, "variants: none given; name the depths"),
         ("pretrain", {"variants": {"s": {"dim": 8}}}, r"variants.s has \['dim'\]; a step changes reuse_freq"),
         ("pretrain", {"de_type": ["derain"]}, "de_type"),

@@ -17,6 +17,7 @@ ruleorder: curated_list > pack
 
 localrules:
     curate,
+    curate_tars,
 
 
 rule curation_listing:
@@ -122,6 +123,30 @@ rule curation_pack:
         " --part {wildcards.numbered} --packed resources/packed --output {output.facts} > {log} 2>&1"
 
 
+rule curation_tar:
+    input:
+        chosen="results/curation/{curated}/chosen.csv",
+        facts="results/curation/{curated}/chosen.json",
+    output:
+        tar="results/curation/{curated}/tars/{numbered}.tar",
+        index="results/curation/{curated}/tars/{numbered}.csv",
+    log:
+        "results/logs/curation/{curated}/tars/{numbered}.log",
+    benchmark:
+        "results/benchmarks/curation/{curated}/tars/{numbered}.tsv"
+    conda:
+        "../../envs/train.yaml"
+    resources:
+        mem_mb=3000,
+        runtime=480,
+        sources=opened_sources,
+    message:
+        "Curation {wildcards.curated}: patches {wildcards.numbered} in a tar file"
+    shell:
+        "python scripts/tar_patches.py {input.chosen} {resources.sources} --part {wildcards.numbered}"
+        " --output {output.tar} > {log} 2>&1"
+
+
 rule curated_list:
     input:
         parts=part_files,
@@ -170,3 +195,8 @@ rule curate:
     input:
         expand("results/curation/{name}/report.html", name=CURATED),
         expand("results/pairs/{name}.train.csv", name=CURATED),
+
+
+rule curate_tars:
+    input:
+        [file for name in CURATED for file in tar_files(name)],

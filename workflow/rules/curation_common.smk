@@ -29,3 +29,8 @@ def part_files(wildcards):
     """Facts of all packs of a curation."""
     parts = numbered(PLAN.curation(wildcards.curated).parts)
     return [f"results/curation/{wildcards.curated}/parts/{name}.json" for name in parts]
+
+
+def tar_files(name):
+    """Tar files of all parts of a curation."""
+    return [f"results/curation/{name}/tars/{part}.tar" for part in numbered(PLAN.curation(name).parts)]

@@ -20,20 +20,21 @@ import numpy.typing as npt
 
 from airpipe.curation.opening import Key
 from airpipe.curation.scores import patch_places
-from airpipe.curation.scoring import KEY, read_scores
+from airpipe.curation.scoring import read_scores
 from airpipe.data.windows import Window
 from airpipe.errors import AirpipeError
 from airpipe.provenance import atomic_path, write_json
-from airpipe.settings.curation import Bound, Choosing
+from airpipe.settings.base import unknown_name
+from airpipe.settings.curation import KEY, REASONS, Bound, Choosing
 
 Rows = Callable[[], Iterator[dict[str, str]]]
 """Function that reads all rows of the scores from the beginning."""
 REMOVED = (*KEY, "reasons", "twin")
-"""Columns of the table of removed pictures; `twin` is the line:member of the picture that is kept in its place."""
+"""Columns of the table of removed pictures; `twin` is the line:member of the better picture that it is like,
+which may be removed for a still better one."""
 CHOSEN = (*KEY, "sha256", "width", "height", "windows")
 """Columns of the table of chosen pictures; `windows` are its patches, as `airpipe.data.windows.Window` writes them."""
-UNREADABLE, LEAK, FLAT, DUPLICATE = "unreadable", "leak", "patches", "duplicate"
-"""Reasons beside the names of scores: it cannot be read, it shows a test image, no patch of it is kept."""
+UNREADABLE, LEAK, FLAT, DUPLICATE = REASONS
 EXAMPLES = 8
 """Number of removed pictures of each reason that the report shows."""
 BLOCK = 1 << 11
@@ -245,12 +246,17 @@ def choose(files: Sequence[Path], settings: Choosing, patch: int, output: Path) 
         The facts in the JSON: counts, bounds as numbers, examples of what was removed.
 
     Raises:
-        AirpipeError: a table is damaged, or nothing is left.
+        AirpipeError: a table is damaged, lacks a score that has bounds or is of patches of another side, or nothing is
+            left.
     """
 
     def rows() -> Iterator[dict[str, str]]:
         return read_scores(files)
 
+    first = next(rows(), None)
+    for name in settings.bounds:
+        if first is not None and name not in first:
+            raise AirpipeError(f"{files[0]}: bounds: {unknown_name(name, first, 'score')}. Score again or remove it")
     limits = resolved(settings.bounds, rows)
     passing = _Passing()
     for row in rows():
@@ -290,7 +296,12 @@ def _windows(row: Mapping[str, str], patch: int, settings: Choosing) -> list[Win
     if row["problem"]:
         return []
     places = patch_places(int(row["width"]), int(row["height"]), patch)
-    shares = map(float, row["patches"].split())
+    shares = list(map(float, row["patches"].split()))
+    if len(shares) != len(places):
+        raise AirpipeError(
+            f"picture {row['line']}:{row['member']} was scored with {len(shares)} patches; with a side of {patch} it "
+            f"has {len(places)}. Give the side that it was scored with"
+        )
     return [
         Window(patch, patch, left, top)
         for (left, top), share in zip(places, shares, strict=True)

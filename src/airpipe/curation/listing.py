@@ -58,6 +58,7 @@ def write_listing(sources: Mapping[str, tuple[str, str]], output: Path) -> dict[
         AirpipeError: a source is missing, cannot be read or holds nothing.
     """
     table = output.with_suffix(".left_out.csv")
+    output.with_suffix(".json").unlink(missing_ok=True)  # of an earlier list: what is killed from here on is not whole
     with atomic_path(table) as temporary, temporary.open("w", newline="", encoding="utf-8") as notes:
         left_out = csv.writer(notes)
         left_out.writerow(LEFT_OUT)

@@ -1,6 +1,7 @@
 """The pictures behind the lines of a list: files, members of tar files, or files fetched from addresses."""
 
 import argparse
+import stat
 import sys
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +22,7 @@ from airpipe.data.transfer import SourceFailed
 from airpipe.errors import AirpipeError
 from airpipe.images import decoder_words, glance, read_picture
 from airpipe.pixels import Rgb8
+from airpipe.provenance import sha256_file
 
 LARGEST_MEMBER = 500_000_000
 """Bytes of the largest picture that is read from a tar file."""
@@ -57,6 +59,8 @@ class Opened(NamedTuple):
     """Whether its file has one channel, or three equal ones."""
     alpha: bool
     """Whether it is transparent somewhere, or could be."""
+    sha256: str = ""
+    """Checksum of its file."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -179,11 +183,16 @@ def open_picture(found: Found, shown: str, largest: int) -> Opened | str:
     if found.file is None:
         return found.problem
     try:
+        if not stat.S_ISREG(found.file.stat().st_mode):  # to open a pipe would wait for ever
+            return f"{shown}: is no regular file"
         height, width, _ = glance(found.file)
         if height * width > largest:
             return f"{shown}: {width}x{height} pixels, more than {largest}"
         with decoder_words() as words:
             picture = read_picture(found.file)
+        checksum = sha256_file(found.file)
+    except OSError as error:
+        return f"{shown}: cannot be read ({error.strerror})"
     except AirpipeError as error:
         # bytes of a tar file or an address lie under a name of ours
         return " ".join(str(error).replace(str(found.file), shown).split())
@@ -191,4 +200,4 @@ def open_picture(found: Found, shown: str, largest: int) -> Opened | str:
         print(f"{shown}: {word}", file=sys.stderr)
     pixels = picture.pixels if picture.pixels.dtype == np.uint8 else (picture.pixels >> 8).astype(np.uint8)
     grey = picture.grey or bool((pixels == pixels[..., :1]).all())
-    return Opened(np.ascontiguousarray(pixels, np.uint8), grey, picture.alpha is not None)
+    return Opened(np.ascontiguousarray(pixels, np.uint8), grey, picture.alpha is not None, checksum)

@@ -1,19 +1,22 @@
-"""Patches of chosen pictures in packs: a pack for each part, and the pair list over all of them.
+"""Patches of chosen pictures in packs: a pack for each part, and the pair list over all of them; or in tar files.
 
 Which part a patch is in follows from the chosen pictures and the number of parts alone, so that packs are the same
-whatever the shards were. A pack that was killed halfway is made anew.
+whatever the shards were. A pack or tar file that was killed halfway is made anew.
 """
 
 import csv
 import hashlib
+import io
 import json
 import shutil
+import tarfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+import cv2
 import numpy as np
 
 from airpipe.curation.listing import Line
@@ -64,13 +67,7 @@ def pack_part(rows: Sequence[Mapping[str, str]], opener: Opener, name: str, pack
         AirpipeError: a picture is not what it was when it was scored, another process makes the pack, or the disk is
             full.
     """
-    index = [(row, window) for row in rows for window in map(Window.parse, row["windows"].split())]
-    with atomic_path(output.with_suffix(".csv")) as temporary, temporary.open("w", newline="", encoding="utf-8") as out:
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(INDEX)
-        for row, window in index:
-            where = (row["source"], row["path"], row["name"], row["sha256"])
-            writer.writerow((patch_name(row, window), *where, window))
+    index = _write_index(rows, output.with_suffix(".csv"))
     facts: dict[str, Any] = {
         "folder": None,
         "patches": len(index),
@@ -84,6 +81,42 @@ def pack_part(rows: Sequence[Mapping[str, str]], opener: Opener, name: str, pack
         Pack.open(folder)
         facts |= {"folder": folder.as_posix(), "bytes": contents.total_bytes}
     write_json(output, facts)
+
+
+def tar_part(rows: Sequence[Mapping[str, str]], opener: Opener, output: Path) -> None:
+    """Cut the patches of chosen pictures into a tar file: WebDataset's layout, PNG files called by their `patch_name`.
+
+    Its bytes follow from the patches alone: headers hold no time, owner or machine.
+
+    Args:
+        rows: chosen pictures, in order.
+        opener: opener of the pictures, entered.
+        output: the tar file; the index, a csv with `INDEX`, comes beside it.
+
+    Raises:
+        AirpipeError: a picture is not what it was when it was scored, or the disk is full.
+    """
+    index = _write_index(rows, output.with_suffix(".csv"))
+    with atomic_path(output) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for (row, window), patch in zip(index, _patches(rows, opener), strict=True):
+            pixels = np.frombuffer(patch, np.uint8).reshape(window.height, window.width, 3)
+            code = cv2.imencode(".png", np.ascontiguousarray(pixels[..., ::-1]))[1].tobytes()
+            member = tarfile.TarInfo(f"{patch_name(row, window)}.png")
+            member.size = len(code)
+            tar.addfile(member, io.BytesIO(code))
+            tar.members = []  # type: ignore[attr-defined]  # they would fill the memory
+
+
+def _write_index(rows: Sequence[Mapping[str, str]], output: Path) -> list[tuple[Mapping[str, str], Window]]:
+    """Write where each patch of a part is from, and return the patches."""
+    index = [(row, window) for row in rows for window in map(Window.parse, row["windows"].split())]
+    with atomic_path(output) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(INDEX)
+        for row, window in index:
+            where = (row["source"], row["path"], row["name"], row["sha256"])
+            writer.writerow((patch_name(row, window), *where, window))
+    return index
 
 
 def patch_name(row: Mapping[str, str], window: Window) -> str:
@@ -137,7 +170,7 @@ def _patches(rows: Sequence[Mapping[str, str]], opener: Opener) -> Iterator[byte
             row = wanted.pop(found.key)
             shown = "/".join(filter(None, (row["source"], row["path"], row["name"])))
             opened = open_picture(found, shown, int(row["width"]) * int(row["height"]))
-            if isinstance(opened, str) or found.file is None or sha256_file(found.file) != row["sha256"]:
+            if isinstance(opened, str) or opened.sha256 != row["sha256"]:
                 raise _changed(shown, opened if isinstance(opened, str) else "its bytes are others")
             for window in map(Window.parse, row["windows"].split()):
                 yield np.ascontiguousarray(cut_out([opened.pixels], window, shown)[0]).tobytes()

@@ -4,6 +4,7 @@ import hashlib
 import time
 from dataclasses import dataclass
 from functools import lru_cache
+from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.robotparser import RobotFileParser
@@ -21,6 +22,8 @@ LONGEST_DELAY = 60.0
 """Longest time in seconds between two requests that a robots.txt may ask for."""
 LARGEST = 200_000_000
 """Bytes of the largest picture that is fetched."""
+LARGEST_RULES = 500 * 1024
+"""Bytes of a robots.txt that are read (RFC 9309 asks for as many at least)."""
 HOSTS = 1024
 """Number of hosts whose rules are remembered."""
 IN_A_ROW = 100
@@ -36,6 +39,10 @@ class _Host:
     """Time before which nothing is asked."""
 
 
+class _Refused(SourceFailed):
+    """Nothing was asked: the address is none, or its host does not want us. It says nothing of the network."""
+
+
 class Fetcher:
     """Fetcher of pictures into a folder, where they stay: what is there is not asked for again.
 
@@ -47,6 +54,7 @@ class Fetcher:
     def __init__(self, cache: Path, per_second: float) -> None:
         self.cache, self.per_second = cache, per_second
         self.session = new_session(PATIENCE)
+        self.session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))  # those of all hosts would pile up
         self._host = lru_cache(HOSTS)(self._ask_host)
         self._failed = 0
 
@@ -67,6 +75,8 @@ class Fetcher:
             return target
         try:
             self._transfer(address, target)
+        except _Refused:
+            raise
         except SourceFailed as error:
             self._failed += 1
             if self._failed == IN_A_ROW:
@@ -82,12 +92,12 @@ class Fetcher:
         try:
             parts = urlsplit(address)
         except ValueError as error:
-            raise SourceFailed(f"{address}: no address ({error})") from None
+            raise _Refused(f"{address}: no address ({error})") from None
         if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise SourceFailed(f"{address}: no address. Expected one that begins with http:// or https://")
+            raise _Refused(f"{address}: no address. Expected one that begins with http:// or https://")
         host = self._host(f"{parts.scheme}://{parts.netloc}")
         if not host.rules.can_fetch(AGENT, address):
-            raise SourceFailed(f"{address}: the host's robots.txt does not let us fetch it")
+            raise _Refused(f"{address}: the host's robots.txt does not let us fetch it")
         time.sleep(max(0.0, host.next - time.monotonic()))
         try:
             transfer = Transfer(address, target, address, patience=PATIENCE, session=self.session, largest=LARGEST)
@@ -100,13 +110,23 @@ class Fetcher:
         """Read a host's robots.txt; one that is not there forbids nothing."""
         rules = RobotFileParser()
         try:
-            answer = self.session.get(f"{root}/robots.txt", headers={"User-Agent": AGENT}, timeout=PATIENCE.timeout)
+            rules.parse(self._read_rules(f"{root}/robots.txt"))
         except (requests.RequestException, ValueError):  # the picture's own request tells what is wrong
             rules.parse([])
             return _Host(rules, 1 / self.per_second)
-        if answer.status_code in (401, 403):
-            rules.parse(["User-agent: *", "Disallow: /"])
-        else:
-            rules.parse(answer.text.splitlines() if answer.status_code == 200 else [])
         asked = float(rules.crawl_delay(AGENT) or 0)
         return _Host(rules, max(1 / self.per_second, min(asked, LONGEST_DELAY)))
+
+    def _read_rules(self, address: str) -> list[str]:
+        headers = {"User-Agent": AGENT}
+        with self.session.get(address, headers=headers, timeout=PATIENCE.timeout, stream=True) as answer:
+            if answer.status_code in (401, 403):
+                return ["User-agent: *", "Disallow: /"]
+            if answer.status_code != 200:
+                return []
+            found = bytearray()
+            for chunk in answer.iter_content(1 << 14):
+                found += chunk
+                if len(found) >= LARGEST_RULES:
+                    break
+        return found[:LARGEST_RULES].decode("utf-8", "replace").splitlines()

@@ -19,15 +19,9 @@ from airpipe.data.fingerprints import perceptual_hash
 from airpipe.data.streams import write_all
 from airpipe.errors import AirpipeError
 from airpipe.progress import track
-from airpipe.provenance import sha256_file, write_failed
+from airpipe.provenance import write_failed
 from airpipe.settings.base import settings_hash
-from airpipe.settings.curation import MEASURES, PictureScoring
-
-KEY = ("line", "member", "source", "path", "name")
-"""Columns that say which picture a row is of; `name` is that in its tar file."""
-FACTS = ("sha256", "problem", "phash", "leak", "leak_relation", "leak_correlation", "patches")
-"""Columns beside scores: checksum of the file, why it could not be read, perceptual hash, the test image that it shows
-and how, and the share of flat cells in each of its patches."""
+from airpipe.settings.curation import FACTS, KEY, MEASURES, PictureScoring
 
 
 def columns(plugins: Sequence[str]) -> tuple[str, ...]:
@@ -109,8 +103,6 @@ class Scorer:
         row |= {"source": line.source, "path": line.path}
         shown = "/".join(filter(None, (line.source, line.path, found.name)))
         opened = open_picture(found, shown, self.settings.largest)
-        if found.file is not None and found.file.is_file():
-            row["sha256"] = sha256_file(found.file)
         if isinstance(opened, str):
             return row | {"problem": " ".join(opened.split())}
         measured = measure(opened, self.settings, plugins)
@@ -119,9 +111,14 @@ class Scorer:
         if leak is not None:
             correlation = f"{leak.correlation:.4f}"
             row |= {"leak": leak.test, "leak_relation": leak.relation, "leak_correlation": correlation}
-        row |= {"phash": f"{phash:016x}", "patches": " ".join(f"{share:.3g}" for share in measured.patches)}
+        row |= {
+            "sha256": opened.sha256,
+            "phash": f"{phash:016x}",
+            "patches": " ".join(f"{share:.3g}" for share in measured.patches),
+        }
         known = {name: value for name, value in measured.scores.items() if value is not None and math.isfinite(value)}
-        return row | {name: f"{value:.6g}" for name, value in known.items()}
+        # whole numbers in full: those of columns that are read as such
+        return row | {name: str(value) if isinstance(value, int) else f"{value:.6g}" for name, value in known.items()}
 
 
 def _line(values: Sequence[Any]) -> bytes:

@@ -14,6 +14,14 @@ from airpipe.settings.names import PairListId
 
 MEASURES = ("width", "height", "side", "aspect", "grey", "alpha", "brightness", "blur", "flatness", "niqe", "brisque")
 """Scores of every picture (`airpipe.curation.scores`); plug-ins add theirs."""
+KEY = ("line", "member", "source", "path", "name")
+"""Columns that say which picture a row of scores is of; `name` is that in its tar file."""
+FACTS = ("sha256", "problem", "phash", "leak", "leak_relation", "leak_correlation", "patches")
+"""Columns beside scores: checksum of the file, why it could not be read, perceptual hash, the test image that it shows
+and how, and the share of flat cells in each of its patches."""
+REASONS = ("unreadable", "leak", "patches", "duplicate")
+"""Why a picture is left out, beside the names of scores: it cannot be read, it shows a test image, no patch of it is
+kept, it is like a better one."""
 Quantile = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -60,6 +68,8 @@ class PictureScoring(Settings):
         for name, target in self.plugins.items():
             if name in MEASURES:
                 raise ValueError(f"plugins: {name!r} is a score already; call the plug-in otherwise")
+            if name in (*KEY, *FACTS, *REASONS):
+                raise ValueError(f"plugins: {name!r} means something else in tables; call the plug-in otherwise")
             if target.count(":") != 1:
                 raise ValueError(f"plugins.{name}: expected 'module:function', found {target!r}")
         return self

@@ -24,6 +24,7 @@ from typing import Any, ClassVar, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from airpipe.methods.dynet.settings import checked_reuse
 from airpipe.models.contract import Shapes
 from airpipe.models.padding import pad_to_multiple
 from airpipe.models.promptir import PromptGenerator
@@ -190,16 +191,3 @@ def repeated(block: nn.Module, features: Tensor, times: int) -> Tensor:
     for _ in range(times):
         features = block(features)
     return features
-
-
-def checked_reuse(reuse_freq: Sequence[int]) -> tuple[int, ...]:
-    """Return how often blocks are used.
-
-    Raises:
-        ValueError: not four whole numbers from 1.
-    """
-    if len(reuse_freq) != 4 or any(not isinstance(times, int) or times < 1 for times in reuse_freq):
-        raise ValueError(
-            f"reuse_freq is {list(reuse_freq)}; expected four whole numbers from 1, for levels 1, 2, 3 and latent"
-        )
-    return tuple(reuse_freq)

@@ -4,13 +4,13 @@ Sources: "paper" is Dudhane et al., arXiv 2404.02154, its second version as its 
 akshaydudhane16/DyNet, which has no pretraining.
 """
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ModelWrapValidatorHandler, model_validator
 
 from airpipe.settings.base import unknown_name
-from airpipe.settings.stages import StageSettings
+from airpipe.settings.stages import DataPart, StageSettings
 
 DE_TYPES = ("denoise_15", "denoise_25", "denoise_50", "derain", "dehaze", "deblur", "lowlight")
 """Tasks as the code names them, at the place of their label in `data`; the last two are ours."""
@@ -33,6 +33,10 @@ class DynamicSettings(StageSettings):
         for name, changed in self.variants.items():
             if set(changed) != {"reuse_freq"}:
                 raise ValueError(f"variants.{name} has {sorted(changed)}; a step changes reuse_freq and nothing else")
+            try:
+                checked_reuse(changed["reuse_freq"])
+            except ValueError as error:
+                raise ValueError(f"variants.{name}: {error}") from None
         if self.branch not in ("random", *self.variants):
             raise ValueError("branch: " + unknown_name(self.branch, ("random", *self.variants), "variant"))
         return self
@@ -54,24 +58,40 @@ class TrainSettings(DynamicSettings):
         "code: true; ours: false.",
     )
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _other_tasks_are_left_out(cls, values: Any) -> Any:
-        chosen = values.get("de_type") if isinstance(values, Mapping) else None
-        if not chosen or not set(chosen) <= set(DE_TYPES):
-            return values
-        validation = values.get("validation", {})
-        data = [part for part in values["data"] if task_of(part) in chosen]
-        if missing := [name for name in chosen if name not in map(task_of, data)]:
+    def _other_tasks_are_left_out(
+        cls, values: Any, checked: ModelWrapValidatorHandler["TrainSettings"]
+    ) -> "TrainSettings":
+        settings = checked(values)
+        if settings.de_type is None:
+            return settings
+        known = [task_of(part) for part in settings.data]
+        if missing := [name for name in settings.de_type if name not in known]:
             label = DE_TYPES.index(missing[0])
             raise ValueError(f"de_type has {missing[0]}, but no part of data has its label, {label}. Add one")
-        if isinstance(validation, Mapping):
-            kept = [part for part in validation.get("data", ()) if task_of(part) in chosen]
-            validation = {**validation, "data": kept}
-        return {**values, "data": data, "validation": validation}
+
+        def chosen(parts: Sequence[DataPart]) -> tuple[DataPart, ...]:
+            return tuple(part for part in parts if task_of(part) in (settings.de_type or ()))
+
+        validation = settings.validation.model_copy(update={"data": chosen(settings.validation.data)})
+        return settings.model_copy(update={"data": chosen(settings.data), "validation": validation})
 
 
-def task_of(part: Mapping[str, Any]) -> str | None:
+def task_of(part: DataPart) -> str | None:
     """Name the task of a data part, as `DE_TYPES` has it; None for other labels."""
-    label = part.get("label", 0)
-    return DE_TYPES[label] if label in range(len(DE_TYPES)) else None
+    return DE_TYPES[part.label] if part.label in range(len(DE_TYPES)) else None
+
+
+def checked_reuse(reuse_freq: Any) -> tuple[int, ...]:
+    """Return how often the blocks of levels 1, 2, 3 and latent are used.
+
+    Raises:
+        ValueError: not four whole numbers from 1.
+    """
+    given = list(reuse_freq) if isinstance(reuse_freq, Sequence) and not isinstance(reuse_freq, str) else []
+    if len(given) != 4 or any(type(times) is not int or times < 1 for times in given):
+        raise ValueError(
+            f"reuse_freq is {str(reuse_freq)[:80]}; expected four whole numbers from 1, for levels 1, 2, 3 and latent"
+        )
+    return tuple(given)

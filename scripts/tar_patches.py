@@ -1,0 +1,26 @@
+"""Cut the patches of one part of the chosen pictures into a tar file in WebDataset's layout."""
+
+import argparse
+from pathlib import Path
+
+from airpipe.curation.opening import Opener, add_arguments
+from airpipe.curation.packing import read_part, tar_part
+from airpipe.errors import run_main
+from airpipe.settings.curation import place_of
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("chosen", type=Path, help="chosen.csv of choose_pictures.py")
+    add_arguments(parser)
+    parser.add_argument("--part", type=place_of, required=True, help="00000-of-00001")
+    parser.add_argument("--output", type=Path, required=True, help="the tar file; its index, a csv, comes beside it")
+    given = parser.parse_args()
+    rows = read_part(given.chosen, *given.part)
+    with Opener.of(given) as opener:
+        tar_part(rows, opener, given.output)
+    print(f"{given.output}: patches of {len(rows):,} pictures")
+
+
+if __name__ == "__main__":
+    run_main(main)
