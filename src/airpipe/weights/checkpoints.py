@@ -87,7 +87,9 @@ def load_model(path: str | os.PathLike[str], variant: str = "") -> LoadedModel:
         network = _own(card, file)
     else:
         network, card = _from_published(file, variant)
-    return LoadedModel(network.float().eval().requires_grad_(False), card, file, variant)
+    network = network.float().eval().requires_grad_(False)
+    faster = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return LoadedModel(faster, card, file, variant)
 
 
 def _own(card: Mapping[str, Any], file: Path) -> nn.Module:
