@@ -7,6 +7,7 @@ import random
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -216,6 +217,23 @@ def test_a_cluster_s_sigterm_to_all_processes_saves_with_loader_workers(tmp_path
     assert newest(trained) != ""
     trained.run()
     assert trained.weights() == uninterrupted.weights()
+
+
+def test_a_second_process_waits_for_the_one_that_trains_the_stage_and_ends_with_the_same_bits(tmp_path, uninterrupted):
+    trained = Stage(tmp_path, stage(**LONG))
+    first = subprocess.Popen(trained.command(), env=one_thread(), stdout=subprocess.PIPE)
+    while not (trained.workdir / "state" / "curves.csv").exists():
+        time.sleep(0.01)
+    first.send_signal(signal.SIGSTOP)
+    second = subprocess.Popen(trained.command(), env=one_thread(), stdout=subprocess.PIPE, text=True)
+    guard = trained.workdir / ".training.lock"
+    assert f"{guard}: process {first.pid} on {socket.gethostname()} is at work; waiting" in second.stdout.readline()
+    first.send_signal(signal.SIGCONT)
+    said = second.communicate(timeout=60)[0]
+    assert first.wait(timeout=60) == second.returncode == 0
+    first.stdout.close()
+    assert "from step 600 of 600" in said and not guard.exists()
+    assert (trained.weights(), trained.curves()) == (uninterrupted.weights(), uninterrupted.curves())
 
 
 def test_no_progress_quotes_the_last_error(tmp_path):
