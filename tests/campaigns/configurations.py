@@ -14,7 +14,8 @@ from redoing import jobs
 from airpipe.degradations.recipes import check_operations
 from airpipe.errors import AirpipeError
 from airpipe.plan import Machine, load_plan
-from tests.campaigns import Outcome
+
+from . import Outcome
 
 COUNT = 1000
 LONGEST = 1000
