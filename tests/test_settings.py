@@ -273,6 +273,7 @@ def test_settings_may_follow_settings_that_follow_others_whatever_their_order():
             {"like": "nafnet_noise3", "scales": ["papr"]},
             r"settings.mine.scales: unknown inherited scale 'papr'; did you mean 'paper'\? Valid: paper, small",
         ),
+        ({"like": "nafnet_noise3", "scales": [{}]}, r"scales: expected a list of inherited scales, found \[{}\]"),
         ({"like": "nafnet_noise3", "scales": "paper"}, "scales: expected a list of inherited scales, found 'paper'"),
         (
             {"like": "nafnet_noise3", "stages": {"train": {"common": {"network": {"name": "promptir"}}}}},

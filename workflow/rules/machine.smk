@@ -39,6 +39,12 @@ onstart:
             "--profile slurm submits jobs with sbatch, and this machine has no sbatch on its PATH. Run on a login"
             " node of the cluster, or without --profile slurm to use this machine; `airpipe doctor` tells more"
         )
+    wide = {job.rule.name for job in workflow.dag.needrun_jobs() if job.resources.get("mpi") == "srun"}
+    if wide and shutil.which("srun") is None:
+        raise WorkflowError(
+            f"{', '.join(sorted(wide))} asks for several nodes (compute: nodes), which srun starts, and this machine has"
+            " no srun on its PATH. Set nodes: 1 (gpu: counts the GPUs of a node), or run where Slurm is"
+        )
 
 
 onerror:

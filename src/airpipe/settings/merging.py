@@ -182,7 +182,7 @@ def _mapping(values: Any, key: str) -> Mapping[str, Any]:
 
 
 def _only_scales(base: Mapping[str, Any], scales: Any, where: str) -> dict[str, Any]:
-    if not isinstance(scales, list):
+    if not isinstance(scales, list) or not all(isinstance(scale, str) for scale in scales):
         raise ValueError(f"{where}scales: expected a list of inherited scales, found {shown(scales)}")
     stages = _mapping(base, "stages")
     known = {scale for stage in stages.values() for scale in _mapping(stage, "scales")}
