@@ -1,6 +1,7 @@
 """Training resumes to the same bits, runs in parallel to the same losses, and fails clearly."""
 
 import csv
+import json
 import os
 import pickle
 import random
@@ -27,6 +28,9 @@ LONG = {
         {"steps": 200, "patch_size": 16, "batch_size": 6},
     ]
 }
+
+
+WIDER = {"name": "nafnet", "arguments": {"width": 12, "middle_blk_num": 1, "enc_blk_nums": [1], "dec_blk_nums": [1]}}
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +137,40 @@ def test_other_settings_set_the_old_state_aside(trained):
     kept = [f for f in trained.workdir.iterdir() if f.name.startswith("state.")]
     assert len(kept) == 1
     assert (kept[0] / "step_00000060.ckpt").is_file()
+
+
+def test_a_stage_trains_on_from_the_last_checkpoint_of_a_finished_one(finished, tmp_path):
+    still = {"net": {"learning_rate": 1e-30, "schedule": "constant"}}
+    phases = [{"steps": 2, "patch_size": 16, "batch_size": 4}]
+    settings = stage(stage="on", parents={"continued": "m/s/seed0/a"}, optimizers=still, phases=phases)
+    trained = Stage(tmp_path, settings)
+    parent = ("--parent", f"continued={finished.workdir / 'model.safetensors'}")
+    said = trained.run(*parent).stdout
+    newest_one = finished.workdir / "state/step_00000060.ckpt"
+    assert f"training on from {newest_one}, step 60 of its own" in said and "from step 0 of 2" in said
+    before, after = (torch.load(file) for file in (newest_one, trained.workdir / "state/step_00000002.ckpt"))
+    assert {name: value.tolist() for name, value in after["network.net"].items()} == {
+        name: value.tolist() for name, value in before["network.net"].items()
+    }
+    steps = [int(file["optimizer.net"]["state"][0]["step"]) for file in (before, after)]
+    assert steps == [60, 62]
+    assert [int(file["average.net"]["n_averaged"]) for file in (before, after)] == [60, 62]
+    assert json.loads((trained.workdir / "card.json").read_text())["budget"]["steps"] == 62
+    assert "training on" not in trained.run(*parent).stdout  # it resumes its own
+
+
+def test_nothing_to_train_on_from_and_another_network_are_told(finished, tmp_path):
+    trained = Stage(tmp_path, stage(parents={"continued": "m/s/seed0/a"}, network=WIDER))
+    parent = ("--parent", f"continued={finished.workdir / 'model.safetensors'}")
+    failed = trained.run(*parent, check=False)
+    assert failed.returncode == 2
+    assert "step_00000060.ckpt: cannot be trained on from (" in failed.stderr and "Expected the last" in failed.stderr
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    for name in ("model.safetensors", "card.json"):
+        shutil.copy(finished.workdir / name, alone)
+    failed = trained.run("--parent", f"continued={alone / 'model.safetensors'}", check=False)
+    assert f"{alone / 'state'}: no checkpoint to train on from (clean_state removes" in failed.stderr
 
 
 def test_a_world_that_was_not_launched_is_refused(tmp_path):

@@ -33,7 +33,7 @@ from airpipe.models.cost import network_cost
 from airpipe.provenance import atomic_path, git_state, library_versions, sha256_file, write_text
 from airpipe.registry import task_class
 from airpipe.settings.base import settings_hash
-from airpipe.settings.stages import StageSettings
+from airpipe.settings.stages import CONTINUED, StageSettings
 from airpipe.training.loop import StepLoop
 from airpipe.training.parents import describe_loading
 from airpipe.training.state import StateFolder
@@ -148,6 +148,8 @@ def _train(
     loop, plan = _assemble(fabric, settings, samples, state, options)
     spent = budget(settings, options.parents)
     first = state.load(fabric, loop.stored(), options.resume)
+    if not first and CONTINUED in options.parents:
+        fabric.print(state.train_on(fabric, loop.stored(), options.parents[CONTINUED].parent / state.folder.name))
     if fabric.is_global_zero:
         state.note_attempt(options.attempt, first)
         state.drop_curves_after(first)
@@ -233,7 +235,8 @@ def _launched() -> int | None:
 def _assemble(
     fabric: Fabric, settings: StageSettings, samples: TrainingSamples, state: StateFolder, options: RunOptions
 ) -> tuple[StepLoop, SamplePlan]:
-    parents: dict[str, nn.Module] = {role: load_model(path).network for role, path in options.parents.items()}
+    given = {role: path for role, path in options.parents.items() if role != CONTINUED}
+    parents: dict[str, nn.Module] = {role: load_model(path).network for role, path in given.items()}
     exported = settings.exported_network
     check_variants(exported.name, exported.arguments, settings.variants)
     task: Task = task_class(settings.task)(settings, parents)
