@@ -258,6 +258,10 @@ def test_doctor_finds_the_data(tmp_path, monkeypatch, capsys):
     [
         ("datasets: {mine: 3}", "datasets.mine: expected a mapping with title and splits, found 3"),
         ("datasets: [a]", "datasets: expected a mapping of entries, found ['a']"),
+        ("datasets: {mine: {about: 2026-01-01}}", "datasets.mine.about: expected text, a number, a list or a mapping"),
+        ("datasets: {mine: {about: 2026-13-01}}", "not valid YAML (month must be in 1..12)"),
+        ("datasets: " + "{a: " * 900 + "1" + "}" * 900, "nested too deeply to be read; take levels out"),
+        ("datasets: " + "{a: " * 60 + "1" + "}" * 60, "expected at most 50 levels, found more; take some out"),
         ("datasets: {mine: {like: [b]}}", "datasets.mine.like: unknown data set"),
         ("datasets: {a: {like: b}, b: {like: a}}", "a -> b -> a goes round in a circle"),
         ("datasets: {mine: {titel: x}}", "unknown setting 'titel'; did you mean 'title'?"),

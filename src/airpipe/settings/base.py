@@ -124,8 +124,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise AirpipeError(f"{path}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise AirpipeError(f"{path}: not valid YAML ({error})") from None
+    except RecursionError:
+        raise AirpipeError(f"{path}: nested too deeply to be read; take levels out") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or a date that there is not
+        raise AirpipeError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(values, dict):
         raise AirpipeError(f"{path}: expected a YAML mapping, found {type(values).__name__}")
     return cast(dict[str, Any], values)
