@@ -70,7 +70,7 @@ def test_one_that_waits_says_for_whom_and_goes_on_where_the_owner_removed_the_fi
 
 
 @pytest.mark.parametrize(("alive", "host"), [(True, HERE), (False, HERE), (True, "node7")])
-def test_without_locks_of_the_file_system_a_live_owner_on_this_host_is_refused(tmp_path, monkeypatch, alive, host):
+def test_without_locks_of_the_file_system_a_live_owner_here_is_refused(tmp_path, monkeypatch, capsys, alive, host):
     def no_locks(handle, how):
         raise OSError(37, "No locks available")
 
@@ -87,6 +87,8 @@ def test_without_locks_of_the_file_system_a_live_owner_on_this_host_is_refused(t
     else:
         with only_process(guard):
             assert guard.read_text().startswith(f"{os.getpid()} ")
+        said = f"has no locks (No locks available); going on without; process {process.pid} on {host} took it last"
+        assert said in capsys.readouterr().err
     process.kill()
     process.communicate()
 

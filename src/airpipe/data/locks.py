@@ -76,9 +76,10 @@ def _take(handle: int, guard: Path, wait: bool, message: str) -> None:
         if _alone(handle):
             return
     except OSError as error:
-        print(f"{guard}: this file system has no locks ({error.strerror}); going on without", file=sys.stderr)
         if lives(owner := _owner(handle)):
             raise Busy(f"{guard}: {owner} is at work. Wait until it ends, then run again") from None
+        more = f"; {owner} took it last: make sure that it has ended" if os.fstat(handle).st_size else ""
+        print(f"{guard}: this file system has no locks ({error.strerror}); going on without{more}", file=sys.stderr)
         return
     owner = _owner(handle)
     if not wait:
