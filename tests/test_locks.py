@@ -69,6 +69,17 @@ def test_one_that_waits_says_for_whom_and_goes_on_where_the_owner_removed_the_fi
     assert said == f"{guard}: process {holder.pid} on {HERE} is at work; waiting until it ends\n"
 
 
+def test_a_lock_of_another_process_at_the_same_place_is_not_removed(tmp_path):
+    guard, moved = tmp_path / "work/.lock", tmp_path / "done"
+    with only_process(guard):
+        guard.parent.rename(moved)  # as a finished pack is put into its place
+        with other("only", guard) as process:
+            pass
+    assert guard.read_text() == f"{process.pid} {HERE}\n" and (moved / ".lock").read_text().startswith(
+        f"{os.getpid()} "
+    )
+
+
 @pytest.mark.parametrize(("alive", "host"), [(True, HERE), (False, HERE), (True, "node7")])
 def test_without_locks_of_the_file_system_a_live_owner_here_is_refused(tmp_path, monkeypatch, capsys, alive, host):
     def no_locks(handle, how):

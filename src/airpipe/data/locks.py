@@ -42,7 +42,8 @@ def only_process(guard: Path, wait: bool = True, message: str = "") -> Iterator[
             raise _unwritable(guard, error) from None
         yield
     finally:
-        guard.unlink(missing_ok=True)
+        if _lies_at(guard, handle):  # what was locked may have been moved with its folder
+            guard.unlink(missing_ok=True)
         os.close(handle)  # lets go of the lock
 
 
@@ -51,12 +52,19 @@ def _taken(guard: Path, wait: bool, message: str) -> int:
         handle = _open(guard)
         try:
             _take(handle, guard, wait, message)
-            if guard.exists() and os.path.samestat(os.fstat(handle), guard.stat()):
+            if _lies_at(guard, handle):
                 return handle
         except BaseException:
             os.close(handle)
             raise
         os.close(handle)  # its owner removed the file that was waited for: another one may have a new file
+
+
+def _lies_at(guard: Path, handle: int) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), guard.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _open(guard: Path) -> int:
