@@ -17,5 +17,6 @@ def test_the_folder_whose_disk_is_full_is_named_with_its_free_space(tmp_path, mo
     assert "/tmp." not in full_disks(places)
     free[tmp_path / "tmp"] = 999_999_999
     assert f"12 MB free for {places[0]}, 1,000 MB free for {places[1]}." in full_disks(places)
+    assert full_disks(places, 12_000_000) == ""
     free.update(dict.fromkeys(free, 1_000_000_000))
     assert full_disks(places) == ""

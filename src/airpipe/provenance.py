@@ -69,17 +69,18 @@ FULL = 1e9
 """Less free space than this, in bytes, may be why a job failed."""
 
 
-def full_disks(places: Sequence[str]) -> str:
+def full_disks(places: Sequence[str], least: float = FULL) -> str:
     """Say which of these folders have little space left; a full disk leaves logs empty, so nobody else may say it.
 
     Args:
         places: folders; for one that is not there, the nearest folder above it counts.
+        least: bytes of free space that are no reason to worry.
 
     Returns:
-        One line; empty where all have `FULL` bytes free.
+        One line; empty where all have that much.
     """
     found = {place: shutil.disk_usage(nearest(Path(place))).free for place in dict.fromkeys(places)}
-    little = [f"{free / 1e6:,.0f} MB free for {place}" for place, free in found.items() if free < FULL]
+    little = [f"{free / 1e6:,.0f} MB free for {place}" for place, free in found.items() if free < least]
     if not little:
         return ""
     return (

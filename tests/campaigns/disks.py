@@ -27,7 +27,7 @@ def run(count: int, seed: int, folder: Path) -> Outcome:
         generator = random.Random(f"{seed} {number}")
         place = Path(shutil.copytree(project, folder / "try", symlinks=True))
         temporary = number % 5 == 4
-        size = generator.randint(SMALL, 20 if temporary else int(0.9 * needed))
+        size = generator.randint(SMALL, 1500 if temporary else int(0.9 * needed))
         disk = place / ("temporary" if temporary else "results")
         how, fault = try_one(place, disk, size, {"TMPDIR": str(disk)} if temporary else {})
         if fault := fault or differences(place, reference):

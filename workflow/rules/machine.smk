@@ -33,7 +33,12 @@ if workflow.is_main_process and join_runs(Path(".snakemake")):
     print("Removed the locks of a Snakemake that died on this host", file=sys.stderr)
 
 
+TEMPORARY = os.environ.get("TMPDIR", "/tmp")
+
+
 onstart:
+    if full := full_disks([TEMPORARY], 1e6):  # Snakemake's scheduler writes there, and ends without a word of ours
+        raise WorkflowError(full)
     if workflow.executor_plugin.name == "slurm" and shutil.which("sbatch") is None:
         raise WorkflowError(
             "--profile slurm submits jobs with sbatch, and this machine has no sbatch on its PATH. Run on a login"
@@ -48,5 +53,5 @@ onstart:
 
 
 onerror:
-    if full := full_disks(["results", ".snakemake", os.environ.get("TMPDIR", "/tmp")]):
+    if full := full_disks(["results", ".snakemake", TEMPORARY]):
         print(full, file=sys.stderr)
