@@ -23,7 +23,7 @@ else
 	$(BIN)/pip install -q -c constraints.txt 'torch==$(TORCH_VERSION)'
 endif
 	$(BIN)/pip install -q uv || true
-	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install -q --compile-bytecode -c constraints.txt -e '.[pipeline,dev]' \
+	VIRTUAL_ENV="$(CURDIR)/$(VENV)" $(BIN)/uv pip install -q --compile-bytecode -c constraints.txt -e '.[pipeline,dev]' \
 	  || $(BIN)/pip install -q -c constraints.txt -e '.[pipeline,dev]'
 	rm -f $(VENV)/.installed-*
 	touch $@

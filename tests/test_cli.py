@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -257,6 +258,10 @@ def test_doctor_finds_the_data(tmp_path, monkeypatch, capsys):
     [
         ("datasets: {mine: 3}", "datasets.mine: expected a mapping with title and splits, found 3"),
         ("datasets: [a]", "datasets: expected a mapping of entries, found ['a']"),
+        ("datasets: {mine: {about: 2026-01-01}}", "datasets.mine.about: expected text, a number, a list or a mapping"),
+        ("datasets: {mine: {about: 2026-13-01}}", "not valid YAML (month must be in 1..12)"),
+        ("datasets: " + "{a: " * 900 + "1" + "}" * 900, "nested too deeply to be read; take levels out"),
+        ("datasets: " + "{a: " * 60 + "1" + "}" * 60, "expected at most 50 levels, found more; take some out"),
         ("datasets: {mine: {like: [b]}}", "datasets.mine.like: unknown data set"),
         ("datasets: {a: {like: b}, b: {like: a}}", "a -> b -> a goes round in a circle"),
         ("datasets: {mine: {titel: x}}", "unknown setting 'titel'; did you mean 'title'?"),
@@ -321,6 +326,38 @@ def test_doctor_finds_results_that_cannot_be_written(tmp_path, monkeypatch, caps
     status, checks = doctor(capsys)
     assert status == 1
     assert checks["results"]["state"] == "problem"
+
+
+def test_doctor_says_what_does_for_dvc_where_results_are_a_link(tmp_path, monkeypatch, capsys):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "checkout").mkdir()
+    (tmp_path / "checkout/results").symlink_to(tmp_path / "disk")
+    monkeypatch.chdir(tmp_path / "checkout")
+    assert "DVC" not in doctor(capsys)[1]  # nobody uses it here
+    Path("dvc.yaml").write_text("stages: {}\n")
+    check = doctor(capsys)[1]["DVC"]
+    assert (check["state"], check["found"]) == ("note", f"results is a link to {tmp_path / 'disk'}")
+    assert "make results/ a folder and link the large folders in it instead" in check["remedy"]
+
+
+@pytest.mark.parametrize(
+    ("hosts", "state", "found", "remedy"),
+    [
+        (socket.gethostname(), "note", "locks of one that died on this host", "`snakemake --unlock` does so now"),
+        ("node7", "note", "locks of a run on node7", "If no Snakemake works on this folder any more"),
+        (None, "ok", "at work in this folder", ""),
+    ],
+)
+def test_doctor_tells_whose_locks_snakemake_has_left(tmp_path, monkeypatch, capsys, hosts, state, found, remedy):
+    monkeypatch.chdir(tmp_path)
+    Path(".snakemake/locks").mkdir(parents=True)
+    Path(".snakemake/airpipe.runs").write_text(f"{hosts}\n")
+    assert "Snakemake" not in doctor(capsys)[1]
+    Path(".snakemake/locks/0.output.lock").write_text("results/a\n")
+    if hosts is None:
+        monkeypatch.setattr("airpipe.data.locks._alone", lambda handle: False)
+    check = doctor(capsys)[1]["Snakemake"]
+    assert (check["state"], check["found"]) == (state, found) and remedy in check["remedy"]
 
 
 def test_doctor_without_torch_says_how_to_get_it(tmp_path, monkeypatch, capsys):

@@ -56,6 +56,15 @@ def test_make_targets_that_the_readme_names_exist():
     assert [target for target in named if not re.search(rf"^{target}:", makefile, re.MULTILINE)] == []
 
 
+def test_make_quotes_the_checkout_where_its_path_has_a_space(tmp_path):
+    folder = tmp_path / "a b"
+    folder.mkdir()
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        (folder / name).write_text((ROOT / name).read_text())
+    said = subprocess.run(["make", "-n", "setup"], cwd=folder, capture_output=True, text=True, check=True).stdout
+    assert said.count(str(folder)) == said.count(f'"{folder}/.venv"') == 1
+
+
 def test_snakemake_targets_and_commands_that_the_readme_names_exist():
     readme = (ROOT / "README.md").read_text()
     for command in set(re.findall(r"`airpipe (\w+)", readme)):

@@ -263,7 +263,7 @@ def test_a_file_of_unknown_length_that_was_cut_is_set_aside_and_fetched_again(we
     assert f"It was moved to {wrong}: run the same command again" in message
     assert "Remove it" not in message
     assert wrong.read_bytes() == DATA[:70_000]
-    assert sorted(path.name for path in places.downloads.iterdir()) == [".busy", "data.zip.wrong"]
+    assert sorted(path.name for path in places.downloads.iterdir()) == ["data.zip.wrong"]
     facts = fetch(places, [at(web.url("/data.zip"))])
     assert facts["files"][0]["length_unknown"] is True
     assert tree(places.folder) == FILES
@@ -328,7 +328,7 @@ def test_a_web_page_with_status_200_is_not_kept(web, places):
         message = failure(places, [at(web.url("/data.zip"))])
         assert "a web page came instead of data.zip" in message
         assert "quota" in message
-        assert [path.name for path in places.downloads.iterdir()] == [".busy"]
+        assert [path.name for path in places.downloads.iterdir()] == []
     web.pages["/data.zip"] = Page(DATA)
     assert fetch(places, [at(web.url("/data.zip"))])["bytes_received"] == len(DATA)
 

@@ -1,12 +1,13 @@
 """The plan answers what the configuration asks for: in milliseconds, without Snakemake, files or torch."""
 
+import re
 import subprocess
 import sys
 from itertools import chain
 
 import pytest
 import yaml
-from helpers import shipped
+from helpers import ROOT, shipped
 
 from airpipe.errors import AirpipeError
 from airpipe.methods.vrdir.settings import SadSettings
@@ -226,6 +227,14 @@ def test_parents_are_model_ids_of_the_same_seed(demo):
         f"{VRDIR}/{s}" for s in ("sad", "dnc_haze", "dnc_noise", "dnc_rain")
     }
     assert demo.parents_of(NAFNET) == {}
+
+
+def test_a_setting_trains_on_from_a_finished_stage_as_the_readme_says():
+    [written] = re.findall(r"`(nafnet_5d_on: .*?)`", (ROOT / "config/README.md").read_text(), re.DOTALL)
+    on = "baseline/nafnet_5d_on/seed0/train"
+    found = plan(nested("methods", "baseline", "settings", yaml.safe_load(written)))
+    assert found.parents_of(on) == {"continued": "baseline/nafnet_5d/seed0/train"}
+    assert found.frozen_stage(on) != found.frozen_stage("baseline/nafnet_5d/seed0/train")
 
 
 def test_an_optional_parent_that_is_not_there_is_left_out(monkeypatch):

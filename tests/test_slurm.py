@@ -279,15 +279,30 @@ def test_a_dry_run_for_slurm_shows_what_the_stage_asks_for(tmp_path):
 @pytest.mark.pipeline
 def test_without_slurm_the_profile_fails_with_a_remedy_and_writes_nothing(tmp_path):
     project = copy_project(tmp_path / "project")
-    tools = tmp_path / "bin"  # what snakemake needs, and no sbatch
-    tools.mkdir()
-    for tool in ("bash", "sh", "env", "git", "uname", "which"):
-        if found := shutil.which(tool):
-            (tools / tool).symlink_to(found)
-    path = f"{Path(sys.executable).parent}{os.pathsep}{tools}"
-    with submitted(project, "all", "--configfile", str(overlay(project)), PATH=path) as run:
+    with submitted(project, "all", "--configfile", str(overlay(project)), PATH=path_without_slurm(tmp_path)) as run:
         assert run.wait(120) == 1
     assert "no sbatch on its PATH" in run.said
     assert "without --profile slurm" in run.said
     assert "Traceback" not in run.said
+    assert not (project / "results").exists()
+
+
+def path_without_slurm(folder: Path) -> str:
+    """A PATH with what snakemake needs, and without the commands of Slurm."""
+    tools = folder / "bin"
+    tools.mkdir()
+    for tool in ("bash", "sh", "env", "git", "uname", "which"):
+        if found := shutil.which(tool):
+            (tools / tool).symlink_to(found)
+    return f"{Path(sys.executable).parent}{os.pathsep}{tools}"
+
+
+@pytest.mark.pipeline
+def test_several_nodes_without_srun_are_refused_before_anything_is_made(tmp_path, monkeypatch):
+    project = copy_project(tmp_path / "project")
+    given = overlay(project, nodes=2)
+    monkeypatch.setenv("PATH", path_without_slurm(tmp_path))
+    done = snakemake(project, "train_baseline", "--configfile", str(given), check=False)
+    assert done.returncode == 1
+    assert "baseline_train asks for several nodes (compute: nodes), which srun starts, and this machine" in done.stdout
     assert not (project / "results").exists()

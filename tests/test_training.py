@@ -1,12 +1,14 @@
 """Training resumes to the same bits, runs in parallel to the same losses, and fails clearly."""
 
 import csv
+import json
 import os
 import pickle
 import random
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -26,6 +28,9 @@ LONG = {
         {"steps": 200, "patch_size": 16, "batch_size": 6},
     ]
 }
+
+
+WIDER = {"name": "nafnet", "arguments": {"width": 12, "middle_blk_num": 1, "enc_blk_nums": [1], "dec_blk_nums": [1]}}
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +139,40 @@ def test_other_settings_set_the_old_state_aside(trained):
     assert (kept[0] / "step_00000060.ckpt").is_file()
 
 
+def test_a_stage_trains_on_from_the_last_checkpoint_of_a_finished_one(finished, tmp_path):
+    still = {"net": {"learning_rate": 1e-30, "schedule": "constant"}}
+    phases = [{"steps": 2, "patch_size": 16, "batch_size": 4}]
+    settings = stage(stage="on", parents={"continued": "m/s/seed0/a"}, optimizers=still, phases=phases)
+    trained = Stage(tmp_path, settings)
+    parent = ("--parent", f"continued={finished.workdir / 'model.safetensors'}")
+    said = trained.run(*parent).stdout
+    newest_one = finished.workdir / "state/step_00000060.ckpt"
+    assert f"training on from {newest_one}, step 60 of its own" in said and "from step 0 of 2" in said
+    before, after = (torch.load(file) for file in (newest_one, trained.workdir / "state/step_00000002.ckpt"))
+    assert {name: value.tolist() for name, value in after["network.net"].items()} == {
+        name: value.tolist() for name, value in before["network.net"].items()
+    }
+    steps = [int(file["optimizer.net"]["state"][0]["step"]) for file in (before, after)]
+    assert steps == [60, 62]
+    assert [int(file["average.net"]["n_averaged"]) for file in (before, after)] == [60, 62]
+    assert json.loads((trained.workdir / "card.json").read_text())["budget"]["steps"] == 62
+    assert "training on" not in trained.run(*parent).stdout  # it resumes its own
+
+
+def test_nothing_to_train_on_from_and_another_network_are_told(finished, tmp_path):
+    trained = Stage(tmp_path, stage(parents={"continued": "m/s/seed0/a"}, network=WIDER))
+    parent = ("--parent", f"continued={finished.workdir / 'model.safetensors'}")
+    failed = trained.run(*parent, check=False)
+    assert failed.returncode == 2
+    assert "step_00000060.ckpt: cannot be trained on from (" in failed.stderr and "Expected the last" in failed.stderr
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    for name in ("model.safetensors", "card.json"):
+        shutil.copy(finished.workdir / name, alone)
+    failed = trained.run("--parent", f"continued={alone / 'model.safetensors'}", check=False)
+    assert f"{alone / 'state'}: no checkpoint to train on from (clean_state removes" in failed.stderr
+
+
 def test_a_world_that_was_not_launched_is_refused(tmp_path):
     failed = Stage(tmp_path).run("--processes", "2", check=False)
     assert failed.returncode == 2
@@ -216,6 +255,23 @@ def test_a_cluster_s_sigterm_to_all_processes_saves_with_loader_workers(tmp_path
     assert newest(trained) != ""
     trained.run()
     assert trained.weights() == uninterrupted.weights()
+
+
+def test_a_second_process_waits_for_the_one_that_trains_the_stage_and_ends_with_the_same_bits(tmp_path, uninterrupted):
+    trained = Stage(tmp_path, stage(**LONG))
+    first = subprocess.Popen(trained.command(), env=one_thread(), stdout=subprocess.PIPE)
+    while not (trained.workdir / "state" / "curves.csv").exists():
+        time.sleep(0.01)
+    first.send_signal(signal.SIGSTOP)
+    second = subprocess.Popen(trained.command(), env=one_thread(), stdout=subprocess.PIPE, text=True)
+    guard = trained.workdir / ".training.lock"
+    assert f"{guard}: process {first.pid} on {socket.gethostname()} is at work; waiting" in second.stdout.readline()
+    first.send_signal(signal.SIGCONT)
+    said = second.communicate(timeout=60)[0]
+    assert first.wait(timeout=60) == second.returncode == 0
+    first.stdout.close()
+    assert "from step 600 of 600" in said and not guard.exists()
+    assert (trained.weights(), trained.curves()) == (uninterrupted.weights(), uninterrupted.curves())
 
 
 def test_no_progress_quotes_the_last_error(tmp_path):

@@ -4,9 +4,10 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,38 @@ def write_failed(target: Path, error: Exception) -> AirpipeError:
         f"{target}: cannot be written ({reason}). Nothing was replaced. "
         "Free disk space or make the folder writable, then run the same command again"
     )
+
+
+FULL = 1e9
+"""Less free space than this, in bytes, may be why a job failed."""
+
+
+def full_disks(places: Sequence[str], least: float = FULL) -> str:
+    """Say which of these folders have little space left; a full disk leaves logs empty, so nobody else may say it.
+
+    Args:
+        places: folders; for one that is not there, the nearest folder above it counts.
+        least: bytes of free space that are no reason to worry.
+
+    Returns:
+        One line; empty where all have that much.
+    """
+    found = {place: shutil.disk_usage(nearest(Path(place))).free for place in dict.fromkeys(places)}
+    little = [f"{free / 1e6:,.0f} MB free for {place}" for place, free in found.items() if free < least]
+    if not little:
+        return ""
+    return (
+        f"A disk may be full: {', '.join(little)}. A full disk leaves logs empty; free space there (temporary files "
+        "lie in TMPDIR), then run the same command again: what is finished stays"
+    )
+
+
+def nearest(place: Path) -> Path:
+    """The path itself where it exists, or the nearest one above it that does."""
+    place = place.absolute()
+    while not place.exists():
+        place = place.parent
+    return place
 
 
 def write_text(target: Path, text: str) -> None:

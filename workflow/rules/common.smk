@@ -5,8 +5,6 @@ import functools
 import json
 import os
 import shlex
-import shutil
-import sys
 from pathlib import Path
 
 from airpipe.data.files import split_is_there
@@ -16,19 +14,6 @@ from airpipe.plan import Machine, asked_of_scheduler, launcher, load_plan, train
 from airpipe.provenance import sha256_file
 from airpipe.settings.names import ID_PATTERN, NONE, PART, ModelId
 from snakemake.exceptions import WorkflowError
-
-# Threads that wait for each other spin only briefly: an idle machine loses nothing, a shared one
-# does not stall (measured: docs/measurements.md).
-os.environ.setdefault("GOMP_SPINCOUNT", "20000")
-
-# Jobs run this checkout's package, also in environments that Snakemake makes (--sdm conda).
-package = os.path.join(os.path.dirname(workflow.basedir), "src")
-os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")])))
-
-if os.path.exists("results") and not (os.path.isdir("results") and os.access("results", os.W_OK | os.X_OK)):
-    raise WorkflowError(
-        "results/ is not a folder that this user can write to; free the name, or link it to a disk with space"
-    )
 
 
 def told(function):
@@ -132,11 +117,3 @@ def evaluation_resources(always=False):
     if not compute.gpu:
         return asked
     return asked | {"gpu": lambda wildcards: compute.gpu if always or wildcards.model != NONE else 0}
-
-
-onstart:
-    if workflow.executor_plugin.name == "slurm" and shutil.which("sbatch") is None:
-        raise WorkflowError(
-            "--profile slurm submits jobs with sbatch, and this machine has no sbatch on its PATH. Run on a login"
-            " node of the cluster, or without --profile slurm to use this machine; `airpipe doctor` tells more"
-        )

@@ -10,9 +10,9 @@ import yaml
 
 from airpipe.data.addresses import address_of
 from airpipe.errors import AirpipeError
-from airpipe.settings.base import check_settings, read_yaml, unknown_name
+from airpipe.settings.base import check_settings, read_yaml, shown, unknown_name
 from airpipe.settings.datasets import DatasetSettings
-from airpipe.settings.merging import deep_merge, inherited
+from airpipe.settings.merging import deep_merge, inherited, plain
 from airpipe.settings.places import expanded
 
 REGISTRY = Path("config/datasets.yaml")
@@ -63,10 +63,10 @@ def load_registry(overlays: Sequence[Path] = ()) -> dict[str, DatasetSettings]:
     for path in (REGISTRY, *overlays):
         datasets = read_yaml(path).get("datasets", {})
         if not isinstance(datasets, dict):
-            raise AirpipeError(f"{path}: datasets: expected a mapping of entries, found {datasets!r}")
+            raise AirpipeError(f"{path}: datasets: expected a mapping of entries, found {shown(datasets)}")
         merged = deep_merge(merged, datasets)
     try:
-        entries = inherited(merged)
+        entries = inherited(plain(merged, "datasets"))
     except ValueError as error:
         raise AirpipeError(str(error)) from None
     return {name: check_settings(DatasetSettings, entry, f"datasets.{name}") for name, entry in entries.items()}

@@ -19,11 +19,14 @@ import airpipe
 from airpipe.cli import data as data_cli
 from airpipe.cli import restore as restore_cli
 from airpipe.cli import weights as weights_cli
+from airpipe.data.locks import UNKNOWN, left_locks
 from airpipe.errors import AirpipeError
+from airpipe.provenance import nearest
 from airpipe.settings.places import expanded
 from airpipe.weights.cards import CARD, read_card
 
 RESULTS = Path("results")
+SNAKEMAKE = Path(".snakemake")
 OLDEST_PYTHON = (3, 11)
 FREE_GB = 5
 """Less free disk than this is worth a warning: the demo writes about 1 GB, checkpoints come on top."""
@@ -193,7 +196,8 @@ class Check:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    checks = [_check_python(), *_check_torch(), _check_slurm(), *_check_results(RESULTS), *_check_data()]
+    checks = [_check_python(), *_check_torch(), _check_slurm(), *_check_results(RESULTS)]
+    checks += [*_check_dvc(RESULTS), *_check_locks(SNAKEMAKE), *_check_data()]
     if arguments.json:
         print(json.dumps([asdict(check) for check in checks], indent=2))
     else:
@@ -238,9 +242,7 @@ def _check_slurm() -> Check:
 
 def _check_results(results: Path) -> list[Check]:
     """Room and right to write in the folder, or where it would be made."""
-    place = results.absolute()
-    while not place.exists():
-        place = place.parent
+    place = nearest(results)
     free = shutil.disk_usage(place).free / 1e9
     remedy = "" if free >= FREE_GB else f"Less than {FREE_GB} GB: free some, or link results/ to a larger disk"
     room = Check("ok" if free >= FREE_GB else "note", "disk", f"{free:.0f} GB free for {results}/", remedy)
@@ -250,6 +252,32 @@ def _check_results(results: Path) -> list[Check]:
         room,
         Check("problem", "results", f"{place} cannot be written", "Change its permissions or work elsewhere"),
     ]
+
+
+def _check_dvc(results: Path) -> list[Check]:
+    """DVC takes no outputs behind a link that leads out of its repository."""
+    if not (results.is_symlink() and Path("dvc.yaml").is_file()):
+        return []
+    remedy = (
+        f"`dvc repro` refuses its outputs there. To use DVC, make {results}/ a folder and link the large folders in it "
+        f"instead ({results}/<method>, {results}/restored), or move the whole checkout; Snakemake works either way"
+    )
+    return [Check("note", "DVC", f"{results} is a link to {results.resolve()}", remedy)]
+
+
+def _check_locks(snakemake: Path) -> list[Check]:
+    """Locks of Snakemake that a killed one may have left."""
+    left = left_locks(snakemake)
+    if not left.files:
+        return []
+    if left.stale:
+        remedy = "The next `snakemake` removes them; `snakemake --unlock` does so now"
+        return [Check("note", "Snakemake", "locks of one that died on this host", remedy)]
+    if left.alone:
+        hosts = ", ".join(sorted(left.hosts - {UNKNOWN})) or "an unknown host"
+        remedy = "If no Snakemake works on this folder any more: `snakemake --unlock`"
+        return [Check("note", "Snakemake", f"locks of a run on {hosts}", remedy)]
+    return [Check("ok", "Snakemake", "at work in this folder")]
 
 
 def _check_data() -> list[Check]:

@@ -21,7 +21,7 @@ import numpy as np
 
 from airpipe.curation.listing import Line
 from airpipe.curation.opening import Key, Opener, open_picture
-from airpipe.data.locks import only_process
+from airpipe.data.locks import OWNER, only_process
 from airpipe.data.pack_contents import Contents
 from airpipe.data.packing import write_header, write_index
 from airpipe.data.packs import FORMAT, IMAGE, NO_IMAGE, PAIR, VERSION, Pack
@@ -143,7 +143,7 @@ def _contents(index: Sequence[tuple[Mapping[str, str], Window]], name: str) -> C
 
 def _make(contents: Contents, rows: Sequence[Mapping[str, str]], opener: Opener, folder: Path) -> None:
     partial = folder.with_name(f"{folder.name}.partial")
-    busy = f"{partial}: another process makes this pack. Wait for it, then run again"
+    busy = f"{partial}: {OWNER} makes this pack. Wait for it, then run again"
     try:
         with only_process(partial.with_name(f".{partial.name}.lock"), wait=False, message=busy):
             shutil.rmtree(partial, ignore_errors=True)
@@ -156,7 +156,6 @@ def _make(contents: Contents, rows: Sequence[Mapping[str, str]], opener: Opener,
             write_index(contents, partial)
             write_header(contents, partial)
             partial.replace(folder)
-        partial.with_name(f".{partial.name}.lock").unlink(missing_ok=True)
     except OSError as error:
         raise write_failed(folder, error) from None
 

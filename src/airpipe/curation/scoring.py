@@ -16,6 +16,7 @@ from airpipe.curation.listing import Line, read_facts, read_lines
 from airpipe.curation.opening import Found, Key, Opener, open_picture
 from airpipe.curation.scores import Plugin, TestImages, load_plugins, measure
 from airpipe.data.fingerprints import perceptual_hash
+from airpipe.data.locks import only_process
 from airpipe.data.streams import write_all
 from airpipe.errors import AirpipeError
 from airpipe.progress import track
@@ -64,20 +65,20 @@ class Scorer:
         names = columns(list(plugins))
         part = output.with_name(f"{output.name}.{self._hash(shard, shards)}.part")
         try:
-            output.parent.mkdir(parents=True, exist_ok=True)
-            count, last = _resume(part, names)
-            with part.open("ab", buffering=0) as stream:
-                if part.stat().st_size == 0:
-                    write_all(stream, _line(names), part)
-                for found, line in self._found(shard, shards, last):
-                    row = self._row(found, line, plugins)
-                    write_all(stream, _line([row.get(name, "") for name in names]), part)
-                    count += 1
-                os.fsync(stream.fileno())
-            for other in output.parent.glob(f"{output.name}.*.part"):
-                if other != part:  # of other settings
-                    other.unlink()
-            part.replace(output)
+            with only_process(output.with_name(f".{output.name}.lock")):
+                count, last = _resume(part, names)
+                with part.open("ab", buffering=0) as stream:
+                    if part.stat().st_size == 0:
+                        write_all(stream, _line(names), part)
+                    for found, line in self._found(shard, shards, last):
+                        row = self._row(found, line, plugins)
+                        write_all(stream, _line([row.get(name, "") for name in names]), part)
+                        count += 1
+                    os.fsync(stream.fileno())
+                for other in output.parent.glob(f"{output.name}.*.part"):
+                    if other != part:  # of other settings
+                        other.unlink()
+                part.replace(output)
         except OSError as error:
             raise write_failed(output, error) from None
         return count

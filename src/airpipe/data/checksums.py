@@ -69,6 +69,6 @@ def _read(lock: Path) -> Checksums:
         return Checksums()
     try:
         plain = yaml.safe_load(lock.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise AirpipeError(f"{lock}: cannot be read ({error}). Restore it with git, then run again") from None
     return check_settings(Checksums, {"datasets": plain or {}}, str(lock))

@@ -13,7 +13,7 @@ from airpipe.data.archive_rules import BadArchive, DamagedArchive
 from airpipe.data.archives import archive_kind, occupied, unpack
 from airpipe.data.checksums import Recorded, read_checksums, record_checksums, today
 from airpipe.data.files import FETCHED, is_image
-from airpipe.data.locks import only_process
+from airpipe.data.locks import OWNER, only_process
 from airpipe.data.obtain import Obtained, Shelf, manual_steps
 from airpipe.data.remote import Wanted, list_files
 from airpipe.data.streams import FULL, MEGABYTE, enough_space
@@ -79,7 +79,7 @@ def fetch_dataset(dataset: str, entry: DatasetSettings, places: Places, wait_min
             f"data set {dataset!r}: {places.folder} is not there and the registry names no source. Get it from "
             f"{entry.home or 'its home page'} and set its `root` to the folder"
         )
-    message = f"{places.downloads}: another process is fetching {dataset!r}; wait for it, then run the same command"
+    message = f"{places.downloads}: {OWNER} is fetching {dataset!r}; wait for it, then run the same command"
     with only_process(places.downloads / ".busy", wait=False, message=message):
         if places.facts.exists():
             print(f"{places.facts}: its folder is gone; it is removed and {dataset} is fetched again", file=sys.stderr)

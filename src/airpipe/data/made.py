@@ -23,12 +23,10 @@ def make_dataset(made: MadeShapes | MadeCrops, target: Path, source: str = "") -
         Number of images by split.
 
     Raises:
-        AirpipeError: the source does not fit, the disk is full, or another process makes the same data set.
+        AirpipeError: the source does not fit, or the disk is full.
     """
     work, old = (target.with_name(f".{target.name}.{what}") for what in ("partial", "old"))
-    with only_process(
-        target.with_name(f".{target.name}.lock"), wait=False, message=f"{target}: another process makes it. Wait for it"
-    ):
+    with only_process(target.with_name(f".{target.name}.lock")):
         try:
             if old.exists() and not target.exists():
                 old.rename(target)

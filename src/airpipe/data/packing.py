@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from airpipe.data.locks import only_process
+from airpipe.data.locks import OWNER, only_process
 from airpipe.data.pack_contents import Contents, read_contents
 from airpipe.data.packs import FORMAT, IMAGE, INDEX, VERSION, Pack
 from airpipe.data.streams import write_all
@@ -137,7 +137,7 @@ def _make(contents: Contents, root: Path, folder: Path, threads: int, size: str)
     try:
         partial.parent.mkdir(parents=True, exist_ok=True)
         _check_space(contents, partial, size)
-        busy = f"{partial}: another process makes this pack. Wait for it, then run again"
+        busy = f"{partial}: {OWNER} makes this pack. Wait for it, then run again"
         with only_process(partial / "lock", wait=False, message=busy):
             if folder.is_dir():  # another process finished it between the first look and the lock
                 with suppress(FileNotFoundError):  # the lock may have moved with the other's work

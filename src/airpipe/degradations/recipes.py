@@ -27,7 +27,7 @@ from airpipe.degradations.noise import gaussian_noise, poisson_noise, speckle_no
 from airpipe.degradations.weather import haze, rain_streaks, snow
 from airpipe.errors import AirpipeError
 from airpipe.pixels import Box, FloatImage, Layer, as_floats, whole
-from airpipe.settings.base import unknown_name
+from airpipe.settings.base import shown, unknown_name
 from airpipe.settings.degrading import Draw, Operation, Recipe
 
 OPERATIONS: dict[str, Callable[..., FloatImage]] = {
@@ -138,7 +138,7 @@ def _check_values(
         kind = drawn[name].annotation
         for value in values:
             if kind in EXPECTED and not _fits(value, kind):
-                raise AirpipeError(f"{where}: parameter {name!r} is {value!r}; expected {EXPECTED[kind]}")
+                raise AirpipeError(f"{where}: parameter {name!r} is {shown(value)}; expected {EXPECTED[kind]}")
     first = {name: values[0] for name, values in possible.items()}
     # one parameter leaves its first value at a time: all combinations would be too many
     trials = [first] + [{**first, name: value} for name, values in possible.items() for value in values[1:]]

@@ -3,20 +3,33 @@
 import difflib
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from airpipe.errors import AirpipeError
 
 Json = Any
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$", max_length=100)]  # it becomes a part of file names
 
 S = TypeVar("S", bound="Settings")
+V = TypeVar("V")
+
+
+def each_once(values: tuple[V, ...]) -> tuple[V, ...]:
+    """The same values; ValueError where one comes twice, which would count twice in every mean."""
+    if twice := [value for value, count in Counter(values).items() if count > 1]:
+        raise ValueError(f"found {shown(twice[0])} more than once, expected each once; leave out the repeats")
+    return values
+
+
+Names = Annotated[tuple[Name, ...], AfterValidator(each_once)]
+"""Names, each once."""
 
 
 class Settings(BaseModel):
@@ -27,7 +40,7 @@ class Settings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _name_unknown_keys(cls, values: Any) -> Any:
-        if isinstance(values, Mapping):
+        if isinstance(values, Mapping) and cls.model_config["extra"] == "forbid":
             fields = cls.model_fields
             for key in values:
                 if key not in fields:
@@ -48,9 +61,9 @@ def shown(value: Any) -> str:
 def unknown_name(found: str, valid: Any, what: str) -> str:
     """Say that `found` is not one of `valid`, and which of them is nearest."""
     names = sorted(str(name) for name in valid)
-    near = difflib.get_close_matches(found, names, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(found[:SHOWN], names, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"unknown {what} {found!r}; {hint}Valid: {', '.join(names) or '(none)'}"
+    return f"unknown {what} {shown(found)}; {hint}Valid: {', '.join(names) or '(none)'}"
 
 
 def check_settings(model: type[S], values: Any, where: str) -> S:
@@ -67,14 +80,28 @@ def check_settings(model: type[S], values: Any, where: str) -> S:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        lines = [f"{'.'.join(str(p) for p in e['loc']) or 'top level'}: {_reason(e)}" for e in error.errors()]
+        lines = [f"{'.'.join(str(p)[:SHOWN] for p in e['loc']) or 'top level'}: {_reason(e)}" for e in error.errors()]
         raise AirpipeError(f"{where} is not valid:\n  " + "\n  ".join(lines)) from None
 
 
+EXPECTED = {
+    "missing": "Field required: it has no default; add it",
+    "tuple_type": "expected a list",
+    "list_type": "expected a list",
+    "dict_type": "expected a mapping of names to values",
+    "model_type": "expected a mapping of names to values",
+    "string_type": "expected text",
+}
+"""What users write where pydantic speaks of Python's types."""
+
+
 def _reason(error: Any) -> str:
-    message = str(error["msg"]).removeprefix("Value error, ")
-    found = error.get("input")
-    return message if isinstance(found, Mapping) else f"{message} (found {found!r})"
+    kind, found = error["type"], error.get("input")
+    message = EXPECTED.get(kind, str(error["msg"]).removeprefix("Value error, "))
+    if kind == "missing" or (isinstance(found, Mapping) and kind not in EXPECTED):
+        return message
+    more = f"; write [{shown(found)}]" if kind in ("tuple_type", "list_type") and isinstance(found, str | int) else ""
+    return f"{message} (found {shown(found)}){more}"
 
 
 def canonical_json(settings: Settings) -> str:
@@ -97,8 +124,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise AirpipeError(f"{path}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise AirpipeError(f"{path}: not valid YAML ({error})") from None
+    except RecursionError:
+        raise AirpipeError(f"{path}: nested too deeply to be read; take levels out") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or a date that there is not
+        raise AirpipeError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(values, dict):
         raise AirpipeError(f"{path}: expected a YAML mapping, found {type(values).__name__}")
     return cast(dict[str, Any], values)

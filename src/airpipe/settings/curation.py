@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from airpipe.errors import AirpipeError
-from airpipe.settings.base import Name, Settings, unknown_name
+from airpipe.settings.base import Name, Settings, shown, unknown_name
 from airpipe.settings.names import PairListId
 
 MEASURES = ("width", "height", "side", "aspect", "grey", "alpha", "brightness", "blur", "flatness", "niqe", "brisque")
@@ -71,7 +71,7 @@ class PictureScoring(Settings):
             if name in (*KEY, *FACTS, *REASONS):
                 raise ValueError(f"plugins: {name!r} means something else in tables; call the plug-in otherwise")
             if target.count(":") != 1:
-                raise ValueError(f"plugins.{name}: expected 'module:function', found {target!r}")
+                raise ValueError(f"plugins.{name}: expected 'module:function', found {shown(target)}")
         return self
 
 

@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from airpipe.errors import AirpipeError
-from airpipe.settings.base import Name, Settings, unknown_name
+from airpipe.settings.base import Name, Settings, shown, unknown_name
 from airpipe.settings.curation import MadeCurated
 from airpipe.settings.names import SEED
 
@@ -255,7 +255,7 @@ class SplitSettings(Settings):
     def _sizes_are_sizes(cls, sizes: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
         for size in (size for version in sizes.values() for size in version):
             if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", size):
-                raise ValueError(f"expected width x height such as '480x320', found {size!r}")
+                raise ValueError(f"expected width x height such as '480x320', found {shown(size)}")
         return sizes
 
 

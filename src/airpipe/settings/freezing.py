@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from airpipe.errors import AirpipeError
-from airpipe.settings.base import check_settings, unknown_name
+from airpipe.settings.base import check_settings, shown, unknown_name
 from airpipe.settings.datasets import of_seed
 from airpipe.settings.merging import over_common, plain
 from airpipe.settings.names import NOLEAK, ModelName
@@ -41,7 +41,8 @@ def parent_id(project: ProjectSettings, model: str, seed: int, stage: str, paren
         name = None
     if name is None or name.variant or not (name.stage or name.imported):
         raise AirpipeError(
-            f"{where}: {parent!r} is not of the form stage (of the same setting), method/setting/stage or imported/name"
+            f"{where}: {shown(parent)} is not of the form stage (of the same setting), method/setting/stage or "
+            "imported/name"
         )
     if name.imported:
         return parent

@@ -5,18 +5,41 @@ merges overlays and leaves the nulls in), in an entry with `like` an inherited k
 a key that is absent has its default.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from airpipe.settings.base import Json, Settings, unknown_name
+from airpipe.settings.base import SHOWN, Json, Settings, shown, unknown_name
 from airpipe.settings.datasets import SHORTHAND
 
+DEEPEST = 50
+"""Levels that a configuration may have."""
 
-def plain(value: Any) -> Any:
-    """A new copy with ordered or frozen mappings as plain dicts, and sequences as lists."""
-    return json.loads(json.dumps(value))
+
+def plain(value: Any, where: str = "", depth: int = 0) -> Any:
+    """A new copy with ordered or frozen mappings as plain dicts, and sequences as lists.
+
+    Args:
+        value: as read from YAML.
+        where: its path, for messages.
+        depth: levels above it.
+
+    Raises:
+        ValueError: a date or another value that JSON has not, or more than `DEEPEST` levels.
+    """
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if depth > DEEPEST:
+        raise ValueError(f"{where[:SHOWN]}...: expected at most {DEEPEST} levels, found more; take some out")
+    above = f"{where}." if where else ""
+    if isinstance(value, Mapping):
+        return {str(key): plain(one, f"{above}{str(key)[:SHOWN]}", depth + 1) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(one, f"{above}{number}", depth + 1) for number, one in enumerate(value)]
+    raise ValueError(
+        f"{where}: expected text, a number, a list or a mapping, found the {type(value).__name__} {shown(str(value))}; "
+        "put it into quotes if text is meant"
+    )
 
 
 def deep_merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -159,8 +182,8 @@ def _mapping(values: Any, key: str) -> Mapping[str, Any]:
 
 
 def _only_scales(base: Mapping[str, Any], scales: Any, where: str) -> dict[str, Any]:
-    if not isinstance(scales, list):
-        raise ValueError(f"{where}scales: expected a list of inherited scales, found {scales!r}")
+    if not isinstance(scales, list) or not all(isinstance(scale, str) for scale in scales):
+        raise ValueError(f"{where}scales: expected a list of inherited scales, found {shown(scales)}")
     stages = _mapping(base, "stages")
     known = {scale for stage in stages.values() for scale in _mapping(stage, "scales")}
     for scale in scales:
@@ -243,7 +266,7 @@ def inherited(
 
     def follow(name: str, seen: tuple[str, ...]) -> dict[str, Json]:
         if not isinstance(entries[name], Mapping):
-            raise ValueError(f"{place}.{name}: expected a mapping with {how.has}, found {entries[name]!r}")
+            raise ValueError(f"{place}.{name}: expected a mapping with {how.has}, found {shown(entries[name])}")
         entry = dict(entries[name])
         model = entry.pop("like", None)
         if model is None:

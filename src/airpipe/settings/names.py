@@ -4,7 +4,9 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt
+
+from airpipe.settings.base import each_once, shown
 
 SEED = "{seed}"
 """Text that stands for the run's seed in pair lists of data parts; `frozen_stage` replaces it."""
@@ -30,6 +32,9 @@ SeededPairListId = Annotated[
     ),
 ]
 
+
+Seeds = Annotated[tuple[NonNegativeInt, ...], Field(min_length=1), AfterValidator(each_once)]
+"""Seeds of runs, each once."""
 
 NOLEAK = "_noleak"
 """Ending of the names of pair lists without the images that tests show."""
@@ -80,7 +85,9 @@ class ModelId:
         if text == NONE:
             return cls(NONE)
         if not re.fullmatch(ID_PATTERN, text) or re.match(f"{IMPORTED}/.*/", text):
-            raise ValueError(f"{text!r} is no model id: expected none, imported/name or method/setting/seed0/stage")
+            raise ValueError(
+                f"{shown(text)} is no model id: expected none, imported/name or method/setting/seed0/stage"
+            )
         path, _, variant = text.partition("@")
         method, setting, *rest = path.split("/")
         return (
@@ -137,7 +144,7 @@ class ModelName:
         parts = path.split("/")
         known = all(re.fullmatch(PART, part) for part in [*parts, *([variant] if at else [])])
         if not known or len(parts) not in ((2,) if parts[0] == IMPORTED else (2, 3)):
-            raise ValueError(f"{where}{': ' if where else ''}{text!r} is not {NAME_FORMS}")
+            raise ValueError(f"{where}{': ' if where else ''}{shown(text)} is not {NAME_FORMS}")
         return cls(parts[0], parts[1], parts[2] if len(parts) == 3 else "", variant)
 
     @property
@@ -169,7 +176,7 @@ class ModelName:
 def _of_a_setting(text: str) -> str:
     if ModelName.parse(text).stage:
         raise ValueError(
-            f"{text!r} names a stage; expected method/setting or imported/name: the evaluated stage is shown"
+            f"{shown(text)} names a stage; expected method/setting or imported/name: the evaluated stage is shown"
         )
     return text
 
@@ -181,7 +188,7 @@ def _of_a_setting_or_stage(text: str) -> str:
 def _of_a_stage(text: str) -> str:
     name = ModelName.parse(text)
     if not name.imported and not name.stage:
-        raise ValueError(f"{text!r} is not method/setting/stage or imported/name; name the stage")
+        raise ValueError(f"{shown(text)} is not method/setting/stage or imported/name; name the stage")
     return text
 
 

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from airpipe.errors import AirpipeError
+from airpipe.settings.base import shown
 
 
 def expanded(root: str) -> str:
@@ -25,7 +26,7 @@ def place(path: str, where: str) -> str:
     missing = [name for name in dict.fromkeys(re.findall(r"\$\{(\w+)\}", path)) if not os.environ.get(name)]
     if missing:
         raise AirpipeError(
-            f"{where} is {path!r}, and the environment variable {' and '.join(missing)} is not set. "
+            f"{where} is {shown(path)}, and the environment variable {' and '.join(missing)} is not set. "
             f"Set it ({missing[0]}=/folder snakemake ...), or write the path itself"
         )
     return expanded(path)

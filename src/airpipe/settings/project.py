@@ -8,14 +8,14 @@ This module imports no torch: Snakemake reads it at every start.
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from pydantic import Field, NonNegativeInt, model_validator
+from pydantic import Field, model_validator
 
 from airpipe.errors import AirpipeError
 from airpipe.settings.base import Json, Name, Settings, check_settings, unknown_name
 from airpipe.settings.datasets import DatasetSettings, of_seed
 from airpipe.settings.degrading import Recipe
 from airpipe.settings.merging import check_nulls, over_common, plain, settled
-from airpipe.settings.names import NOLEAK, ModelName, SettingModel
+from airpipe.settings.names import NOLEAK, ModelName, Seeds, SettingModel
 from airpipe.settings.places import place
 from airpipe.settings.scoring import LeakageSettings, ProtocolSettings, ReportSettings, TableSettings, TestSettings
 from airpipe.settings.stages import ComputeSettings
@@ -29,6 +29,7 @@ from airpipe.settings.studies import (
     RetrievalSettings,
     check_names,
 )
+from airpipe.settings.written import Written
 
 RESERVED = ("efficiency", "published")
 """Names of tables that are always there; `<table>_gains` belong to the tables of scores."""
@@ -108,7 +109,7 @@ class ProjectSettings(Settings):
     """All of config/, merged. Tables and studies of other scales than the chosen one are left out."""
 
     scale: Name = Field("demo", description="Size of all runs; stages say which ones they have.")
-    seeds: tuple[NonNegativeInt, ...] = Field((0,), min_length=1, description="Seeds of the runs of every model.")
+    seeds: Seeds = Field((0,), description="Seeds of the runs of every model, each once.")
     models: tuple[SettingModel, ...] = Field(
         description="What is trained and evaluated: method/setting or imported/name, each with @variant where it has "
         "variants."
@@ -421,8 +422,9 @@ def load_project(config: Mapping[str, Any]) -> ProjectSettings:
         AirpipeError: one line per problem.
     """
     where = "the configuration (config/*.yaml, --configfile, --config)"
-    values = plain(config)
     try:
+        values = plain(config)
+        check_settings(Written, values, where)
         project = check_settings(ProjectSettings, settled(values), where)
         check_nulls(project, values)
     except ValueError as error:

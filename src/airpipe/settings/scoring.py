@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from airpipe.settings.base import Json, Name, Settings, unknown_name
+from airpipe.settings.base import Json, Name, Names, Settings, unknown_name
 from airpipe.settings.degrading import Recipe
 from airpipe.settings.names import PairListId, SettingModel
 
@@ -35,7 +35,7 @@ class MetricSettings(Settings):
     measure: Literal["psnr", "ssim_gaussian11", "ssim_uniform7", "ssim_columns7", "lpips", "dists", "niqe"]
     colour: Colour = Field("rgb", description="Channels that are compared; y: luma of BT.601, y8: rounded to 8 bit.")
     colour_of: dict[Name, Colour] = Field({}, description="Other channels for tests of some degradations.")
-    only: tuple[Name, ...] = Field((), description="Degradations whose tests have this number; none named: all.")
+    only: Names = Field((), description="Degradations whose tests have this number; none named: all.")
 
     @model_validator(mode="after")
     def _perceptual_sees_colours(self) -> "MetricSettings":
@@ -98,7 +98,7 @@ class TestSettings(Settings):
     target_operations: Recipe = Field(Recipe(), description="The target's recipe, written out.")
     draws: PositiveInt = Field(1, description="Times that each image is drawn for, with a target recipe: image@2, ...")
     seed: NonNegativeInt = Field(100000, description="Seed of the degradation; unlike any training seed.")
-    protocols: tuple[Name, ...] = Field(("airpipe",), min_length=1, description="Protocols under which it is scored.")
+    protocols: Names = Field(("airpipe",), min_length=1, description="Protocols under which it is scored.")
     tile: NonNegativeInt = Field(0, description="Side of the tiles that the network sees; 0: whole images.")
     keep_images: NonNegativeInt = Field(8, description="Restored images written to disk, in list order.")
 
@@ -136,7 +136,7 @@ class TestJob(Settings):
 class AverageSettings(Settings):
     """A column with the mean over several tests."""
 
-    tests: tuple[Name, ...] | None = Field(None, min_length=1, description="Tests that it is taken over; none: all.")
+    tests: Names | None = Field(None, min_length=1, description="Tests that it is taken over; none: all.")
     weigh: Literal["test", "degradation", "image"] = Field(
         "test",
         description="test: each test counts once, hence three levels of noise three times, as in the tables of AirNet, "
@@ -150,7 +150,7 @@ class GroupSettings(Settings):
     models: tuple[SettingModel, ...] = Field(
         min_length=1, description="method/setting or imported/name, each with @variant where it has variants."
     )
-    tests: tuple[Name, ...] | None = Field(
+    tests: Names | None = Field(
         None, min_length=1, description="Tests of the table that they are scored on; none: all."
     )
     reference: SettingModel | None = Field(
@@ -171,7 +171,7 @@ class TableSettings(Settings):
     """What a table of scores shows."""
 
     title: str = Field("", description="Title for readers; none: the name of the table.")
-    tests: tuple[Name, ...] = Field(min_length=1)
+    tests: Names = Field(min_length=1)
     models: tuple[SettingModel, ...] | None = Field(
         None, description="method/setting or imported/name, each with @variant where it has variants; none: `models`."
     )
@@ -179,7 +179,7 @@ class TableSettings(Settings):
         "degradation",
         description="Columns are tests, in a block for each protocol; or protocols, in a block for each test.",
     )
-    without_protocols: tuple[Name, ...] = Field((), description="Protocols of its tests that it does not show.")
+    without_protocols: Names = Field((), description="Protocols of its tests that it does not show.")
     averages: dict[Name, AverageSettings] = Field(
         {"average": AverageSettings()}, description="Columns behind the tests, where a table has several tests."
     )
@@ -198,7 +198,7 @@ class TableSettings(Settings):
         "equal budgets of its own.",
     )
     figures: bool = Field(True, description="Whether its bars, costs, curves and pictures are drawn.")
-    scales: tuple[Name, ...] | None = Field(
+    scales: Names | None = Field(
         None,
         description="Scales at which the table is made, so that overlays of other scales need not name it; none: all.",
     )

@@ -21,6 +21,9 @@ from airpipe.settings.base import Json, Name, Settings
 from airpipe.settings.degrading import Recipe
 from airpipe.settings.names import ModelId, PairListId
 
+CONTINUED = "continued"
+"""Role of a finished stage that any stage with the same networks and optimizers may train on from."""
+
 
 class DataPart(Settings):
     """One part of a training mix."""
@@ -263,7 +266,11 @@ class StageSettings(Settings):
     variants: dict[Name, dict[str, Json]] = Field(
         {}, description="Networks that the same weights serve: name, and the arguments of `network` that differ."
     )
-    parents: dict[Name, str] = Field({}, description="Role: model id of an earlier stage.")
+    parents: dict[Name, str] = Field(
+        {},
+        description="Role: model id of an earlier stage. Any stage takes `continued`: it trains on from the last "
+        "checkpoint of that one, with its weights, averages and optimizers, through its own phases and schedules.",
+    )
     data: tuple[DataPart, ...] = Field(min_length=1)
     validation: ValidationSettings = ValidationSettings()
     phases: tuple[Phase, ...] = Field(min_length=1)
@@ -351,7 +358,7 @@ class StageSettings(Settings):
 
     @model_validator(mode="after")
     def _roles_are_declared(self) -> "StageSettings":
-        found = set(self.parents)
+        found = set(self.parents) - {CONTINUED}
         if not self.needed_roles <= found <= self.needed_roles | self.takes:
             needed, more = ", ".join(sorted(self.needed_roles)) or "none", ", ".join(sorted(self.takes))
             also = f", and may have {more}" if more else ""

@@ -6,10 +6,19 @@ from typing import Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from airpipe.errors import AirpipeError
-from airpipe.settings.base import Json, Name, Settings, unknown_name
+from airpipe.settings.base import Json, Name, Names, Settings, unknown_name
 from airpipe.settings.datasets import fitting
 from airpipe.settings.degrading import Recipe
-from airpipe.settings.names import NOLEAK, SEED, AnyModel, ModelName, PairListId, SeededPairListId, StageModel
+from airpipe.settings.names import (
+    NOLEAK,
+    SEED,
+    AnyModel,
+    ModelName,
+    PairListId,
+    SeededPairListId,
+    Seeds,
+    StageModel,
+)
 from airpipe.settings.scoring import TestSettings
 from airpipe.settings.stages import StageSettings
 
@@ -67,7 +76,7 @@ class FeatureSettings(Settings):
     models: tuple[AnyModel, ...] = Field(
         (), description="method/setting, method/setting/stage or imported/name; none: no analysis."
     )
-    scales: tuple[Name, ...] | None = Field(
+    scales: Names | None = Field(
         None,
         description="Scales at which there is an analysis; none: all.",
     )
@@ -90,9 +99,7 @@ class FeatureSettings(Settings):
         "scene",
         description="scene: all crops of one photograph on one side (ours); random: single crops (source: code).",
     )
-    seeds: tuple[NonNegativeInt, ...] = Field(
-        (0, 223, 929, 1234, 10086), min_length=1, description="Seeds of the splits, one each. Source: code."
-    )
+    seeds: Seeds = Field((0, 223, 929, 1234, 10086), description="Seeds of the splits, one each. Source: code.")
     feature: Literal["last", "all"] = Field(
         "last", description="Levels of the decoder: the last stage, level 0 (source: code), or all of them (ours)."
     )
@@ -162,8 +169,8 @@ class GallerySettings(Settings):
     models: tuple[AnyModel, ...] = Field(
         (), description="method/setting, method/setting/stage or imported/name; none: no gallery."
     )
-    scales: tuple[Name, ...] | None = Field(None, description="Scales at which there is a gallery; none: all.")
-    tests: tuple[Name, ...] = Field((), description="Tests whose first image is shown, under their first protocol.")
+    scales: Names | None = Field(None, description="Scales at which there is a gallery; none: all.")
+    tests: Names = Field((), description="Tests whose first image is shown, under their first protocol.")
 
     @model_validator(mode="after")
     def _complete(self) -> "GallerySettings":
@@ -248,20 +255,17 @@ class RecognitionSettings(Settings):
     models: tuple[AnyModel, ...] = Field(
         (), description="Enhancers: method/setting, method/setting/stage or imported/name; none: no recognition tests."
     )
-    scales: tuple[Name, ...] | None = Field(None, description="Scales at which there are these tests; none: all.")
+    scales: Names | None = Field(None, description="Scales at which there are these tests; none: all.")
     recognisers: dict[Name, StageModel] = Field(
         {}, description="Model of each recogniser, by its name: method/setting/stage or imported/name."
     )
     headline: Name | None = Field(
         None, description="Recogniser that figures show and tables begin with; none: the first."
     )
-    retrieval: tuple[Name, ...] | None = Field(
-        None, description="Recognisers whose embeddings retrieval compares; none: all."
-    )
+    retrieval: Names | None = Field(None, description="Recognisers whose embeddings retrieval compares; none: all.")
     tests: dict[Name, RecognitionTest] = Field({}, description="Tests by name.")
-    fresh_seeds: tuple[NonNegativeInt, ...] = Field(
+    fresh_seeds: Seeds = Field(
         (1, 2, 3),
-        min_length=1,
         description="Seeds that repeat the tests on demand: nothing was chosen while looking at them.",
     )
     pictures: NonNegativeInt = Field(1, description="Images of each test that are kept for the figures.")
@@ -323,7 +327,7 @@ class RecognitionJob(Settings):
     tests: dict[Name, RecognitionTest]
     recognisers: dict[Name, str] = Field(description="Model id of each recogniser by name, with the seed of the run.")
     pictures: NonNegativeInt
-    retrieval: tuple[Name, ...] | None = None
+    retrieval: Names | None = None
 
 
 # Checks of the recognition tests

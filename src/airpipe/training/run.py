@@ -7,6 +7,7 @@ import shutil
 import signal
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from torch.utils.data import DataLoader
 from airpipe import __version__
 from airpipe.data.batch import collate
 from airpipe.data.deferred import collate_deferred, why_not
+from airpipe.data.locks import OWNER, only_process
 from airpipe.data.pairs import Pair, read_facts
 from airpipe.data.samples import TrainingSamples, ValidationSamples
 from airpipe.data.sampling import MicroBatches, SamplePlan, part_counts
@@ -31,7 +33,7 @@ from airpipe.models.cost import network_cost
 from airpipe.provenance import atomic_path, git_state, library_versions, sha256_file, write_text
 from airpipe.registry import task_class
 from airpipe.settings.base import settings_hash
-from airpipe.settings.stages import StageSettings
+from airpipe.settings.stages import CONTINUED, StageSettings
 from airpipe.training.loop import StepLoop
 from airpipe.training.parents import describe_loading
 from airpipe.training.state import StateFolder
@@ -111,16 +113,23 @@ def train_stage(settings: StageSettings, train: PairLists, validation: PairLists
         fabric.print(f"degrading in the loader, not on the device (compute: degrade): {refused}", flush=True)
         options = replace(options, degrade="loader")
     state = StateFolder(options.workdir / "state", run_identity(settings, train, options))
-    if fabric.is_global_zero:
-        said = state.claim(options.threads, fabric.world_size, options.degrade)
-        if said:
-            print(said, flush=True)
-    fabric.barrier()
-    try:
-        _train(fabric, settings, (train, validation), state, options)
-    except AirpipeError as error:
-        write_text(state.last_error, f"{error}\n")
-        raise
+    with ExitStack() as held:
+        if fabric.is_global_zero:
+            held.enter_context(_only_training(options.workdir, wait=fabric.world_size == 1))
+            if said := state.claim(options.threads, fabric.world_size, options.degrade):
+                print(said, flush=True)
+        fabric.barrier()
+        try:
+            _train(fabric, settings, (train, validation), state, options)
+        except AirpipeError as error:
+            write_text(state.last_error, f"{error}\n")
+            raise
+
+
+def _only_training(workdir: Path, wait: bool) -> AbstractContextManager[None]:
+    """A lock on a stage's folder: a killed Snakemake may have left its training at work there."""
+    message = f"{workdir}: {OWNER} trains this stage. Wait until it ends or end it, then run again"
+    return only_process(workdir / ".training.lock", wait, message)
 
 
 def _train(
@@ -139,6 +148,8 @@ def _train(
     loop, plan = _assemble(fabric, settings, samples, state, options)
     spent = budget(settings, options.parents)
     first = state.load(fabric, loop.stored(), options.resume)
+    if not first and CONTINUED in options.parents:
+        fabric.print(state.train_on(fabric, loop.stored(), options.parents[CONTINUED].parent / state.folder.name))
     if fabric.is_global_zero:
         state.note_attempt(options.attempt, first)
         state.drop_curves_after(first)
@@ -224,7 +235,8 @@ def _launched() -> int | None:
 def _assemble(
     fabric: Fabric, settings: StageSettings, samples: TrainingSamples, state: StateFolder, options: RunOptions
 ) -> tuple[StepLoop, SamplePlan]:
-    parents: dict[str, nn.Module] = {role: load_model(path).network for role, path in options.parents.items()}
+    given = {role: path for role, path in options.parents.items() if role != CONTINUED}
+    parents: dict[str, nn.Module] = {role: load_model(path).network for role, path in given.items()}
     exported = settings.exported_network
     check_variants(exported.name, exported.arguments, settings.variants)
     task: Task = task_class(settings.task)(settings, parents)

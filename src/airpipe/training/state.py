@@ -54,7 +54,10 @@ class StateFolder:
             if old != self.identity and any(self.folder.iterdir()):
                 aside = _free_name(self.folder.with_name(f"state.{old}"))
                 self.folder.rename(aside)
-                said = f"settings, pair lists or parents changed: old state kept in {aside}, starting anew"
+                said = (
+                    f"settings, pair lists or parents changed: old state kept in {aside}, starting anew. To train on "
+                    "from a finished stage, name it as a parent of another one: parents: {continued: ...}"
+                )
             elif theirs and theirs != mine:
                 said = f"resuming with {mine}, earlier steps ran with {theirs}: bits may differ"
             for half in (*self.folder.glob("*.tmp"), *self.folder.glob(".*"), *self._half_exported()):
@@ -167,6 +170,36 @@ class StateFolder:
             remedy = "Give another --resume file, or leave it out" if file else "Delete the broken files to start anew"
             raise AirpipeError(f"no checkpoint can be read ({'; '.join(problems)}). {remedy}")
         return 0
+
+    def train_on(self, fabric: Fabric, state: dict[str, Any], folder: Path) -> str:
+        """Take over, in place, what the last checkpoint of another stage holds; its steps and seconds stay there.
+
+        Args:
+            fabric: Fabric, already launched.
+            state: modules, optimizers and dicts by name, as `save` got them.
+            folder: state folder of the other stage.
+
+        Returns:
+            A line to print.
+
+        Raises:
+            AirpipeError: there is no checkpoint, it cannot be read, or it holds other networks or optimizers.
+        """
+        checkpoints = StateFolder(folder, "").checkpoints()
+        if not checkpoints:
+            raise AirpipeError(
+                f"{folder}: no checkpoint to train on from (clean_state removes those of finished stages). Train that "
+                "stage again, or start from its weights alone where this stage takes a parent init"
+            )
+        try:
+            header = fabric.load(checkpoints[0], weights_only=True)
+            restore_into({name: target for name, target in state.items() if name != "seconds"}, header)
+        except (OSError, RuntimeError, KeyError, ValueError, EOFError, UnpicklingError) as error:
+            raise AirpipeError(
+                f"{checkpoints[0]}: cannot be trained on from ({(str(error).splitlines() or [repr(error)])[0][:200]}). "
+                "Expected the last checkpoint of a stage with the same networks, averages and optimizers"
+            ) from None
+        return f"training on from {checkpoints[0]}, step {header['step']} of its own"
 
     def drop_curves_after(self, step: int) -> None:
         """Remove rows that a resumed run will write again."""
