@@ -10,7 +10,7 @@ from pathlib import Path
 from airpipe.data.files import split_is_there
 from airpipe.degradations.recipes import check_operations
 from airpipe.errors import AirpipeError
-from airpipe.plan import Machine, asked_of_scheduler, launcher, load_plan, trained, training_rules
+from airpipe.plan import Machine, asked_of_scheduler, configuration, launcher, load_plan, trained, training_rules
 from airpipe.provenance import sha256_file
 from airpipe.settings.names import ID_PATTERN, NONE, PART, ModelId
 from snakemake.exceptions import WorkflowError
@@ -43,7 +43,8 @@ class Told:
 @told
 def read_plan():
     """The plan of this run, with every degradation checked."""
-    plan = load_plan(config, Machine(model=lambda model: os.path.isfile(weights(model)), split=is_here))
+    machine = Machine(model=lambda model: os.path.isfile(weights(model)), split=is_here)
+    plan = load_plan(configuration(Path("config"), config), machine)  # not `configfile:`, which takes a second longer
     for where, operations in plan.operations().items():
         check_operations(operations, where)
     return plan

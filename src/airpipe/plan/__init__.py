@@ -4,7 +4,7 @@ Snakemake's rules turn ids into paths and ask nothing else of the configuration.
 functions (`Machine`). This package imports no torch: Snakemake reads it at every start.
 """
 
-from airpipe.plan.frozen import Plan, frozen_lines, load_plan
+from airpipe.plan.frozen import Plan, configuration, frozen_lines, load_plan
 from airpipe.plan.models import Machine, trained
 from airpipe.plan.rules import TrainingRule, asked_of_scheduler, launcher, training_rules
 
@@ -13,6 +13,7 @@ __all__ = [
     "Plan",
     "TrainingRule",
     "asked_of_scheduler",
+    "configuration",
     "frozen_lines",
     "launcher",
     "load_plan",

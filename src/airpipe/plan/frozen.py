@@ -3,19 +3,23 @@
 import json
 from collections.abc import Callable, Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from airpipe.plan.lists import Lists
 from airpipe.plan.models import Machine
-from airpipe.registry import runs_as, stages
-from airpipe.settings.base import Settings, canonical_json, settings_hash
+from airpipe.registry import METHODS, runs_as, stages
+from airpipe.settings.base import Settings, canonical_json, read_yaml, settings_hash
 from airpipe.settings.degrading import Recipe
+from airpipe.settings.merging import deep_merge
 from airpipe.settings.project import check_compute, check_recognisers, load_project
 
 DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 """The fast YAML writer where PyYAML was built with it, else the slow one; both write the same."""
+FILES = ("config", "datasets", "recipes", "protocols")
+"""The project's own settings in config/, beside those of each method."""
 
 
 class Plan(Lists):
@@ -68,8 +72,24 @@ class Plan(Lists):
         return lines
 
 
+def configuration(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge the project's own files of settings, and over them what a run was given.
+
+    Args:
+        folder: the project's config/.
+        given: what Snakemake merged of `--configfile` and `--config`.
+
+    Raises:
+        AirpipeError: a file is missing or cannot be read.
+    """
+    merged = dict[str, Any]()
+    for name in (*FILES, *(f"methods/{method}" for method in METHODS)):
+        merged = deep_merge(merged, read_yaml(folder / f"{name}.yaml", ours=True))
+    return deep_merge(merged, given)
+
+
 def load_plan(config: Mapping[str, Any], machine: Machine | None = None) -> Plan:
-    """Validate the merged configuration that Snakemake read, and what it says of registered stages.
+    """Validate the merged configuration (see `configuration`), and what it says of registered stages.
 
     Raises:
         AirpipeError: one line per problem.

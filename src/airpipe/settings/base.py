@@ -114,14 +114,21 @@ def settings_hash(settings: Settings) -> str:
     return hashlib.sha256(canonical_json(settings).encode()).hexdigest()[:16]
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, ours: bool = False) -> dict[str, Any]:
     """Read a YAML mapping.
+
+    Args:
+        path: the file.
+        ours: read it with libyaml, where it is there: in a tenth of the time, but a file that is nested 100,000 levels
+            deep would end the process.
 
     Raises:
         AirpipeError: the file is missing, is not YAML, or is not a mapping.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        fast = ours and yaml.__with_libyaml__
+        values = yaml.load(text, Loader=yaml.CSafeLoader) if fast else yaml.safe_load(text)
     except OSError as error:
         raise AirpipeError(f"{path}: cannot be read ({error.strerror})") from None
     except RecursionError:
