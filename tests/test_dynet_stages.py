@@ -233,7 +233,7 @@ def test_without_de_type_every_part_is_trained():
         ("train", {"data": ALL, "de_type": ["derain", "desnow"]}, r"de_type.*(?s:.)*'denoise_15', 'denoise_25'"),
         ("train", {"data": ALL, "de_type": []}, "de_type"),
         ("train", {"data": ALL[:4], "de_type": ["dehaze"]}, "de_type has dehaze, but no part of data has its label, 4"),
-        ("train", {"data": ALL, "de_type": 5}, "de_type: Input should be a valid tuple"),
+        ("train", {"data": ALL, "de_type": 5}, r"de_type: expected a list \(found 5\)"),
         ("train", {"data": ALL, "de_type": [["derain"]]}, "de_type"),
         ("train", {"data": None, "de_type": ["derain"]}, "data: Field required"),
         ("train", {"data": ["toy.train"], "de_type": ["derain"]}, r"data\.0"),
