@@ -878,6 +878,7 @@ def test_urllib3_is_declared_with_the_version_that_caps_retry_after():
         ("data.tar.gz", gzip.compress(tar_of({})), "data.tar.gz: the tar.gz archive holds no file"),
         ("data.zip", zip_of({"readme.txt": b"x", "a/._1.png": b"y"}), "none of the 2 unpacked files is an image"),
     ],
+    ids=["an empty zip", "an empty tar", "no image"],  # workers have to find the same names; bytes hold the time
 )
 def test_an_archive_without_an_image_is_no_data_set_and_the_next_source_is_taken(web, places, capsys, name, data, said):
     web.pages["/bad"] = Page(data)
