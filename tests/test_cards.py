@@ -127,6 +127,7 @@ def test_no_number_of_any_network_makes_a_trial_endless(name, arguments):
         assert len(on_trial(name, arguments, 0).state_dict()) < 2000
     except AirpipeError as error:
         assert str(error).startswith(f"network {name}: ")
+    assert torch.is_grad_enabled()  # a construction that was stopped leaves gradients on
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,8 @@ def test_make_quotes_the_checkout_where_its_path_has_a_space(tmp_path):
     folder.mkdir()
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         (folder / name).write_text((ROOT / name).read_text())
-    said = subprocess.run(["make", "-n", "setup"], cwd=folder, capture_output=True, text=True, check=True).stdout
+    command = ["make", "--no-print-directory", "-n", "setup"]
+    said = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
     assert said.count(str(folder)) == said.count(f'"{folder}/.venv"') == 1
 
 

@@ -65,6 +65,8 @@ def write_failed(target: Path, error: Exception) -> AirpipeError:
     )
 
 
+TEMPORARY = os.environ.get("TMPDIR", "/tmp")
+"""Where programs put temporary files; `tempfile.gettempdir` would look for another place where this one is full."""
 FULL = 1e9
 """Less free space than this, in bytes, may be why a job failed."""
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from airpipe.data.locks import join_runs
-from airpipe.provenance import full_disks
+from airpipe.provenance import TEMPORARY, full_disks
 from snakemake.exceptions import WorkflowError
 
 # Threads that wait for each other spin only briefly: an idle machine loses nothing, a shared one
@@ -31,9 +31,6 @@ if os.path.exists("results") and not (os.path.isdir("results") and os.access("re
 # A killed run leaves Snakemake's locks behind, which would refuse the next one.
 if workflow.is_main_process and join_runs(Path(".snakemake")):
     print("Removed the locks of a Snakemake that died on this host", file=sys.stderr)
-
-
-TEMPORARY = os.environ.get("TMPDIR", "/tmp")
 
 
 onstart:

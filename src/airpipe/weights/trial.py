@@ -47,7 +47,8 @@ def on_trial(name: str, arguments: Mapping[str, Any], entries: int) -> nn.Module
         AirpipeError: unknown name, or arguments of other types or that the network refuses.
     """
     check_arguments(name, arguments)
-    with torch.device("meta"), _Counted(entries):
+    # stopped within torch.no_grad, of which many initial weights are made, not even that can switch gradients on again
+    with torch.set_grad_enabled(torch.is_grad_enabled()), torch.device("meta"), _Counted(entries):
         return build_network(name, **arguments)
 
 
