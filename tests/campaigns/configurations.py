@@ -20,8 +20,6 @@ from . import Outcome
 COUNT = 1000
 LONGEST = 1000
 """Characters of the longest line that a message may have, names of all valid choices left out."""
-SLOWEST = 10.0
-"""Seconds that one configuration may take."""
 DEEP = 2000
 
 
@@ -54,12 +52,7 @@ def run(count: int, seed: int, folder: Path) -> Outcome:
             said.append(change(changed, generator))
         begin = time.monotonic()
         how, fault = judge(changed)
-        if not fault and time.monotonic() - begin > SLOWEST:
-            fault = f"took {time.monotonic() - begin:.0f} s"
-        if fault:
-            outcome.faults.append(f"try {number}, {'; '.join(said)}: {fault}")
-        else:
-            outcome.counts[how] += 1
+        outcome.add(f"try {number}, {'; '.join(said)}", how, fault, time.monotonic() - begin)
     return outcome
 
 

@@ -30,10 +30,8 @@ def run(count: int, seed: int, folder: Path) -> Outcome:
         size = generator.randint(SMALL, 1500 if temporary else int(0.9 * needed))
         disk = place / ("temporary" if temporary else "results")
         how, fault = try_one(place, disk, size, {"TMPDIR": str(disk)} if temporary else {})
-        if fault := fault or differences(place, reference):
-            outcome.faults.append(f"try {number}, {disk.name} on {size} kB: {fault}")
-        else:
-            outcome.counts[f"{how} on {disk.name}"] += 1
+        fault = fault or differences(place, reference)
+        outcome.add(f"try {number}, {disk.name} on {size} kB", f"{how} on {disk.name}", fault)
         shutil.rmtree(place)
     return outcome
 

@@ -20,8 +20,6 @@ from airpipe.images import read_picture, read_rgb8
 from . import Outcome
 
 COUNT = 300
-SLOWEST = 10.0
-"""Seconds that one file may take."""
 MEMORY = 1 << 20
 """KiB by which all files together may raise the peak of this process."""
 LONGEST = 500
@@ -45,12 +43,7 @@ def run(count: int, seed: int, folder: Path) -> Outcome:
         path, said, whole = make(folder / f"{number}", generator)
         begin = time.monotonic()
         how, fault = judge(path, whole)
-        if not fault and time.monotonic() - begin > SLOWEST:
-            fault = f"took {time.monotonic() - begin:.0f} s"
-        if fault:
-            outcome.faults.append(f"try {number}, {said}: {fault}")
-        else:
-            outcome.counts[how] += 1
+        outcome.add(f"try {number}, {said}", how, fault, time.monotonic() - begin)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     if grown > MEMORY:
         outcome.faults.append(f"the peak of memory grew by {grown / 2**20:.1f} GiB")

@@ -34,10 +34,8 @@ def run(count: int, seed: int, folder: Path) -> Outcome:
         alone = number % 2 == 0
         fault, kills = try_one(place, random.Random(f"{seed} {number}"), seconds, alone)
         how = f"{kills} kills of {'Snakemake alone' if alone else 'all processes'}"
-        if fault := fault or differences(place, reference):
-            outcome.faults.append(f"try {number}, {how}: {fault}")
-        else:
-            outcome.counts[f"with the same bits after {how}"] += 1
+        fault = fault or differences(place, reference)
+        outcome.add(f"try {number}, {how}", f"with the same bits after {how}", fault)
         shutil.rmtree(place)
     return outcome
 

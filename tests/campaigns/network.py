@@ -19,11 +19,9 @@ from airpipe.data.fetch import Places, fetch_dataset
 from airpipe.data.transfer import Patience
 from airpipe.errors import AirpipeError
 
-from . import Outcome
+from . import SLOWEST, Outcome
 
 COUNT = 60
-SLOWEST = 10.0
-"""Seconds that one scenario may take."""
 
 
 def run(count: int, seed: int, folder: Path) -> Outcome:
@@ -36,10 +34,7 @@ def run(count: int, seed: int, folder: Path) -> Outcome:
             kind = list(SCENARIOS)[number % len(SCENARIOS)]
             page = SCENARIOS[kind](random.Random(f"{seed} {number}"))
             how, fault = play(web, folder / f"{number}", page)
-            if fault:
-                outcome.faults.append(f"try {number}, {kind}: {fault}")
-            else:
-                outcome.counts[how] += 1
+            outcome.add(f"try {number}, {kind}", how, fault)
     return outcome
 
 

@@ -16,6 +16,7 @@ from typing import Literal
 
 from airpipe.data.files import is_image
 from airpipe.errors import AirpipeError
+from airpipe.settings.base import shown
 from airpipe.settings.datasets import NameList
 
 ListFormat = Literal["names", "bar", "comma"]
@@ -109,7 +110,8 @@ def _listed(where: str, line: str, settings: NameList) -> ListedPair:
         other = _looks_like(line) or "names"
         hint = f"; is the format {other}?" if other != settings.format else ""
         raise AirpipeError(
-            f"{where}: {len([one for one in fields if one])} paths in {line!r}. Expected {FORMS[settings.format]}{hint}"
+            f"{where}: {len([one for one in fields if one])} paths in {shown(line)}. "
+            f"Expected {FORMS[settings.format]}{hint}"
         )
     first, second = (_path(where, one, settings) for one in fields)
     if settings.format == "bar":
@@ -131,7 +133,7 @@ def _one_name(where: str, line: str) -> str:
     columns = [column.strip() for column in name.split(MARKS[other])] if other else [name]
     if len(set(columns)) > 1:
         hint = "write them as degraded|clean (format: bar)" if other == "names" else f"is the format {other}?"
-        raise AirpipeError(f"{where}: {line!r} names two files. Expected one; {hint}")
+        raise AirpipeError(f"{where}: {shown(line)} names two files. Expected one; {hint}")
     return columns[0]
 
 
@@ -147,14 +149,14 @@ def _looks_like(line: str) -> str | None:
 def _path(where: str, text: str, settings: NameList) -> str:
     if not text.startswith(settings.remove_prefix):
         raise AirpipeError(
-            f"{where}: {text!r} does not begin with {settings.remove_prefix!r}. Correct remove_prefix, or, if it is a "
-            "list of several data sets, read the lines of one of them with only"
+            f"{where}: {shown(text)} does not begin with {settings.remove_prefix!r}. Correct remove_prefix, or, if it is "
+            "a list of several data sets, read the lines of one of them with only"
         )
     text = text.removeprefix(settings.remove_prefix)
     path = PurePosixPath(text)
     if path.is_absolute() or ".." in path.parts or "\\" in text or not path.name:
         raise AirpipeError(
-            f"{where}: {text!r} is not a path below the data set's folder. "
+            f"{where}: {shown(text)} is not a path below the data set's folder. "
             "Expected one like rain/rain-001.png (remove_prefix cuts what stands before it)"
         )
     return str(path)
@@ -257,7 +259,7 @@ def _remedy(
     wide = [one for one in missing if one.name and is_image(one.name.split()[0]) and " " in one.name]
     if wide:
         _, rest = str(wide[0]).split(maxsplit=1)
-        hints.append(f"only the first column is a file name: remove the one behind it, such as {rest!r}")
+        hints.append(f"only the first column is a file name: remove the one behind it, such as {shown(rest)}")
     swapped = [ListedPair(degraded=one.clean, clean=one.degraded) for one in listed if one.degraded]
     if any(_rows_of(one, rows, index) for one in swapped):
         hints.append("the columns look swapped: bar lists degraded|clean, comma clean,degraded; correct `format`")
