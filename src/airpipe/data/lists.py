@@ -149,8 +149,8 @@ def _looks_like(line: str) -> str | None:
 def _path(where: str, text: str, settings: NameList) -> str:
     if not text.startswith(settings.remove_prefix):
         raise AirpipeError(
-            f"{where}: {shown(text)} does not begin with {settings.remove_prefix!r}. Correct remove_prefix, or, if it is "
-            "a list of several data sets, read the lines of one of them with only"
+            f"{where}: {shown(text)} does not begin with {settings.remove_prefix!r}. Correct remove_prefix, or, if "
+            "it is a list of several data sets, read the lines of one of them with only"
         )
     text = text.removeprefix(settings.remove_prefix)
     path = PurePosixPath(text)

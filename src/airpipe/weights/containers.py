@@ -231,7 +231,7 @@ def _shapes(content: Mapping[Any, Any]) -> Counter[tuple[int, ...]]:
 
 
 def _twins(content: Mapping[Any, Any]) -> tuple[str, list[str]]:
-    """Of names side by side, as `net.…` and `net_ema.…`: beginning of the average's names, and those of all others."""
+    """Find an average beside what it averages (`net_ema.…`, `net.…`): how its names begin, and how all others do."""
     named = {name: tuple(value.shape) for name, value in _tensors(content).items() if not _counts(name, value)}
     prefix = shared_prefixes(named)[-1]
     groups: dict[str, dict[str, tuple[int, ...]]] = {}

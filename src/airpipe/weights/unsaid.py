@@ -58,7 +58,7 @@ def _filled(name: str, arguments: Mapping[str, Any], state: Mapping[str, Tensor]
 
 
 def _difference(one: nn.Module, other: nn.Module) -> str:
-    """In words; empty: there is none."""
+    """How far the outputs of two networks lie apart for one image, in words; empty: they are equal."""
     multiple = size_multiple(one)
     least = max(least_telling(one), least_telling(other))
     height, width = (-(-max(side, least) // multiple) * multiple + 5 for side in (2 * multiple, 3 * multiple))
