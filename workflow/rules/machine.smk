@@ -34,6 +34,10 @@ if workflow.is_main_process and join_runs(Path(".snakemake")):
 
 
 onstart:
+    if workflow.local_exec:
+        # Snakemake's limit on starts a second is for schedulers. Here it would only make each job that ends start another
+        # loop that looks once a second for jobs to start, until the run is over (snakemake 9.27, JobScheduler.schedule).
+        workflow.scheduler.job_rate_limiter = None
     if full := full_disks([TEMPORARY], 1e6):  # Snakemake's scheduler writes there, and ends without a word of ours
         raise WorkflowError(full)
     if workflow.executor_plugin.name == "slurm" and shutil.which("sbatch") is None:
