@@ -19,7 +19,8 @@ from workflow import TOY, copy_run, environment, snakemake
 pytestmark = pytest.mark.pipeline
 
 MODEL = "results/baseline/nafnet_5d/seed0/train/model.safetensors"
-USED = [name for name in METHODS if load_plan(shipped()).models_of(name)]
+PLAN = load_plan(shipped())
+USED = [name for name in METHODS if PLAN.models_of(name)]
 STAGES = {"data", *(f"train@{name}" for name in USED), "evaluate", "report"}
 
 
