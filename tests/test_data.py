@@ -356,6 +356,9 @@ def test_rain_adds_light_only_in_proportion_to_its_density():
     assert (light[..., 0] == light[..., 2]).all()
     rows, columns = (np.abs(np.diff(heavy[..., 0], axis=a)).mean() for a in (0, 1))
     assert columns > 3 * rows  # vertical streaks change quickly across, slowly along
+    photograph = np.random.default_rng(0).random(dry.shape, np.float32)
+    wet = rain_streaks(photograph, rng(), density=0.004, **parameters)
+    np.testing.assert_array_equal(wet, photograph + heavy)
 
 
 def test_haze_follows_the_scattering_model():

@@ -33,3 +33,12 @@ def test_floats_stay_as_they_are_and_other_types_are_refused():
     assert in_floats(tensor) is tensor
     with pytest.raises(ValueError, match="pixels are of type int64; expected uint8 or uint16"):
         as_floats(np.array([3, 4]))
+
+
+def test_a_stack_becomes_a_tensor_where_it_lies_in_channels_last_also_in_floats():
+    stack = np.random.default_rng(0).integers(0, 256, (2, 5, 7, 3), np.uint8)
+    tensor = channels_first(stack)
+    assert tensor.shape == (2, 3, 5, 7) and tensor.data_ptr() == stack.ctypes.data
+    np.testing.assert_array_equal(tensor.numpy(), stack.transpose(0, 3, 1, 2))
+    for one in (tensor, in_floats(tensor), channels_first(stack[:, ::-1, :, :])):
+        assert one.is_contiguous(memory_format=torch.channels_last)

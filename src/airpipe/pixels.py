@@ -67,10 +67,13 @@ def to_pixels(image: "Tensor", bits: int = 8) -> Pixels:
 
 
 def channels_first(images: npt.NDArray[Any]) -> "Tensor":
-    """Turn a stack (B, H, W, 3) into a contiguous tensor (B, 3, H, W) of the same type and values."""
+    """Turn a stack (B, H, W, 3) into a tensor (B, 3, H, W) of the same type and values.
+
+    Nothing moves: in memory it stays channels last, as networks have their weights and maps.
+    """
     import torch
 
-    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
 
 
 def in_floats(images: "Tensor") -> "Tensor":

@@ -108,7 +108,8 @@ class DeferredBatch:
 
     def to(self, device: torch.device) -> Batch:
         """Copy to a device and degrade there; images are float32, in [0, 1] where they are quantised."""
-        images = apply_batched(in_floats(self.windows.to(device, non_blocking=True)), self.sizes, self.work)
+        windows = self.windows.to(device, non_blocking=True).contiguous()  # degradations work on whole channels
+        images = apply_batched(in_floats(windows), self.sizes, self.work)
         rows, columns = self.boxes[0]
         side = (rows.stop - rows.start, columns.stop - columns.start)
         patches = cut(images, [(rows.start, columns.start) for rows, columns in self.boxes], side)

@@ -10,6 +10,21 @@ SNOW_LAYERS = ((0.25, 0.75), (0.5, 0.2), (1.0, 0.05))
 """Far, middle and near flakes: diameter as a part of the nearest flakes', and share of all flakes."""
 
 
+def mixed(image: FloatImage, share: FloatImage, light: FloatImage) -> FloatImage:
+    """Return image * share + light, with a share and a light for each pixel.
+
+    Args:
+        image: (H, W, 3).
+        share, light: maps (H, W).
+    """
+    # channel by channel: NumPy takes its time to spread a map over three, and copies of it would be fresh memory
+    found = np.empty(image.shape, np.float32)
+    for channel in range(image.shape[2]):
+        np.multiply(image[..., channel], share, out=found[..., channel])
+        found[..., channel] += light
+    return found
+
+
 def rain_streaks(
     image: FloatImage,
     generator: np.random.Generator,
@@ -51,7 +66,10 @@ def rain_streaks(
     streaks = cv2.filter2D(np.where(drops < density, brightness, 0), -1, kernel / kernel.max())
     streaks = streaks[margin : margin + image.shape[0], margin : margin + image.shape[1]]
     streaks = np.maximum(streaks, 0)  # OpenCV filters large kernels in the frequency domain, exact to rounding
-    return image + np.float32(strength) * streaks[..., None]
+    light, wet = np.float32(strength) * streaks, image.copy()
+    for channel in range(image.shape[2]):  # see `mixed`
+        wet[..., channel] += light
+    return wet
 
 
 def flake_kernel(diameter: float, motion: float, angle: float) -> FloatImage:
@@ -84,11 +102,13 @@ def snow_mask(
         margin = kernel.shape[0] // 2
         padded = (shape[0] + 2 * margin, shape[1] + 2 * margin)
         # order of draws, a contract: in each layer first the places, then the opacity
-        places = generator.random(padded, dtype=np.float32) < density * share
-        opacity = generator.uniform(0.5, 1.0, padded).astype(np.float32) * np.float32(strength)
-        layer = cv2.filter2D(np.where(places, opacity, 0), -1, kernel)
+        places = np.flatnonzero(generator.random(padded, dtype=np.float32) < density * share)
+        opacity = (0.5 + 0.5 * generator.random(padded).ravel()[places]).astype(np.float32)  # from 0.5 to 1
+        flakes = np.zeros(padded, np.float32)
+        flakes.ravel()[places] = opacity * np.float32(strength)
+        layer = cv2.filter2D(flakes, -1, kernel)[margin : margin + shape[0], margin : margin + shape[1]]
         # flakes of one layer add up, layers cover one another
-        transmitted *= 1 - np.clip(layer[margin : margin + shape[0], margin : margin + shape[1]], 0, 1)
+        transmitted *= 1 - np.minimum(np.maximum(layer, 0), 1)
     return 1 - transmitted
 
 
@@ -129,7 +149,7 @@ def snow(
         raise ValueError(f"size {size} must be at least 1 pixel and motion {motion} at least 0")
     shape = (image.shape[0], image.shape[1])
     mask = snow_mask(shape, generator, density=density, size=size, motion=motion, angle=angle, strength=strength)
-    return image * (1 - mask[..., None]) + mask[..., None]
+    return mixed(image, 1 - mask, mask)
 
 
 def procedural_depth(shape: tuple[int, int], generator: np.random.Generator) -> FloatImage:
@@ -153,8 +173,9 @@ def procedural_depth(shape: tuple[int, int], generator: np.random.Generator) -> 
     bumps = generator.standard_normal((3, 3)).astype(np.float32)
     broad = np.asarray(cv2.resize(bumps, (width, height), interpolation=cv2.INTER_CUBIC), np.float32)
     depth = plane + np.float32(0.12) * broad
-    spread = float(depth.max() - depth.min())
-    return np.asarray((depth - depth.min()) / max(spread, 1e-6), np.float32)  # a single pixel has no spread
+    nearest = depth.min()
+    spread = float(depth.max() - nearest)
+    return np.asarray((depth - nearest) / max(spread, 1e-6), np.float32)  # a single pixel has no spread
 
 
 def haze(
@@ -193,5 +214,5 @@ def haze(
         depth = procedural_depth((image.shape[0], image.shape[1]), generator)
     if depth.shape != image.shape[:2]:
         raise ValueError(f"depth is {depth.shape}; expected {image.shape[:2]}")
-    transmission = np.exp(-np.float32(beta) * (np.float32(near) + np.float32(far - near) * depth))[..., None]
-    return np.asarray(image * transmission + np.float32(airlight) * (1 - transmission), np.float32)
+    transmission = np.exp(-np.float32(beta) * (np.float32(near) + np.float32(far - near) * depth))
+    return mixed(image, transmission, np.float32(airlight) * (1 - transmission))
