@@ -145,5 +145,16 @@ def test_patches_that_cut_the_strides_of_the_encoder_are_refused():
 
 def test_an_image_is_generated_beside_a_classification_only():
     net, image = built("nafnet"), make_input((1, 3, 16, 16))
-    with pytest.raises(ValueError, match="generate goes with classify=True"):
-        net(image, generate="input")
+    for asked in ({}, {"classify": True, "features": True}):
+        with pytest.raises(ValueError, match="generate goes with classify=True and without features"):
+            net(image, generate="input", **asked)
+
+
+def test_one_pass_gives_classes_and_features_as_two_do():
+    net, image = built("nafnet"), make_input((1, 3, 16, 16))
+    with torch.no_grad():
+        logits, features = net(image, classify=True, features=True)
+        assert torch.equal(logits, net(image, classify=True))
+        apart = net(image, features=True)
+    assert len(features) == len(apart) > 1
+    assert all(torch.equal(one, other) for one, other in zip(features, apart, strict=True))

@@ -473,8 +473,12 @@ def test_a_random_projection_keeps_distances_and_accuracy_close(pairs, tmp_path)
 
 def test_only_a_trained_head_classifies_and_answers_outside_the_classes_are_counted(pairs, tmp_path):
     loaded, chosen = model("dcpt", HEAD), settings(patch_size=32)
+    passes: list[int] = []
+    counting = loaded.network.backbone.register_forward_hook(lambda *_: passes.append(1))
     result = analyse(loaded, chosen, pairs, tmp_path)
+    counting.remove()
     crops = class_crops(chosen, pairs)
+    assert len(passes) == len(crops) > 10  # features and answer come from one pass
     with torch.no_grad():
         answers = [int(loaded.network(as_batch(c.pixels, torch.device("cpu")), classify=True).argmax()) for c in crops]
     truth = [crop.label for crop in crops]

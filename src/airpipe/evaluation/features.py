@@ -177,7 +177,12 @@ def extract(
     answers = []
     for crop in track(crops, len(crops), "features"):
         image = as_batch(crop.pixels, device)
-        vector = feature_vector(network(image, features=True), settings)
+        if classifies:
+            logits, levels = network(image, classify=True, features=True)
+            answers.append(int(logits.argmax(1)))
+        else:
+            levels = network(image, features=True)
+        vector = feature_vector(levels, settings)
         if not np.isfinite(vector).all():
             raise AirpipeError(
                 f"features of {crop.image} are not finite: the weights are broken; train or import again"
@@ -186,8 +191,6 @@ def extract(
             projection = projection or _projection(len(vector), settings)
             vector = projection.transform(vector[None])[0]
         rows.append(vector)
-        if classifies:
-            answers.append(int(network(image, classify=True).argmax(1)))
     return np.array(answers, np.int64)
 
 

@@ -4,7 +4,8 @@ Registered networks derive from `Network` and override what differs. Any `nn.Mod
 restore as well: for what it does not tell, the defaults of `Network` hold.
 
 The call is `network(image)`, (B, C, H, W) in [0, 1] to the same shape; `network(image, reference)` where
-`takes_reference`; `network(image, features=True)` gives a list of maps with `feature_channels`, and
+`takes_reference`; `network(image, features=True)` gives a list of maps with `feature_channels`, with `classify=True` as
+well, where the network has `classes`, (logits, maps), and
 `network(image, stages=True)` images and maps of all `restoring_stages`.
 """
 

@@ -236,22 +236,25 @@ class DCPT(Network):
         visible: Tensor | None = None,
         classify: bool = False,
         generate: Tensor | Literal["input"] | None = None,
-    ) -> Output | tuple[Tensor, Tensor]:
+    ) -> Output | tuple[Tensor, Tensor | list[Tensor]]:
         """Restore (B, 3, H, W), or tell its degradation.
 
         Args:
             image: RGB in [0, 1].
             features, visible: as the backbone takes them.
-            classify: return logits (B, num_classes) instead.
+            classify: return logits (B, num_classes) instead; with `features`, (logits, features) of one pass.
             generate: with `classify`: image to restore beside it, (B, 3, H, W), or "input" for `image` itself;
                 returns (logits, restored). All passes of a training step are one call, as data parallelism
                 wants it.
 
         Raises:
-            ValueError: `generate` without `classify`.
+            ValueError: `generate` without `classify`, or with `features`.
         """
-        if generate is not None and not classify:
-            raise ValueError("generate goes with classify=True; call the network with the image alone to restore it")
+        if generate is not None and (features or not classify):
+            raise ValueError(
+                "generate goes with classify=True and without features; call the network with the image alone to "
+                "restore it"
+            )
         hidden = {} if visible is None else {"visible": visible}
         if not classify:
             return cast(Output, self.backbone(image, features=features, **hidden))
@@ -259,8 +262,10 @@ class DCPT(Network):
             restored, found = self.backbone(image, features="also", **hidden)
             return classify_features(self.head, found), restored
         restored = self.backbone(generate) if isinstance(generate, Tensor) else None
-        logits = classify_features(self.head, self.backbone(image, features=True, **hidden))
-        return logits if restored is None else (logits, restored)
+        found = self.backbone(image, features=True, **hidden)
+        logits = classify_features(self.head, found)
+        more = found if features else restored
+        return logits if more is None else (logits, more)
 
     def train(self, mode: bool = True) -> Self:
         """Switch the mode; a frozen backbone stays in evaluation mode."""
