@@ -41,6 +41,7 @@ from airpipe.data.fingerprints import COLUMNS, fingerprint
 from airpipe.errors import AirpipeError, run_main
 from airpipe.images import read_rgb8
 from airpipe.settings.curation import Bound, Choosing, PictureScoring, numbered
+from benchmarks.measuring import machine_line
 
 GOOD, LARGE = "BSD400", "DIV2K/DIV2K_valid_HR"
 TESTS = ("CBSD68", "Kodak24", "Set12", "Set14", "McMaster", "Urban100", "classic5")
@@ -111,6 +112,7 @@ def run_measured(words: list[str], kill_after: float | None = None) -> tuple[flo
 
 def fingerprints(folder: Path, output: Path) -> None:
     """Write the fingerprints of a folder's images as `scripts/fingerprint.py` does for a pair list."""
+    print(machine_line())
     images_below = runpy.run_path(str(SCRIPTS / "make_bad_pictures.py"))["images_below"]
     with output.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, COLUMNS)

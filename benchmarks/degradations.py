@@ -43,6 +43,7 @@ from airpipe.progress import track
 from airpipe.settings.base import read_yaml
 from airpipe.settings.degrading import Recipe
 from airpipe.settings.stages import DataPart
+from benchmarks.measuring import machine_line
 
 SIDE, PATCH, SEED = 480, 128, 0
 PHOTOGRAPHS = ("astronaut.png", "ihc.png", "motorcycle_left.png")
@@ -247,6 +248,7 @@ def main() -> None:
             size: on_device(deferred_batches(later, 4, size, device.type == "cuda"), device, given.rounds)
             for size in given.batch
         }
+    print(machine_line())
     print(f"\n{len(same)} patches without noise differ by at most {max(same):.4f} grey levels in the mean\n")
     # rounds have other draws, and are long or short by them: means, not medians
     rates = {name: 1000 / statistics.mean(rounds) for name, rounds in spent.items()}

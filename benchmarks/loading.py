@@ -43,6 +43,7 @@ from airpipe.pixels import Rgb8
 from airpipe.progress import track
 from airpipe.provenance import sha256_file
 from airpipe.settings.stages import DataPart
+from benchmarks.measuring import machine_line
 
 SETS = ("CBSD68", "Kodak24")
 SIGMA = 25
@@ -215,7 +216,10 @@ def main() -> None:
         rates = measure(build_ways(pairs, Pack.open(Path(facts["folder"]))), given.rounds)
         big = folder / "big"
         big.mkdir()
-        print(f"\n{len(pairs)} pairs, {given.rounds} rounds, one core\n\n{report(rates)}\n\n{large_index(big)}")
+        print(
+            f"\n{machine_line()}\n{len(pairs)} pairs, {given.rounds} rounds, one core\n\n{report(rates)}\n\n"
+            f"{large_index(big)}"
+        )
 
 
 if __name__ == "__main__":

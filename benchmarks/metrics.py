@@ -27,9 +27,9 @@ from airpipe.evaluation.protocol import Restorer, evaluate, network_restorer
 from airpipe.pixels import Rgb8
 from airpipe.registry import build_network
 from airpipe.settings.scoring import ProtocolSettings, TestSettings
+from benchmarks.measuring import cpu_times, machine_line
 
 SIZE = (321, 481)
-FLAGS = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16")
 
 
 # BasicSR's functions, own code after their description: float64, channel by channel, a full 2-D filter
@@ -89,28 +89,6 @@ def images() -> tuple[Rgb8, Rgb8]:
     return np.clip(np.rint(clean + noise), 0, 255).astype(np.uint8), clean
 
 
-def cpu_times(forms: dict[str, Callable[[], float]], rounds: int) -> dict[str, float]:
-    """Median CPU time of each form in ms."""
-    times: dict[str, list[float]] = {name: [] for name in forms}
-    for turn in range(rounds + 1):
-        for name in list(forms)[:: -1 if turn % 2 else 1]:
-            begin, repeats = time.process_time(), 5
-            for _ in range(repeats):
-                forms[name]()
-            times[name].append(1000 * (time.process_time() - begin) / repeats)
-    return {name: float(np.median(values[1:])) for name, values in times.items()}  # the first round warms up
-
-
-def cpu_flags() -> str:
-    """Which vector instructions the CPU has."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as stream:
-            words = next((line.split() for line in stream if line.startswith("flags")), [])
-    except OSError:
-        words = []
-    return "CPU: " + ", ".join(f"{flag} {'yes' if flag in words else 'no'}" for flag in FLAGS)
-
-
 # Evaluations
 
 
@@ -152,6 +130,7 @@ def main() -> None:
     given = parser.parse_args()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
+    print(machine_line())
     if given.degraded and given.clean:
         evaluations(given.degraded, given.clean, given.degradation, min(given.rounds, 5))
         return
@@ -169,8 +148,7 @@ def main() -> None:
         "SSIM uniform7, scikit-image": lambda: library_ssim(x, y, gaussian=False),
         "floor: four filters": lambda: floor(picture),
     }
-    times = cpu_times(forms, given.rounds)
-    print(cpu_flags())
+    times = {name: float(np.median(spent)) for name, spent in cpu_times(forms, given.rounds, 5).items()}
     for name, milliseconds in times.items():
         print(f"{name:<34}{milliseconds:>9.3f} ms   value {forms[name]():.9f}")
     ours = times["PSNR, ours"] + times["SSIM gaussian11, ours"]

@@ -36,6 +36,7 @@ from airpipe.progress import track
 from airpipe.registry import build_network
 from airpipe.settings.stages import OptimizerSettings
 from airpipe.training.task import make_optimizer
+from benchmarks.measuring import machine_line
 from benchmarks.published_forms import published_form
 
 ROOF = 790e12
@@ -256,8 +257,8 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     torch.backends.cudnn.benchmark = True
     device, compiled = torch.device(given.device), [] if given.no_compile else COMPILED
-    place = torch.cuda.get_device_name() if given.device == "cuda" else f"CPU, {given.threads} thread(s)"
-    print(f"{place}, torch {torch.__version__}, {given.rounds} rounds", flush=True)
+    card = f"{torch.cuda.get_device_name()}; " if given.device == "cuda" else ""
+    print(f"{card}{machine_line()}, {given.rounds} rounds", flush=True)
     if compiled and given.device == "cpu" and compiler() is None:
         print("no C++ compiler (g++ or clang++, or $CXX): compiled modes are left out")
         compiled = []

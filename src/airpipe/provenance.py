@@ -1,9 +1,10 @@
-"""Provenance of results: hashes, atomic files, the state of git, library versions."""
+"""Provenance of results: hashes, atomic files, the state of git, library versions, the CPU."""
 
 import hashlib
 import importlib.metadata
 import json
 import os
+import platform
 import shutil
 import subprocess
 import tempfile
@@ -128,6 +129,20 @@ def git_state() -> dict[str, Any]:
         }
     except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "dirty": None}
+
+
+def cpu_facts() -> tuple[str, frozenset[str]]:
+    """Return the name of the CPU and its instruction flags as Linux tells them (avx2, avx512_bf16, ...).
+
+    Elsewhere the name of the architecture, and no flags.
+    """
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.machine(), frozenset()
+    told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in reversed(lines))}
+    flags = told.get("flags", told.get("Features", ""))  # x86, Arm
+    return told.get("model name", platform.machine()), frozenset(flags.split())
 
 
 def library_versions() -> dict[str, str]:

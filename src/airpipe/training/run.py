@@ -36,6 +36,7 @@ from airpipe.settings.base import settings_hash
 from airpipe.settings.stages import CONTINUED, StageSettings
 from airpipe.training.loop import StepLoop
 from airpipe.training.parents import describe_loading
+from airpipe.training.precision import told_slow
 from airpipe.training.state import StateFolder
 from airpipe.training.task import Task
 from airpipe.weights.cards import CARD, read_card
@@ -117,6 +118,8 @@ def train_stage(settings: StageSettings, train: PairLists, validation: PairLists
         if fabric.is_global_zero:
             held.enter_context(_only_training(options.workdir, wait=fabric.world_size == 1))
             if said := state.claim(options.threads, fabric.world_size, options.degrade):
+                print(said, flush=True)
+            if said := told_slow(settings.precision, fabric.device):
                 print(said, flush=True)
         fabric.barrier()
         try:
