@@ -283,6 +283,11 @@ class StageSettings(Settings):
         1, description="Micro-batches per optimizer step where a phase says no other; numbers stay those of the batch."
     )
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    compile: bool | Literal["auto"] | None = Field(
+        None,
+        description="true: torch.compile makes one graph of each network for each size of the phases, in minutes at "
+        "first; roundings change. auto: on a GPU. Where compiling fails, one line says so and networks run as written.",
+    )
     deterministic: bool = Field(False, description="Deterministic CUDA kernels (CPU runs always are).")
 
     @property
@@ -323,6 +328,11 @@ class StageSettings(Settings):
         Raises:
             AirpipeError: in stages whose settings say how many rows there are.
         """
+
+    @field_validator("compile")
+    @classmethod
+    def _not_compiled(cls, value: bool | str | None) -> bool | str | None:
+        return value or None  # so that false is written down, and hashed, as nothing
 
     @model_validator(mode="after")
     def _shares_or_repeats(self) -> "StageSettings":

@@ -9,7 +9,7 @@ import signal
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, cast
@@ -19,13 +19,14 @@ from lightning_fabric import Fabric
 from lightning_fabric.wrappers import _FabricModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from airpipe.data.batch import Batch
 from airpipe.data.deferred import DeferredBatch
 from airpipe.data.sampling import SamplePlan
 from airpipe.errors import AirpipeError
+from airpipe.training.averages import MovingAverage
+from airpipe.training.compiling import asks_to_compile, compile_networks, run_as_written, why_not_compiled
 from airpipe.training.progress import StepDisplay
 from airpipe.training.schedules import learning_rate_at, schedule_time
 from airpipe.training.state import StateFolder
@@ -40,6 +41,8 @@ from airpipe.training.task import (
     step_seed,
 )
 
+Micro = list[tuple[Batch, dict[str, Tensor]]]
+"""Micro-batches of this process, each with what turns hand on for it."""
 AGREE_EVERY = 10
 """Steps between two agreements of all processes on saving and stopping."""
 CHECK_EVERY = 20
@@ -125,10 +128,11 @@ class StepLoop:
         self.fabric, self.task, self.plan, self.state = fabric, task, plan, state
         self.batch_names = batch_names
         self.settings, self.checkpoint_seconds = task.settings, checkpoint_seconds
-        self.averages: dict[str, AveragedModel] = {}
+        self.averages: dict[str, MovingAverage] = {}
         self.shares = Shares()
         self._first_bad = torch.full((), -1, dtype=torch.int64, device=fabric.device)
         self._stop = False
+        self.compiled = asks_to_compile(task.settings, fabric.device)
         turns = check_turns(task, plan.steps)
         self._wrap()
         self._check_networks(turns)
@@ -138,8 +142,10 @@ class StepLoop:
         for name, network in task.networks.items():
             network = network.to(self.fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             if decay and name in task.averaged:
-                self.averages[name] = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
+                self.averages[name] = MovingAverage(network, decay)
             task.networks[name] = self.fabric.setup(network)
+        if self.compiled:
+            compile_networks(map(self._bare, task.networks), self.state.folder / "compiled")
         for name, network in task.frozen.items():
             task.frozen[name] = self.fabric.to_device(network).eval().requires_grad_(False)
         task.optimizers = {
@@ -157,6 +163,12 @@ class StepLoop:
                         f"network {name!r} is trained by the optimizers {sorted(all_of_them)}, turn {turn.name!r} has "
                         f"only {sorted(some)}; several processes need a network of its own for each part"
                     )
+
+    def _bare(self, name: str) -> nn.Module:
+        """A network of the task without what Fabric wraps around it."""
+        wrapped = self.task.networks[name]
+        bare: nn.Module = getattr(wrapped, "module", wrapped)
+        return bare
 
     def _optimizers_of(self, network: nn.Module) -> set[str]:
         """Names of the optimizers that move a part of a network."""
@@ -181,9 +193,7 @@ class StepLoop:
         name = self.task.exported
         if self.exports_average:
             return self.averages[name].module
-        wrapped = self.task.networks[name]
-        inner: nn.Module = getattr(wrapped, "module", wrapped)
-        return inner
+        return self._bare(name)
 
     def run(self, loader: DataLoader[Any], first_step: int, validation: DataLoader[Any] | None) -> None:
         """Train from `first_step` to the end.
@@ -232,7 +242,8 @@ class StepLoop:
             totals = []
             turns = self.task.turns(step)
             for turn in turns:
-                values |= (found := self._turn(step, turn, list(zip(micro, handed, strict=True)), batch_size))
+                given = list(zip(micro, handed, strict=True))
+                values |= (found := self._compiled_turn(step, turn, given, batch_size))
                 totals.append(found[f"loss/total_{turn.name}"])
             values["loss/total"] = torch.stack(totals).sum()
             self._average({name for turn in turns for name in turn.optimizers})
@@ -249,12 +260,24 @@ class StepLoop:
         """Update the moving averages of networks that one of these optimizers has moved."""
         for name, average in self.averages.items():
             if self._trains[name] & moved:
-                wrapped = self.task.networks[name]
-                average.update_parameters(getattr(wrapped, "module", wrapped))
+                average.update_parameters(self._bare(name))
 
-    def _turn(
-        self, step: int, turn: Turn, micro: list[tuple[Batch, dict[str, Tensor]]], batch_size: int
-    ) -> dict[str, Tensor]:
+    def _compiled_turn(self, step: int, turn: Turn, micro: Micro, batch_size: int) -> dict[str, Tensor]:
+        """`_turn`; where compiling fails in it, it begins anew, and from there on networks run as they are written."""
+        try:
+            return self._turn(step, turn, micro, batch_size)
+        except RuntimeError as error:
+            if not (self.compiled and (said := why_not_compiled(error))):
+                raise
+        self.compiled = False
+        run_as_written(map(self._bare, self.task.networks))
+        for optimizer in self.task.optimizers.values():
+            optimizer.zero_grad()
+        torch.manual_seed(step_seed(self.settings.seed, step, self.fabric.global_rank))
+        print(f"not compiled from step {step + 1} on, networks run as written: {said}", flush=True)
+        return self._turn(step, turn, micro, batch_size)
+
+    def _turn(self, step: int, turn: Turn, micro: Micro, batch_size: int) -> dict[str, Tensor]:
         """One backward pass over all micro-batches, then its optimizers; returns mean losses and gradient norms."""
         for name, optimizer in self.task.optimizers.items():
             for parameter in parameters_of(optimizer):
@@ -288,11 +311,14 @@ class StepLoop:
             yield
 
     def _update(self, step: int, turn: Turn, sums: dict[str, Tensor]) -> dict[str, Tensor]:
-        limit = self.settings.clip_norm or float("inf")  # without a limit the norm is measured all the same
         norms = {}
         for name in turn.optimizers:
             optimizer = self.task.optimizers[name]
-            norms[f"grad_norm_{name}"] = nn.utils.clip_grad_norm_(parameters_of(optimizer), limit)
+            parameters = parameters_of(optimizer)
+            norm = nn.utils.get_total_norm([one.grad for one in parameters if one.grad is not None])
+            if self.settings.clip_norm:
+                nn.utils.clip_grads_with_norm_(parameters, self.settings.clip_norm, norm)
+            norms[f"grad_norm_{name}"] = norm
             schedule = self.settings.optimizers[name]
             time, length = schedule_time(step, self.settings.phases, schedule.per)
             set_learning_rate(optimizer, learning_rate_at(time, length, schedule))
@@ -362,12 +388,16 @@ class StepLoop:
         was_training = network.training
         network.eval()
         for batch in loader:
-            with self.fabric.autocast():
+            with self.fabric.autocast(), self._as_written():
                 found = self.task.measure(network, batch.to(self.fabric.device))
             for name, some in found.items():
                 values[name].append(some.float())
         network.train(was_training)
         return {f"validation/{name}": float(torch.cat(some).mean()) for name, some in values.items()}
+
+    def _as_written(self) -> AbstractContextManager[object]:
+        """Where networks run as written: for images of other sizes than those of training."""
+        return torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()
 
     @contextmanager
     def _sigterm(self) -> Iterator[None]:

@@ -161,7 +161,8 @@ def _train(
         for role, report in loop.task.parent_reports.items():
             print(describe_loading(role, report), flush=True)
         print(
-            f"{settings.model_id}: from step {first} of {plan.steps} on {fabric.device}, world {fabric.world_size}",
+            f"{settings.model_id}: from step {first} of {plan.steps} on {fabric.device}, world {fabric.world_size}"
+            f"{', compiling, which takes minutes for each size' if loop.compiled else ''}",
             flush=True,
         )
     if first < plan.steps:
@@ -174,6 +175,7 @@ def _train(
         known |= {"notes": notes} if (notes := card_notes(loop.task, absent, options.parents)) else {}
         known |= {"classes": list(samples.classes)} if samples.classes else {}
         known |= {"degrade": options.degrade} if defer else {}
+        known |= {"compiled": loop.compiled} if settings.compile else {}
         _export(fabric, loop, settings, lists, options, known)
     fabric.barrier()
 
