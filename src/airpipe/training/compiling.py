@@ -1,14 +1,12 @@
-"""Compiled networks (`compile` of a stage): torch.compile, with its files beside the checkpoints.
-
-The parts of torch that compile are imported when they are asked for: that takes seconds.
-"""
+"""Compiled networks (`compile` of a stage): torch.compile, with its files beside the checkpoints."""
 
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import _dynamo, _inductor, nn
+from torch._dynamo.exc import TorchDynamoException
 
 from airpipe.settings.base import SHOWN
 from airpipe.settings.stages import StageSettings
@@ -30,10 +28,10 @@ def compile_networks(networks: Iterable[nn.Module], cache: Path) -> None:
         networks: changed in place; names of their state stay.
         cache: folder for what the compiler makes: a resumed run takes it from there.
     """
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache.absolute()))
-    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(torch.get_num_threads()))
-    from torch import _dynamo
-
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache.absolute())  # torch has set it to a folder in /tmp
+    _inductor.config.compile_threads = torch.get_num_threads()
+    if hasattr(_inductor.config, "cpp_cache_precompile_headers"):
+        _inductor.config.cpp_cache_precompile_headers = False  # they would lie in /tmp, whatever is said
     _dynamo.config.recompile_limit = GRAPHS
     for network in networks:
         network.forward = torch.compile(network.forward, dynamic=False)
@@ -47,8 +45,6 @@ def run_as_written(networks: Iterable[nn.Module]) -> None:
 
 def why_not_compiled(error: RuntimeError) -> str:
     """Say what the compiler failed of, in one line; empty where it is another error."""
-    from torch._dynamo.exc import TorchDynamoException
-
     if not isinstance(error, TorchDynamoException):
         return ""
     first = getattr(error, "inner_exception", error)
