@@ -1,6 +1,7 @@
 """Cut the patches of one part of the chosen pictures into a pack."""
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from airpipe.curation.opening import Opener, add_arguments
@@ -18,10 +19,10 @@ def main() -> None:
     parser.add_argument("--packed", type=Path, default=Path("resources/packed"), help="folder of all packs")
     parser.add_argument("--output", type=Path, required=True, help="JSON that says where the pack is")
     given = parser.parse_args()
-    rows = read_part(given.chosen, *given.part)
+    rows = partial(read_part, given.chosen, *given.part)
     with Opener.of(given) as opener:
-        pack_part(rows, opener, f"{given.list}.{given.part[0]:05d}", given.packed, given.output)
-    print(f"{given.output}: patches of {len(rows):,} pictures")
+        patches = pack_part(rows, opener, f"{given.list}.{given.part[0]:05d}", given.packed, given.output)
+    print(f"{given.output}: {patches:,} patches")
 
 
 if __name__ == "__main__":

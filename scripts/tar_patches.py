@@ -1,6 +1,7 @@
 """Cut the patches of one part of the chosen pictures into a tar file in WebDataset's layout."""
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from airpipe.curation.opening import Opener, add_arguments
@@ -16,10 +17,10 @@ def main() -> None:
     parser.add_argument("--part", type=place_of, required=True, help="00000-of-00001")
     parser.add_argument("--output", type=Path, required=True, help="the tar file; its index, a csv, comes beside it")
     given = parser.parse_args()
-    rows = read_part(given.chosen, *given.part)
+    rows = partial(read_part, given.chosen, *given.part)
     with Opener.of(given) as opener:
-        tar_part(rows, opener, given.output)
-    print(f"{given.output}: patches of {len(rows):,} pictures")
+        patches = tar_part(rows, opener, given.output)
+    print(f"{given.output}: {patches:,} patches")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import tarfile
 import time
+import tracemalloc
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -28,9 +30,11 @@ from airpipe.curation.polite import Fetcher
 from airpipe.curation.scoring import read_scores
 from airpipe.curation.spoiling import KINDS, make_bad_pictures
 from airpipe.data.packs import JoinedPacks, Pack, usable_packs
+from airpipe.data.windows import Window
 from airpipe.errors import AirpipeError
+from airpipe.provenance import sha256_file
 from airpipe.reporting.curation import write_report
-from airpipe.settings.curation import Bound, Choosing, MadeCurated, numbered, place_of
+from airpipe.settings.curation import Bound, Choosing, MadeCurated, PictureScoring, numbered, place_of
 
 
 def table(path: Path) -> list[dict[str, str]]:
@@ -494,7 +498,7 @@ def packed(folder: Path, sources, parts: int = 1, shards: int = 1) -> list[Path]
     files = [folder / "parts" / f"{name}.json" for name in numbered(parts)]
     with Opener(sources, Fetcher(folder / "cache", 1.0)) as opener:
         for number, file in enumerate(files):
-            rows = read_part(folder / "chosen.csv", number, parts)
+            rows = partial(read_part, folder / "chosen.csv", number, parts)
             pack_part(rows, opener, f"toy.train.{number:05d}", folder / "packed", file)
     return files
 
@@ -542,7 +546,7 @@ def test_a_pack_that_was_killed_is_made_anew(tmp_path):
 def test_tar_files_hold_the_patches_of_the_packs_and_are_read_back_as_a_source(tmp_path):
     sources = versions(tmp_path)
     [file] = packed(tmp_path, sources)
-    rows = read_part(tmp_path / "chosen.csv", 0, 1)
+    rows = partial(read_part, tmp_path / "chosen.csv", 0, 1)
     tars = [tmp_path / name / "0.tar" for name in ("tars1", "tars2")]
     with Opener(sources, Fetcher(tmp_path / "cache", 1.0)) as opener:
         for tar in tars:
@@ -565,7 +569,7 @@ def test_a_tar_file_that_is_not_finished_leaves_none(tmp_path):
     sources = {"in": ("images", str(tmp_path / "in"))}
     save_photographs(tmp_path / "in")
     choose(score(tmp_path, sources), CHOOSING, 64, tmp_path / "chosen.csv")
-    rows = read_part(tmp_path / "chosen.csv", 0, 1)
+    rows = partial(read_part, tmp_path / "chosen.csv", 0, 1)
     save(tmp_path / "in" / "rocket.png", photographs()["coffee"])  # the last one
     told = pytest.raises(AirpipeError, match=r"in/rocket.png: is not what it was when it was scored")
     with Opener(sources, Fetcher(tmp_path / "cache", 1.0)) as opener, told:
@@ -603,11 +607,47 @@ def test_a_picture_that_changed_since_it_was_scored_is_told(tmp_path):
     sources = versions(tmp_path)
     choose(score(tmp_path, sources), CHOOSING, 64, tmp_path / "chosen.csv")
     save(tmp_path / "files" / "coffee.png", photographs()["rocket"])
-    rows = read_part(tmp_path / "chosen.csv", 0, 1)
+    rows = partial(read_part, tmp_path / "chosen.csv", 0, 1)
     told = pytest.raises(AirpipeError, match=r"files/coffee.png: is not what it was when it was scored")
     with Opener(sources, Fetcher(tmp_path / "cache", 1.0)) as opener, told:
         pack_part(rows, opener, "toy.train.00000", tmp_path / "packed", tmp_path / "part.json")
     assert not [path for path in (tmp_path / "packed").iterdir() if not path.name.endswith((".partial", ".lock"))]
+
+
+def test_more_patches_than_a_field_of_python_holds_are_chosen_and_packed(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (800, 1000, 3), np.uint8)
+    save(tmp_path / "in" / "noise.png", noise)
+    sources = {"in": ("images", str(tmp_path / "in"))}
+    tiny = PictureScoring(patch=8, cell=4, flat_below=0.001)
+    files = score(tmp_path, sources, settings=tiny)
+    facts = choose(files, Choosing(bounds={"side": Bound(least=1)}), 8, tmp_path / "chosen.csv")
+    assert facts["patches"] == 12_500 and (tmp_path / "chosen.csv").stat().st_size > 131_072
+    with Opener(sources, Fetcher(tmp_path / "cache", 1.0)) as opener:
+        count = pack_part(
+            partial(read_part, tmp_path / "chosen.csv", 0, 1), opener, "a.train.0", tmp_path, tmp_path / "0.json"
+        )
+    assert count == 12_500 and len(table(tmp_path / "0.csv")) == 12_500
+
+
+def test_packing_takes_no_more_memory_for_more_pictures(tmp_path):
+    """Of 5 and of 50 pictures, with 36 patches each."""
+    save(tmp_path / "in" / "a.png", photographs()["coffee"][:96, :96])
+    sha256 = sha256_file(tmp_path / "in" / "a.png")
+    windows = " ".join(str(Window(16, 16, left, top)) for top in range(0, 96, 16) for left in range(0, 96, 16))
+    row = {"source": "in", "path": "a.png", "name": "", "member": "0", "sha256": sha256, "width": "96", "height": "96"}
+    peaks = []
+    with Opener({"in": ("images", str(tmp_path / "in"))}, Fetcher(tmp_path / "cache", 1.0)) as opener:
+        for count in (1, 5, 50):  # the first call imports and caches
+
+            def rows(count=count):
+                return ({**row, "line": str(number), "windows": windows} for number in range(count))
+
+            tracemalloc.start()
+            assert pack_part(rows, opener, f"a.{count}", tmp_path, tmp_path / f"{count}.json") == 36 * count
+            assert tar_part(rows, opener, tmp_path / f"{count}.tar") == 36 * count
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+    assert peaks[2] < 1.25 * peaks[1]
 
 
 # Report and bad pictures

@@ -418,7 +418,7 @@ def synthetic(folder: Path) -> Contents:
     write_index(contents, folder)
     with (folder / "pixels.bin").open("wb") as stream:
         stream.truncate(contents.pixel_bytes)
-    write_header(contents, folder)
+    write_header(contents.name, folder)
     return contents
 
 

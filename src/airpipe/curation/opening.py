@@ -61,6 +61,8 @@ class Opened(NamedTuple):
     """Whether it is transparent somewhere, or could be."""
     sha256: str = ""
     """Checksum of its file."""
+    shown: str = ""
+    """What it is called in messages."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -200,4 +202,4 @@ def open_picture(found: Found, shown: str, largest: int) -> Opened | str:
         print(f"{shown}: {word}", file=sys.stderr)
     pixels = picture.pixels if picture.pixels.dtype == np.uint8 else (picture.pixels >> 8).astype(np.uint8)
     grey = picture.grey or bool((pixels == pixels[..., :1]).all())
-    return Opened(np.ascontiguousarray(pixels, np.uint8), grey, picture.alpha is not None, checksum)
+    return Opened(np.ascontiguousarray(pixels, np.uint8), grey, picture.alpha is not None, checksum, shown)

@@ -21,8 +21,11 @@ from airpipe.data.streams import write_all
 from airpipe.errors import AirpipeError
 from airpipe.progress import track
 from airpipe.provenance import write_failed
+from airpipe.rows import read_csv
 from airpipe.settings.base import settings_hash
 from airpipe.settings.curation import FACTS, KEY, MEASURES, PictureScoring
+
+REMEDY = "Remove it and make it again: scripts/score_pictures.py"
 
 
 def columns(plugins: Sequence[str]) -> tuple[str, ...]:
@@ -154,16 +157,14 @@ def read_scores(files: Sequence[Path]) -> Iterator[dict[str, str]]:
     Raises:
         AirpipeError: a table is missing, damaged, or has other columns than the first one.
     """
-    first: list[str] | None = None
+    first: tuple[str, ...] = ()
     for file in files:
-        try:
-            with file.open(newline="", encoding="utf-8") as stream:
-                reader = csv.reader(stream)
-                names = next(reader, [])
-                first = first or names
-                if names != first or tuple(names[: len(KEY)]) != KEY:
-                    raise AirpipeError(f"{file}: columns {names}; expected {first}. Make it again: remove it")
-                for row in reader:
-                    yield dict(zip(names, row, strict=True))
-        except (OSError, ValueError, csv.Error) as error:
-            raise AirpipeError(f"{file}: cannot be read ({error}). Remove it and make it again") from None
+        rows = read_csv(file, REMEDY)
+        names = tuple(next(rows, (0, []))[1])
+        first = first or names
+        if names != first or names[: len(KEY)] != KEY:
+            raise AirpipeError(f"{file}: columns {str(names)[:80]}; expected {first or KEY}. {REMEDY}")
+        for line, row in rows:
+            if len(row) != len(names):
+                raise AirpipeError(f"{file}: line {line} has {len(row)} fields; expected {len(names)}. {REMEDY}")
+            yield dict(zip(names, row, strict=True))

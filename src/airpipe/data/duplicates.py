@@ -23,6 +23,7 @@ from airpipe.errors import AirpipeError
 from airpipe.images import read_rgb8
 from airpipe.progress import track
 from airpipe.provenance import atomic_path, write_json
+from airpipe.rows import read_records
 
 Rgb = npt.NDArray[np.uint8]
 Relation = Literal["same file", "same pixels", "crop", "near"]
@@ -222,15 +223,10 @@ def read_leaks(path: Path) -> tuple[list[Leak], dict[str, Any]]:
     remedy = "Make it again: scripts/find_leaks.py"
     try:
         summary = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        with path.open(newline="", encoding="utf-8") as stream:
-            reader = csv.DictReader(stream)
-            rows = list(reader)
-    except (OSError, ValueError, csv.Error) as error:
+    except (OSError, ValueError) as error:
         raise AirpipeError(f"{path}: cannot be read with its JSON ({error}). {remedy}") from None
-    if tuple(reader.fieldnames or ()) != COLUMNS:
-        raise AirpipeError(f"{path}: columns {reader.fieldnames}; expected {list(COLUMNS)}. {remedy}")
     leaks = []
-    for number, row in enumerate(rows, start=2):
+    for number, row in enumerate(read_records(path, remedy, COLUMNS), start=2):
         try:
             if row["relation"] not in get_args(Relation):
                 raise ValueError(f"unknown relation {row['relation']!r}")

@@ -5,7 +5,6 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from airpipe.errors import AirpipeError
 from airpipe.images import read_rgb8
 from airpipe.progress import track
 from airpipe.provenance import atomic_path, sha256_file, write_failed
+from airpipe.rows import read_csv, read_journal
 
 COLUMNS = ("name", "path", "bytes_sha256", "pixels_sha256", "phash", "width", "height")
 """Columns of a finished table."""
@@ -171,11 +171,13 @@ def _write(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]
 def _read_part(part: Path, files: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
     """Complete rows of an earlier attempt whose files are unchanged."""
     done = {}
-    with suppress(FileNotFoundError), part.open(newline="", encoding="utf-8", errors="replace") as stream:
-        for row in csv.DictReader(stream):
-            file = files.get(row.get("path", ""))
-            if file is not None and file.is_file() and _stamp(file) == {key: row.get(key) for key in STAMP}:
-                done[row["path"]] = row
+    rows = read_journal(part)
+    names = next(rows, [])
+    for values in rows:
+        row = dict(zip(names, values, strict=False))  # the last one may be half
+        file = files.get(row.get("path", ""))
+        if file is not None and file.is_file() and _stamp(file) == {key: row.get(key) for key in STAMP}:
+            done[row["path"]] = row
     return done
 
 
@@ -209,21 +211,18 @@ def read_fingerprints(path: Path) -> FingerprintTable:
     remedy = "Make it again: scripts/fingerprint.py"
     paths: list[str] = []
     hex_columns: tuple[list[str], list[str], list[str]] = ([], [], [])
+    rows = read_csv(path, remedy)
+    _, header = next(rows, (0, []))
+    if tuple(header) != COLUMNS:
+        raise AirpipeError(f"{path}: columns {str(header)[:80]}; expected {list(COLUMNS)}. {remedy}")
     try:
-        with path.open(newline="", encoding="utf-8") as stream:
-            reader = csv.reader(stream)
-            header = next(reader, [])
-            if tuple(header) != COLUMNS:
-                raise AirpipeError(f"{path}: columns {header}; expected {list(COLUMNS)}. {remedy}")
-            for _, name, *values, _, _ in reader:
-                for column, value, digits in zip(hex_columns, values, (64, 64, 16), strict=True):
-                    if not re.fullmatch(rf"[0-9a-f]{{{digits}}}", value):
-                        raise ValueError(f"expected {digits} hexadecimal digits, found {value!r}")
-                    column.append(value)
-                paths.append(name)
-    except OSError as error:
-        raise AirpipeError(f"{path}: cannot be read ({error.strerror}). {remedy}") from None
-    except (ValueError, csv.Error) as error:
+        for _, (_, name, *values, _, _) in rows:
+            for column, value, digits in zip(hex_columns, values, (64, 64, 16), strict=True):
+                if not re.fullmatch(rf"[0-9a-f]{{{digits}}}", value):
+                    raise ValueError(f"expected {digits} hexadecimal digits, found {value[:80]!r}")
+                column.append(value)
+            paths.append(name)
+    except ValueError as error:
         raise AirpipeError(f"{path}: row {len(paths) + 2} is damaged ({error}). {remedy}") from None
     if not paths:
         raise AirpipeError(f"{path}: holds no fingerprints. {remedy}")

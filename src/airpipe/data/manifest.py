@@ -12,6 +12,7 @@ from airpipe.images import decoder_words, read_picture, read_rgb8
 from airpipe.links import link_problem
 from airpipe.progress import in_parallel
 from airpipe.provenance import atomic_path, sha256_file, write_failed
+from airpipe.rows import read_journal, read_records
 
 COLUMNS = ("path", "bytes", "sha256", "width", "height")
 """Columns of a manifest."""
@@ -103,13 +104,11 @@ class Journal:
     def __init__(self, path: Path | None) -> None:
         self.path = path
         self._known: dict[tuple[str, ...], FileFacts] = {}
-        if path is not None and path.is_file():
-            with path.open(newline="", encoding="utf-8", errors="replace") as stream:
-                for row in csv.reader(line.replace("\0", "") for line in stream):
-                    # a kill may cut the last row off: whole ones end with a dot
-                    if len(row) == 9 and row[-1] == "." and all(row[n].isdecimal() for n in (2, 4, 5)):
-                        facts = FileFacts(row[1], int(row[2]), row[3], int(row[4]), int(row[5]), *row[6:8])
-                        self._known[(row[0], row[1])] = facts
+        for row in read_journal(path) if path is not None else ():
+            # a kill may cut the last row off: whole ones end with a dot
+            if len(row) == 9 and row[-1] == "." and all(row[n].isdecimal() for n in (2, 4, 5)):
+                facts = FileFacts(row[1], int(row[2]), row[3], int(row[4]), int(row[5]), *row[6:8])
+                self._known[(row[0], row[1])] = facts
 
     def known(self, path: str, place: str) -> FileFacts | None:
         """Return the facts of a file that has not changed since it was read; None for others."""
@@ -180,12 +179,11 @@ def read_manifest(path: Path) -> list[FileFacts]:
     Raises:
         AirpipeError: the file is missing, or no manifest.
     """
+    remedy = f"Make it: snakemake {path}"
     try:
-        with path.open(newline="", encoding="utf-8") as stream:
-            reader = csv.DictReader(stream)
-            return [
-                FileFacts(row["path"], int(row["bytes"]), row["sha256"], int(row["width"]), int(row["height"]))
-                for row in reader
-            ]
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-        raise AirpipeError(f"{path}: not a manifest ({error}). Make it: snakemake {path}") from None
+        return [
+            FileFacts(row["path"], int(row["bytes"]), row["sha256"], int(row["width"]), int(row["height"]))
+            for row in read_records(path, remedy)
+        ]
+    except (ValueError, KeyError) as error:
+        raise AirpipeError(f"{path}: not a manifest ({error}). {remedy}") from None

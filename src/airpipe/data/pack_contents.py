@@ -1,6 +1,5 @@
 """Contents of a pack, laid out from a pair list and its manifest before anything is decoded."""
 
-import csv
 import hashlib
 import json
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from airpipe.data.packs import CROPS, FORMAT, IMAGE, NO_IMAGE, PAIR, VERSION
 from airpipe.data.pairs import COLUMNS, WINDOW
 from airpipe.errors import AirpipeError
 from airpipe.provenance import sha256_file
+from airpipe.rows import read_csv
 
 NAMED = 10
 """Largest number of missing files that a message names."""
@@ -95,17 +95,16 @@ def read_contents(pair_list: Path, manifest: Path) -> Contents:
 
 def _rows(path: Path, columns: tuple[str, ...], *optional: str) -> Iterator[list[str]]:
     """The named columns of a csv file, row by row, and those of the optional ones that it has."""
-    try:
-        with path.open(newline="", encoding="utf-8") as stream:
-            reader = csv.reader(stream)
-            header = next(reader, [])
-            if missing := [name for name in columns if name not in header]:
-                raise AirpipeError(f"{path}: columns {header}; expected {', '.join(missing)}, too")
-            places = [header.index(name) for name in (*columns, *optional) if name in header]
-            for row in reader:
-                yield [row[place] for place in places]
-    except (OSError, ValueError, IndexError, csv.Error) as error:
-        raise AirpipeError(f"{path}: cannot be read ({error}). Make it again: snakemake {path}") from None
+    remedy = f"Make it again: snakemake {path}"
+    rows = read_csv(path, remedy)
+    _, header = next(rows, (0, []))
+    if missing := [name for name in columns if name not in header]:
+        raise AirpipeError(f"{path}: columns {str(header)[:80]}; expected {', '.join(missing)}, too")
+    places = [header.index(name) for name in (*columns, *optional) if name in header]
+    for line, row in rows:
+        if len(row) != len(header):
+            raise AirpipeError(f"{path}: line {line} has {len(row)} fields; expected {len(header)}. {remedy}")
+        yield [row[place] for place in places]
 
 
 def _images(numbers: dict[str, int], manifest: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[Any]]:

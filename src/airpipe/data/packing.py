@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from airpipe.data.locks import OWNER, only_process
 from airpipe.data.pack_contents import Contents, read_contents
-from airpipe.data.packs import FORMAT, IMAGE, INDEX, VERSION, Pack
+from airpipe.data.packs import FORMAT, IMAGE, INDEX, PAIR, VERSION, Pack
 from airpipe.data.streams import write_all
 from airpipe.errors import AirpipeError
 from airpipe.images import read_rgb8
@@ -145,7 +145,7 @@ def _make(contents: Contents, root: Path, folder: Path, threads: int, size: str)
                 return
             if not (partial / "header.json").is_file():
                 _decode_all(contents, root, partial, threads)
-                write_header(contents, partial)
+                write_header(contents.name, partial)
             (partial / "done.bin").unlink(missing_ok=True)
             partial.replace(folder)
             _sync(folder.parent)
@@ -278,18 +278,20 @@ def _pack_image(job: Job, stream: BinaryIO, pixels: Path) -> Packed:
     return Packed(job.number, zlib.crc32(image.data), "")
 
 
-def write_header(contents: Contents, partial: Path) -> None:
-    """Write header.json, which completes a pack; the other files are there."""
-    for name in INDEX:
-        _sync(partial / name)
+def write_header(name: str, partial: Path) -> None:
+    """Write header.json, which completes a pack of that name; the other files are there."""
+    files = ("pixels.bin", *INDEX)
+    for file in files:
+        _sync(partial / file)
+    sizes = {file: (partial / file).stat().st_size for file in files}
     header = {
         "format": FORMAT,
         "version": VERSION,
-        "list": contents.name,
-        "pairs": len(contents.pairs),
-        "images": len(contents.images),
-        "bytes": {name: (partial / name).stat().st_size for name in ("pixels.bin", *INDEX)},
-        "sha256": {name: sha256_file(partial / name) for name in INDEX},
+        "list": name,
+        "pairs": sizes["pairs.bin"] // PAIR.itemsize,
+        "images": sizes["images.bin"] // IMAGE.itemsize,
+        "bytes": sizes,
+        "sha256": {file: sha256_file(partial / file) for file in INDEX},
     }
     write_json(partial / "header.json", header)
     _sync(partial)

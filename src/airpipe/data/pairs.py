@@ -23,6 +23,7 @@ from airpipe.data.rules import partners, tried, without_suffix
 from airpipe.data.windows import Window
 from airpipe.errors import AirpipeError
 from airpipe.provenance import atomic_path, sha256_file, write_json
+from airpipe.rows import read_records
 from airpipe.settings.datasets import Layout, PackageFile, SplitSettings
 
 COLUMNS = ("degraded", "clean", "degradation", "level", "crop", "name", "group")
@@ -175,15 +176,7 @@ def read_rows(path: Path) -> list[Row]:
     Raises:
         AirpipeError: the list is missing, or has other columns.
     """
-    try:
-        with path.open(newline="", encoding="utf-8") as stream:
-            reader = csv.DictReader(stream)
-            rows = list(reader)
-    except (OSError, ValueError, csv.Error) as error:
-        raise AirpipeError(f"{path}: cannot be read ({error}); make it: snakemake {path}") from None
-    if tuple(reader.fieldnames or ()) not in (COLUMNS, (*COLUMNS, WINDOW)):
-        raise AirpipeError(f"{path}: columns {reader.fieldnames}; expected {list(COLUMNS)}")
-    return rows
+    return list(read_records(path, f"Make it: snakemake {path}", COLUMNS, (*COLUMNS, WINDOW)))
 
 
 def read_facts(path: Path) -> dict[str, Any]:

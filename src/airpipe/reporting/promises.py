@@ -7,6 +7,7 @@ import pandas as pd
 from pydantic import Field, model_validator
 
 from airpipe.errors import AirpipeError
+from airpipe.reporting.frames import text_frame
 from airpipe.settings.base import Name, Settings, unknown_name
 
 
@@ -73,7 +74,7 @@ def check_promises(acceptance: Acceptance, tables: Path) -> tuple[list[str], int
 def _table(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise AirpipeError(f"{path}: no such table. Make it first: snakemake {path}")
-    return pd.read_csv(path, dtype=str, keep_default_na=False)
+    return text_frame(path)
 
 
 def _value(table: pd.DataFrame, row: Mapping[str, str], wanted: str, name: str) -> float:

@@ -4,14 +4,14 @@ All of it is data under resources/published/ (docs/published.md): csv files of n
 flags, and yaml files of what else must be known to compare: complete test sets, settings, papers, errors in print.
 """
 
-import csv
 import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 from pydantic import Field, PositiveInt
@@ -20,6 +20,7 @@ from airpipe.errors import AirpipeError
 from airpipe.registry import described
 from airpipe.reporting.reading import Card
 from airpipe.reporting.table import PLACE, Row, place_of, without_variant
+from airpipe.rows import read_csv
 from airpipe.settings.base import Name, Settings, check_settings, read_yaml, unknown_name
 from airpipe.settings.names import NONE, variant_of
 
@@ -120,15 +121,13 @@ def read_published(paths: Iterable[Path], form: Form = SCORES, known: Known | No
 
 
 def _read(path: Path, form: Form, known: Known) -> list[Row]:
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
-            rows = [(reader.line_num, row) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise AirpipeError(f"{path}: cannot be read as csv ({error})") from None
-    if tuple(reader.fieldnames or ()) != form.columns:
-        found = ",".join(reader.fieldnames or ())
+    lines = read_csv(path, "Expected a csv file in UTF-8")
+    _, header = next(lines, (0, []))
+    if tuple(header) != form.columns:
+        found = ",".join(header)[:80]
         raise AirpipeError(f"{path}: expected columns {','.join(form.columns)}; found {found or 'none'}")
+    # what is too much or too little has None as name or value
+    rows = [(line, cast(Row, dict(zip_longest(header, values)))) for line, values in lines]
     for line, row in rows:
         if problem := _problem(row, form, known):
             raise AirpipeError(f"{path}: line {line}: {problem}")

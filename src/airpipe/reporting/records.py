@@ -10,6 +10,7 @@ import pandas as pd
 
 from airpipe.errors import AirpipeError
 from airpipe.provenance import sha256_file
+from airpipe.reporting.frames import csv_frame
 from airpipe.reporting.reading import VALIDATION, curves_by_variant
 from airpipe.reporting.table import PLACE
 
@@ -34,8 +35,8 @@ def record_training(folders: Sequence[Path], results: Path) -> tuple[pd.DataFram
         try:
             card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
             weights = sha256_file(folder / "model.safetensors")
-            curve = pd.read_csv(folder / "curves.csv", dtype={"value": str})
-        except (OSError, ValueError) as error:
+            curve = csv_frame(folder / "curves.csv", dtype={"value": str})
+        except (AirpipeError, OSError, ValueError) as error:
             raise AirpipeError(
                 f"{folder}: no finished model ({error}). Train it: snakemake {folder}/model.safetensors"
             ) from None

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 from PIL import Image
 
 from airpipe.errors import AirpipeError
+from airpipe.reporting.frames import text_frame
 from airpipe.reporting.reading import score_info
 from airpipe.reporting.table import counted, setting_of, short_labels, shown_protocol, without_seed
 from airpipe.settings.names import NONE
@@ -146,7 +146,7 @@ def picture(folder: Path, info: Mapping[str, Any], name: str) -> Pixels:
 
 def _levels(scores: Path) -> dict[str, str]:
     """Level of each image in a score file: of a test of transfer, the operations that were drawn for the target."""
-    frame = pd.read_csv(scores, dtype=str, keep_default_na=False)
+    frame = text_frame(scores)
     return dict(zip(frame["image"], frame["level"], strict=True))
 
 
@@ -172,7 +172,7 @@ def read_psnr(path: Path, protocol: str) -> dict[str, float]:
     Raises:
         AirpipeError: it has none.
     """
-    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    frame = text_frame(path)
     rows = frame[frame["metric"] == "psnr"]
     if rows.empty:
         raise AirpipeError(f"{path}: has no psnr to show with pictures; name one in a protocol of the test")

@@ -18,6 +18,7 @@ import pandas as pd
 
 from airpipe.errors import AirpipeError
 from airpipe.provenance import write_json, write_text
+from airpipe.reporting.frames import text_frame
 from airpipe.reporting.markup import md, tex
 from airpipe.settings.names import NONE
 
@@ -314,9 +315,9 @@ def read_frame(path: Path) -> pd.DataFrame:
         AirpipeError: it is missing, or a number is none.
     """
     try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+        frame = text_frame(path)
         return frame.assign(**{name: pd.to_numeric(frame[name]).astype(float) for name in frame if name in NUMBERS})
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise AirpipeError(f"{path}: cannot be read ({error}); make the table again: snakemake {path}") from None
 
 

@@ -18,6 +18,7 @@ from lightning_fabric import Fabric
 
 from airpipe.errors import AirpipeError
 from airpipe.provenance import atomic_path, write_failed, write_json
+from airpipe.rows import read_journal
 
 KEPT = 2
 """Checkpoints that stay: the one before serves where the newest cannot be read."""
@@ -205,8 +206,7 @@ class StateFolder:
         """Remove rows that a resumed run will write again."""
         if not self.curves.is_file():
             return
-        with self.curves.open(newline="", encoding="utf-8") as stream:
-            rows = [row for row in csv.reader(stream) if len(row) == 3]
+        rows = [row for row in read_journal(self.curves) if len(row) == 3]
         kept = [row for row in rows if not row[0].isdigit() or int(row[0]) <= step]
         with (
             atomic_path(self.curves) as temporary,

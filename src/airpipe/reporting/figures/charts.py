@@ -28,6 +28,7 @@ from airpipe.errors import AirpipeError
 from airpipe.provenance import atomic_path
 from airpipe.reporting.builders.features import Result
 from airpipe.reporting.builders.recognition import TITLES, row_label
+from airpipe.reporting.frames import csv_frame
 from airpipe.reporting.reading import curves_by_variant, read_json
 from airpipe.reporting.table import place_names, place_of, short_labels, shown_protocol, without_seed
 from airpipe.settings.names import NONE
@@ -361,7 +362,7 @@ def read_curves(paths: Sequence[Path], root: Path) -> dict[str, pd.DataFrame]:
     found = dict[str, pd.DataFrame]()
     for path in paths:
         model, card = path.parent.relative_to(root).as_posix(), read_json(path.with_name("card.json"))
-        found |= curves_by_variant(model, pd.read_csv(path), card)
+        found |= curves_by_variant(model, csv_frame(path), card)
     return found
 
 

@@ -1,0 +1,90 @@
+"""Rows of csv files that airpipe wrote or was given: read in one way, so that damage is told by file and line."""
+
+import csv
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from airpipe.errors import AirpipeError
+
+LONGEST = 1 << 24
+"""Characters of the longest field. Python's own limit of 131,072 is less than the patches of one large picture take;
+without any, a quote that is never closed would take the rest of a file into memory."""
+csv.field_size_limit(LONGEST)
+
+
+def read_csv(path: Path, remedy: str) -> Iterator[tuple[int, list[str]]]:
+    """Read a csv file row by row, blank ones left out.
+
+    Args:
+        path: the file, UTF-8.
+        remedy: what to do when it cannot be read, for the message.
+
+    Returns:
+        Each row with the number of the line that it ends on, from 1.
+
+    Raises:
+        AirpipeError: the file is missing, is not UTF-8, or a field is longer than `LONGEST`.
+    """
+    line = 0
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            reader = csv.reader(stream)
+            for row in reader:
+                line = reader.line_num
+                if row:
+                    yield line, row
+    except OSError as error:
+        raise AirpipeError(f"{path}: cannot be read ({error.strerror}). {remedy}") from None
+    except UnicodeDecodeError:
+        raise AirpipeError(f"{path}: line {_no_text(path)} is not UTF-8. {remedy}") from None
+    except csv.Error as error:
+        raise AirpipeError(f"{path}: cannot be read behind line {line} ({error}). {remedy}") from None
+
+
+def _no_text(path: Path) -> int:
+    """Number of the first line that is not UTF-8."""
+    with path.open("rb") as stream:
+        for number, line in enumerate(stream, start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return number
+    raise AirpipeError(f"{path}: changed while it was read. Run again")
+
+
+def read_records(path: Path, remedy: str, *headers: Sequence[str]) -> Iterator[dict[str, str]]:
+    """Read a csv file row by row, each by the names of the columns, which stand in the first row.
+
+    Args:
+        path: the file, UTF-8.
+        remedy: what to do when it cannot be read, for the message.
+        headers: names of columns that are right; none: any.
+
+    Raises:
+        AirpipeError: as `read_csv`; the file has other columns, or a row another number of fields than they are.
+    """
+    rows = read_csv(path, remedy)
+    _, header = next(rows, (0, []))
+    if headers and tuple(header) not in map(tuple, headers):
+        raise AirpipeError(f"{path}: columns {str(header)[:80]}; expected {list(headers[0])}. {remedy}")
+    for line, row in rows:
+        if len(row) != len(header):
+            raise AirpipeError(f"{path}: line {line} has {len(row)} fields; expected {len(header)}. {remedy}")
+        yield dict(zip(header, row, strict=True))
+
+
+def read_journal(path: Path) -> Iterator[list[str]]:
+    """Read the rows of a table that grows as work is done; what a kill or a power cut left of others is passed over.
+
+    Args:
+        path: the file; one that is missing has no rows.
+    """
+    with suppress(FileNotFoundError), path.open(newline="", encoding="utf-8", errors="replace") as stream:
+        reader = csv.reader(line.replace("\0", "") for line in stream)
+        while True:
+            with suppress(csv.Error):
+                row = next(reader, None)
+                if row is None:
+                    return
+                yield row
