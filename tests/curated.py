@@ -1,5 +1,6 @@
 """Small pictures, lists and settings for tests of curation."""
 
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from airpipe.curation.listing import write_listing
 from airpipe.curation.opening import Opener
 from airpipe.curation.polite import Fetcher
 from airpipe.curation.scores import TestImages
-from airpipe.curation.scoring import Scorer
+from airpipe.curation.scoring import Scorer, read_scores
 from airpipe.data.packages import locate
 from airpipe.images import read_rgb8
 from airpipe.settings.curation import Bound, Choosing, PictureScoring, numbered
@@ -72,3 +73,19 @@ def score(
 def bodies(files: Sequence[Path]) -> bytes:
     """Rows of tables without their headers."""
     return b"".join(file.read_bytes().split(b"\n", 1)[1] for file in files)
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    """Rows of a csv file."""
+    with path.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def rows_of(files: Sequence[Path]) -> dict[str, dict[str, str]]:
+    """Rows of tables of scores by the name in the tar file, or the path."""
+    return {row["name"] or row["path"]: row for row in read_scores(files)}
+
+
+def encoded(pixels: np.ndarray) -> bytes:
+    """A picture as PNG."""
+    return cv2.imencode(".png", pixels[..., ::-1])[1].tobytes()

@@ -1,6 +1,7 @@
 """Curation: what is listed, scored, chosen and packed; damaged input is recorded, kills and shards change no bit."""
 
-import csv
+import codecs
+import errno
 import io
 import json
 import os
@@ -17,11 +18,10 @@ import cv2
 import numpy as np
 import pytest
 import yaml
-from curated import CHOOSING, SETTINGS, bodies, photographs, save, save_photographs, score
+from curated import CHOOSING, SETTINGS, bodies, encoded, photographs, rows_of, save, save_photographs, score, table
 from helpers import ROOT, one_thread
-from web import Page, Web
 
-from airpipe.curation import listing, polite, scoring
+from airpipe.curation import listing, scoring
 from airpipe.curation.choosing import CHOSEN, choose, exact_quantiles, twins
 from airpipe.curation.listing import Line, parse_sources, read_facts, read_lines, write_listing
 from airpipe.curation.opening import Opener, open_picture
@@ -35,17 +35,6 @@ from airpipe.errors import AirpipeError
 from airpipe.provenance import sha256_file
 from airpipe.reporting.curation import write_report
 from airpipe.settings.curation import Bound, Choosing, MadeCurated, PictureScoring, numbered, place_of
-
-
-def table(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
-
-
-def rows_of(files) -> dict[str, dict[str, str]]:
-    """Rows by the name in the tar file, or the path."""
-    return {row["name"] or row["path"]: row for row in read_scores(files)}
-
 
 # Listing
 
@@ -162,10 +151,6 @@ def write_tar(path: Path, members: list[tuple[str, bytes]], link: str = "") -> P
     return path
 
 
-def encoded(pixels: np.ndarray) -> bytes:
-    return cv2.imencode(".png", pixels[..., ::-1])[1].tobytes()
-
-
 def test_members_of_tar_files_are_scored_and_broken_ones_recorded(tmp_path):
     images = {f"{name}.png": encoded(pixels) for name, pixels in photographs().items()}
     members = [
@@ -206,101 +191,6 @@ def test_pictures_of_a_tar_file_have_the_scores_of_the_same_files(tmp_path):
     for one, other in zip(read_scores(alone), read_scores(packed), strict=True):
         for column in one.keys() - {"line", "member", "path", "name"}:
             assert one[column] == other[column], column
-
-
-def test_addresses_are_fetched_once_and_pages_dead_links_and_forbidden_ones_recorded(tmp_path):
-    picture = encoded(photographs()["coffee"])
-    with Web() as web:
-        web.pages = {
-            "/robots.txt": Page(b"User-agent: *\nDisallow: /private\n", kind="text/plain"),
-            "/good.png": Page(picture, kind="image/png"),
-            "/private/good.png": Page(picture, kind="image/png"),
-            "/page.png": Page(b"<!doctype html><html>sorry</html>", kind="text/html"),
-            "/quiet.png": Page(b"  <html>sorry</html>", kind="image/png"),
-        }
-        paths = ("good.png", "page.png", "quiet.png", "gone.png", "private/good.png")
-        addresses = [*map(web.url, (f"/{path}" for path in paths)), "ftp://h/1.png"]
-        (tmp_path / "addresses.txt").write_text("\n".join(addresses))
-        sources = {"web": ("urls", str(tmp_path / "addresses.txt"))}
-        rows = rows_of(score(tmp_path, sources))
-        assert [rows[address]["problem"] == "" for address in addresses] == [True, *[False] * 5]
-        for number, words in {
-            1: "a web page came instead",
-            2: "a web page came instead",
-            3: "the server answered 404",
-            4: "robots.txt does not let us",
-            5: "no address",
-        }.items():
-            assert words in rows[addresses[number]]["problem"]
-        asked = [path for _, path, _ in web.log]
-        assert asked.count("/robots.txt") == asked.count("/good.png") == 1 and "/private/good.png" not in asked
-        (tmp_path / "scores" / "00000-of-00001.csv").unlink()
-        assert rows_of(score(tmp_path, sources)) == rows
-        assert [path for _, path, _ in web.log].count("/good.png") == 1
-
-
-@pytest.mark.parametrize("length", [True, False])
-def test_what_is_too_large_for_a_picture_is_not_kept(tmp_path, monkeypatch, length):
-    monkeypatch.setattr(polite, "LARGEST", 1000)
-    with Web() as web:
-        web.pages = {"/1.png": Page(b"\x89PNG" + bytes(1000), length=length)}
-        (tmp_path / "addresses.txt").write_text(web.url("/1.png"))
-        [row] = read_scores(score(tmp_path, {"web": ("urls", str(tmp_path / "addresses.txt"))}))
-    assert "has more than 1000 bytes" in row["problem"]
-    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.stat().st_size > 900]
-
-
-def test_a_host_is_asked_no_faster_than_it_and_we_want(tmp_path, monkeypatch):
-    waited = []
-    monkeypatch.setattr(polite.time, "sleep", waited.append)
-    with Web() as web:
-        web.pages = {f"/{number}.png": Page(b"\x89PNG", kind="image/png") for number in range(3)}
-        fetcher = Fetcher(tmp_path / "a", per_second=0.5)
-        for number in range(2):
-            fetcher.fetch(web.url(f"/{number}.png"))
-        assert waited[0] == 0 and waited[1] == pytest.approx(2, abs=0.5)
-        web.pages["/robots.txt"] = Page(b"User-agent: airpipe\nCrawl-delay: 7\n", kind="text/plain")
-        fetcher = Fetcher(tmp_path / "b", per_second=0.5)
-        for number in range(2):
-            fetcher.fetch(web.url(f"/{number}.png"))
-        assert waited[3] == pytest.approx(7, abs=0.5)
-
-
-def test_a_network_that_is_not_there_stops_the_job(tmp_path, monkeypatch):
-    monkeypatch.setattr(polite, "IN_A_ROW", 3)
-    with Web() as web:
-        (tmp_path / "addresses.txt").write_text("\n".join(web.url(f"/{number}.png") for number in range(5)))
-        with pytest.raises(AirpipeError, match=r"3 addresses failed one after the other; the last: .*/2.png"):
-            score(tmp_path, {"web": ("urls", str(tmp_path / "addresses.txt"))})
-        web.pages = {f"/{number}.png": Page(encoded(photographs()["coffee"])) for number in range(5)}
-        files = score(tmp_path, {"web": ("urls", str(tmp_path / "addresses.txt"))})
-    assert [row["problem"] == "" for row in read_scores(files)] == [False, False, True, True, True]
-
-
-def test_addresses_that_a_host_forbids_say_nothing_of_the_network(tmp_path, monkeypatch):
-    monkeypatch.setattr(polite, "IN_A_ROW", 3)
-    with Web() as web:
-        web.pages = {"/robots.txt": Page(b"User-agent: *\nDisallow: /\n", kind="text/plain")}
-        addresses = [*(web.url(f"/{number}.png") for number in range(4)), *(f"ftp://h/{number}" for number in range(4))]
-        (tmp_path / "addresses.txt").write_text("\n".join(addresses))
-        rows = list(read_scores(score(tmp_path, {"web": ("urls", str(tmp_path / "addresses.txt"))})))
-    assert ["robots.txt" in row["problem"] for row in rows] == [True] * 4 + [False] * 4
-    assert ["no address" in row["problem"] for row in rows] == [False] * 4 + [True] * 4
-
-
-def test_hosts_leave_nothing_behind_and_their_rules_are_read_to_a_bound(tmp_path, monkeypatch):
-    monkeypatch.setattr(polite, "LARGEST_RULES", 60)
-    rules = b"User-agent: *\nDisallow: /private\n".ljust(60, b"#") + b"\nDisallow: /\n"
-    with Web() as web:
-        web.pages = {
-            "/robots.txt": Page(rules, kind="text/plain"),
-            "/1.png": Page(b"\x89PNG", headers={"Set-Cookie": "seen=1; Path=/"}),
-        }
-        fetcher = Fetcher(tmp_path, per_second=1000)
-        assert fetcher.fetch(web.url("/1.png")).read_bytes() == b"\x89PNG"
-        with pytest.raises(AirpipeError, match="robots.txt does not let us"):
-            fetcher.fetch(web.url("/private/1.png"))
-    assert len(fetcher.session.cookies) == 0
 
 
 def versions(folder: Path) -> dict[str, tuple[str, str]]:
@@ -384,6 +274,101 @@ def test_rows_of_other_settings_are_not_gone_on_with(tmp_path):
     [file] = score(tmp_path, sources, settings=other)
     assert not part.exists() and len(table(file)) == 15
     assert file.read_bytes() != score(tmp_path / "other", sources)[0].read_bytes()
+
+
+# Faults of the machine, long names, long fields
+
+
+def test_a_source_that_goes_away_while_it_is_scored_stops_the_job_and_records_nothing(tmp_path, monkeypatch):
+    sources = {"in": ("images", str(tmp_path / "in"))}
+    save_photographs(tmp_path / "in")
+    [whole] = score(tmp_path / "whole", sources)
+    seen = iter(range(9))
+
+    def opened(*arguments):
+        if next(seen) == 2:  # unmounted: another, empty folder lies there
+            (tmp_path / "in").rename(tmp_path / "away")
+            (tmp_path / "in").mkdir()
+        return open_picture(*arguments)
+
+    told = pytest.raises(AirpipeError, match=r"source in: .* is no longer the folder that was there. Mount it again")
+    with monkeypatch.context() as patch, told:
+        patch.setattr(scoring, "open_picture", opened)
+        score(tmp_path, sources)
+    [part] = (tmp_path / "scores").glob("*.part")
+    assert [row["problem"] for row in table(part)] == [""] * 2
+    (tmp_path / "in").rmdir()
+    (tmp_path / "away").rename(tmp_path / "in")
+    assert score(tmp_path, sources)[0].read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["images", "tars"])
+def test_a_full_disk_for_temporary_files_stops_the_job_and_records_nothing(tmp_path, monkeypatch, kind):
+    save_photographs(tmp_path / "in")
+    data = [(path.name, path.read_bytes()) for path in sorted((tmp_path / "in").iterdir())]
+    write_tar(tmp_path / "in" / "a.tar", data)
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def opened(path, *arguments, **named):
+        return full() if path.name == "picture" else open(path, *arguments, **named)
+
+    if kind == "images":
+        monkeypatch.setattr("airpipe.images.tempfile.TemporaryFile", full)
+    else:
+        monkeypatch.setattr(Path, "open", opened)
+    with pytest.raises(AirpipeError, match=r"cannot be written \(No space left on device\)"):
+        score(tmp_path, {"in": (kind, str(tmp_path / "in"))})
+    assert [table(part) for part in (tmp_path / "scores").glob("*.part")] == [[]]
+
+
+def test_more_patches_than_a_field_of_python_holds_are_chosen_and_packed(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (800, 1000, 3), np.uint8)
+    save(tmp_path / "in" / "noise.png", noise)
+    sources = {"in": ("images", str(tmp_path / "in"))}
+    tiny = PictureScoring(patch=8, cell=4, flat_below=0.001)
+    files = score(tmp_path, sources, settings=tiny)
+    facts = choose(files, Choosing(bounds={"side": Bound(least=1)}), 8, tmp_path / "chosen.csv")
+    assert facts["patches"] == 12_500 and (tmp_path / "chosen.csv").stat().st_size > 131_072
+    with Opener(sources, Fetcher(tmp_path / "cache", 1.0)) as opener:
+        count = pack_part(
+            partial(read_part, tmp_path / "chosen.csv", 0, 1), opener, "a.train.0", tmp_path, tmp_path / "0.json"
+        )
+    assert count == 12_500 and len(table(tmp_path / "0.csv")) == 12_500
+
+
+def test_names_and_addresses_without_end_are_left_out_and_recorded(tmp_path):
+    addresses = tmp_path / "addresses.txt"
+    addresses.write_bytes(codecs.BOM_UTF8 + b"http://h/1.jpg\nhttp://h/" + b"x" * 200_000 + b".jpg\n")
+    facts = write_listing({"web": ("urls", str(addresses))}, tmp_path / "listing.tsv")
+    assert (tmp_path / "listing.tsv").read_text() == "web\thttp://h/1.jpg\n" and facts["left_out"] == 1
+    [row] = table(tmp_path / "listing.left_out.csv")
+    assert row["reason"] == "is longer than 4096 characters" and len(row["path"]) == 4096
+    write_tar(tmp_path / "in" / "a.tar", [("x" * 5000 + ".png", b""), ("coffee.png", encoded(photographs()["coffee"]))])
+    first, second = read_scores(score(tmp_path, {"in": ("tars", str(tmp_path / "in"))}))
+    assert first["problem"] == "is longer than 4096 characters" and second["problem"] == ""
+
+
+def test_packing_takes_no_more_memory_for_more_pictures(tmp_path):
+    """Of 5 and of 50 pictures, with 36 patches each."""
+    save(tmp_path / "in" / "a.png", photographs()["coffee"][:96, :96])
+    sha256 = sha256_file(tmp_path / "in" / "a.png")
+    windows = " ".join(str(Window(16, 16, left, top)) for top in range(0, 96, 16) for left in range(0, 96, 16))
+    row = {"source": "in", "path": "a.png", "name": "", "member": "0", "sha256": sha256, "width": "96", "height": "96"}
+    peaks = []
+    with Opener({"in": ("images", str(tmp_path / "in"))}, Fetcher(tmp_path / "cache", 1.0)) as opener:
+        for count in (1, 5, 50):  # the first call imports and caches
+
+            def rows(count=count):
+                return ({**row, "line": str(number), "windows": windows} for number in range(count))
+
+            tracemalloc.start()
+            assert pack_part(rows, opener, f"a.{count}", tmp_path, tmp_path / f"{count}.json") == 36 * count
+            assert tar_part(rows, opener, tmp_path / f"{count}.tar") == 36 * count
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+    assert peaks[2] < 1.25 * peaks[1]
 
 
 # Choosing
@@ -612,42 +597,6 @@ def test_a_picture_that_changed_since_it_was_scored_is_told(tmp_path):
     with Opener(sources, Fetcher(tmp_path / "cache", 1.0)) as opener, told:
         pack_part(rows, opener, "toy.train.00000", tmp_path / "packed", tmp_path / "part.json")
     assert not [path for path in (tmp_path / "packed").iterdir() if not path.name.endswith((".partial", ".lock"))]
-
-
-def test_more_patches_than_a_field_of_python_holds_are_chosen_and_packed(tmp_path):
-    noise = np.random.default_rng(0).integers(0, 256, (800, 1000, 3), np.uint8)
-    save(tmp_path / "in" / "noise.png", noise)
-    sources = {"in": ("images", str(tmp_path / "in"))}
-    tiny = PictureScoring(patch=8, cell=4, flat_below=0.001)
-    files = score(tmp_path, sources, settings=tiny)
-    facts = choose(files, Choosing(bounds={"side": Bound(least=1)}), 8, tmp_path / "chosen.csv")
-    assert facts["patches"] == 12_500 and (tmp_path / "chosen.csv").stat().st_size > 131_072
-    with Opener(sources, Fetcher(tmp_path / "cache", 1.0)) as opener:
-        count = pack_part(
-            partial(read_part, tmp_path / "chosen.csv", 0, 1), opener, "a.train.0", tmp_path, tmp_path / "0.json"
-        )
-    assert count == 12_500 and len(table(tmp_path / "0.csv")) == 12_500
-
-
-def test_packing_takes_no_more_memory_for_more_pictures(tmp_path):
-    """Of 5 and of 50 pictures, with 36 patches each."""
-    save(tmp_path / "in" / "a.png", photographs()["coffee"][:96, :96])
-    sha256 = sha256_file(tmp_path / "in" / "a.png")
-    windows = " ".join(str(Window(16, 16, left, top)) for top in range(0, 96, 16) for left in range(0, 96, 16))
-    row = {"source": "in", "path": "a.png", "name": "", "member": "0", "sha256": sha256, "width": "96", "height": "96"}
-    peaks = []
-    with Opener({"in": ("images", str(tmp_path / "in"))}, Fetcher(tmp_path / "cache", 1.0)) as opener:
-        for count in (1, 5, 50):  # the first call imports and caches
-
-            def rows(count=count):
-                return ({**row, "line": str(number), "windows": windows} for number in range(count))
-
-            tracemalloc.start()
-            assert pack_part(rows, opener, f"a.{count}", tmp_path, tmp_path / f"{count}.json") == 36 * count
-            assert tar_part(rows, opener, tmp_path / f"{count}.tar") == 36 * count
-            peaks.append(tracemalloc.get_traced_memory()[1])
-            tracemalloc.stop()
-    assert peaks[2] < 1.25 * peaks[1]
 
 
 # Report and bad pictures

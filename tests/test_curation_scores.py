@@ -6,11 +6,12 @@ from importlib.resources import files
 import cv2
 import numpy as np
 import pytest
-from curated import SETTINGS, nothing_tested, photographs, save
+from curated import SETTINGS, nothing_tested, photographs, rows_of, save, save_photographs, score
 from scipy.stats import spearmanr
 from skimage.measure import blur_effect
 from skimage.metrics import structural_similarity
 
+from airpipe.curation import scoring
 from airpipe.curation.fitting import fit, spoiled
 from airpipe.curation.natural import brisque, fitted, naturalness, niqe, reference
 from airpipe.curation.opening import Opened
@@ -170,3 +171,35 @@ def test_other_pictures_show_no_test_image(tested):
         pixels = photographs()[name]
         assert tested.shown(pixels, perceptual_hash(pixels)) is None
         assert nothing_tested().shown(pixels, perceptual_hash(pixels)) is None
+
+
+def test_a_plug_in_that_fails_is_named_with_its_picture_and_scoring_goes_on_there(tmp_path, monkeypatch):
+    sources = {"in": ("images", str(tmp_path / "in"))}
+    names = sorted(save_photographs(tmp_path / "in"))
+    calls = []
+
+    def score_of(pixels):
+        pixels //= 2  # a plug-in may write into what it gets
+        calls.append(pixels.shape)
+        if len(calls) == 3:
+            raise RuntimeError("CUDA\nis out of memory")
+        return np.nan if len(calls) == 5 else np.float32(0.5)
+
+    plugin = SETTINGS.model_copy(update={"plugins": {"nima": "my_scores:nima"}})
+    monkeypatch.setattr(scoring, "load_plugins", lambda _: {"nima": score_of})
+    with pytest.raises(AirpipeError) as told:
+        score(tmp_path, sources, settings=plugin)
+    assert str(told.value).startswith(
+        f"in/{names[2]}.png: the plug-in nima failed (RuntimeError: CUDA is out of memory)."
+    )
+    rows = rows_of(score(tmp_path, sources, settings=plugin))
+    assert [rows[f"{name}.png"]["nima"] for name in names] == ["0.5", "0.5", "0.5", "", "0.5"] and len(calls) == 6
+    plain = rows_of(score(tmp_path / "plain", sources))
+    assert [row["phash"] for row in rows.values()] == [row["phash"] for row in plain.values()]
+
+
+@pytest.mark.parametrize("given", [None, "good", [1, 2], np.zeros(3)], ids=repr)
+def test_what_a_plug_in_gives_has_to_be_a_number(given):
+    opened = Opened(photographs()["coffee"], False, False, shown="in/coffee.png")
+    with pytest.raises(AirpipeError, match=r"^in/coffee.png: the plug-in nima failed \((Type|Value)Error: "):
+        measure(opened, SETTINGS, {"nima": lambda _: given})

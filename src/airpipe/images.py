@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import cv2
 import numpy as np
@@ -24,7 +24,7 @@ from airpipe import exif
 from airpipe.errors import AirpipeError
 from airpipe.links import link_problem
 from airpipe.pixels import Pixels
-from airpipe.provenance import atomic_path
+from airpipe.provenance import TEMPORARY, atomic_path, write_failed
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 """Suffixes of images that are read and written."""
@@ -112,7 +112,7 @@ def decoder_words() -> Iterator[list[str]]:
     sys.stderr.flush()
     kept = os.dup(2)
     try:
-        with tempfile.TemporaryFile() as said, warnings.catch_warnings(record=True) as caught:
+        with _temporary_file() as said, warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             os.dup2(said.fileno(), 2)
             try:
@@ -130,6 +130,13 @@ def decoder_words() -> Iterator[list[str]]:
             os.write(2, line + b"\n")
         elif text := _brief(line.decode("utf-8", "replace")):
             words.append(text)
+
+
+def _temporary_file() -> IO[bytes]:
+    try:
+        return tempfile.TemporaryFile()
+    except OSError as error:  # a full disk says nothing of the picture
+        raise write_failed(Path(TEMPORARY, "a temporary file"), error) from None
 
 
 def _brief(text: str) -> str:

@@ -4,6 +4,7 @@ Lines stand in the order of the sources' names, folders sorted; a picture is cal
 number in a tar file. Nothing here holds the list in memory.
 """
 
+import codecs
 import csv
 import hashlib
 import json
@@ -30,6 +31,8 @@ BUCKETS = 256
 """Number of files that lines are sorted into, to find those that stand twice."""
 RECORD = np.dtype([("high", "<u8"), ("low", "<u8"), ("line", "<i8")])
 """Hash of a line's place, and its number."""
+LONGEST = 4096
+"""Characters of the longest path or address that is listed."""
 LEFT_OUT = ("source", "path", "reason")
 """Columns of the table of what is not listed."""
 
@@ -69,7 +72,7 @@ def write_listing(sources: Mapping[str, tuple[str, str]], output: Path) -> dict[
                 for name, (kind, root) in sorted(sources.items()):
                     for path, problem in _found(name, kind, root):
                         if reason := _why_not(path) or problem:
-                            left_out.writerow((name, ascii(path)[1:-1], reason))
+                            left_out.writerow((name, ascii(path)[1:-1][:LONGEST], reason))
                             refused += 1
                             continue
                         buckets.add(path if kind == "urls" else f"{root}/{path}")
@@ -166,8 +169,9 @@ def _files(root: str, suffixes: tuple[str, ...] | None) -> Iterator[tuple[str, s
 def _addresses(file: Path) -> Iterator[str]:
     try:
         with file.open("rb") as stream:
-            for line in stream:
-                if text := line.strip():
+            for number, line in enumerate(stream):
+                # some editors of Windows put a mark before the first address
+                if text := (line if number else line.removeprefix(codecs.BOM_UTF8)).strip():
                     yield os.fsdecode(text)
     except OSError as error:
         raise AirpipeError(f"{file}: cannot be read ({error.strerror}). Expected one address a line") from None
@@ -179,11 +183,13 @@ def _why_not(path: str) -> str:
         path.encode()
     except UnicodeEncodeError:
         return "not UTF-8"
-    return has_controls(path)
+    return unfit(path)
 
 
-def has_controls(path: str) -> str:
-    """Say that a name has a control character; "" if it has none."""
+def unfit(path: str) -> str:
+    """Say why a name cannot stand in tables: control characters, or its length; "" if it can."""
+    if len(path) > LONGEST:
+        return f"is longer than {LONGEST} characters"
     return "has a control character" if any(ord(letter) < 32 or ord(letter) == 127 for letter in path) else ""
 
 

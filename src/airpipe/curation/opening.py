@@ -12,17 +12,17 @@ from typing import IO, BinaryIO, NamedTuple, cast
 
 import numpy as np
 
-from airpipe.curation.listing import Line, has_controls, parse_sources
+from airpipe.curation.listing import LONGEST, Line, parse_sources, unfit
 from airpipe.curation.polite import Fetcher
 from airpipe.data.archive_rules import CHUNK, Limits
 from airpipe.data.archives import DAMAGED, archive_kind, open_tar, tar_members
 from airpipe.data.files import is_image
 from airpipe.data.streams import write_all
-from airpipe.data.transfer import SourceFailed
+from airpipe.data.transfer import SourceFailed, Unanswered
 from airpipe.errors import AirpipeError
-from airpipe.images import decoder_words, glance, read_picture
+from airpipe.images import Picture, decoder_words, glance, read_picture
 from airpipe.pixels import Rgb8
-from airpipe.provenance import sha256_file
+from airpipe.provenance import sha256_file, write_failed
 
 LARGEST_MEMBER = 500_000_000
 """Bytes of the largest picture that is read from a tar file."""
@@ -48,6 +48,8 @@ class Found(NamedTuple):
     """Where its bytes lie until the next picture is asked for; None: it cannot be had."""
     problem: str
     """Why not; "" if it can."""
+    passing: bool = False
+    """Whether that says nothing of the picture: nobody answered, see `Opener.again`."""
 
 
 class Opened(NamedTuple):
@@ -90,8 +92,9 @@ class Opener:
 
     def __enter__(self) -> "Opener":
         for name, (kind, root) in self.sources.items():
-            if kind != "urls" and not Path(root).is_dir():
+            if kind != "urls" and _folder(root) is None:
                 raise AirpipeError(f"source {name}: {root} is not a folder on this machine. Mount it, or correct root")
+        self._folders = {name: _folder(root) for name, (_, root) in self.sources.items()}
         self._folder = TemporaryDirectory(prefix="airpipe.")
         self._scratch = Path(self._folder.name) / "picture"
         return self
@@ -120,11 +123,28 @@ class Opener:
         elif wanted(key):
             yield self._fetched(key, line.path) if kind == "urls" else Found(key, "", Path(root) / line.path, "")
 
+    def again(self, found: Found, line: Line) -> Found:
+        """Ask once more for the picture of a line of which nobody answered."""
+        return self._fetched(found.key, line.path)
+
+    def check_folder(self, source: str) -> None:
+        """Look whether a source is still there: what lies in a folder that is gone cannot be read, either.
+
+        Raises:
+            AirpipeError: its folder is gone, or another one is there.
+        """
+        kind, root = self.sources[source]
+        if kind != "urls" and _folder(root) != self._folders[source]:
+            raise AirpipeError(
+                f"source {source}: {root} is no longer the folder that was there. Mount it again, then run again: it "
+                "goes on where it stopped"
+            )
+
     def _fetched(self, key: Key, address: str) -> Found:
         try:
             return Found(key, "", self.fetcher.fetch(address), "")
         except SourceFailed as error:
-            return Found(key, "", None, str(error))
+            return Found(key, "", None, str(error), isinstance(error, Unanswered))
 
     def _members(self, line: Line, archive: Path, wanted: Callable[[Key], bool]) -> Iterator[Found]:
         number = -1
@@ -140,7 +160,7 @@ class Opener:
                     key = Key(line.number, number)
                     if not wanted(key):
                         continue
-                    name = ascii(member.name)[1:-1] if (reason := _bad_name(member.name)) else member.name
+                    name = ascii(member.name)[1:-1][:LONGEST] if (reason := _bad_name(member.name)) else member.name
                     if not member.isreg() or member.issparse():
                         reason = "is a link or a special file"
                     elif member.size > LARGEST_MEMBER:
@@ -156,9 +176,22 @@ class Opener:
                 yield Found(key, "", None, f"the rest of the tar file cannot be read ({_brief(error)})")
 
     def _copy(self, stream: IO[bytes]) -> None:
-        with self._scratch.open("wb", buffering=0) as target:
+        try:
+            opened = self._scratch.open("wb", buffering=0)
+        except OSError as error:  # a full disk says nothing of the picture
+            raise write_failed(self._scratch, error) from None
+        with opened as target:
             while chunk := stream.read(CHUNK):
                 write_all(cast(BinaryIO, target), chunk, self._scratch)
+
+
+def _folder(root: str) -> tuple[int, int] | None:
+    """What tells a folder from another one at its place, as after an unmount; None where there is none."""
+    try:
+        state = Path(root).stat()
+    except OSError:
+        return None
+    return (state.st_dev, state.st_ino) if stat.S_ISDIR(state.st_mode) else None
 
 
 def _brief(error: BaseException) -> str:
@@ -171,7 +204,7 @@ def _bad_name(name: str) -> str:
         name.encode()
     except UnicodeEncodeError:
         return "the name is not UTF-8"
-    return has_controls(name)
+    return unfit(name)
 
 
 def open_picture(found: Found, shown: str, largest: int) -> Opened | str:
@@ -181,25 +214,35 @@ def open_picture(found: Found, shown: str, largest: int) -> Opened | str:
         found: the picture.
         shown: what it is called in the reason.
         largest: most pixels that are decoded.
+
+    Raises:
+        AirpipeError: the disk for temporary files is full.
     """
     if found.file is None:
         return found.problem
+    with decoder_words() as words:
+        read = _read(found.file, shown, largest)
+    if isinstance(read, str):
+        return read
+    for word in words:
+        print(f"{shown}: {word}", file=sys.stderr)
+    picture, checksum = read
+    pixels = picture.pixels if picture.pixels.dtype == np.uint8 else (picture.pixels >> 8).astype(np.uint8)
+    grey = picture.grey or bool((pixels == pixels[..., :1]).all())
+    return Opened(np.ascontiguousarray(pixels, np.uint8), grey, picture.alpha is not None, checksum, shown)
+
+
+def _read(file: Path, shown: str, largest: int) -> tuple[Picture, str] | str:
+    """A picture and the checksum of its file, or why it cannot be read."""
     try:
-        if not stat.S_ISREG(found.file.stat().st_mode):  # to open a pipe would wait for ever
+        if not stat.S_ISREG(file.stat().st_mode):  # to open a pipe would wait for ever
             return f"{shown}: is no regular file"
-        height, width, _ = glance(found.file)
+        height, width, _ = glance(file)
         if height * width > largest:
             return f"{shown}: {width}x{height} pixels, more than {largest}"
-        with decoder_words() as words:
-            picture = read_picture(found.file)
-        checksum = sha256_file(found.file)
+        return read_picture(file), sha256_file(file)
     except OSError as error:
         return f"{shown}: cannot be read ({error.strerror})"
     except AirpipeError as error:
         # bytes of a tar file or an address lie under a name of ours
-        return " ".join(str(error).replace(str(found.file), shown).split())
-    for word in words:
-        print(f"{shown}: {word}", file=sys.stderr)
-    pixels = picture.pixels if picture.pixels.dtype == np.uint8 else (picture.pixels >> 8).astype(np.uint8)
-    grey = picture.grey or bool((pixels == pixels[..., :1]).all())
-    return Opened(np.ascontiguousarray(pixels, np.uint8), grey, picture.alpha is not None, checksum, shown)
+        return " ".join(str(error).replace(str(file), shown).split())

@@ -1,17 +1,19 @@
-"""Pictures at addresses: fetched once, slowly, and only where the host's robots.txt lets us."""
+"""Pictures at addresses: fetched once, slowly, and only where the host's robots.txt lets us (RFC 9309)."""
 
 import hashlib
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
 from urllib.parse import urlsplit
-from urllib.robotparser import RobotFileParser
 
 import requests
 
-from airpipe.data.transfer import Patience, SourceFailed, Transfer, new_session
+from airpipe.curation.robots import Rules, parse_rules
+from airpipe.data.locks import only_process
+from airpipe.data.transfer import Patience, SourceFailed, Transfer, Unanswered, is_busy, new_session, why_no_answer
 from airpipe.errors import AirpipeError
 
 AGENT = "airpipe"
@@ -26,25 +28,24 @@ LARGEST_RULES = 500 * 1024
 """Bytes of a robots.txt that are read (RFC 9309 asks for as many at least)."""
 HOSTS = 1024
 """Number of hosts whose rules are remembered."""
-IN_A_ROW = 100
-"""So many addresses that fail one after the other mean that the network is not there."""
 
 
 @dataclass
 class _Host:
-    rules: RobotFileParser
-    delay: float
-    """Seconds between two requests."""
+    root: str
+    """Its address without a path."""
+    rules: Rules | str = ""
+    """What its robots.txt asks of us, or why that is not known."""
+    round: int = -1
+    """Round in which its robots.txt was asked for."""
     next: float = 0.0
     """Time before which nothing is asked."""
 
 
-class _Refused(SourceFailed):
-    """Nothing was asked: the address is none, or its host does not want us. It says nothing of the network."""
-
-
 class Fetcher:
     """Fetcher of pictures into a folder, where they stay: what is there is not asked for again.
+
+    A host whose robots.txt is not answered, or with 429 or 5xx, is not asked for pictures until the next round.
 
     Args:
         cache: folder of fetched pictures, each under the hash of its address.
@@ -55,8 +56,9 @@ class Fetcher:
         self.cache, self.per_second = cache, per_second
         self.session = new_session(PATIENCE)
         self.session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))  # those of all hosts would pile up
-        self._host = lru_cache(HOSTS)(self._ask_host)
-        self._failed = 0
+        self._host = lru_cache(HOSTS)(_Host)
+        self._round = 0
+        self._answered, self._last = False, ""
 
     def place(self, address: str) -> Path:
         """Return the file of an address, whether or not it is there."""
@@ -67,66 +69,92 @@ class Fetcher:
         """Return the file of an address, fetched where it is not there yet; a half-received one goes on.
 
         Raises:
+            Unanswered: the host does not answer, or asks to come later (429, 5xx): the picture may be there.
             SourceFailed: the address is none, answers no picture, or its host does not want us.
-            AirpipeError: `IN_A_ROW` addresses failed one after the other, or the disk is full.
+            AirpipeError: the disk is full.
         """
         target = self.place(address)
         if target.is_file():
             return target
-        try:
-            self._transfer(address, target)
-        except _Refused:
-            raise
-        except SourceFailed as error:
-            self._failed += 1
-            if self._failed == IN_A_ROW:
-                raise AirpipeError(
-                    f"{IN_A_ROW} addresses failed one after the other; the last: {error}. Look whether this machine "
-                    "reaches the network, then run again: it goes on where it stopped"
-                ) from None
-            raise
-        self._failed = 0
+        root = _root(address)
+        if not root:
+            raise SourceFailed(f"{address}: no address. Expected one that begins with http:// or https://")
+        host = self._host(root)
+        rules = self._rules(host)
+        if isinstance(rules, str):
+            raise Unanswered(f"{address}: not asked for, since {rules}")
+        if not rules.allow(address):
+            raise SourceFailed(f"{address}: the host's robots.txt does not let us fetch it")
+        with only_process(target.with_name(".lock")):  # another list may hold the same address
+            if not target.is_file():
+                self._transfer(address, target, host, rules.delay)
         return target
 
-    def _transfer(self, address: str, target: Path) -> None:
-        try:
-            parts = urlsplit(address)
-        except ValueError as error:
-            raise _Refused(f"{address}: no address ({error})") from None
-        if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise _Refused(f"{address}: no address. Expected one that begins with http:// or https://")
-        host = self._host(f"{parts.scheme}://{parts.netloc}")
-        if not host.rules.can_fetch(AGENT, address):
-            raise _Refused(f"{address}: the host's robots.txt does not let us fetch it")
+    def new_round(self) -> None:
+        """Forget who did not answer: such hosts are asked again."""
+        self._round += 1
+        self._answered = False
+
+    def is_online(self, addresses: Iterable[str]) -> bool:
+        """Tell whether any host has answered in this round.
+
+        Where none has, hosts are asked for their robots.txt: the last one that answered before, and those of
+        `addresses`, until one answers.
+        """
+        roots = dict.fromkeys([self._last, *map(_root, addresses)] if not self._answered else ())
+        return self._answered or any(isinstance(self._read_rules(root), Rules) for root in roots if root)
+
+    def _transfer(self, address: str, target: Path, host: _Host, delay: float) -> None:
         time.sleep(max(0.0, host.next - time.monotonic()))
         try:
             transfer = Transfer(address, target, address, patience=PATIENCE, session=self.session, largest=LARGEST)
             transfer.run()
             transfer.finish()
+        except Unanswered:
+            raise
+        except AirpipeError:
+            self._hear(host)
+            raise
         finally:
-            host.next = time.monotonic() + host.delay
+            host.next = time.monotonic() + max(1 / self.per_second, min(delay, LONGEST_DELAY))
+        self._hear(host)
 
-    def _ask_host(self, root: str) -> _Host:
-        """Read a host's robots.txt; one that is not there forbids nothing."""
-        rules = RobotFileParser()
-        try:
-            rules.parse(self._read_rules(f"{root}/robots.txt"))
-        except (requests.RequestException, ValueError):  # the picture's own request tells what is wrong
-            rules.parse([])
-            return _Host(rules, 1 / self.per_second)
-        asked = float(rules.crawl_delay(AGENT) or 0)
-        return _Host(rules, max(1 / self.per_second, min(asked, LONGEST_DELAY)))
+    def _hear(self, host: _Host) -> None:
+        self._answered, self._last = True, host.root
 
-    def _read_rules(self, address: str) -> list[str]:
+    def _rules(self, host: _Host) -> Rules | str:
+        if isinstance(host.rules, str) and host.round != self._round:
+            host.rules, host.round = self._read_rules(host.root), self._round
+            if isinstance(host.rules, Rules):
+                self._hear(host)
+        return host.rules
+
+    def _read_rules(self, root: str) -> Rules | str:
+        """Read a host's robots.txt, or say why nothing may be asked of it for now (RFC 9309, 2.3.1).
+
+        One that is not there (4xx) or where redirects lead nowhere forbids nothing.
+        """
+        place, found = f"{root}/robots.txt", bytearray()
         headers = {"User-Agent": AGENT}
-        with self.session.get(address, headers=headers, timeout=PATIENCE.timeout, stream=True) as answer:
-            if answer.status_code in (401, 403):
-                return ["User-agent: *", "Disallow: /"]
-            if answer.status_code != 200:
-                return []
-            found = bytearray()
-            for chunk in answer.iter_content(1 << 14):
-                found += chunk
-                if len(found) >= LARGEST_RULES:
-                    break
-        return found[:LARGEST_RULES].decode("utf-8", "replace").splitlines()
+        try:
+            with self.session.get(place, headers=headers, timeout=PATIENCE.timeout, stream=True) as answer:
+                if is_busy(answer.status_code):
+                    return f"{place} answered {answer.status_code}"
+                for chunk in answer.iter_content(1 << 14) if answer.status_code == 200 else ():
+                    found += chunk
+                    if len(found) >= LARGEST_RULES:
+                        break
+        except (requests.TooManyRedirects, ValueError):
+            return Rules()
+        except requests.RequestException as error:
+            return f"{place} was not answered: {why_no_answer(error)}"
+        return parse_rules(found[:LARGEST_RULES].decode("utf-8-sig", "replace"), AGENT)
+
+
+def _root(address: str) -> str:
+    """Scheme and host of an address; "" for what is no address."""
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        return ""
+    return f"{parts.scheme}://{parts.netloc}" if parts.scheme in ("http", "https") and parts.netloc else ""

@@ -36,19 +36,25 @@ def load_plugins(targets: Mapping[str, str]) -> dict[str, Plugin]:
         targets: 'module:function' of each score by its name.
 
     Raises:
-        AirpipeError: a module cannot be imported, or has no such function.
+        AirpipeError: a module cannot be imported, or has no such function; whatever importing raises.
     """
     found = {}
     for name, target in targets.items():
         module, _, function = target.partition(":")
         try:
             found[name] = cast(Plugin, getattr(importlib.import_module(module), function))
-        except (ImportError, AttributeError) as error:
+        except Exception as error:  # whatever a module of somebody else raises
             raise AirpipeError(
-                f"scores.plugins.{name}: {target} cannot be imported ({error}). Install its package, or put it on "
-                "PYTHONPATH; without it, remove the plug-in and its bound"
-            ) from None
+                f"scores.plugins.{name}: {target} cannot be imported ({_brief(error)}). Install its package, or put it "
+                "on PYTHONPATH; without it, remove the plug-in and its bound"
+            ) from error
+        if not callable(found[name]):
+            raise AirpipeError(f"scores.plugins.{name}: {target} is no function, but {type(found[name]).__name__}")
     return found
+
+
+def _brief(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 class Measured(NamedTuple):
@@ -75,6 +81,9 @@ def measure(opened: Opened, settings: PictureScoring, plugins: Mapping[str, Plug
         opened: the picture.
         settings: what is measured.
         plugins: further scores, from `load_plugins`.
+
+    Raises:
+        AirpipeError: a plug-in failed.
     """
     height, width = opened.pixels.shape[:2]
     grey = luminance(opened.pixels)
@@ -93,13 +102,24 @@ def measure(opened: Opened, settings: PictureScoring, plugins: Mapping[str, Plug
         "flatness": float(cells.mean()),
         "niqe": niqe(natural, reference()) if natural else None,
         "brisque": brisque(natural, reference()) if natural else None,
-        **{name: float(score(opened.pixels)) for name, score in plugins.items()},
+        **{name: _plugged_in(name, plugin, opened) for name, plugin in plugins.items()},
     }
     side = settings.patch // settings.cell
     corners = [
         (left // settings.cell, top // settings.cell) for left, top in patch_places(width, height, settings.patch)
     ]
     return Measured(scores, [float(cells[top : top + side, left : left + side].mean()) for left, top in corners])
+
+
+def _plugged_in(name: str, plugin: Plugin, opened: Opened) -> float:
+    """What a plug-in gives; of a copy, since it may write into what it gets."""
+    try:
+        return float(plugin(opened.pixels.copy()))
+    except Exception as error:
+        raise AirpipeError(
+            f"{opened.shown}: the plug-in {name} failed ({_brief(error)}). Mend it, then run again: scoring goes on "
+            "with this picture. For one that cannot have the score it returns NaN"
+        ) from error
 
 
 def _middle(grey: Floats, side: int) -> Floats:

@@ -26,6 +26,10 @@ from airpipe.settings.base import settings_hash
 from airpipe.settings.curation import FACTS, KEY, MEASURES, PictureScoring
 
 REMEDY = "Remove it and make it again: scripts/score_pictures.py"
+HELD = 100
+"""Number of pictures that wait at most, with the first of them, for a host that does not answer."""
+WITNESSES = 16
+"""Number of addresses whose hosts are asked whether the network is there."""
 
 
 def columns(plugins: Sequence[str]) -> tuple[str, ...]:
@@ -61,7 +65,8 @@ class Scorer:
             The number of pictures.
 
         Raises:
-            AirpipeError: the list is not whole, a plug-in or a test image is missing, or the disk is full.
+            AirpipeError: the list is not whole, a plug-in or a test image is missing, a plug-in fails, the network or
+                the folder of a source is gone, or the disk is full.
         """
         cv2.setNumThreads(1)
         plugins = load_plugins(self.settings.plugins)
@@ -73,7 +78,7 @@ class Scorer:
                 with part.open("ab", buffering=0) as stream:
                     if part.stat().st_size == 0:
                         write_all(stream, _line(names), part)
-                    for found, line in self._found(shard, shards, last):
+                    for found, line in self._settled(self._found(shard, shards, last)):
                         row = self._row(found, line, plugins)
                         write_all(stream, _line([row.get(name, "") for name in names]), part)
                         count += 1
@@ -102,12 +107,51 @@ class Scorer:
             for found in self.opener.find(line, lambda key: last is None or key > last):
                 yield found, line
 
+    def _settled(self, pictures: Iterator[tuple[Found, Line]]) -> Iterator[tuple[Found, Line]]:
+        """Pass pictures on, in order; one of which nobody answered waits, with those behind it, to be asked again."""
+        held: list[tuple[Found, Line]] = []
+        for found, line in pictures:
+            held.append((found, line))
+            if not held[0][0].passing:
+                yield held.pop()
+            elif len(held) == HELD or self.opener.sources[line.source][0] == "tars":  # its bytes do not wait
+                yield from self._asked_again(held)
+                held = []
+        yield from self._asked_again(held)
+
+    def _asked_again(self, held: Sequence[tuple[Found, Line]]) -> list[tuple[Found, Line]]:
+        """Ask once more where nobody answered; who is silent again while others answer is given up.
+
+        Raises:
+            AirpipeError: nobody of the list answers.
+        """
+        fetcher = self.opener.fetcher
+        fetcher.new_round()
+        settled = [(self.opener.again(found, line) if found.passing else found, line) for found, line in held]
+        silent = [found.problem for found, _ in settled if found.passing]
+        if silent and not fetcher.is_online(self._addresses()):
+            raise AirpipeError(
+                f"{len(silent)} addresses were not answered, twice, nor is any other host of the list; the last: "
+                f"{silent[-1][:300]}. Look whether this machine reaches the network, then run again: it goes on with "
+                "them. If their hosts are gone for good, take them out of the list"
+            )
+        return settled
+
+    def _addresses(self) -> Iterator[str]:
+        """Some addresses of the list, evenly spaced."""
+        entries = read_facts(self.listing)["entries"]
+        for number in dict.fromkeys(entries * step // WITNESSES for step in range(WITNESSES)):
+            [line] = read_lines(self.listing, number, number + 1)
+            if self.opener.sources[line.source][0] == "urls":
+                yield line.path
+
     def _row(self, found: Found, line: Line, plugins: Mapping[str, Plugin]) -> dict[str, Any]:
         row: dict[str, Any] = {"line": line.number, "member": found.key.member, "name": found.name}
         row |= {"source": line.source, "path": line.path}
         shown = "/".join(filter(None, (line.source, line.path, found.name)))
         opened = open_picture(found, shown, self.settings.largest)
         if isinstance(opened, str):
+            self.opener.check_folder(line.source)
             return row | {"problem": " ".join(opened.split())}
         measured = measure(opened, self.settings, plugins)
         phash = perceptual_hash(opened.pixels)

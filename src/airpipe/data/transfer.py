@@ -41,6 +41,10 @@ class SourceFailed(AirpipeError):
     """One address does not give its file; another source may."""
 
 
+class Unanswered(SourceFailed):
+    """Nobody answered, or with "later" (429, 5xx): it says nothing of the file, which may come another time."""
+
+
 @dataclass(frozen=True)
 class Patience:
     """Patience of a transfer: how often and how long it tries again. Times in seconds."""
@@ -111,7 +115,8 @@ class Transfer:
         """Fetch into `part` until it is complete; the caller checks it and calls `finish`.
 
         Raises:
-            SourceFailed: the address does not answer, refuses, or does not give this file.
+            Unanswered: the address does not answer, or the server is busy.
+            SourceFailed: it refuses, or does not give this file.
             AirpipeError: the disk is full.
         """
         self.target.parent.mkdir(parents=True, exist_ok=True)
@@ -125,14 +130,14 @@ class Transfer:
                     complete = self._receive(response, state)
                 reason = "the connection ended early"
             except (requests.RequestException, urllib3.exceptions.HTTPError, ConnectionError, TimeoutError) as error:
-                complete, reason = False, _why(error)
+                complete, reason = False, why_no_answer(error)
             if complete:
                 break
             failed = 0 if self._there() - before >= PROGRESS else failed + 1
             if failed >= self.patience.tries:
                 have, total = self._there(), state.total or "an unknown number of"
                 kept = f"; {have} of {total} bytes are kept for the next run" if have else ""
-                raise SourceFailed(f"{self.url}: {reason}, {failed} times{kept}")
+                raise Unanswered(f"{self.url}: {reason}, {failed} times{kept}")
             if failed:
                 time.sleep(self.patience.backoff * 2**failed)
         self._check_size()
@@ -170,7 +175,7 @@ class Transfer:
             return session.get(self.url, headers=headers, stream=True, timeout=self.patience.timeout)
         except requests.exceptions.InvalidHeader as error:  # two lengths, or a time to wait that is none
             raise SourceFailed(f"{self.url}: the server's answer cannot be understood ({error})") from None
-        except ValueError as error:  # for example a redirect to http://[bad/
+        except (ValueError, requests.TooManyRedirects) as error:  # for example a redirect to http://[bad/
             raise SourceFailed(f"{self.url}: leads to an address that cannot be opened ({error})") from None
 
     def _receive(self, response: requests.Response, state: Part) -> bool:
@@ -180,7 +185,8 @@ class Transfer:
             self._forget(state)
             return False
         if response.status_code not in (200, 206):
-            raise SourceFailed(f"{self.url}: the server answered {_status(response)}")
+            failure = Unanswered if is_busy(response.status_code) else SourceFailed
+            raise failure(f"{self.url}: the server answered {_status(response)}")
         length, chunked = self._announced(response)
         first = response.raw.read(512)  # enough to tell a web page from the file
         start_of_file = first if response.status_code == 200 else b""
@@ -311,8 +317,14 @@ def _status(response: requests.Response) -> str:
     return text + hints.get(response.status_code, "")
 
 
-def _why(error: Exception) -> str:
-    text = str(error)
+def is_busy(status: int) -> bool:
+    """Tell whether an answer says "later", so that it says nothing of what was asked for."""
+    return status == 429 or status >= 500
+
+
+def why_no_answer(error: Exception) -> str:
+    """Say why nobody answered, of an exception of requests, in a few words."""
+    text = re.sub(r"<[\w.]+ object at 0x[0-9a-f]+>:? ?", "", str(error))  # other words in every run
     for phrase in ("timed out", "Name or service not known", "Connection refused", "IncompleteRead"):
         if phrase in text:
             return f"the connection failed ({phrase})"
