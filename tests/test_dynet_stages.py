@@ -231,7 +231,11 @@ def test_without_de_type_every_part_is_trained():
     ("name", "changes", "message"),
     [
         ("train", {"data": ALL, "de_type": ["derain", "desnow"]}, r"de_type.*(?s:.)*'denoise_15', 'denoise_25'"),
-        ("train", {"data": ALL, "de_type": []}, "de_type"),
+        (
+            "train",
+            {"data": ALL, "de_type": []},
+            r"not valid:\n  de_type: names no task; expected .*denoise_15, .* all parts \(.*\)$",
+        ),
         ("train", {"data": ALL[:4], "de_type": ["dehaze"]}, "de_type has dehaze, but no part of data has its label, 4"),
         ("train", {"data": ALL, "de_type": 5}, r"de_type: expected a list \(found 5\)"),
         ("train", {"data": ALL, "de_type": [["derain"]]}, "de_type"),

@@ -80,7 +80,8 @@ def check_settings(model: type[S], values: Any, where: str) -> S:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        lines = [f"{'.'.join(str(p)[:SHOWN] for p in e['loc']) or 'top level'}: {_reason(e)}" for e in error.errors()]
+        told = [one for one in error.errors() if not _follows(one)]
+        lines = [f"{'.'.join(str(p)[:SHOWN] for p in e['loc']) or 'top level'}: {_reason(e)}" for e in told]
         raise AirpipeError(f"{where} is not valid:\n  " + "\n  ".join(lines)) from None
 
 
@@ -91,13 +92,21 @@ EXPECTED = {
     "dict_type": "expected a mapping of names to values",
     "model_type": "expected a mapping of names to values",
     "string_type": "expected text",
+    "too_short": "has too few entries",
 }
 """What users write where pydantic speaks of Python's types."""
+
+
+def _follows(error: Any) -> bool:
+    """Whether a list lacks entries only because some of them are wrong, which is told of each."""
+    return error["type"] == "too_short" and len(error["input"]) >= error["ctx"]["min_length"]
 
 
 def _reason(error: Any) -> str:
     kind, found = error["type"], error.get("input")
     message = EXPECTED.get(kind, str(error["msg"]).removeprefix("Value error, "))
+    if kind == "too_short":
+        message = f"{message}; expected {error['ctx']['min_length']} or more"
     if kind == "missing" or (isinstance(found, Mapping) and kind not in EXPECTED):
         return message
     more = f"; write [{shown(found)}]" if kind in ("tuple_type", "list_type") and isinstance(found, str | int) else ""

@@ -7,7 +7,7 @@ akshaydudhane16/DyNet, which has no pretraining.
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, ModelWrapValidatorHandler, model_validator
+from pydantic import Field, ModelWrapValidatorHandler, field_validator, model_validator
 
 from airpipe.settings.base import unknown_name
 from airpipe.settings.stages import DataPart, StageSettings
@@ -57,6 +57,15 @@ class TrainSettings(DynamicSettings):
         description="Clip what the network makes to [0, 1] before the loss, which has no gradient beyond. Source: "
         "code: true; ours: false.",
     )
+
+    @field_validator("de_type", mode="before")
+    @classmethod
+    def _names_a_task(cls, found: Any) -> Any:
+        if isinstance(found, Sequence) and not found:
+            raise ValueError(
+                f"names no task; expected one or more of {', '.join(DE_TYPES)}, or leave it out: all parts"
+            )
+        return found
 
     @model_validator(mode="wrap")
     @classmethod
