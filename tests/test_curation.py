@@ -107,6 +107,17 @@ def test_a_list_that_is_made_again_is_not_whole_until_it_is_done(tmp_path, monke
         read_facts(tmp_path / "listing.tsv")
 
 
+def test_what_a_killed_listing_left_is_removed_by_the_next_one(tmp_path):
+    save_photographs(tmp_path / "in")
+    script = "import os; from airpipe.curation import listing; listing._copy = lambda *_: os._exit(9); "
+    script += f"listing.write_listing({{'in': ('images', {str(tmp_path / 'in')!r})}}, listing.Path('out/listing.tsv'))"
+    assert subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=one_thread()).returncode == 9
+    [left] = [path for path in (tmp_path / "out").iterdir() if path.is_dir()]
+    assert (left / "draft.tsv").stat().st_size > 0
+    write_listing({"in": ("images", str(tmp_path / "in"))}, tmp_path / "out" / "listing.tsv")
+    assert not [path for path in (tmp_path / "out").iterdir() if path.is_dir() or path.suffix == ".lock"]
+
+
 # Scoring
 
 

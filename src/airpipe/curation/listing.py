@@ -9,16 +9,17 @@ import csv
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from airpipe.data.files import is_image
+from airpipe.data.locks import only_process
 from airpipe.errors import AirpipeError
 from airpipe.links import walk
 from airpipe.provenance import atomic_path, sha256_file, write_json
@@ -66,9 +67,9 @@ def write_listing(sources: Mapping[str, tuple[str, str]], output: Path) -> dict[
         left_out = csv.writer(notes)
         left_out.writerow(LEFT_OUT)
         refused = 0
-        with TemporaryDirectory(dir=output.parent, prefix=".listing.") as scratch:
-            draft = Path(scratch) / "draft.tsv"
-            with draft.open("w", encoding="utf-8", newline="\n") as stream, _Buckets(Path(scratch)) as buckets:
+        with _scratch(output) as scratch:
+            draft = scratch / "draft.tsv"
+            with draft.open("w", encoding="utf-8", newline="\n") as stream, _Buckets(scratch) as buckets:
                 for name, (kind, root) in sorted(sources.items()):
                     for path, problem in _found(name, kind, root):
                         if reason := _why_not(path) or problem:
@@ -84,6 +85,19 @@ def write_listing(sources: Mapping[str, tuple[str, str]], output: Path) -> dict[
     facts = {"entries": count, "left_out": refused + len(repeated), "sha256": sha256_file(output), "step": STEP}
     write_json(output.with_suffix(".json"), facts)
     return facts
+
+
+@contextmanager
+def _scratch(output: Path) -> Iterator[Path]:
+    """An empty folder beside a list, as large as the list; one that a killed process left is removed."""
+    folder = output.with_name(f".{output.name}.scratch")
+    with only_process(folder.with_suffix(".lock")):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder)
 
 
 def _copy(draft: Path, repeated: npt.NDArray[np.int64], output: Path, left_out: Any) -> int:
