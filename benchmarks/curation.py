@@ -222,6 +222,7 @@ def main() -> int:
     samples = os.environ.get("AIRPIPE_SAMPLE_ROOT")
     parser.add_argument("--root", type=Path, default=samples, help="folder of the samples")
     parser.add_argument("--quick", action="store_true", help="no kills, no 10,000 pictures")
+    parser.add_argument("--speed", action="store_true", help="speed alone, for two checkouts in turns (PYTHONPATH)")
     given = parser.parse_args()
     if not given.root or not (given.root / GOOD).is_dir():
         raise AirpipeError(f"{given.root}: holds no {GOOD}. Give --root FOLDER, or set AIRPIPE_SAMPLE_ROOT")
@@ -229,6 +230,11 @@ def main() -> int:
     tests = [given.root / name for name in TESTS if (given.root / name).is_dir()]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        if given.speed:
+            own = Run(folder / "small", {"samples": ("images", str(given.root / GOOD))}, [])
+            print(f"{own.entries} pictures of {GOOD}: {own.entries / own.score()[1]:.1f} a second of processor time")
+            measure_speed(given.root, folder, [])
+            return 0
         for path in tests:
             fingerprints(path, folder / f"{path.name.lower()}.test.csv")
         of_tests = [file for path in tests for file in images_below(path)]

@@ -14,7 +14,7 @@ from skimage.metrics import structural_similarity
 from airpipe.curation import scoring
 from airpipe.curation.fitting import fit, spoiled
 from airpipe.curation.natural import brisque, fitted, naturalness, niqe, reference
-from airpipe.curation.opening import Opened
+from airpipe.curation.opening import Found, Key, Opened, open_picture
 from airpipe.curation.scores import TestImages, blur, flat_cells, load_plugins, measure, patch_places
 from airpipe.data.fingerprints import FingerprintTable, fingerprint, luminance, perceptual_hash
 from airpipe.errors import AirpipeError
@@ -89,6 +89,32 @@ def test_niqe_is_larger_for_what_is_blurred_noisy_or_recompressed():
             niqe(naturalness(luminance(versions[number])), reference()) for number in (0, 6, 7, 18)
         )
         assert good < min(blurred, jpeg, noisy), name
+
+
+def test_features_are_those_of_maps_of_the_whole_picture():
+    """Worked out a row of blocks at a time; here in one piece, with `np.roll`, as the published code does."""
+    grey = luminance(photographs()["coffee"])[:192, :192]
+    found, expected = naturalness(grey), []
+    for fine in (grey, cv2.resize(grey, (96, 96), interpolation=cv2.INTER_AREA)):
+        mean, square = (
+            cv2.GaussianBlur(x, (7, 7), 7 / 6, borderType=cv2.BORDER_REPLICATE) for x in (fine, fine * fine)
+        )
+        contrast = np.sqrt(np.abs(square - mean * mean))
+        values = (fine - mean) / (contrast + 1)
+        maps = [values, *(values * np.roll(values, shift, (0, 1)) for shift in ((0, 1), (1, 0), (1, 1), (1, -1)))]
+        powers = [[(x < 0).astype(np.float32), x * x * (x < 0), x * x, np.abs(x)] for x in maps]
+        means = [[cv2.resize(x, (2, 2), interpolation=cv2.INTER_AREA).ravel() for x in each] for each in powers]
+        expected.append(fitted(np.moveaxis(np.array(means, np.float64), 2, 0)))
+    assert found.blocks.shape == (4, 36) and np.array_equal(found.blocks, np.concatenate(expected, axis=1))
+
+
+@pytest.mark.parametrize("row", [0, 7, 149, None])
+def test_one_pixel_of_colour_makes_a_picture_no_grey_one(tmp_path, row):
+    pixels = np.repeat(photographs()["coffee"][..., :1], 3, axis=2)
+    if row is not None:
+        pixels[row, 3] = (1, 2, 3)
+    found = Found(Key(0, 0), "", save(tmp_path / "a.png", pixels), "")
+    assert open_picture(found, "", 40_000).grey == (row is None)
 
 
 def test_reference_values_are_of_36_features():

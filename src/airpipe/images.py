@@ -212,7 +212,8 @@ def _eight_bit(image: Image.Image) -> Picture:
     alpha = np.empty(pixels.shape[:2], np.uint8) if transparent else None
     for top in range(0, image.height, BAND):
         bottom = min(top + BAND, image.height)
-        band = np.asarray(image.crop((0, top, image.width, bottom)).convert("RGBA" if transparent else "RGB"))
+        part, mode = image.crop((0, top, image.width, bottom)), "RGBA" if transparent else "RGB"
+        band = np.asarray(part if part.mode == mode else part.convert(mode))
         pixels[top:bottom] = band[..., :3]
         if alpha is not None:
             alpha[top:bottom] = band[..., 3]

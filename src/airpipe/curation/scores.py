@@ -14,7 +14,7 @@ import numpy.typing as npt
 from airpipe.curation.natural import Floats, brisque, naturalness, niqe, reference
 from airpipe.curation.opening import Opened
 from airpipe.data.duplicates import MAX_DISTANCE, Relation, compare
-from airpipe.data.fingerprints import FingerprintTable, luminance, pixels_sha256
+from airpipe.data.fingerprints import FingerprintTable, hash_of, luminance, pixels_sha256
 from airpipe.data.windows import starts
 from airpipe.errors import AirpipeError
 from airpipe.images import read_rgb8
@@ -64,6 +64,8 @@ class Measured(NamedTuple):
     """Scores by name."""
     patches: list[float]
     """Share of flat cells in each patch, in the order of `patch_places`."""
+    phash: int
+    """Perceptual hash (`airpipe.data.fingerprints.perceptual_hash`)."""
 
 
 def measure(opened: Opened, settings: PictureScoring, plugins: Mapping[str, Plugin]) -> Measured:
@@ -108,7 +110,8 @@ def measure(opened: Opened, settings: PictureScoring, plugins: Mapping[str, Plug
     corners = [
         (left // settings.cell, top // settings.cell) for left, top in patch_places(width, height, settings.patch)
     ]
-    return Measured(scores, [float(cells[top : top + side, left : left + side].mean()) for left, top in corners])
+    patches = [float(cells[top : top + side, left : left + side].mean()) for left, top in corners]
+    return Measured(scores, patches, hash_of(grey))
 
 
 def _plugged_in(name: str, plugin: Plugin, opened: Opened) -> float:
@@ -141,12 +144,11 @@ def blur(grey: Floats) -> float:
     found = []
     for order, window in (((1, 0), (BLUR_WINDOW, 1)), ((0, 1), (1, BLUR_WINDOW))):
         again = cv2.blur(grey, window, borderType=cv2.BORDER_REFLECT)
-        sharp, soft = (
-            np.abs(cv2.Sobel(one, cv2.CV_32F, *order, borderType=cv2.BORDER_REFLECT))[2:-1, 2:-1]
-            for one in (grey, again)
-        )
+        edges = [cv2.Sobel(one, cv2.CV_32F, *order, borderType=cv2.BORDER_REFLECT) for one in (grey, again)]
+        sharp, soft = (np.abs(one, out=one)[2:-1, 2:-1] for one in edges)
         total = float(sharp.sum(dtype=np.float64))
-        lost = float(np.maximum(sharp - soft, 0).sum(dtype=np.float64))
+        change = sharp - soft
+        lost = float(np.maximum(change, 0, out=change).sum(dtype=np.float64))
         found.append(1 - lost / total if total else 1.0)
     return max(found)
 
@@ -165,7 +167,8 @@ def flat_cells(grey: Floats, settings: PictureScoring) -> npt.NDArray[np.bool_]:
     if not rows or not columns:
         return np.ones((1, 1), bool)
     rough = cv2.Laplacian(grey, cv2.CV_32F)[: rows * settings.cell, : columns * settings.cell]
-    mean, square = (cv2.resize(one, (columns, rows), interpolation=cv2.INTER_AREA) for one in (rough, rough * rough))
+    mean = cv2.resize(rough, (columns, rows), interpolation=cv2.INTER_AREA)
+    square = cv2.resize(np.multiply(rough, rough, out=rough), (columns, rows), interpolation=cv2.INTER_AREA)
     return np.asarray(square - mean * mean < settings.flat_below)
 
 

@@ -15,7 +15,6 @@ import cv2
 from airpipe.curation.listing import Line, read_facts, read_lines
 from airpipe.curation.opening import Found, Key, Opener, open_picture
 from airpipe.curation.scores import Plugin, TestImages, load_plugins, measure
-from airpipe.data.fingerprints import perceptual_hash
 from airpipe.data.locks import only_process
 from airpipe.data.streams import write_all
 from airpipe.errors import AirpipeError
@@ -154,14 +153,13 @@ class Scorer:
             self.opener.check_folder(line.source)
             return row | {"problem": " ".join(opened.split())}
         measured = measure(opened, self.settings, plugins)
-        phash = perceptual_hash(opened.pixels)
-        leak = self.tests.shown(opened.pixels, phash)
+        leak = self.tests.shown(opened.pixels, measured.phash)
         if leak is not None:
             correlation = f"{leak.correlation:.4f}"
             row |= {"leak": leak.test, "leak_relation": leak.relation, "leak_correlation": correlation}
         row |= {
             "sha256": opened.sha256,
-            "phash": f"{phash:016x}",
+            "phash": f"{measured.phash:016x}",
             "patches": " ".join(f"{share:.3g}" for share in measured.patches),
         }
         known = {name: value for name, value in measured.scores.items() if value is not None and math.isfinite(value)}

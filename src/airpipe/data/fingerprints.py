@@ -92,7 +92,12 @@ def perceptual_hash(pixels: npt.NDArray[np.uint8]) -> int:
     Source: the DCT hash in C. Zauner, Implementation and Benchmarking of Perceptual Image Hash
     Functions, 2010; own code, averaging instead of its 7x7 blur.
     """
-    small = cv2.resize(luminance(pixels), (DCT_SIDE, DCT_SIDE), interpolation=cv2.INTER_AREA)
+    return hash_of(luminance(pixels))
+
+
+def hash_of(grey: npt.NDArray[np.float32]) -> int:
+    """The perceptual hash of a picture whose `luminance` (H, W) is there already."""
+    small = cv2.resize(grey, (DCT_SIDE, DCT_SIDE), interpolation=cv2.INTER_AREA)
     low = cv2.dct(small)[:HASH_SIDE, :HASH_SIDE].ravel()
     return int.from_bytes(np.packbits(low > np.median(low)).tobytes(), "big")
 
