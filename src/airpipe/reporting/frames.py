@@ -24,7 +24,8 @@ def csv_frame(path: Path, **options: Any) -> pd.DataFrame:
         AirpipeError: it is missing or damaged.
     """
     try:
-        return pd.read_csv(path, **options)
+        found: pd.DataFrame = pd.read_csv(path, **options)
     except (OSError, ValueError) as error:
         words = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
         raise AirpipeError(f"{path}: cannot be read ({words}). Make it again: snakemake {path}") from None
+    return found

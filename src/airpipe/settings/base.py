@@ -99,7 +99,7 @@ EXPECTED = {
 
 def _follows(error: Any) -> bool:
     """Whether a list lacks entries only because some of them are wrong, which is told of each."""
-    return error["type"] == "too_short" and len(error["input"]) >= error["ctx"]["min_length"]
+    return bool(error["type"] == "too_short" and len(error["input"]) >= error["ctx"]["min_length"])
 
 
 def _reason(error: Any) -> str:
