@@ -240,6 +240,35 @@ def test_fourteen_samples_on_four_processes_weigh_the_same_each():
         MicroBatches(plan, 0, 0, 16, 1)
 
 
+def shares_of_whole_batches(plan, first, rank, world_size, accumulate):
+    """Micro-batches as they were cut before: out of the keys of the whole batch."""
+    for step in range(first, plan.steps):
+        mine = plan.batch(step)[rank::world_size]
+        size, more = divmod(len(mine), plan.phase(step)[1].accumulate or accumulate)
+        while mine:
+            cut = size + (more > 0)
+            yield mine[:cut]
+            mine, more = mine[cut:], more - 1
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 7])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_process_makes_no_keys_but_its_own_and_they_are_the_same(world_size, accumulate):
+    phases = stage(phases=[
+        {"steps": 3, "patch_size": 16, "batch_size": 23},
+        {"steps": 2, "patch_size": 24, "batch_size": 14},
+        {"steps": 4, "patch_size": 32, "batch_size": 21, "accumulate": 3},
+    ]).phases  # fmt: skip
+    plan = SamplePlan([7, 40, 3], [2.0, 1.0, 0.3], phases, 3)
+    for rank in range(world_size):
+        made, fresh = [], SamplePlan([7, 40, 3], [2.0, 1.0, 0.3], phases, 3)
+        key_of = fresh.key
+        fresh.key = lambda slot, side, made=made, key_of=key_of: made.append(slot) or key_of(slot, side)
+        found = list(MicroBatches(fresh, 1, rank, world_size, accumulate))
+        assert found == list(shares_of_whole_batches(plan, 1, rank, world_size, accumulate))
+        assert made == [key.slot for micro in found for key in micro]
+
+
 def test_a_network_of_which_a_turn_trains_a_part_is_refused_on_several_processes():
     turns = {Turn("restore", ("net", "head"), ("x",)), Turn("judge", ("head",), ("y",))}
     for world, trains in ((1, {"net": {"net", "head"}}), (2, {"net": {"net"}, "top": {"head"}})):

@@ -153,10 +153,10 @@ class SamplePlan:
         kept.move_to_end(epoch)
         return kept[epoch]
 
-    def batch(self, step: int) -> list[SampleKey]:
-        """Return the keys of the global batch of a step."""
+    def batch(self, step: int, rank: int = 0, world_size: int = 1) -> list[SampleKey]:
+        """Return the keys of the global batch of a step, or those of one process: every world_size-th slot of it."""
         first, phase = self.phase(step)
-        return [self.key(first + i, phase.patch_size) for i in range(phase.batch_size)]
+        return [self.key(first + i, phase.patch_size) for i in range(rank, phase.batch_size, world_size)]
 
 
 class MicroBatches(Sampler[list[SampleKey]]):
@@ -192,7 +192,7 @@ class MicroBatches(Sampler[list[SampleKey]]):
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         for step in range(self.first_step, self.plan.steps):
-            mine = self.plan.batch(step)[self.rank :: self.world_size]
+            mine = self.plan.batch(step, self.rank, self.world_size)
             size, more = divmod(len(mine), self._count(self.plan.phase(step)[1]))
             start = 0
             while start < len(mine):
