@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from airpipe.data.manifest import read_manifest
+from airpipe.data.manifest import file_sizes, read_manifest
 from airpipe.data.pairs import complain, package_pairs, pair_up, read_facts, size_problems, write_pairs
 from airpipe.data.windows import cut_rows
 from airpipe.errors import run_main
@@ -31,9 +31,8 @@ def main() -> None:
     if entry.packages:
         rows, facts["depth"] = package_pairs(entry.packages)
     else:
-        files = read_manifest(given.manifest)
-        pairing = pair_up([file.path for file in files], entry.splits[split], given.name_list)
-        sizes = {file.path: (file.width, file.height) for file in files}
+        sizes = file_sizes(read_manifest(given.manifest))
+        pairing = pair_up(list(sizes), entry.splits[split], given.name_list)
         remedy = f"The manifest is out of step: rm {given.manifest}, then run snakemake again"
         complain([*pairing.problems, *size_problems(pairing.rows, sizes)], given.list, remedy)
         rows = pairing.rows

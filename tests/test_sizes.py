@@ -3,11 +3,12 @@
 import csv
 import json
 
+import numpy as np
 import pytest
 from helpers import Stage, stage, toy_images
 
 from airpipe.data.pairs import COLUMNS
-from airpipe.data.sizes import pair_sizes, refuse_small, refuse_smaller_than_network
+from airpipe.data.sizes import PairSizes, pair_sizes, refuse_small, refuse_smaller_than_network
 from airpipe.errors import AirpipeError
 from airpipe.settings.stages import DataPart
 
@@ -57,7 +58,13 @@ def test_mirroring_small_pictures_goes_on_behind_the_steps_done(late):
 
 
 def sized(folder, rows, sizes):
-    return pair_sizes(written(folder / "toy.train.csv", [*COLUMNS, "window"], rows), manifest(folder, sizes))
+    found = pair_sizes(written(folder / "toy.train.csv", [*COLUMNS, "window"], rows), manifest(folder, sizes))
+    return {name: tuple(sides) for name, sides in zip(found.names, found.sides.tolist(), strict=True)}
+
+
+def known(sizes):
+    """Sizes by name as `pair_sizes` gives them."""
+    return PairSizes(list(sizes), np.array(list(sizes.values())))
 
 
 def test_the_size_of_a_pair_is_what_crop_rule_and_window_leave(tmp_path):
@@ -84,7 +91,7 @@ def test_the_size_of_a_pair_is_what_crop_rule_and_window_leave(tmp_path):
     ],
 )
 def test_what_is_too_small_depends_on_how_the_part_is_read(part, problem):
-    sizes = {"toy.train": {"fits": (50, 50), "low": (90, 40), "tiny": (7, 9)}}
+    sizes = {"toy.train": known({"fits": (50, 50), "low": (90, 40), "tiny": (7, 9)})}
     parts = [DataPart.model_validate({**ONE, **part})]
     if not problem:
         refuse_small(parts, sizes, 50)
@@ -95,7 +102,7 @@ def test_what_is_too_small_depends_on_how_the_part_is_read(part, problem):
 
 
 def test_ten_small_pictures_of_each_list_are_named_and_all_counted():
-    sizes = {"toy.train": {f"n{i:02}": (8, 8) for i in range(12)}, "toy.more": {"one": (9, 9)}}
+    sizes = {"toy.train": known({f"n{i:02}": (8, 8) for i in range(12)}), "toy.more": known({"one": (9, 9)})}
     parts = [DataPart.model_validate({"pairs": name}) for name in ("toy.train", "toy.more", "toy.none")]
     with pytest.raises(
         AirpipeError, match=r"of 12 of 12 .* n09 \(8x8\), \.{3}; toy.more: .* of 1 of 1 .*one"
@@ -105,7 +112,7 @@ def test_ten_small_pictures_of_each_list_are_named_and_all_counted():
 
 
 def test_validation_pictures_smaller_than_the_network_takes_are_named():
-    sizes = {"toy.train": {"a": (64, 64), "b": (64, 15)}}
+    sizes = {"toy.train": known({"a": (64, 64), "b": (64, 15)})}
     refuse_smaller_than_network([DataPart.model_validate({**ONE, "resize": 16})], sizes, 16)
     with pytest.raises(AirpipeError, match=r"validation toy.train: .* 1 of 2 images is smaller than the 16 pixels"):
         refuse_smaller_than_network([DataPart.model_validate(ONE)], sizes, 16)

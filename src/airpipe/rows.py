@@ -78,9 +78,11 @@ def read_journal(path: Path) -> Iterator[list[str]]:
     """Read the rows of a table that grows as work is done; what a kill or a power cut left of others is passed over.
 
     Args:
-        path: the file; one that is missing has no rows.
+        path: the file; one that is missing, or no file at all (a device without end), has no rows.
     """
-    with suppress(FileNotFoundError), path.open(newline="", encoding="utf-8", errors="replace") as stream:
+    if not path.is_file():
+        return
+    with path.open(newline="", encoding="utf-8", errors="replace") as stream:
         reader = csv.reader(line.replace("\0", "") for line in stream)
         while True:
             with suppress(csv.Error):

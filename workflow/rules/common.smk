@@ -11,6 +11,7 @@ from airpipe.data.files import split_is_there
 from airpipe.degradations.recipes import check_operations
 from airpipe.errors import AirpipeError
 from airpipe.plan import Machine, asked_of_scheduler, configuration, launcher, load_plan, trained, training_rules
+from airpipe.plan.memory import check_memory_mb, list_memory_mb
 from airpipe.provenance import sha256_file
 from airpipe.settings.names import ID_PATTERN, NONE, PART, ModelId
 from snakemake.exceptions import WorkflowError

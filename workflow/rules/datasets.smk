@@ -6,9 +6,6 @@ include: "datasets_common.smk"
 localrules:
     fetch_dataset,
     check,
-    pairs,
-    remove_leaks,
-    leakage,
     data,
 
 
@@ -73,7 +70,7 @@ rule manifest:
         "../../envs/train.yaml"
     threads: data_threads
     resources:
-        mem_mb=2000,
+        mem_mb=manifest_memory,
         runtime=240,
         places=lambda wildcards: places(list_name(wildcards)),
     params:
@@ -122,8 +119,8 @@ rule pairs:
     conda:
         "../../envs/train.yaml"
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=list_memory("pairs"),
+        runtime=60,
         names=lambda wildcards: name_list(list_name(wildcards)),
     params:
         names=list_sha256,
@@ -147,7 +144,7 @@ rule fingerprint:
         "../../envs/train.yaml"
     threads: data_threads
     resources:
-        mem_mb=2000,
+        mem_mb=list_memory("fingerprint"),
         runtime=240,
         root=lambda wildcards, input: roots(input),
     message:
@@ -169,7 +166,7 @@ rule leakage:
     conda:
         "../../envs/train.yaml"
     resources:
-        mem_mb=4000,
+        mem_mb=list_memory("leakage"),
         runtime=120,
         root=lambda wildcards, input: roots(input),
     message:
@@ -194,7 +191,7 @@ rule remove_leaks:
     conda:
         "../../envs/train.yaml"
     resources:
-        mem_mb=4000,
+        mem_mb=list_memory("remove_leaks"),
         runtime=120,
         root=lambda wildcards, input: roots(input),
     message:
@@ -219,7 +216,7 @@ rule pack:
         "../../envs/train.yaml"
     threads: data_threads
     resources:
-        mem_mb=2000,
+        mem_mb=list_memory("pack"),
         runtime=480,
         root=lambda wildcards: shlex.quote(PROJECT.root(wildcards.dataset)),
     params:

@@ -79,3 +79,18 @@ def check_commands(threads):
 def fingerprints(names):
     """Fingerprint files of pair lists."""
     return [f"results/fingerprints/{name}.csv" for name in names]
+
+
+def list_memory(rule):
+    """Resource function: memory of a job of a rule, by the size of the lists that it reads."""
+
+    def asked(wildcards, input):
+        return list_memory_mb(rule, sum(os.path.getsize(file) for file in input if os.path.isfile(file)) / 1e6)
+
+    return asked
+
+
+def manifest_memory(wildcards, attempt):
+    """Memory of a check, by the number of pairs that the data set's entry expects."""
+    split = PLAN.dataset(wildcards.dataset).splits.get(wildcards.split)
+    return check_memory_mb(split and split.expected, attempt)

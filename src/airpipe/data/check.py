@@ -12,7 +12,7 @@ import numpy as np
 from airpipe.data.files import list_images
 from airpipe.data.labelled import chosen_files
 from airpipe.data.likeness import Likeness, likeness, likeness_notes
-from airpipe.data.manifest import FileFacts, Journal, describe
+from airpipe.data.manifest import FileFacts, Journal, describe, file_sizes
 from airpipe.data.packages import locate
 from airpipe.data.pairs import Pairing, Row, complain, pair_up, size_problems
 from airpipe.data.windows import cut_rows
@@ -111,7 +111,7 @@ def check_split(
     found = store.describe([(path, str(folder / path)) for path in named], threads, f"checking {list_id}")
     complain([one for one in found if isinstance(one, str)], f"{list_id}, {len(named)} files", remedy)
     files = [one for one in found if isinstance(one, FileFacts)]
-    sizes = {file.path: (file.width, file.height) for file in files}
+    sizes = file_sizes(files)
     complain(size_problems(pairing.rows, sizes), f"{list_id}: files of a pair differ in size", remedy)
     compared = _compared(pairing.rows, folder, threads, list_id)
     equal = _equal(pairing.rows, files, compared)

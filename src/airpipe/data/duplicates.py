@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from airpipe.data.compact import Chosen
 from airpipe.data.fingerprints import FingerprintTable, luminance
 from airpipe.errors import AirpipeError
 from airpipe.images import read_rgb8
@@ -42,8 +43,8 @@ THUMBNAIL = 64
 """Side in pixels at which luminance is correlated."""
 FLAT = 1.0
 """Least standard deviation in grey levels; flatter pictures correlate with nothing."""
-TRAIN_CHUNK, TEST_CHUNK = 1 << 16, 64
-"""Numbers of hashes that are compared at a time, in some 70 MB."""
+TRAIN_CHUNK, TEST_CHUNK = 1 << 13, 16
+"""Numbers of hashes that are compared at a time, in 1 MB that a processor keeps at hand."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def find_leaks(
         find: function that gives the file of (dataset.split, relative path); only files of candidates are read.
 
     Returns:
-        Leaks in the order of the lists.
+        Leaks in the order of the lists, of two lists in that of their images.
 
     Raises:
         AirpipeError: the file of a candidate is missing or corrupt.
@@ -92,7 +93,7 @@ def find_leaks(
             if one.list_id == other.list_id:
                 continue
             label = f"{one.list_id} with {other.list_id}"
-            pairs = list(_candidates(one.phash, other.phash, label))
+            pairs = sorted(_candidates(one.phash, other.phash, label))
             for i, j, distance in track(pairs, len(pairs), f"comparing pixels of {label}"):
                 relation: Relation | None
                 # equal pixels need no second look at the files
@@ -111,14 +112,15 @@ def find_leaks(
 def _candidates(
     train: npt.NDArray[np.uint64], test: npt.NDArray[np.uint64], label: str
 ) -> Iterator[tuple[int, int, int]]:
-    """Yield (train index, test index, distance) of hashes that are close, in blocks of some 70 MB."""
+    """Yield (train index, test index, distance) of hashes that are close, in any order."""
     starts = range(0, len(test), TEST_CHUNK)
     for j in track(starts, len(starts), f"comparing fingerprints of {label}"):
         for i in range(0, len(train), TRAIN_CHUNK):
-            differing = train[i : i + TRAIN_CHUNK, None] ^ test[None, j : j + TEST_CHUNK]
-            distance = np.bitwise_count(differing)
-            for row, column in np.argwhere(distance <= MAX_DISTANCE):
-                yield i + int(row), j + int(column), int(distance[row, column])
+            # a row of the block is one test hash against many training hashes, which lie side by side
+            distance = np.bitwise_count(test[j : j + TEST_CHUNK, None] ^ train[i : i + TRAIN_CHUNK])
+            for place in np.flatnonzero(distance <= MAX_DISTANCE):
+                row, column = divmod(int(place), distance.shape[1])
+                yield i + column, j + row, int(distance[row, column])
 
 
 def compare(one: Rgb, other: Rgb) -> tuple[Relation | None, float]:
@@ -239,7 +241,7 @@ def read_leaks(path: Path) -> tuple[list[Leak], dict[str, Any]]:
 
 def without_leaks(
     rows: Sequence[Mapping[str, str]], list_id: str, path: Path, against: Sequence[str] = ()
-) -> tuple[list[dict[str, str]], list[str]]:
+) -> tuple[Sequence[Mapping[str, str]], list[str]]:
     """Keep the rows of a training list whose clean image is shown by no test image.
 
     Args:
@@ -263,7 +265,7 @@ def without_leaks(
             )
     counted = [leak for leak in leaks if leak.train_list == list_id and (not against or leak.test_list in against)]
     shown = {leak.train_image for leak in counted}
-    kept = [dict(row) for row in rows if row["clean"] not in shown]
+    kept = Chosen(rows, (number for number, row in enumerate(rows) if row["clean"] not in shown))
     if not kept:
         raise AirpipeError(
             f"{list_id}: every one of its {len(rows)} pairs shows a test image, none is left to train on. "

@@ -2,17 +2,20 @@
 
 import csv
 import os
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, astuple, dataclass
+from functools import partial
 from pathlib import Path
 
+from airpipe.data.compact import Compact, read_table
 from airpipe.data.files import is_image
 from airpipe.errors import AirpipeError
 from airpipe.images import decoder_words, read_picture, read_rgb8
 from airpipe.links import link_problem
 from airpipe.progress import in_parallel
 from airpipe.provenance import atomic_path, sha256_file, write_failed
-from airpipe.rows import read_journal, read_records
+from airpipe.rows import read_journal
 
 COLUMNS = ("path", "bytes", "sha256", "width", "height")
 """Columns of a manifest."""
@@ -173,17 +176,28 @@ def write_manifest(path: Path, files: Sequence[FileFacts]) -> bool:
     return True
 
 
-def read_manifest(path: Path) -> list[FileFacts]:
-    """Read the rows of a manifest.
+def read_manifest(path: Path) -> Compact[FileFacts]:
+    """Read the rows of a manifest; facts of a file are made when they are asked for.
 
     Raises:
         AirpipeError: the file is missing, or no manifest.
     """
     remedy = f"Make it: snakemake {path}"
     try:
-        return [
-            FileFacts(row["path"], int(row["bytes"]), row["sha256"], int(row["width"]), int(row["height"]))
-            for row in read_records(path, remedy)
-        ]
-    except (ValueError, KeyError) as error:
+        header, rows = read_table(path, remedy)
+        files = rows.convert(partial(_facts_of, [header.index(name) for name in COLUMNS]))
+        deque(files, maxlen=0)  # makes each once: a damaged row is told now
+    except ValueError as error:
         raise AirpipeError(f"{path}: not a manifest ({error}). {remedy}") from None
+    return files
+
+
+def _facts_of(places: Sequence[int], row: Sequence[str]) -> FileFacts:
+    path, size, sha256, width, height = (row[place] for place in places)
+    return FileFacts(path, int(size), sha256, int(width), int(height))
+
+
+def file_sizes(files: Iterable[FileFacts]) -> dict[str, tuple[int, int]]:
+    """Return width and height in pixels of files by path; equally large files share a tuple."""
+    known: dict[tuple[int, int], tuple[int, int]] = {}
+    return {file.path: known.setdefault(size := (file.width, file.height), size) for file in files}

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+import struct
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from airpipe.data.compact import compact_texts
 from airpipe.data.packs import CROPS, FORMAT, IMAGE, NO_IMAGE, PAIR, VERSION
 from airpipe.data.pairs import COLUMNS, WINDOW
 from airpipe.errors import AirpipeError
@@ -18,6 +20,8 @@ from airpipe.rows import read_csv
 
 NAMED = 10
 """Largest number of missing files that a message names."""
+AS_BYTES = struct.Struct("<IIBQI")
+"""A `PAIR` record as Python packs it."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class Contents:
     """Checksum of the pair list."""
     key: str
     """First 12 hex digits of the sha256 over format version, pairs, and checksums and sizes of their files."""
-    files: list[str]
+    files: Sequence[str]
     """Path of each image below the root."""
     sha256: npt.NDArray[np.uint8]
     """Checksums of the files, (images, 32) uint8."""
@@ -65,7 +69,7 @@ def read_contents(pair_list: Path, manifest: Path) -> Contents:
     """
     key = hashlib.sha256(f"{FORMAT} {VERSION}\n".encode())
     numbers: dict[str, int] = {}
-    pairs, text = [], bytearray()
+    pairs, text = bytearray(), bytearray()
     for row in _rows(pair_list, COLUMNS, WINDOW):
         key.update(json.dumps(row).encode())
         degraded, clean, degradation, level, crop, name, _, *window = row
@@ -74,7 +78,7 @@ def read_contents(pair_list: Path, manifest: Path) -> Contents:
         first = numbers.setdefault(clean, len(numbers))
         second = numbers.setdefault(degraded, len(numbers)) if degraded else NO_IMAGE
         words = "\0".join((name, level, degradation, *window)).encode()
-        pairs.append((first, second, CROPS.index(crop), len(text), len(words)))
+        pairs += AS_BYTES.pack(first, second, CROPS.index(crop), len(text), len(words))
         text += words
     if not pairs:
         raise AirpipeError(f"{pair_list}: holds no pairs. Make it again: snakemake {pair_list}")
@@ -85,10 +89,10 @@ def read_contents(pair_list: Path, manifest: Path) -> Contents:
         name=pair_list.stem,
         pairs_sha256=sha256_file(pair_list),
         key=key.hexdigest()[:12],
-        files=list(numbers),
+        files=compact_texts(numbers),
         sha256=sha256,
         images=images,
-        pairs=np.array(pairs, PAIR),
+        pairs=np.frombuffer(pairs, PAIR),
         text=bytes(text),
     )
 

@@ -8,12 +8,14 @@ further column `window` (`airpipe.data.windows`), empty where an image stays who
 
 import csv
 import json
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
+from airpipe.data.compact import Compact, read_table
 from airpipe.data.files import matching
 from airpipe.data.labelled import label_of, name_of
 from airpipe.data.lists import choose, read_list
@@ -23,7 +25,6 @@ from airpipe.data.rules import partners, tried, without_suffix
 from airpipe.data.windows import Window
 from airpipe.errors import AirpipeError
 from airpipe.provenance import atomic_path, sha256_file, write_json
-from airpipe.rows import read_records
 from airpipe.settings.datasets import Layout, PackageFile, SplitSettings
 
 COLUMNS = ("degraded", "clean", "degradation", "level", "crop", "name", "group")
@@ -105,7 +106,7 @@ class PairList:
         """Hash of the list."""
         return sha256_file(self.file)
 
-    def read(self) -> list[Pair]:
+    def read(self) -> Sequence[Pair]:
         """Read its pairs, see `read_pairs`."""
         return read_pairs(self.file, self.root)
 
@@ -131,52 +132,66 @@ def listed(
     return found
 
 
-def read_pairs(path: Path, root: Path | None) -> list[Pair]:
-    """Read a pair list.
+def read_pairs(path: Path, root: Path | None) -> Compact[Pair]:
+    """Read a pair list; a pair is made when it is asked for, so that long lists take little more than their file.
 
     Args:
         path: the csv file; its sibling JSON may name depth files, classes and cameras by pair.
         root: the data set's folder; None: files of installed packages.
 
     Raises:
-        AirpipeError: the list is missing or empty, or has other columns.
+        AirpipeError: the list is missing or empty, has other columns or damaged windows, or a package is not installed.
     """
-    rows = read_rows(path)
-    depth, classes, cameras = (read_facts(path).get(key, {}) for key in ("depth", "classes", "cameras"))
+    rows, facts = read_rows(path), read_facts(path)
     if not rows:
         raise AirpipeError(f"{path}: holds no pairs")
-
-    @cache  # windows share the files of their image
-    def full(relative: str) -> Path | None:
-        if not relative:
-            return None
-        return locate(relative) if root is None else root / relative
-
-    return [
-        Pair(
-            clean=cast(Path, full(row["clean"])),
-            degraded=full(row["degraded"]),
-            degradation=row["degradation"],
-            level=row["level"],
-            crop=row["crop"],
-            name=row["name"],
-            group=row["group"],
-            depth=full(depth.get(row["name"], "")),
-            category=classes.get(row["name"], ""),
-            camera=cameras.get(row["name"], ""),
-            window=Window.parse(text) if (text := row.get(WINDOW)) else None,
-        )
-        for row in rows
-    ]
+    pairs = rows.convert(partial(_pair, root, *(facts.get(key, {}) for key in ("depth", "classes", "cameras"))))
+    if root is None or WINDOW in rows[0]:
+        deque(pairs, maxlen=0)  # makes each once: what is wrong is told now
+    return pairs
 
 
-def read_rows(path: Path) -> list[Row]:
-    """Read the rows of a pair list as they stand in the file.
+def _pair(
+    root: Path | None, depth: Mapping[str, str], classes: Mapping[str, str], cameras: Mapping[str, str], row: Row
+) -> Pair:
+    name = row["name"]
+    return Pair(
+        clean=_place(root, row["clean"]),
+        degraded=_place(root, row["degraded"]) if row["degraded"] else None,
+        degradation=row["degradation"],
+        level=row["level"],
+        crop=row["crop"],
+        name=name,
+        group=row["group"],
+        depth=_place(root, depth[name]) if depth.get(name) else None,
+        category=classes.get(name, ""),
+        camera=cameras.get(name, ""),
+        window=Window.parse(text) if (text := row.get(WINDOW)) else None,
+    )
+
+
+_located = cache(locate)
+
+
+def _place(root: Path | None, relative: str) -> Path:
+    return _located(relative) if root is None else root / relative
+
+
+def read_rows(path: Path) -> Compact[Row]:
+    """Read the rows of a pair list as they stand in the file; a row is made when it is asked for.
 
     Raises:
-        AirpipeError: the list is missing, or has other columns.
+        AirpipeError: the list is missing or damaged, or has other columns.
     """
-    return list(read_records(path, f"Make it: snakemake {path}", COLUMNS, (*COLUMNS, WINDOW)))
+    remedy = f"Make it: snakemake {path}"
+    header, rows = read_table(path, remedy)
+    if tuple(header) not in (COLUMNS, (*COLUMNS, WINDOW)):
+        raise AirpipeError(f"{path}: columns {str(header)[:80]}; expected {list(COLUMNS)}. {remedy}")
+    return rows.convert(partial(_row_of, header))
+
+
+def _row_of(header: Sequence[str], fields: Sequence[str]) -> Row:
+    return dict(zip(header, fields, strict=True))
 
 
 def read_facts(path: Path) -> dict[str, Any]:
@@ -193,10 +208,11 @@ def read_facts(path: Path) -> dict[str, Any]:
 
 def write_pairs(path: Path, rows: Sequence[Mapping[str, str]], facts: Mapping[str, Any]) -> None:
     """Write a pair list and its JSON, each atomically, the list last; rows have a window each, or none has one."""
+    columns = (*COLUMNS, WINDOW) if rows and WINDOW in rows[0] else COLUMNS
     # the list last: who finds it finds its JSON, too
     write_json(path.with_suffix(".json"), {"pairs": len(rows), **facts})
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, (*COLUMNS, WINDOW) if any(WINDOW in row for row in rows) else COLUMNS)
+        writer = csv.DictWriter(stream, columns)
         writer.writeheader()
         writer.writerows(rows)
 

@@ -1,7 +1,9 @@
 """Training and validation samples: decode, crop, augment in uint8; then degrade."""
 
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, cast
 
 import numpy as np
@@ -240,7 +242,7 @@ class ValidationSamples(Dataset[dict[str, Any]]):
         classes: Sequence[str] = (),
     ) -> None:
         self.parts = parts
-        self.rows = [(p, i, pair) for p, part in enumerate(pairs) for i, pair in enumerate(part)]
+        self._ends = list(accumulate(map(len, pairs)))
         self.seed, self.patch_size, self.multiple = seed, patch_size, multiple
         self.cache = ImageCache()
         self._numbers = {name: number for number, name in enumerate(classes)}
@@ -248,11 +250,15 @@ class ValidationSamples(Dataset[dict[str, Any]]):
         self._listed = pairs
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return self._ends[-1] if self._ends else 0
 
     def __getitem__(self, row: int) -> dict[str, Any]:
         """Make the sample of one listed image."""
-        number, index, pair = self.rows[row]
+        if not 0 <= row < len(self):
+            raise IndexError(f"sample {row} of {len(self)}")
+        number = bisect_right(self._ends, row)
+        index = row - self._ends[number] + len(self._listed[number])
+        pair = self._listed[number][index]
         # 2**32 sets these streams apart from those of training slots
         part, generator = self.parts[number], np.random.default_rng([self.seed, 2**32, number, index])
         patch, other = self._patch(part, index, pair), None

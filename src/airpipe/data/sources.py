@@ -106,25 +106,32 @@ class PairFiles:
 
     def __init__(self, pairs: Sequence[Pair], cache: ImageCache) -> None:
         self.pairs, self.cache = pairs, cache
+        self._last: tuple[int, Pair] | None = None
 
     def __len__(self) -> int:
         return len(self.pairs)
 
+    def _pair(self, index: int) -> Pair:
+        """The pair, which a sample asks for several times; long lists make it anew each time."""
+        if self._last is None or self._last[0] != index:
+            self._last = index, self.pairs[index]
+        return self._last[1]
+
     def layers(self, index: int) -> list[npt.NDArray[Any]]:
         """Decode the images of a pair, see `pair_layers`."""
-        return pair_layers(self.pairs[index], self.cache)
+        return pair_layers(self._pair(index), self.cache)
 
     def paired(self, index: int) -> bool:
         """Tell whether a pair has a degraded file."""
-        return self.pairs[index].degraded is not None
+        return self._pair(index).degraded is not None
 
     def name(self, index: int) -> str:
         """Name of the image, unique in the list."""
-        return self.pairs[index].name
+        return self._pair(index).name
 
     def level(self, index: int) -> str:
         """Level of the degradation, as the list says it."""
-        return self.pairs[index].level
+        return self._pair(index).level
 
 
 def pair_layers(pair: Pair, cache: ImageCache) -> list[npt.NDArray[Any]]:

@@ -25,7 +25,7 @@ from airpipe.data.locks import OWNER, only_process
 from airpipe.data.pairs import Pair, read_facts
 from airpipe.data.samples import TrainingSamples, ValidationSamples
 from airpipe.data.sampling import MicroBatches, SamplePlan, part_counts
-from airpipe.data.sizes import Size, pair_sizes, refuse_small, refuse_smaller_than_network
+from airpipe.data.sizes import PairSizes, pair_sizes, refuse_small, refuse_smaller_than_network
 from airpipe.data.sources import Source
 from airpipe.errors import AirpipeError
 from airpipe.models.contract import size_multiple
@@ -82,8 +82,8 @@ class PairLists:
     manifests: Mapping[str, Path] = field(default_factory=dict)
     """Manifest by list id, where there is one: images that are too small are then told before the first step."""
 
-    def sizes(self) -> dict[str, dict[str, Size]]:
-        """Return width and height of every pair by name, by the id of its list, where there is a manifest."""
+    def sizes(self) -> dict[str, PairSizes]:
+        """Return the sizes of the pairs by the id of their list, where there is a manifest."""
         files = {file.stem: file for file in self.files if file.stem in self.manifests}
         return {name: pair_sizes(file, self.manifests[name]) for name, file in files.items()}
 

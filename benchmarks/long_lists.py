@@ -1,0 +1,290 @@
+"""What lists of millions of pairs cost: memory of the jobs, sampling, leak search. `python -m benchmarks.long_lists`.
+
+- Keys of one process of several: each makes its own (`SamplePlan.batch`), against all keys of the batch, of which it
+  kept its own. Processor time in turns; the keys are compared.
+- Candidates of the leak search: rows of training hashes for a test hash, against the transpose. Likewise.
+- A made list of `--pairs` pairs, each of two files of its own, with its manifest and fingerprints (seed 0; no image
+  is made or read, so decoding is not in the figures). Each job runs in a process of its own; printed are its largest
+  resident memory, the `mem_mb` that its rule asks for, and its processor time. `read_pairs` runs in both forms: as it
+  is, and as Python's objects, as it was.
+
+The old forms are frozen here. The exit status is 1 where results differ, or a job takes more than its rule asks for.
+"""
+
+import argparse
+import csv
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+
+from airpipe.data import fingerprints
+from airpipe.data.duplicates import MAX_DISTANCE, _candidates
+from airpipe.data.fingerprints import Fingerprint, read_fingerprints
+from airpipe.data.manifest import COLUMNS as MANIFEST
+from airpipe.data.pack_contents import read_contents
+from airpipe.data.pairs import COLUMNS, Pair, read_pairs
+from airpipe.errors import AirpipeError, run_main
+from airpipe.plan.memory import TIMES, list_memory_mb
+from airpipe.settings.stages import DataPart, Phase
+
+BATCH, WORLD, STEPS = 2048, 8, 20
+TESTS = 2000
+"""Images of the test list that the training list is compared with."""
+PATCH = 64
+MAKE = "make"
+"""The job that writes the lists."""
+IMPORTS, OBJECTS = "imports", "read_pairs, objects"
+TRAINING_MB = 3000
+"""What a training asks for at demo scale (config/config.yaml)."""
+
+
+# Old forms
+
+
+def whole_batch(plan: Any, step: int, rank: int, world_size: int) -> list[Any]:
+    """Keys of a process out of those of the whole batch."""
+    return list(plan.batch(step)[rank::world_size])
+
+
+def transposed(train: npt.NDArray[np.uint64], test: npt.NDArray[np.uint64]) -> Iterator[tuple[int, int, int]]:
+    """Candidates by blocks of 33 MB whose rows are training hashes."""
+    for j in range(0, len(test), 64):
+        for i in range(0, len(train), 1 << 16):
+            differing = train[i : i + (1 << 16), None] ^ test[None, j : j + 64]
+            distance = np.bitwise_count(differing)
+            for row, column in np.argwhere(distance <= MAX_DISTANCE):
+                yield i + int(row), j + int(column), int(distance[row, column])
+
+
+def as_objects(path: Path, root: Path) -> list[Pair]:
+    """The pairs of a list, all made at once."""
+    with path.open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    return [
+        Pair(
+            clean=root / row["clean"],
+            degraded=root / row["degraded"],
+            **{key: row[key] for key in ("degradation", "level", "crop", "name", "group")},
+        )
+        for row in rows
+    ]
+
+
+# Times in turns
+
+
+def ratio(old: Callable[[], Any], new: Callable[[], Any], rounds: int) -> tuple[float, float, float]:
+    """Median seconds of processor time of both, and the median ratio old / new, over rounds in turns."""
+    seconds: dict[Callable[[], Any], list[float]] = {old: [], new: []}
+    for number in range(rounds + 1):
+        for way in (old, new) if number % 2 else (new, old):
+            start = time.process_time()
+            way()
+            if number:  # the first round warms up
+                seconds[way].append(time.process_time() - start)
+    both = [statistics.median(seconds[way]) for way in (old, new)]
+    return both[0], both[1], statistics.median(a / b for a, b in zip(seconds[old], seconds[new], strict=True))
+
+
+def compare(rounds: int) -> tuple[list[str], bool]:
+    """Lines on sampling and leak search, and whether old and new form agree."""
+    from airpipe.data.sampling import SamplePlan
+
+    plan = SamplePlan([70_000, 5_000], [3.0, 1.0], [Phase(steps=STEPS, patch_size=64, batch_size=BATCH)], 0)
+    each = [partial(whole_batch, plan), plan.batch]
+    keys = [partial(_every_step, way) for way in each]
+    generator = np.random.default_rng(0)
+    train, test = (generator.integers(0, 1 << 63, count, np.uint64) for count in (300_000, 256))
+    test[:100] = train[:100] ^ np.uint64(0b111)
+    found = [lambda: sorted(transposed(train, test)), lambda: sorted(_candidates(train, test, "made lists"))]
+    lines, agree = [f"{'processor time, in turns':<52}{'before':>10}{'after':>10}{'ratio':>8}"], True
+    for label, (old, new), unit, name in (
+        (f"keys of a step, global batch {BATCH}, {WORLD} processes", keys, 1000 / STEPS, "ms"),
+        (f"leak candidates, {len(train):,} x {len(test)} hashes", found, 1, "s"),
+    ):
+        agree &= old() == new()
+        before, after, times = ratio(old, new, rounds)
+        lines.append(f"{label:<52}{unit * before:>7.3f} {name:<2}{unit * after:>7.3f} {name:<2}{times:>7.2f}x")
+    return lines, agree
+
+
+def _every_step(way: Callable[[int, int, int], list[Any]]) -> list[list[Any]]:
+    return [way(step, step % WORLD, WORLD) for step in range(STEPS)]
+
+
+# A long list
+
+
+def make_lists(folder: Path, count: int) -> None:
+    """Write pair list, manifest and fingerprints of made files, the fingerprints of a test list, and settings."""
+    digests = [f"{number:064x}" for number in np.random.default_rng(0).integers(0, 1 << 62, 1024).tolist()]
+    hashes = np.random.default_rng(1).integers(0, 1 << 63, count, np.uint64).tolist()
+    # ten leaks, of the same pixels; the other test hashes are far from random ones, because no image could be read
+    hashes += [*hashes[:10], *(2**64 - 1 - number for number in range(10, TESTS))]
+
+    def names() -> Iterator[str]:
+        return (f"{number // 1000:04}_{number % 1000:03}" for number in range(count))
+
+    pairs = ((f"hazy/{n}.png", f"clean/{n}.png", "haze", "A=0.8", "none", n, n) for n in names())
+    write_csv(folder / "made.train.csv", COLUMNS, pairs)
+    (folder / "made.train.json").write_text("{}")
+    files = (f"{kind}/{n}.png" for kind in ("clean", "hazy") for n in names())
+    described = ((file, 234_567, digests[number % 1024], 640, 480) for number, file in enumerate(files))
+    write_csv(folder / "manifest" / "made.train.csv", MANIFEST, described)
+    (folder / "manifest" / "made.train.json").write_text("{}")
+    for name, first, last in (("made.train", 0, count), ("other.test", count, count + TESTS)):
+        rows = (
+            (f"{n}", f"clean/{n:08}.png", digests[n % count % 1024], digests[n % count % 1024], f"{h:016x}", 640, 480)
+            for n, h in enumerate(hashes[first:last], first)
+        )
+        write_csv(folder / "fingerprints" / f"{name}.csv", fingerprints.COLUMNS, rows)
+    entry = {"title": "Made", "splits": {"train": {"clean": "clean/*", "degraded": "hazy/*", "rule": "same"}}}
+    (folder / "entry.yaml").write_text(yaml.safe_dump(entry))
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Any) -> None:
+    """Write a table."""
+    path.parent.mkdir(exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([header])
+        csv.writer(stream).writerows(rows)
+
+
+def sampled(folder: Path) -> int:
+    """What a training does with its lists before and while it trains, but for reading images."""
+    from airpipe.data.samples import TrainingSamples
+    from airpipe.data.sampling import MicroBatches, SamplePlan
+    from airpipe.data.sizes import refuse_small
+    from airpipe.training.run import PairLists
+
+    part, path = DataPart(pairs="made.train"), folder / "made.train.csv"
+    lists = PairLists([path], [read_pairs(path, folder)], {}, {"made.train": folder / "manifest" / path.name})
+    refuse_small([part], lists.sizes(), PATCH)
+    samples = TrainingSamples([part], lists.sources(), 0, categories=lists.categories())
+    plan = SamplePlan([len(lists.pairs[0])], [1.0], [Phase(steps=1000, patch_size=PATCH, batch_size=64)], 0)
+    return len({samples.name(key) for batch in MicroBatches(plan, 0, 0, 1, 1) for key in batch})
+
+
+def fingerprinted(folder: Path) -> int:
+    """Fingerprints of a list whose images are not read: each gets the same facts."""
+    known = Fingerprint("0" * 64, "1" * 64, 2**63, 640, 480)
+    setattr(fingerprints, "fingerprint", lambda path: known)  # noqa: B010 - mypy refuses the assignment
+    path = folder / "made.train.csv"
+    return fingerprints.write_fingerprints(path, lambda name, relative: path, folder / "made.csv", 2)
+
+
+JOBS: dict[str, Callable[[Path], Any]] = {
+    IMPORTS: lambda folder: 0,
+    OBJECTS: lambda folder: len(as_objects(folder / "made.train.csv", folder)),
+    "read_pairs": lambda folder: len(read_pairs(folder / "made.train.csv", folder)),
+    "sampling": sampled,
+    "fingerprint": fingerprinted,
+    "read_fingerprints": lambda folder: len(read_fingerprints(folder / "fingerprints/made.train.csv").paths),
+    "pack": lambda folder: len(read_contents(folder / "made.train.csv", folder / "manifest/made.train.csv").files),
+}
+"""Work on lists by name; what has the name of a rule is what that rule does with its lists."""
+
+
+def commands(folder: Path) -> dict[str, list[str]]:
+    """The command of each job."""
+    own = {name: ["-m", "benchmarks.long_lists", "--job", name, "--folder", str(folder)] for name in JOBS}
+    prints, lists = folder / "fingerprints", str(folder / "made.train.csv")
+    leaks = [
+        "scripts/find_leaks.py",
+        "--train",
+        str(prints / "made.train.csv"),
+        "--test",
+        str(prints / "other.test.csv"),
+    ]
+    return own | {
+        "pairs": [
+            *("scripts/make_pairs.py", "made.train", "--entry", str(folder / "entry.yaml")),
+            *("--manifest", str(folder / "manifest/made.train.csv"), "--output", str(folder / "again/made.train.csv")),
+        ],
+        "leakage": [*leaks, "--output", str(folder / "leakage.csv")],
+        "remove_leaks": [
+            *("scripts/remove_leaks.py", lists, str(folder / "leakage.csv")),
+            *("--output", str(folder / "again/noleak.csv")),
+        ],
+    }
+
+
+def asked(name: str, folder: Path) -> int | None:
+    """The memory that the rule of a job asks for, in 10^6 bytes; None for what is no job of its own."""
+    if name == "sampling":
+        return TRAINING_MB
+    lists, manifest = folder / "made.train.csv", folder / "manifest" / "made.train.csv"
+    prints = [folder / "fingerprints" / f"{one}.csv" for one in ("made.train", "other.test")]
+    inputs = {
+        "pairs": [manifest],
+        "fingerprint": [lists],
+        "leakage": prints,
+        "remove_leaks": [lists, *prints],
+        "pack": [lists, manifest],
+    }
+    return list_memory_mb(name, sum(file.stat().st_size for file in inputs[name]) / 1e6) if name in TIMES else None
+
+
+def run(command: Sequence[str]) -> tuple[float, float]:
+    """Run a job; give its largest resident memory in 10^6 bytes and its processor time in seconds."""
+    process = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL)
+    _, status, used = os.wait4(process.pid, 0)
+    if status:
+        raise AirpipeError(f"{' '.join(command)}: ended with status {os.waitstatus_to_exitcode(status)}, expected 0")
+    return used.ru_maxrss * 1024 / 1e6, used.ru_utime + used.ru_stime
+
+
+def measure(folder: Path, count: int, only: Sequence[str]) -> tuple[list[str], bool]:
+    """Lines on the memory of each job (or of some), and whether all keep to what their rules ask for."""
+    run(["-m", "benchmarks.long_lists", "--job", MAKE, "--pairs", str(count), "--folder", str(folder)])
+    chosen = {name: command for name, command in commands(folder).items() if not only or name in (IMPORTS, *only)}
+    found, kept = {name: run(command) for name, command in chosen.items()}, True
+    base = found[IMPORTS][0]
+    lines = [f"{count:,} pairs{'':<14}{'peak MB':>9}{'mem_mb':>8}{'B a pair':>10}{'CPU s':>8}"]
+    for name, (peak, seconds) in found.items():
+        limit = asked(name, folder)
+        kept &= limit is None or peak <= limit
+        each = (peak - base) * 1e6 / count
+        lines.append(f"{name:<24}{peak:>9.0f}{limit or '':>8}{each:>10.0f}{seconds:>8.1f}")
+    if {OBJECTS, "read_pairs"} <= found.keys():
+        times = (found[OBJECTS][0] - base) / (found["read_pairs"][0] - base)
+        lines.append(f"read_pairs: {times:.1f}x less memory than as objects (goal: >= 8x)")
+    return lines, kept
+
+
+def main() -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=2_000_000)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--only", nargs="+", default=[], metavar="JOB", help="jobs to run; default: all")
+    parser.add_argument("--job", choices=[MAKE, *JOBS], help="run one job only, in this process")
+    parser.add_argument("--folder", type=Path, help="of the made lists; default: a temporary one")
+    given = parser.parse_args()
+    if given.job == MAKE:
+        make_lists(given.folder, given.pairs)
+        return 0
+    if given.job:
+        JOBS[given.job](given.folder)
+        return 0
+    with tempfile.TemporaryDirectory() as name:  # first: a process starts with the largest memory of its parent
+        lines, kept = measure(given.folder or Path(name), given.pairs, given.only)
+    print("\n".join([*lines, f"every job keeps to its mem_mb: {kept}", ""]), flush=True)
+    lines, agree = compare(given.rounds)
+    print("\n".join([*lines, f"results agree: {agree}"]))
+    return 0 if agree and kept else 1
+
+
+if __name__ == "__main__":
+    run_main(main)
