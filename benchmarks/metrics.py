@@ -22,8 +22,9 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from airpipe.data.pairs import Pair
 from airpipe.errors import run_main
+from airpipe.evaluation.candidates import network_restorer
 from airpipe.evaluation.metrics import WINDOWS, Image, psnr, ssim
-from airpipe.evaluation.protocol import Restorer, evaluate, network_restorer
+from airpipe.evaluation.protocol import Restorer, evaluate
 from airpipe.pixels import Rgb8
 from airpipe.registry import build_network
 from airpipe.settings.scoring import ProtocolSettings, TestSettings

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from airpipe.errors import run_main
-from airpipe.weights.checkpoints import WEIGHTS
+from airpipe.weights.cards import WEIGHTS
 
 
 def main() -> None:

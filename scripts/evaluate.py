@@ -3,8 +3,6 @@
 import argparse
 from pathlib import Path
 
-import torch
-
 from airpipe.data.pairs import listed
 from airpipe.errors import run_main
 from airpipe.evaluation.job import job_parser
@@ -24,12 +22,24 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def candidate_of(given: argparse.Namespace) -> Candidate:
+    """Make the model, or none, for which nothing imports torch."""
+    words = (given.id, given.model, given.scores, given.restored, given.device, given.threads)
+    if given.model is None:
+        return Candidate(*words)
+    import torch
+
+    from airpipe.evaluation.candidates import Model
+
+    torch.set_num_threads(given.threads)
+    return Model(*words)
+
+
 def main() -> None:
     given = arguments()
-    torch.set_num_threads(given.threads)
     jobs = [read_settings(TestJob, file) for file in given.tests]
     lists = listed(given.pairs, given.root)
-    candidate = Candidate(given.id, given.model, given.scores, given.restored, given.device)
+    candidate = candidate_of(given)
     tests = score_tests(candidate, jobs, lists)
     write_json(given.index, {"table": given.table, "model": given.id, "tests": tests})
 

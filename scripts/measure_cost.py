@@ -12,7 +12,7 @@ from airpipe.models.contract import image_channels
 from airpipe.models.cost import latency_ms, network_cost
 from airpipe.provenance import write_json
 from airpipe.settings.names import variant_of
-from airpipe.weights.checkpoints import load_model
+from airpipe.weights.checkpoints import load_model, network_of
 
 
 def main() -> None:
@@ -24,14 +24,17 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    loaded = load_model(given.model, variant_of(given.id))
-    device = choose_device(given.device)
-    network = loaded.card["network"]
+    device, variant = choose_device(given.device), variant_of(given.id)
+    network = network_of(given.model, variant)
+    peak = peak_memory_mb(
+        network["name"], network["arguments"], device, fresh=True
+    )  # first: all else takes memory, too
+    loaded = load_model(given.model, variant)
     facts = {
         "model": given.id,
         **network_cost(network["name"], network["arguments"]),
         "input": f"1x{image_channels(loaded.network)}x256x256",
-        "peak_memory_mb": peak_memory_mb(network["name"], network["arguments"], device),
+        "peak_memory_mb": peak,
         "latency_ms": round(latency_ms(loaded.network, device), 2),
         "device": str(device),
         "threads": given.threads,

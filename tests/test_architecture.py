@@ -83,6 +83,27 @@ def test_what_methods_say_of_themselves_needs_no_torch():
     assert done.returncode == 0, done.stderr
 
 
+TRAINED = {"train", "measure_cost", "probe_features", "recognise", "retrieve_degradations", "show_stages"}
+"""Scripts that run networks; evaluate imports torch for a model, restore and import_weights when they begin to work."""
+
+
+def test_scripts_that_run_no_network_import_no_torch():
+    names = sorted({path.stem for path in (ROOT / "scripts").glob("*.py")} - TRAINED)
+    code = """
+import ast, pathlib, sys
+for name in sys.argv[1:]:
+    parsed = ast.parse(pathlib.Path(f"scripts/{name}.py").read_text())
+    parsed.body = [line for line in parsed.body if isinstance(line, ast.Import | ast.ImportFrom)]
+    exec(compile(parsed, name, "exec"), {})
+    assert "torch" not in sys.modules, f"scripts/{name}.py imports torch"
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *names], capture_output=True, text=True, env=one_thread(), cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    assert {"evaluate", "make_tables", "pack_dataset"} < set(names)
+
+
 def test_what_methods_say_leads_somewhere():
     for name in METHODS:
         for of, fork in method(name).forks.items():

@@ -13,8 +13,9 @@ from airpipe import build_network, restore
 from airpipe.cli import main as cli
 from airpipe.data.pairs import Pair
 from airpipe.errors import AirpipeError
+from airpipe.evaluation.candidates import network_restorer
 from airpipe.evaluation.channels import LUMA, for_rgb
-from airpipe.evaluation.protocol import evaluate, network_restorer
+from airpipe.evaluation.protocol import evaluate
 from airpipe.images import Picture, read_picture, write_picture
 from airpipe.models.cost import network_cost
 from airpipe.settings.scoring import ProtocolSettings, TestSettings

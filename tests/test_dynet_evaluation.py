@@ -15,6 +15,7 @@ from airpipe.data.pairs import PairList, pair_up
 from airpipe.data.sampling import part_counts
 from airpipe.errors import AirpipeError
 from airpipe.evaluation.budget import Budget, choose_variant
+from airpipe.evaluation.candidates import Model
 from airpipe.evaluation.protocol import evaluate
 from airpipe.evaluation.scoring import Candidate, score_tests
 from airpipe.models.cost import network_cost
@@ -166,7 +167,8 @@ def test_both_depths_stand_in_the_table_of_scores(folder, tmp_path):
     lists = {"toy.test": PairList(toy_list(tmp_path), tmp_path / "images")}
     for model in ("none", f"{MODEL}@s", f"{MODEL}@l"):
         file = None if model == "none" else folder / "model.safetensors"
-        score_tests(Candidate(model, file, tmp_path / model / "scores", tmp_path / model / "seen"), [job], lists)
+        kind = Model if file else Candidate
+        score_tests(kind(model, file, tmp_path / model / "scores", tmp_path / model / "seen"), [job], lists)
     scores = read_scores(sorted(tmp_path.glob("**/scores/noise25.csv")))
     cards = read_cards([folder / "card.json"], tmp_path / "results")
     settings = TableSettings(tests=("noise25",), models=("dynet/dynet_3d@s", "dynet/dynet_3d@l"))
@@ -181,7 +183,7 @@ def test_both_depths_stand_in_the_table_of_scores(folder, tmp_path):
 
 def test_both_depths_stand_in_the_table_of_efficiency_with_costs_of_their_own(folder, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr("airpipe.evaluation.memory.peak_memory_mb", lambda *network: asked.append(network[1]) or 7)
+    monkeypatch.setattr("airpipe.evaluation.memory.peak_memory_mb", lambda *network, **_: asked.append(network[1]) or 7)
     script = runpy.run_path(str(ROOT / "scripts" / "measure_cost.py"))["main"]
     files = [tmp_path / f"{name}.json" for name in "sl"]
     for name, file in zip("sl", files, strict=True):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,17 +11,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import one_thread, toy_list
+from helpers import ROOT, one_thread, toy_list
 from test_protocol import SHIPPED, noise_test
 from test_variants import DEEP, ID, SHALLOW, TwoDepths
 
 from airpipe import registry
 from airpipe.data.pairs import PairList
 from airpipe.errors import AirpipeError
-from airpipe.evaluation import scoring
+from airpipe.evaluation import candidates, scoring
+from airpipe.evaluation.candidates import Model
 from airpipe.evaluation.indexes import scores_of
 from airpipe.evaluation.scoring import Candidate, score_tests
 from airpipe.provenance import write_json
+from airpipe.settings.base import canonical_json
 from airpipe.settings.scoring import TestJob
 from airpipe.weights.checkpoints import save_model
 
@@ -46,7 +49,8 @@ class Bench:
         self.index = self.results / f"evaluated/mine/{model}.json"
 
     def candidate(self) -> Candidate:
-        return Candidate(self.model, self.file, self.results / "scores" / self.model, self.pictures)
+        kind = Model if self.file else Candidate
+        return kind(self.model, self.file, self.results / "scores" / self.model, self.pictures)
 
     @property
     def pictures(self) -> Path:
@@ -147,16 +151,16 @@ def test_other_weights_score_all_tests_and_a_variant_has_scores_of_its_own(netwo
 
 def test_machines_change_no_score(network):
     network.score()
-    other = Candidate(ID, network.file, network.candidate().scores, network.pictures, device="cuda:7")
+    other = Model(ID, network.file, network.candidate().scores, network.pictures, device="cuda:7")
     score_tests(other, JOBS, {"toy.test": PairList(network.list, network.folder / "images")})
     assert network.said.readouterr().out.count("reused") == 3
 
 
 def test_a_network_is_loaded_once_whatever_the_tiles_and_not_at_all_for_what_fits(network, monkeypatch):
     loads, tiles = [], []
-    load, make = scoring.load_model, scoring.network_restorer
-    monkeypatch.setattr(scoring, "load_model", lambda *given: loads.append(given) or load(*given))
-    monkeypatch.setattr(scoring, "network_restorer", lambda net, at, tile: tiles.append(tile) or make(net, at, tile))
+    load, make = candidates.load_model, candidates.network_restorer
+    monkeypatch.setattr(candidates, "load_model", lambda *given: loads.append(given) or load(*given))
+    monkeypatch.setattr(candidates, "network_restorer", lambda net, at, tile: tiles.append(tile) or make(net, at, tile))
     network.score(JOBS[0], job("noise25", tile=40))
     assert (len(loads), tiles) == (1, [0, 40])
     network.score(JOBS[0], job("noise25", tile=40))
@@ -302,3 +306,27 @@ def test_a_reader_is_told_what_is_no_index(tmp_path, text):
 def test_reading_an_index_needs_no_torch():
     code = "import sys; import airpipe.evaluation.indexes; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env=one_thread()).returncode == 0
+
+
+def test_scoring_no_restoration_needs_no_torch(none):
+    frozen, listed = none.folder / "noise25.yaml", none.folder / "toy.test.csv"
+    frozen.write_text(canonical_json(JOBS[1]))
+    for end in (".csv", ".json"):
+        shutil.copy(none.list.with_suffix(end), listed.with_suffix(end))
+    words = ["none", "--table", "mine", "--model", "--tests", frozen, "--pairs", listed]
+    words += ["--root", f"toy={none.folder / 'images'}", "--scores", none.folder / "s", "--restored", none.folder / "r"]
+    code = """
+import runpy, sys
+try:
+    runpy.run_path("scripts/evaluate.py", run_name="__main__")
+except SystemExit as end:
+    sys.exit(end.code or 3 * ("torch" in sys.modules))
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        [*command, *map(str, [*words, "--index", none.folder / "i.json"])], cwd=ROOT, env=one_thread(),
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    none.score(JOBS[1])
+    assert (none.folder / "s/noise25.csv").read_bytes() == none.scores("noise25").read_bytes()

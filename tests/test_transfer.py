@@ -21,11 +21,13 @@ from airpipe.data.pairs import Pair, PairList
 from airpipe.data.sources import ImageCache, pair_layers
 from airpipe.degradations.recipes import draw
 from airpipe.errors import AirpipeError
+from airpipe.evaluation.candidates import Model, network_restorer
 from airpipe.evaluation.embeddings import degraded_crops, search
 from airpipe.evaluation.ensemble import SelfEnsemble
+from airpipe.evaluation.guided import Guided
 from airpipe.evaluation.metrics import Measurement, measure
-from airpipe.evaluation.protocol import evaluate, network_restorer
-from airpipe.evaluation.reference import Guided, Sample, transfer
+from airpipe.evaluation.protocol import evaluate
+from airpipe.evaluation.reference import Sample, transfer
 from airpipe.evaluation.restore import restore
 from airpipe.evaluation.scoring import Candidate, score_tests
 from airpipe.images import Picture, read_rgb8, write_picture
@@ -256,7 +258,7 @@ def scored(tmp_path, model):
     lists = {"toy.train": PairList(toy_list(tmp_path), tmp_path / "images")}
     files = []
     for name, file in (("none", None), ("toy/swap/seed0/train", model / "model.safetensors")):
-        candidate = Candidate(name, file, tmp_path / "scores" / name, tmp_path / "restored" / name)
+        candidate = (Model if file else Candidate)(name, file, tmp_path / "scores" / name, tmp_path / "restored" / name)
         files.append(tmp_path / "scores" / name / "swap.csv")
         assert score_tests(candidate, [job], lists)["swap"]["images"] == 5
     none = Candidate("none", None, files[0].parent, tmp_path / "restored/none")

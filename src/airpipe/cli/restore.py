@@ -152,7 +152,7 @@ def restore(arguments: argparse.Namespace, find_model: Callable[[str], Path]) ->
     if not photos:
         return 2
     from airpipe.evaluation.channels import check_restorer
-    from airpipe.evaluation.reference import check_reference
+    from airpipe.evaluation.guided import check_reference
     from airpipe.evaluation.restore import choose_device
     from airpipe.images import read_picture
 

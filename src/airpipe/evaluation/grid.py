@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from airpipe.errors import AirpipeError
 from airpipe.evaluation.channels import check_restorer
+from airpipe.evaluation.guided import check_reference
 from airpipe.evaluation.memory import COPIES, activation_bytes
-from airpipe.evaluation.reference import check_reference
 from airpipe.models.contract import image_channels, pads_itself, size_multiple, whole_image
 
 

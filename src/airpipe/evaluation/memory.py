@@ -25,23 +25,28 @@ COPIES = 2.0
 Measured with float32 on a CPU: 1.7 to 2.1 (NAFNet), 1.6 (Restormer), 1.2 (PromptIR), below 1 (SwinIR)."""
 
 
-def peak_memory_mb(name: str, arguments: dict[str, Any], device: torch.device, side: int = 256) -> int:
+def peak_memory_mb(
+    name: str, arguments: dict[str, Any], device: torch.device, side: int = 256, fresh: bool = False
+) -> int:
     """Most memory in 10^6 bytes that one forward pass of (1, C, side, side) holds beside the weights; float32.
 
-    On a GPU: what torch's allocator gave out, less what it had given out before. On a CPU: how far the
-    resident memory of a fresh process rises, with the threads that this one has. Image and result count.
+    On a GPU: what torch's allocator gave out, less what it had given out before. On a CPU: how far the resident memory
+    of a fresh process rises, with the threads that this one has. Image and result count.
 
     Args:
         name: registered name of the network.
         arguments: arguments of its constructor.
         device: where the pass runs.
         side: H and W of the image, in pixels.
+        fresh: whether this process has only imported so far: it is then measured itself, which saves a start of torch.
 
     Raises:
         AirpipeError: the process failed, for example for lack of memory.
     """
     if device.type == "cuda":
         return round(_peak_on_gpu(build_network(name, **arguments).eval(), device, side) / 1e6)
+    if fresh:
+        return round(_rise(name, arguments, side, torch.get_num_threads()) / 1e6)
     request = json.dumps([name, arguments, side, torch.get_num_threads()])
     command = [sys.executable, "-c", f"from {__name__} import _print_rise; _print_rise()"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}

@@ -234,6 +234,8 @@ class Kit(Generic[A]):
     """Function of an image on the 0 to 255 scale that gives the channels that are compared."""
     measures: Mapping[str, Callable[[A, A], Any]]
     """Functions of restored and clean image that give numbers."""
+    device: Any = "cpu"
+    """Where the arrays are: a name, or a device of torch."""
 
 
 def levels(image: Image, rounded: bool, clipped: bool) -> Image:

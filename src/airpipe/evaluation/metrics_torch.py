@@ -69,7 +69,9 @@ def tensors(device: torch.device) -> Kit[Tensor]:
         tensor = (tensor.clamp(0, 1) if rounded or clipped else tensor) * TOP
         return tensor.round() if rounded else tensor
 
-    return Kit(levels, _coloured, {"psnr": _psnr, **{name: _ssim_of(window) for name, window in WINDOWS.items()}})
+    return Kit(
+        levels, _coloured, {"psnr": _psnr, **{name: _ssim_of(window) for name, window in WINDOWS.items()}}, device
+    )
 
 
 def _coloured(image: Tensor, colour: Colour) -> Tensor:

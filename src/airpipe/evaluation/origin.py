@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from airpipe.errors import AirpipeError
 from airpipe.provenance import sha256_file, write_json
-from airpipe.weights.checkpoints import WEIGHTS, split_variant
+from airpipe.weights.cards import WEIGHTS
+from airpipe.weights.checkpoints import split_variant
 
 RECORD = ".airpipe.json"
 Origin = dict[str, Any]

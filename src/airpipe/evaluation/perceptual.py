@@ -6,17 +6,16 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
-import torch
 
 from airpipe.settings.scoring import PERCEPTUAL
 
 
-def perceptual_measures(names: Collection[str], device: torch.device) -> dict[str, Callable[[Any, Any], float]]:
+def perceptual_measures(names: Collection[str], device: Any) -> dict[str, Callable[[Any, Any], float]]:
     """Functions of restored and clean image, (H, W, 3) on the 0 to 255 scale, by name.
 
     Args:
         names: measures of a test; those of other kinds are passed over.
-        device: where they are computed.
+        device: where they are computed, a device of torch or its name.
 
     Returns:
         Those that can be computed: none without pyiqa, which one line on stderr says.
@@ -34,8 +33,10 @@ def perceptual_measures(names: Collection[str], device: torch.device) -> dict[st
     return {name: _measure(pyiqa.create_metric(name, device=device), device) for name in wanted}
 
 
-def _measure(metric: Any, device: torch.device) -> Callable[[Any, Any], float]:
-    def tensor(image: Any) -> torch.Tensor:
+def _measure(metric: Any, device: Any) -> Callable[[Any, Any], float]:
+    torch = importlib.import_module("torch")  # pyiqa has it; a test without these measures may need none
+
+    def tensor(image: Any) -> Any:
         given = image if isinstance(image, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(image))
         return given.to(device).float().div(255).permute(2, 0, 1)[None]
 

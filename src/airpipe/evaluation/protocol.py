@@ -11,21 +11,15 @@ from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import nn
 
 from airpipe.data.degrading import degraded_image
 from airpipe.data.pairs import Pair
 from airpipe.data.sources import ImageCache, pair_layers
 from airpipe.errors import AirpipeError
-from airpipe.evaluation.channels import for_rgb
-from airpipe.evaluation.metrics import Kit, Measurement, least_side, measure
-from airpipe.evaluation.metrics_torch import kit
+from airpipe.evaluation.metrics import ON_CPU, Kit, Measurement, least_side, measure
 from airpipe.evaluation.perceptual import perceptual_measures
-from airpipe.evaluation.reference import Sample, guided, transfer
-from airpipe.evaluation.tiling import restore_tiled
+from airpipe.evaluation.reference import Sample, transfer
 from airpipe.images import Picture, centre_crop, glance, write_picture
-from airpipe.models.contract import image_channels
 from airpipe.pixels import FloatImage, Rgb8, as_floats, equal_channels, quantised
 from airpipe.progress import track
 from airpipe.provenance import atomic_path
@@ -131,7 +125,7 @@ def evaluate(
     restorer: Restorer | None,
     keep: Keep | None = None,
     label: str = "scoring",
-    device: torch.device | None = None,
+    kit: Kit[Any] = ON_CPU,
 ) -> list[dict[str, Any]]:
     """Score every image of a test under every protocol of it; print how often the model ran, and what scoring took.
 
@@ -146,7 +140,7 @@ def evaluate(
             restoration": the textbook input PSNR, 14.15 dB for unclipped noise of sigma 50).
         keep: called for the first `keep_images` images, under the first protocol's input.
         label: text of the progress display.
-        device: where the model is, which is where images are compared; None: the CPU.
+        kit: how images are compared; on the device where they were restored.
 
     Returns:
         One row per image, protocol and metric, with the keys of `COLUMNS`.
@@ -159,7 +153,7 @@ def evaluate(
     ordered = sorted(pairs, key=lambda pair: natural_key(pair.name))
     ordered += [replace(pair, name=f"{pair.name}@{turn}") for turn in range(2, test.draws + 1) for pair in ordered]
     refuse_unfit_images(test, [one for group in inputs for one in group.protocols.values()], ordered, label)
-    scorer = _Scorer(test, protocols, restorer is not None, device or torch.device("cpu"))
+    scorer = _Scorer(test, protocols, restorer is not None, kit)
     cache, rows, begin, passes = ImageCache(), list[dict[str, Any]](), time.perf_counter(), 0
     for number, pair in enumerate(track(ordered, len(ordered), label)):
         layers = pair_layers(pair, cache)
@@ -287,15 +281,14 @@ class _Scorer:
     protocols: dict[str, ProtocolSettings]
     restored: bool
     """Whether a model restores; what is not restored is neither clipped nor rounded."""
-    device: torch.device
+    kit: Kit[Any]
     seconds: float = 0.0
     count: int = 0
 
     def __post_init__(self) -> None:
         names = {one.measure for name in self.test.protocols for one in self.protocols[name].metrics.values()}
-        extra = perceptual_measures(names, self.device)
-        ours: Kit[Any] = kit(self.device)
-        self.kit = replace(ours, measures={**ours.measures, **extra})
+        extra = perceptual_measures(names, self.kit.device)
+        self.kit = replace(self.kit, measures={**self.kit.measures, **extra})
 
     def rows(self, pair: Pair, group: _Input, restored: FloatImage, clean: Rgb8, level: str) -> list[dict[str, Any]]:
         """Scores of one image under protocols that share its input."""
@@ -360,39 +353,6 @@ def degraded_file(test: TestSettings, pair: Pair, layers: list[npt.NDArray[Any]]
     where = f"test of {test.pairs}: recipe {test.recipe or 'given as operations'}"
     paired = pair.degraded is not None
     return degraded_image(layers, paired, test.operations, generator, where=where, name=pair.name)[0]
-
-
-def network_restorer(network: nn.Module, device: torch.device, tile: int) -> Restorer:
-    """Make a restorer of a network.
-
-    Args:
-        network: in evaluation mode, on the device.
-        device: where the network is.
-        tile: side of the tiles in pixels; 0: whole images.
-
-    Returns:
-        A function of a sample; it refuses one with a reference for a network that takes none, one without for a
-        network that takes one, and one with colours for a network of grey images.
-    """
-
-    def restore(sample: Sample) -> FloatImage:
-        if image_channels(network) == 1 and not sample.grey:
-            raise AirpipeError(
-                f"{sample.name}: has colours, and this model restores grey pictures (1 channel). Score it on tests of "
-                "grey images alone: give their table a list of models of its own"
-            )
-        ready = for_rgb(network, sample.grey)
-        if sample.reference is not None:
-            ready = guided(ready, _planes(sample.reference))
-        restored = restore_tiled(ready, _planes(sample.degraded), tile=tile, device=device)
-        return np.ascontiguousarray(restored.numpy().transpose(1, 2, 0))
-
-    return restore
-
-
-def _planes(image: FloatImage) -> torch.Tensor:
-    """An image (H, W, 3) as a tensor (3, H, W)."""
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
 
 def write_scores(path: Path, rows: Sequence[dict[str, Any]]) -> None:

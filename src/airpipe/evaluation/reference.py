@@ -1,4 +1,4 @@
-"""References: what a restorer is shown beside an image, how it is bound to a network, and how tests make it."""
+"""What a restorer is asked: an image, and the reference that it is shown beside it, if there is one. No torch."""
 
 import zlib
 from collections.abc import Sequence
@@ -7,14 +7,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor, nn
 
 from airpipe.data.degrading import degraded_image
 from airpipe.data.pairs import Pair
 from airpipe.data.sources import ImageCache, pair_layers
 from airpipe.degradations.recipes import draw
 from airpipe.errors import AirpipeError
-from airpipe.models.contract import Network, least_reference, takes_reference
 from airpipe.pixels import FloatImage, Rgb8
 from airpipe.settings.scoring import TestSettings
 
@@ -32,70 +30,6 @@ class Sample:
     grey: bool = False
     """Whether the clean image is grey: networks of one channel are then given the first one of the degraded image."""
 
-
-class Guided(Network):
-    """A network with a reference bound to it, so that it restores images and tiles like any other.
-
-    Args:
-        network: a network that takes a reference.
-        reference: image (3, h, w), RGB in [0, 1]; every tile gets the whole of it.
-    """
-
-    reference: Tensor
-
-    def __init__(self, network: nn.Module, reference: Tensor) -> None:
-        super().__init__()
-        self.network = network
-        self.takes_images_as(network)
-        self.takes_reference = False
-        first = next(network.parameters(), reference)
-        self.register_buffer("reference", reference.to(first.device, first.dtype), persistent=False)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Map (B, 3, H, W) to the same shape."""
-        restored: Tensor = self.network(image, self.reference.expand(len(image), -1, -1, -1))
-        return restored
-
-
-def guided(network: nn.Module, reference: Tensor) -> Guided:
-    """Bind a reference (3, h, w), RGB in [0, 1], to a network; the result is in evaluation mode.
-
-    Raises:
-        AirpipeError: the network takes no reference, or only a larger one.
-    """
-    check_reference(network, *reference.shape[-2:])
-    return Guided(network, reference).eval()
-
-
-def check_reference(network: nn.Module, height: int = 0, width: int = 0) -> None:
-    """Check that a network takes what it is shown.
-
-    Args:
-        network: any network.
-        height: height of the reference in pixels; 0: there is none.
-        width: width of the reference in pixels.
-
-    Raises:
-        AirpipeError: it takes no reference, or there is none, or a smaller one than it takes.
-    """
-    takes, least = takes_reference(network), least_reference(network)
-    if takes and not height:
-        raise AirpipeError(
-            "this model wants a reference beside the image, and there is none here. Give one (airpipe restore "
-            "--reference FILE; a test with a target_recipe), or choose another model"
-        )
-    if height and not takes:
-        raise AirpipeError(
-            "this model takes no reference: it sees nothing but the image. Leave the reference out, or choose a model "
-            "that transfers degradations"
-        )
-    if takes and min(height, width) < least:
-        raise AirpipeError(
-            f"the reference has {width}x{height} pixels; this model needs {least}x{least} or more. Give a larger one"
-        )
-
-
-# Tests
 
 REDRAWS = 100
 """Draws at most until degraded image or target is not clean: where both are, there is nothing to transfer."""

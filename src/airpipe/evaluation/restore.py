@@ -27,8 +27,8 @@ from airpipe.evaluation.budget import fitting_model
 from airpipe.evaluation.channels import check_restorer, for_rgb
 from airpipe.evaluation.ensemble import SelfEnsemble
 from airpipe.evaluation.grid import Tile, fitting_tile, lay_tiles
+from airpipe.evaluation.guided import guided
 from airpipe.evaluation.origin import Origin, is_made_from, note, origin
-from airpipe.evaluation.reference import guided
 from airpipe.evaluation.tiling import Progress, restore_pixels, restore_tiled
 from airpipe.images import Picture, decoder_words, from_pillow, read_picture, to_pillow, why_not, write_picture
 from airpipe.models.contract import image_channels

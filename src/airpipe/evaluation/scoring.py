@@ -14,24 +14,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from airpipe.data.locks import Busy, only_process
 from airpipe.data.pairs import PairList, read_facts
 from airpipe.errors import AirpipeError
 from airpipe.evaluation.indexes import index_entry
-from airpipe.evaluation.protocol import Restorer, evaluate, grey_in_luma, network_restorer, picture_keeper, write_scores
-from airpipe.evaluation.restore import choose_device
+from airpipe.evaluation.metrics import ON_CPU, Kit
+from airpipe.evaluation.protocol import Restorer, evaluate, grey_in_luma, picture_keeper, write_scores
 from airpipe.provenance import sha256_file, write_json
 from airpipe.settings.base import canonical_json
 from airpipe.settings.names import variant_of
 from airpipe.settings.scoring import TestJob
-from airpipe.weights.checkpoints import LoadedModel, load_model
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model that is scored, or none, with the folders that its results go to."""
+    """What is scored, with the folders that its results go to: no model here, `candidates.Model` has weights."""
 
     id: str
     """Model id, with its variant; or none."""
@@ -42,27 +39,27 @@ class Candidate:
     pictures: Path
     """Folder of <test>/<image>.png."""
     device: str = "cpu"
+    threads: int = 1
+    """Threads that restore, for the record."""
 
     @cached_property
     def sha256(self) -> str | None:
         """Hash of the weights."""
         return sha256_file(self.file) if self.file else None
 
-    @cached_property
-    def loaded(self) -> LoadedModel | None:
-        """The model on its device: loaded when the first test wants it, then kept."""
-        if self.file is None:
-            return None
-        begin, where = time.perf_counter(), choose_device(self.device)
-        model = load_model(self.file, variant_of(self.id))
-        model.network.to(where)
-        print(f"{self.id}: loaded on {where} in {time.perf_counter() - begin:.1f} s", flush=True)
-        return model
+    @property
+    def card(self) -> dict[str, Any]:
+        """The card of the model; empty: there is none."""
+        return {}
+
+    @property
+    def kit(self) -> Kit[Any]:
+        """How its images are compared."""
+        return ON_CPU
 
     def restorer(self, tile: int) -> Restorer | None:
         """The model as a restorer with tiles of a side in pixels (0: whole images); None: nothing is restored."""
-        model = self.loaded
-        return network_restorer(model.network, choose_device(self.device), tile) if model else None
+        return None
 
 
 def score_tests(
@@ -150,8 +147,7 @@ def _score(candidate: Candidate, job: TestJob, pairs: PairList, identity: str) -
     shutil.rmtree(pictures, ignore_errors=True)
     images, restorer, begin = pairs.read(), candidate.restorer(test.tile), time.perf_counter()
     keeper = picture_keeper(pictures, with_clean=restorer is None)
-    where = choose_device(candidate.device) if restorer else None
-    rows = evaluate(test, job.protocols, images, restorer, keeper, f"scoring {job.name}", device=where)
+    rows = evaluate(test, job.protocols, images, restorer, keeper, f"scoring {job.name}", kit=candidate.kit)
     write_scores(scores, rows)
     facts = {
         "images": len(images),
@@ -167,12 +163,11 @@ def _score(candidate: Candidate, job: TestJob, pairs: PairList, identity: str) -
 
 def _origin(candidate: Candidate, job: TestJob, pairs: PairList) -> dict[str, Any]:
     """Facts on what scores were made from."""
-    card = candidate.loaded.card if candidate.loaded else {}
     return {
         "model": candidate.id,
         "test": job.name,
         "dataset": job.test.pairs.split(".")[0],
-        "scale": card.get("scale"),
+        "scale": candidate.card.get("scale"),
         "model_sha256": candidate.sha256,
         "version": read_facts(pairs.file).get("version"),
         "pairs_sha256": pairs.sha256,
@@ -182,5 +177,5 @@ def _origin(candidate: Candidate, job: TestJob, pairs: PairList) -> dict[str, An
             name: job.protocols[name].model_dump(mode="json", exclude_none=True) for name in job.test.protocols
         },
         "device": candidate.device,
-        "threads": torch.get_num_threads(),
+        "threads": candidate.threads,
     }

@@ -11,6 +11,8 @@ from airpipe.settings.base import shown
 
 CARD = "card.json"
 """Name of the file beside a model's weights."""
+WEIGHTS = "model.safetensors"
+"""Name of the file of weights in a model's folder."""
 LARGEST = 2**26
 """Largest card that is read, in bytes; those of real models have some thousand."""
 Text = Annotated[str, Field(max_length=1000)]

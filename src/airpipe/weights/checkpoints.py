@@ -20,15 +20,12 @@ from airpipe.errors import AirpipeError
 from airpipe.provenance import atomic_path, sha256_file, write_json
 from airpipe.registry import build_network
 from airpipe.settings.base import shown
-from airpipe.weights.cards import CARD, read_card
+from airpipe.weights.cards import CARD, WEIGHTS, read_card
 from airpipe.weights.foreign import read_own
 from airpipe.weights.published import Published, read_published
 from airpipe.weights.trial import on_trial
 
 log = logging.getLogger(__name__)
-
-WEIGHTS = "model.safetensors"
-"""Name of the file of weights in a model's folder."""
 
 
 @dataclass(frozen=True)
@@ -115,9 +112,28 @@ def variants_of(path: Path) -> dict[str, dict[str, Any]]:
     Raises:
         AirpipeError: as `load_model`.
     """
-    file = _weights_file(path)
-    card = read_card(file.with_name(CARD)) if _has_card(file) else _known(read_published(file))
+    card = _described(path)
     return {name: card_of_variant(card, name, str(path))["network"] for name in card.get("variants") or {}}
+
+
+def network_of(path: Path, variant: str = "") -> dict[str, Any]:
+    """Return `name` and `arguments` of the network in a model's file, or of a variant of it, without loading our own.
+
+    Args:
+        path: folder or file, as for `load_model`, without a variant.
+        variant: name of one that the card lists; empty: the network as the card has it.
+
+    Raises:
+        AirpipeError: as `load_model`.
+    """
+    network: dict[str, Any] = card_of_variant(_described(path), variant, str(path))["network"]
+    return network
+
+
+def _described(path: Path) -> dict[str, Any]:
+    """The card of a model, or what its published file tells of its networks."""
+    file = _weights_file(path)
+    return read_card(file.with_name(CARD)) if _has_card(file) else _known(read_published(file))
 
 
 def _weights_file(path: Path) -> Path:
