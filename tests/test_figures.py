@@ -80,7 +80,9 @@ def test_models_in_pictures_are_the_named_the_best_the_median_and_the_first():
     psnr = [{"none": {"a": 90.0}, **{f"m{k}/s/t": {"a": value} for k, value in enumerate((5, 9, 1, 7, 3, 8, 6))}}]
     assert scenes.choose_models(psnr, []) == ["m0/s/t", "m1/s/t", "m2/s/t", "m6/s/t"]
     assert scenes.choose_models(psnr, ["m2/s", "m4/s"]) == ["m1/s/t", "m2/s/t", "m4/s/t", "m6/s/t"]
-    assert len(scenes.choose_models(psnr, [f"m{k}/s" for k in range(6)])) == 6
+    six = [f"m{k}/s" for k in (0, 2, 3, 4, 5, 6)]
+    assert scenes.choose_models(psnr, six[:5]) == [f"m{k}/s/t" for k in (0, 1, 2, 3, 4, 5, 6)]  # best 1, median 6
+    assert scenes.choose_models(psnr, six) == [f"m{k}/s/t" for k in range(7)]
     variants = [{"none": {}, "m/s/t@l": {"a": 1.0}, "m/s/t@s": {"a": 2.0}}]
     assert scenes.choose_models(variants, ["m/s@l"]) == ["m/s/t@l", "m/s/t@s"]
 
@@ -124,9 +126,9 @@ def test_pictures_carry_the_psnr_of_the_report_protocol(tmp_path):
 
 def test_the_crop_lies_where_restoration_changes_most(tmp_path):
     scene = Kept(tmp_path).scenes()[0]
-    restored = [shown.pixels for shown in scene.restored]
-    assert pictures.crop_place(scene.degraded.pixels, restored, 16) == (20, 40, 16)
-    assert pictures.crop_place(scene.degraded.pixels, restored, 500)[2] == 40
+    degraded, *restored = (scenes.read_pixels(shown.file) for shown in scene.pictures[:-1])
+    assert pictures.crop_place(degraded, restored, 16) == (20, 40, 16)
+    assert pictures.crop_place(degraded, restored, 500)[2] == 40
 
 
 def test_every_test_is_shown_before_one_is_shown_twice(tmp_path, monkeypatch):
@@ -141,6 +143,29 @@ def test_the_grid_has_a_row_per_image_and_a_column_per_picture(tmp_path):
         pictures.draw_qualitative(shown[:count], 16, tmp_path / f"{count}.png")
     sizes = [Image.open(tmp_path / f"{count}.png").size for count in (0, 1, 2)]
     assert sizes[2][0] == sizes[1][0] > 3 * sizes[0][0] and sizes[2][1] > 1.6 * sizes[1][1]
+
+
+def test_the_grid_grows_with_the_models_that_are_named_and_no_others(tmp_path):
+    kept, sizes = Kept(tmp_path), {}
+    for count in (4, 40):
+        for number in range(len(kept.scores) - 1, count):
+            kept.write(f"m{number}/net_5d/seed0/train", "noise", ("one", "two"), 22.0)
+        shown = kept.scenes()
+        assert [len(scene.restored) for scene in shown] == [4, 4]
+        assert [len(scene.others) for scene in shown] == [count - 4, 0]
+        pictures.draw_qualitative(shown, 16, tmp_path / "grid.png")
+        with Image.open(tmp_path / "grid.png") as image:
+            sizes[count] = image.size
+    assert sizes[4] == sizes[40] and sizes[4][0] < 3000
+    with pytest.raises(ValueError, match="at most 6"):
+        ReportSettings(models=[f"m{number}/net_5d" for number in range(7)])
+
+
+def test_a_picture_too_large_to_be_one_is_told_in_a_line(tmp_path, monkeypatch):
+    Image.new("L", (90, 90)).save(tmp_path / "grid.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4000)
+    with pytest.raises(AirpipeError, match=r"grid.png: cannot be read \(Image size \(8100 pixels\) exceeds"):
+        scenes.read_pixels(tmp_path / "grid.png")
 
 
 def test_pictures_of_other_sizes_are_refused(tmp_path):

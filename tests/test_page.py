@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from airpipe.reporting import page
 from airpipe.reporting.figures.charts import open_figure
@@ -24,6 +25,7 @@ CARD = {
     "device": "cpu",
 }
 PSNR = {"none": 20.0, "one/net_5d/train": 25.5, "two/net_3d/train": 23.25}
+OTHER = "three/net_9d/train"
 IMAGES = ("<b>dog", "cat")
 
 
@@ -50,10 +52,16 @@ def scores_table() -> Table:
     return Table("dogs", "Table of dogs", (*blocks, folded), ("A note.",))
 
 
-def scenes() -> list[Scene]:
-    shade = {model: np.full((40, 60, 3), value, np.uint8) for value, model in enumerate(PSNR, 100)}
-    shown = [Shown(model, shade[model], psnr, model) for model, psnr in PSNR.items()]
-    return [Scene("dogs_noise", image, (*shown, Shown("clean", shade["none"]))) for image in IMAGES]
+def scenes(root) -> list[Scene]:
+    """Two images that look the same, restored by the two chosen models, the first one by another model, too."""
+    shown = []
+    for value, (model, psnr) in enumerate({**PSNR, OTHER: 22.0}.items(), 100):
+        file = root / f"{value}.png"
+        Image.new("RGB", (60, 40), (value,) * 3).save(file)
+        shown.append(Shown(model, file, psnr, model))
+    *shown, other = shown
+    pictures = (*shown, Shown("clean", shown[0].file))
+    return [Scene("dogs_noise", image, pictures, others=(other,) * (image == IMAGES[0])) for image in IMAGES]
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +83,7 @@ def written(tmp_path_factory):
         pass
     sources = page.Sources({"dogs": [root / "dogs.json"]}, [figure], [root / "gains.csv"], [], root)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(page, "read_scenes", lambda *_: scenes())
+        patch.setattr(page, "read_scenes", lambda *_: scenes(root))
         page.write_page(sources, {"one/net_5d/seed0/train": CARD}, REPORT, "demo", root / "index.html")
     return root / "index.html"
 
@@ -92,8 +100,8 @@ def test_the_page_asks_nothing_from_outside(text):
 
 
 def test_every_picture_is_embedded_once_however_many_sliders_show_it(text):
-    assert text.count('<input type="range"') == len(IMAGES) * 2
-    assert text.count("data:image/jpeg") == 3  # both images look the same
+    assert text.count('<input type="range"') == len(IMAGES) * 2 + 1
+    assert text.count("data:image/jpeg") == 3 + 2  # both images look the same; those of the other model are small
 
 
 def test_names_are_escaped(text):
@@ -111,16 +119,33 @@ def test_the_page_says_what_was_run_and_where_models_come_from(text):
     assert text.count("model one/net_5d/seed0/train") == 2  # once a block, however many cells say it
 
 
-def test_pictures_shrink_until_they_fit_the_budget(monkeypatch):
-    generator = np.random.default_rng(0)
-    noise = [Shown(str(k), generator.integers(0, 256, (500, 500, 3), dtype=np.uint8), 1.0, "m/s") for k in range(3)]
-    sizes = {}
-    for budget in (10**7, 200_000, 1):
-        monkeypatch.setattr(page, "BUDGET", budget)
-        pictures, sliders = page.embed_pictures([Scene("t", "i", tuple(noise))], 90)
+def noise_pictures(root, count, side) -> list[tuple[Scene, Shown]]:
+    """An image, restored by `count` - 1 models, all of them noise."""
+    generator, shown = np.random.default_rng(0), []
+    for number in range(count):
+        file = root / f"{number}.png"
+        Image.fromarray(generator.integers(0, 256, (side, side, 3), dtype=np.uint8)).save(file)
+        shown.append(Shown(str(number), file, 1.0, "m/s"))
+    return [(Scene("t", "i", tuple(shown)), one) for one in shown[1:]]
+
+
+def test_pictures_shrink_until_they_fit_the_budget(tmp_path):
+    pairs, sizes = noise_pictures(tmp_path, 3, 500), {}
+    for budget in (10**7, 300_000, 1):
+        pictures, sliders = page.embed_pictures(pairs, page.SIDES, budget, 90)
         sizes[budget] = (sliders[0].width, sum(map(len, pictures.values())) * 3 // 4)
     assert sizes[10**7][0] == page.SIDES[0] and sizes[1][0] == page.SIDES[-1]
-    assert sizes[200_000][0] in page.SIDES[1:-1] and sizes[200_000][1] < 201_000
+    assert sizes[300_000][0] in page.SIDES[1:-1] and sizes[300_000][1] < 301_000
+
+
+def test_every_picture_is_encoded_once_beside_a_sample(tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "SAMPLED", 3)
+    encoded, jpeg = [], page.jpeg
+    monkeypatch.setattr(page, "jpeg", lambda *given: encoded.append(given) or jpeg(*given))
+    pictures, sliders = page.embed_pictures(noise_pictures(tmp_path, 40, 40), (32, 24, 16), 45_000, 90)
+    assert len(pictures) == 40 and len(sliders) == 39 and {slider.width for slider in sliders} == {24}
+    assert len(encoded) == 40 + 2 * 3  # the sample at 32 and at 24 pixels
+    assert sum(map(len, pictures.values())) * 0.75 < 46_000
 
 
 def test_filters_offer_what_lines_and_blocks_have_several_of():
@@ -213,6 +238,7 @@ def test_tables_sort_by_click_and_by_keyboard(opened):
 def test_filters_hide_what_does_not_fit_and_keep_no_restoration(opened):
     opened.locator("select[name=method]").select_option("one")
     assert labels(opened) == ["no restoration", "one/net_5d"]
+    assert opened.get_by_text(OTHER, exact=True).count() == 1 and not opened.get_by_text(OTHER, exact=True).is_visible()
     assert opened.locator("figure[data-facts]:visible").count() == len(IMAGES)
     assert opened.locator("output").inner_text().endswith(f"of {4 + 3 + 2 + 1} rows")
     opened.locator("select[name=protocol]").select_option("b")
@@ -222,6 +248,14 @@ def test_filters_hide_what_does_not_fit_and_keep_no_restoration(opened):
     opened.get_by_role("button", name="Show all").click()
     opened.wait_for_function("!document.querySelector('.block').hidden")
     assert len(labels(opened)) == 4 and len(labels(opened, 1)) == 3
+
+
+def test_the_list_of_other_models_opens_to_their_pictures(opened):
+    summary = opened.locator("summary", has_text=OTHER)
+    assert opened.locator(".picker figure:visible").count() == 0
+    summary.click()
+    caption = opened.locator(".picker figcaption:visible")
+    assert caption.all_inner_texts() == [f"dogs_noise, <b>dog, {OTHER}: 20.00 → 22.00 dB"]
 
 
 def test_a_number_tells_where_it_comes_from_on_hover_and_on_focus(opened):

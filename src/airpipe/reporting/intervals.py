@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from scipy import special
@@ -53,17 +54,22 @@ def interval(parts: Sequence[Sampled]) -> tuple[float, float]:
     smallest = min(len(part.counted) for part in parts)
     if smallest < 2 or not all(np.isfinite(part.counted).all() for part in parts):
         return math.nan, math.nan
-    generator = np.random.default_rng(SEED)
-    drawn: dict[tuple[str, bytes], Values] = {}
+    keys = [(part.images, np.isfinite(part.values).tobytes()) for part in parts]
+    counts = {key: len(part.counted) for key, part in zip(keys, parts, strict=True)}
+    drawn = dict(zip(counts, _draws(tuple(counts.values())), strict=True))
     total, found = sum(part.weight for part in parts), np.zeros(DRAWS)
-    for part in parts:
-        n, key = len(part.counted), (part.images, np.isfinite(part.values).tobytes())
-        if key not in drawn:
-            drawn[key] = generator.multinomial(n, np.full(n, 1 / n), size=DRAWS) / n
+    for key, part in zip(keys, parts, strict=True):
         found += part.weight / total * (drawn[key] @ part.counted)
     tail = _tail(smallest)
     low, high = np.quantile(found, [tail, 1 - tail])
     return float(low), float(high)
+
+
+@lru_cache(maxsize=4)
+def _draws(counts: tuple[int, ...]) -> tuple[Values, ...]:
+    """Shares with which each image of some lists is drawn, (DRAWS, count) of each list; the same for equal counts."""
+    generator = np.random.default_rng(SEED)
+    return tuple(generator.multinomial(count, np.full(count, 1 / count), size=DRAWS) / count for count in counts)
 
 
 def _tail(n: int) -> float:

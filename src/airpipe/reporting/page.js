@@ -126,7 +126,7 @@ function filter() {
     rows.forEach((row) => { row.hidden = !fits(row); });
     block.hidden = !fits(block) || (rows.length > 0 && rows.every((row) => row.hidden));
   }
-  all("figure[data-facts]").forEach((figure) => { figure.hidden = !fits(figure); });
+  all("figure[data-facts], details[data-facts]").forEach((each) => { each.hidden = !fits(each); });
   const rows = all(".block tbody tr");
   const visible = rows.filter((row) => !row.hidden && !row.closest(".block").hidden);
   form.querySelector("output").textContent = wanted.length ? `${visible.length} of ${rows.length} rows` : "";

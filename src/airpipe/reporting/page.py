@@ -10,14 +10,14 @@ import io
 import json
 import logging
 import math
+import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import jinja2
-import numpy as np
 import pandas as pd
 from markupsafe import Markup, escape
 from PIL import Image
@@ -26,7 +26,7 @@ from airpipe.provenance import write_text
 from airpipe.reporting.markup import visible
 from airpipe.reporting.published import PAPER_SCALE
 from airpipe.reporting.reading import Card, read_json, score_info
-from airpipe.reporting.scenes import Pixels, Scene, read_pixels, read_scenes
+from airpipe.reporting.scenes import Scene, Shown, read_pixels, read_scenes, smaller
 from airpipe.reporting.table import (
     EMPTY,
     NOTED,
@@ -46,15 +46,24 @@ from airpipe.reporting.table import (
 )
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 TEMPLATE = "page.html.j2"
 SIDES = (448, 384, 320, 256, 192, 128)
 """Longest side in pixels of gallery pictures: the largest with which all stay within the budget."""
+SMALL_SIDES = (256, 192, 160, 128, 96)
+"""The same of models that were not chosen."""
 WIDTHS = (1600, 1300, 1000, 800, 600)
 """Width in pixels to which wider figures are scaled down: as for pictures."""
+HIGHEST = 100_000
+"""Height in pixels to which figures are scaled down, whatever their width."""
 BUDGET = 3_600_000
 """Bytes of all gallery pictures together, and of all figures; base64 makes 4/3 of it."""
+SMALL_BUDGET = 2_400_000
+"""The same of models that were not chosen."""
+SMALL_QUALITY = 70
+"""JPEG quality of their pictures, unless the settings ask for less."""
+SAMPLED = 24
+"""Number of pictures whose bytes tell those of all."""
 LIMIT = 15_000_000
 """Bytes of a page that still opens quickly."""
 GRIDS = ("qualitative", "pictures", "stages")
@@ -156,65 +165,98 @@ def data_address(content: bytes, kind: str = "image/jpeg") -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
-def within_budget(encode: Callable[[int], T], sizes: Sequence[int], weight: Callable[[T], int]) -> T:
-    """Encode at the largest size whose result weighs at most BUDGET, or at the smallest."""
-    encoded, last = encode(sizes[0]), sizes[0]
+def size_within(budget: int, sizes: Sequence[int], weigh: Callable[[int], float]) -> int:
+    """Find the largest size at which pictures weigh at most `budget` bytes, or the smallest one.
+
+    Args:
+        budget: in bytes.
+        sizes: longest sides or widths in pixels, the largest first.
+        weigh: tells the bytes of all pictures at a size; not asked where the area says that they are too many.
+    """
+    last, heavy = sizes[0], weigh(sizes[0])
     for size in sizes[1:]:
-        if (heavy := weight(encoded)) <= BUDGET:
+        if heavy <= budget:
             break
-        if heavy * (size / last) ** 2 <= BUDGET or size == sizes[-1]:  # bytes never shrink faster than the area
-            encoded, last = encode(size), size
-    return encoded
+        if heavy * (size / last) ** 2 <= budget or size == sizes[-1]:  # bytes never shrink faster than the area
+            last, heavy = size, weigh(size)
+    return last
 
 
-def _smaller(pixels: Any, width: int, height: int) -> Pixels:
-    """Scale down, never up, until the picture fits."""
-    image = Image.fromarray(pixels)
-    image.thumbnail((width, height), Image.Resampling.LANCZOS)
-    return np.asarray(image)
+def embed_pictures(
+    pairs: Sequence[tuple[Scene, Shown]], sides: Sequence[int], budget: int, quality: int
+) -> tuple[dict[str, str], list[Slider]]:
+    """Encode gallery pictures, each file once and all at one scale, and lay out the sliders that use them.
+
+    The scale is the largest with which a seeded sample of the files keeps its share of the budget.
+
+    Args:
+        pairs: test images, each with one of its restored pictures.
+        sides: longest sides in pixels to choose from, the largest first.
+        budget: bytes of all pictures together.
+        quality: JPEG quality.
+
+    Returns:
+        Data addresses by class name, equal pictures once; and a slider for each pair.
+    """
+    files = list(dict.fromkeys(shown.file for pair in pairs for shown in (pair[0].degraded, pair[1])))
+    drawn = random.Random(0).sample(files, min(SAMPLED, len(files)))
+    sample = [read_pixels(file, (sides[0], sides[0])) for file in drawn]
+
+    def weigh(side: int) -> float:
+        weights = [len(jpeg(smaller(pixels, side, side), quality)) for pixels in sample]
+        return len(files) * sum(weights) / max(len(weights), 1)
+
+    side = size_within(budget, sides, weigh)
+    addresses: dict[str, str] = {}
+    embedded: dict[Path, tuple[str, tuple[int, ...]]] = {}
+    for file in files:
+        pixels = read_pixels(file, (side, side))
+        content = jpeg(pixels, quality)
+        name = f"p{hashlib.sha256(content).hexdigest()[:12]}"
+        addresses[name], embedded[file] = data_address(content), (name, pixels.shape)
+    return addresses, [_slider(*pair, embedded) for pair in pairs]
 
 
-def embed_pictures(scenes: Sequence[Scene], quality: int) -> tuple[dict[str, str], list[Slider]]:
-    """Encode all gallery pictures as data addresses by class name, and lay out the sliders that use them."""
-
-    def encode(side: int) -> tuple[dict[str, bytes], list[Slider]]:
-        encoded: dict[str, bytes] = {}
-
-        def add(pixels: Any) -> str:
-            content = jpeg(_smaller(pixels, side, side), quality)
-            name = f"p{hashlib.sha256(content).hexdigest()[:12]}"
-            encoded[name] = content
-            return name
-
-        return encoded, [slider for scene in scenes for slider in _sliders(scene, side, add)]
-
-    found, sliders = within_budget(encode, SIDES, lambda both: sum(map(len, both[0].values())))
-    return {name: data_address(content) for name, content in found.items()}, sliders
+def _slider(scene: Scene, shown: Shown, embedded: Mapping[Path, tuple[str, tuple[int, ...]]]) -> Slider:
+    before = scene.degraded
+    degraded, (height, width, _) = embedded[before.file]
+    values = number(before.psnr, 2).text, number(shown.psnr, 2).text
+    names = (shown.title, scene.test, scene.image, degraded, embedded[shown.file][0])
+    return Slider(*names, *values, width, height, facts_of(shown.model))
 
 
-def _sliders(scene: Scene, side: int, add: Callable[[Any], str]) -> list[Slider]:
-    before = add(scene.degraded.pixels)
-    height, width = _smaller(scene.degraded.pixels, side, side).shape[:2]
-    found = []
-    for shown in scene.restored:
-        names = (shown.title, scene.test, scene.image, before, add(shown.pixels))
-        values = number(scene.degraded.psnr, 2).text, number(shown.psnr, 2).text
-        found.append(Slider(*names, *values, width, height, facts_of(shown.model)))
-    return found
+def embed_gallery(
+    scenes: Sequence[Scene], report: Mapping[str, Any]
+) -> tuple[dict[str, str], list[Slider], dict[str, list[Slider]]]:
+    """Encode all pictures of the gallery: those of the chosen models large, those of all others small.
+
+    Returns:
+        Data addresses by class name; sliders of the chosen models; those of the others by the model's title.
+    """
+    chosen = [(scene, shown) for scene in scenes for shown in scene.restored]
+    rest = [(scene, shown) for scene in scenes for shown in scene.others]
+    quality = report["jpeg_quality"]
+    pictures, sliders = embed_pictures(chosen, SIDES, BUDGET, quality)
+    small, laid = embed_pictures(rest, SMALL_SIDES, SMALL_BUDGET, min(quality, SMALL_QUALITY))
+    others: dict[str, list[Slider]] = {}
+    for slider in laid:
+        others.setdefault(slider.model, []).append(slider)
+    return pictures | small, sliders, others
 
 
 def embed_figures(paths: Sequence[Path]) -> dict[Path, Figure]:
     """Embed figures, all at one scale."""
+    encoded: dict[int, dict[Path, Figure]] = {}
 
-    def encode(width: int) -> dict[Path, Figure]:
-        return {path: _figure(path, width) for path in paths}
+    def weigh(width: int) -> float:
+        encoded[width] = {path: _figure(path, width) for path in paths}
+        return 0.75 * sum(len(figure.address) for figure in encoded[width].values())
 
-    return within_budget(encode, WIDTHS, lambda found: 3 * sum(len(figure.address) for figure in found.values()) // 4)
+    return encoded[size_within(BUDGET, WIDTHS, weigh)]
 
 
 def _figure(path: Path, width: int) -> Figure:
-    pixels = read_pixels(path)
-    pixels = _smaller(pixels, width, pixels.shape[0])
+    pixels = read_pixels(path, (width, HIGHEST))
     if path.stem in GRIDS:
         address = data_address(jpeg(pixels, 82))
     else:
@@ -351,7 +393,7 @@ def write_page(
         )
         for name, tables in sources.sections.items()
     ]
-    pictures, sliders = embed_pictures(read_scenes(sources.scores, sources.pictures, report), report["jpeg_quality"])
+    pictures, sliders, others = embed_gallery(read_scenes(sources.scores, sources.pictures, report), report)
     text = _template().render(
         title=report["title"],
         scale=scale,
@@ -361,6 +403,7 @@ def write_page(
         remarks={"Leakage": leakage_lines(sources.leakage), "Data": data_lines(sources)},
         pictures=pictures,
         sliders=sliders,
+        others=others,
         provenance=provenance_block(cards),
     )
     if len(text) > LIMIT:

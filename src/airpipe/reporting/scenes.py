@@ -1,12 +1,13 @@
 """What the report shows of test images: which ones, before and after each model, with their PSNR.
 
-No torch and no plotting here: the pictures read are 8-bit RGB files that the evaluation wrote.
+No torch and no plotting here: pictures are 8-bit RGB files that the evaluation wrote. They are read when they are
+shown, one at a time.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,20 +19,21 @@ from airpipe.reporting.reading import score_info
 from airpipe.reporting.table import counted, setting_of, short_labels, shown_protocol, without_seed
 from airpipe.settings.names import NONE
 
+T = TypeVar("T")
 Pixels = npt.NDArray[np.uint8]
 
 MODELS = 4
-"""Models shown in pictures, unless more are named in the settings."""
+"""Models shown in pictures, where the settings name none or few."""
 SCENES = 24
 """Test images shown."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """One picture of the report: uint8 (H, W, 3) RGB under a title, with its PSNR in dB if it has one."""
+    """One picture of the report: a file under a title, with its PSNR in dB if it has one."""
 
     title: str
-    pixels: Pixels
+    file: Path
     psnr: float | None = None
     model: str = ""
     """Id without seed."""
@@ -41,13 +43,15 @@ class Shown:
 
 @dataclass(frozen=True)
 class Scene:
-    """One test image: degraded first, then restored by each model, clean last."""
+    """One test image: degraded first, then restored by each chosen model, clean last."""
 
     test: str
     image: str
     pictures: tuple[Shown, ...]
     reference: Shown | None = None
     """What models are shown beside the degraded picture, where they transfer a degradation; of any size."""
+    others: tuple[Shown, ...] = ()
+    """What models that were not chosen made of it: of the first image of each test."""
 
     @property
     def shown(self) -> tuple[Shown, ...]:
@@ -61,28 +65,48 @@ class Scene:
 
     @property
     def restored(self) -> tuple[Shown, ...]:
-        """What each model made of the degraded picture."""
+        """What each chosen model made of the degraded picture."""
         return self.pictures[1:-1]
 
 
-def read_pixels(path: Path) -> Pixels:
-    """Read an 8-bit picture that the evaluation wrote, (H, W, 3) RGB.
+def read_pixels(path: Path, fit: tuple[int, int] | None = None) -> Pixels:
+    """Read an 8-bit picture that the evaluation wrote, or a figure, (H, W, 3) RGB.
+
+    Args:
+        path: its file.
+        fit: width and height in pixels to which a larger one is scaled down.
 
     Raises:
-        AirpipeError: missing or not decodable.
+        AirpipeError: missing, not decodable, or too large to be a picture.
     """
+
+    def take(image: Image.Image) -> Pixels:
+        if fit is not None:  # before there is another copy of it
+            image.thumbnail(fit, Image.Resampling.LANCZOS)
+        return np.asarray(image.convert("RGB"), np.uint8)
+
+    return _read(path, take)
+
+
+def _read(path: Path, take: Callable[[Image.Image], T]) -> T:
     try:
         with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"), np.uint8)
-    except OSError as error:
+            return take(image)
+    except (OSError, Image.DecompressionBombError) as error:
         raise AirpipeError(f"{path}: cannot be read ({error}); run the evaluation again") from None
 
 
-def read_scenes(scores: Sequence[Path], pictures: Path, report: Mapping[str, Any]) -> list[Scene]:
-    """Read the first kept pictures of every test, at most `SCENES`, each with some models (first seed of each).
+def smaller(pixels: Pixels, width: int, height: int) -> Pixels:
+    """Scale a picture down, never up, until it fits a width and height in pixels."""
+    image = Image.fromarray(pixels)
+    image.thumbnail((width, height), Image.Resampling.LANCZOS)
+    return np.asarray(image)
 
-    Models are those named in the settings, the best, the median one, then the first ones, up to `MODELS`; tests with
-    the same models show the same ones.
+
+def read_scenes(scores: Sequence[Path], pictures: Path, report: Mapping[str, Any]) -> list[Scene]:
+    """Find the first kept pictures of every test, at most `SCENES`, each with some models (first seed of each).
+
+    Which models, `choose_models` says; tests with the same models show the same ones.
 
     Args:
         scores: score files of `none` and the models; their tests and models give the order.
@@ -106,25 +130,27 @@ def read_scenes(scores: Sequence[Path], pictures: Path, report: Mapping[str, Any
     for test, of in files.items():
         none = infos[of[NONE]]
         levels = _levels(of[NONE]) if none.get("transfers") else {}
-        alike = [psnr[other] for other in files if set(files[other]) == set(of)]
-        chosen = choose_models(alike, report["models"])
-        for image in (image for turn, image in enumerate(kept[test]) if (turn, test) in wanted):
-            shown = [
-                Shown(labels[model], picture(pictures, infos[of[model]], image), psnr[test][model].get(image), model)
-                for model in (NONE, *chosen)
-            ]
-            scene = _scene(test, image, shown, picture(pictures, none, f"{image}_clean"))
+        chosen = choose_models([psnr[other] for other in files if set(files[other]) == set(of)], report["models"])
+        for turn, image in enumerate(kept[test]):
+            if (turn, test) not in wanted:
+                continue
+            found = {
+                model: Shown(labels[model], picture(pictures, infos[path], image), psnr[test][model].get(image), model)
+                for model, path in of.items()
+            }
+            scene = _scene(test, image, found, chosen, picture(pictures, none, f"{image}_clean"))
             if levels:
                 scene = _of_transfer(scene, levels[image], picture(pictures, none, f"{image}_reference"))
-            scenes.append(scene)
+            scenes.append(scene if turn == 0 else replace(scene, others=()))
     return scenes
 
 
 def choose_models(psnr: Sequence[Mapping[str, Mapping[str, float]]], named: Sequence[str]) -> list[str]:
-    """Choose the models to show: the named ones, the best, the median one, then the first ones, up to `MODELS`.
+    """Choose the models to show: the named ones, the best and the median one, then the first ones, up to `MODELS`.
 
     Args:
-        psnr: for each of some tests, PSNR in dB by model and image.
+        psnr: for each of some tests, PSNR in dB by model and image. The best and the median are those by the mean over
+            all images of these tests; of an even number, the lower of the two in the middle.
         named: method/setting or method/setting@variant of each model that is wanted in any case.
     """
     means = {
@@ -133,15 +159,16 @@ def choose_models(psnr: Sequence[Mapping[str, Mapping[str, float]]], named: Sequ
         if model != NONE
     }
     ranked = sorted(means, key=lambda model: -means[model])
-    first = [model for model in means if setting_of(model) in named]
-    chosen = dict.fromkeys([*first, *ranked[:1], *ranked[len(ranked) // 2 :][:1], *means])
-    kept = list(chosen)[: max(MODELS, len(first))]
+    wanted = [model for model in means if setting_of(model) in named]
+    wanted = list(dict.fromkeys([*wanted, *ranked[:1], *ranked[len(ranked) // 2 :][:1]]))
+    filled = dict.fromkeys([*wanted, *means])
+    kept = list(filled)[: max(MODELS, len(wanted))]
     return [model for model in means if model in kept]
 
 
-def picture(folder: Path, info: Mapping[str, Any], name: str) -> Pixels:
-    """Read a picture that was kept beside a score file, whose facts are given."""
-    return read_pixels(folder / info["model"] / info["test"] / f"{name}.png")
+def picture(folder: Path, info: Mapping[str, Any], name: str) -> Path:
+    """Where a picture lies that was kept beside a score file, whose facts are given."""
+    return folder / info["model"] / info["test"] / f"{name}.png"
 
 
 def _levels(scores: Path) -> dict[str, str]:
@@ -150,20 +177,21 @@ def _levels(scores: Path) -> dict[str, str]:
     return dict(zip(frame["image"], frame["level"], strict=True))
 
 
-def _of_transfer(scene: Scene, level: str, shown: Pixels) -> Scene:
+def _of_transfer(scene: Scene, level: str, file: Path) -> Scene:
     """The scene of a test of transfer: with its reference, and with the operations that were drawn for the target."""
     note = level.replace("+", " + ")
     target = replace(scene.pictures[-1], title="target", note=note)
-    reference = Shown("reference", shown, note=note)
-    return replace(scene, pictures=(*scene.pictures[:-1], target), reference=reference)
+    return replace(scene, pictures=(*scene.pictures[:-1], target), reference=Shown("reference", file, note=note))
 
 
-def _scene(test: str, image: str, shown: Sequence[Shown], clean: Pixels) -> Scene:
-    scene = Scene(test, image, (replace(shown[0], title="degraded"), *shown[1:], Shown("clean", clean)))
-    if len({one.pixels.shape for one in scene.pictures}) > 1:
-        sizes = ", ".join(f"{s.title} {s.pixels.shape[1]}x{s.pixels.shape[0]}" for s in scene.pictures)
-        raise AirpipeError(f"{test}, {image}: pictures differ in size ({sizes}); run the evaluation again")
-    return scene
+def _scene(test: str, image: str, found: Mapping[str, Shown], chosen: Sequence[str], clean: Path) -> Scene:
+    pictures = (replace(found[NONE], title="degraded"), *(found[model] for model in chosen), Shown("clean", clean))
+    sizes = [(shown.title, _read(shown.file, lambda image: image.size)) for shown in pictures]
+    if len({size for _, size in sizes}) > 1:
+        told = ", ".join(f"{title} {width}x{height}" for title, (width, height) in sizes)
+        raise AirpipeError(f"{test}, {image}: pictures differ in size ({told}); run the evaluation again")
+    others = tuple(shown for model, shown in found.items() if model not in (NONE, *chosen))
+    return Scene(test, image, pictures, others=others)
 
 
 def read_psnr(path: Path, protocol: str) -> dict[str, float]:

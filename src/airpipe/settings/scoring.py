@@ -253,7 +253,9 @@ class ReportSettings(Settings):
     )
     models: tuple[SettingModel, ...] = Field(
         (),
-        description="Models whose pictures are always shown; the best, the median and the first ones fill up to four.",
+        max_length=6,
+        description="Models whose pictures are shown beside those of the best and the median one; the first ones fill "
+        "up to four. The page lists all others, in small.",
     )
     protocol: Name = Field("airpipe", description="Protocol whose values figures show.")
     jpeg_quality: int = Field(90, ge=50, le=100, description="JPEG quality of the pictures on the page.")

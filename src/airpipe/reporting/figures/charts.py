@@ -315,7 +315,7 @@ def draw_curves(curves: Mapping[str, pd.DataFrame], target: Path) -> None:
     """
     labels = short_labels(dict.fromkeys(map(without_seed, curves)))
     colours = model_colours(list(labels))
-    with open_figure(target, 10.0, 3.9, columns=2) as (figure, axes):
+    with open_figure(target, 10.0, 3.9 + 0.24 * (len(labels) // 4), columns=2) as (figure, axes):
         for axis, name in zip(axes[0], ("loss/total", "validation/psnr"), strict=True):
             found = set()
             for model_id, curve in curves.items():

@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from airpipe.reporting.figures.charts import open_figure, write_instead
-from airpipe.reporting.scenes import Pixels, Scene, Shown
+from airpipe.reporting.figures.charts import DPI, open_figure, write_instead
+from airpipe.reporting.scenes import Pixels, Scene, read_pixels, smaller
 from airpipe.reporting.table import setting_of, without_seed
 from airpipe.settings.names import NONE
 
@@ -25,6 +25,8 @@ CELL = (1.62, 1.24)
 """Width and height in inches of a picture in the grid; its crop beside it is a square of that height."""
 SIDE = 1.35
 """Side in inches of a picture of the recognition tests."""
+Scored = tuple[Pixels, float | None]
+"""A picture, and its PSNR in dB if it has one."""
 
 
 def crop_place(degraded: Pixels, restored: Sequence[Pixels], side: int) -> tuple[int, int, int]:
@@ -79,12 +81,14 @@ def draw_qualitative(scenes: Sequence[Scene], zoom: int, target: Path) -> None:
 def _scene_row(figure: Figure, scene: Scene, zoom: int, top: float, head: bool) -> None:
     """Draw one row; `top` is its distance in inches from the figure's upper edge."""
     width, height = figure.get_size_inches()
-    place = crop_place(scene.degraded.pixels, [shown.pixels for shown in scene.restored], zoom)
+    pixels = {shown.file: read_pixels(shown.file) for shown in scene.shown}
+    place = crop_place(pixels[scene.degraded.file], [pixels[shown.file] for shown in scene.restored], zoom)
     middle = 1 - (top + CELL[1] / 2) / height
     figure.text(0.1 / width, middle, _row_title(scene), ha="left", va="center", fontsize=8)
     for column, shown in enumerate(scene.shown):
         left = 1.15 + column * (sum(CELL) + 0.14)
-        _cell(figure, shown, crop_place(shown.pixels, (), zoom) if shown is scene.reference else place, left, top)
+        found = pixels[shown.file]
+        _cell(figure, found, crop_place(found, (), zoom) if shown is scene.reference else place, left, top)
         centre = (left + sum(CELL) / 2) / width
         if head:
             figure.text(centre, 1 - 0.28 / height, shown.title, ha="center", fontsize=10, weight="bold")
@@ -100,22 +104,27 @@ def _row_title(scene: Scene) -> str:
     )
 
 
-def _cell(figure: Figure, shown: Shown, place: tuple[int, int, int], left: float, top: float) -> None:
-    width, height = figure.get_size_inches()
+def _cell(figure: Figure, pixels: Pixels, place: tuple[int, int, int], left: float, top: float) -> None:
+    """Draw a picture, as a small copy that takes little memory, and the framed crop beside it."""
     y, x, side = place
-    for offset, size, pixels in (
-        (0.0, CELL[0], shown.pixels),
-        (CELL[0] + 0.03, CELL[1], shown.pixels[y : y + side, x : x + side]),
-    ):
-        box = ((left + offset) / width, 1 - (top + CELL[1]) / height, size / width, CELL[1] / height)
-        axis = figure.add_axes(box)
-        whole = offset == 0
-        axis.imshow(pixels, interpolation="antialiased" if whole else "nearest")
-        axis.set(xticks=[], yticks=[], anchor="E" if whole else "W")
-        for spine in axis.spines.values():
-            spine.set(visible=not whole, color=FRAME, linewidth=1.6)
-        if whole:
-            axis.add_patch(Rectangle((x - 0.5, y - 0.5), side, side, fill=False, color=FRAME, linewidth=1.6))
+    height, width = pixels.shape[:2]
+    frame: dict[str, Any] = {"color": FRAME, "linewidth": 1.6}
+    whole, crop = _box(figure, left, top, CELL[0], "E"), _box(figure, left + CELL[0] + 0.03, top, CELL[1], "W")
+    small = smaller(pixels, *(round(2 * DPI * inches) for inches in CELL))
+    whole.imshow(small, interpolation="antialiased", extent=(-0.5, width - 0.5, height - 0.5, -0.5))
+    whole.add_patch(Rectangle((x - 0.5, y - 0.5), side, side, fill=False, **frame))
+    crop.imshow(pixels[y : y + side, x : x + side].copy(), interpolation="nearest")
+    for name, spine in crop.spines.items():
+        spine.set(**frame)
+        whole.spines[name].set_visible(False)
+
+
+def _box(figure: Figure, left: float, top: float, across: float, anchor: str) -> Axes:
+    """Axes without ticks; place and width in inches, as high as a cell."""
+    width, height = figure.get_size_inches()
+    axis = figure.add_axes((left / width, 1 - (top + CELL[1]) / height, across / width, CELL[1] / height))
+    axis.set(xticks=[], yticks=[], anchor=anchor)
+    return axis
 
 
 # Recognition
@@ -221,12 +230,12 @@ class Staged:
     """One image on its way through a network that restores in stages."""
 
     title: str
-    degraded: Shown
-    stages: tuple[Shown, ...]
+    degraded: Scored
+    stages: tuple[Scored, ...]
     """What each stage made of it, first to last."""
     uncertainty: Array
     """Logarithm of the last stage's uncertainty of each pixel, (H, W)."""
-    clean: Shown
+    clean: Pixels
 
 
 def read_stages(files: Mapping[str, Path], tests: Sequence[str]) -> list[Staged]:
@@ -241,12 +250,9 @@ def read_stages(files: Mapping[str, Path], tests: Sequence[str]) -> list[Staged]
 def _staged(stored: Mapping[str, Array], test: str, label: str) -> Staged:
     found = {what: stored[f"{test}.{what}"] for what in ("degraded", "images", "map", "clean", "psnr")}
     before, *after = map(float, found["psnr"])
-    stages = [
-        Shown(f"stage {number}", pixels, score)
-        for number, (pixels, score) in enumerate(zip(found["images"], after, strict=True), 1)
-    ]
-    degraded, clean = Shown("degraded", found["degraded"], before), Shown("clean", found["clean"])
-    return Staged(f"{label}\n{test}", degraded, tuple(stages), np.asarray(found["map"], np.float32), clean)
+    stages = tuple(zip(found["images"], after, strict=True))
+    uncertainty = np.asarray(found["map"], np.float32)
+    return Staged(f"{label}\n{test}", (found["degraded"], before), stages, uncertainty, found["clean"])
 
 
 def draw_stages(rows: Sequence[Staged], target: Path) -> None:
@@ -266,10 +272,10 @@ def draw_stages(rows: Sequence[Staged], target: Path) -> None:
             axis.set_title(head, fontsize=10, weight="bold")
         for line, row in zip(axes, rows, strict=False):
             line[0].set_ylabel(row.title, fontsize=8)
-            shown = [row.degraded, *row.stages, row.clean]
-            for axis, one in zip([*line[: len(shown) - 1], line[-1]], shown, strict=True):
-                axis.imshow(one.pixels, interpolation="antialiased")
-                axis.set_xlabel("" if one.psnr is None else f"{one.psnr:.2f} dB", fontsize=9)
+            shown = [row.degraded, *row.stages, (row.clean, None)]
+            for axis, (pixels, psnr) in zip([*line[: len(shown) - 1], line[-1]], shown, strict=True):
+                axis.imshow(pixels, interpolation="antialiased")
+                axis.set_xlabel("" if psnr is None else f"{psnr:.2f} dB", fontsize=9)
             line[-2].imshow(row.uncertainty, cmap="viridis", interpolation="antialiased")
             line[-2].set_xlabel(f"{row.uncertainty.min():.2f} to {row.uncertainty.max():.2f}", fontsize=9)
         figure.tight_layout(pad=0.4)
