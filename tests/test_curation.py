@@ -30,11 +30,14 @@ from airpipe.curation.polite import Fetcher
 from airpipe.curation.scoring import read_scores
 from airpipe.curation.spoiling import KINDS, make_bad_pictures
 from airpipe.data.packs import JoinedPacks, Pack, usable_packs
+from airpipe.data.sizes import refuse_small
 from airpipe.data.windows import Window
 from airpipe.errors import AirpipeError
 from airpipe.provenance import sha256_file
 from airpipe.reporting.curation import write_report
 from airpipe.settings.curation import Bound, Choosing, MadeCurated, PictureScoring, numbered, place_of
+from airpipe.settings.stages import DataPart
+from airpipe.training.run import PairLists
 
 # Listing
 
@@ -588,6 +591,21 @@ def test_the_list_over_all_parts_is_one_source_of_patches(tmp_path):
     assert len({row["group"] for row in rows}) == json.loads((tmp_path / "chosen.json").read_text())["chosen"]
     with pytest.raises(IndexError):
         source.name(count)
+    assert [layers.shape[1::-1] for layers in singles] == list(map(tuple, source.sides()))
+
+
+def test_patches_smaller_than_those_of_training_are_told_before_its_first_step(tmp_path):
+    files = packed(tmp_path, versions(tmp_path), parts=3)
+    pairs, packs = tmp_path / "toy.train.csv", tmp_path / "packs" / "toy.train.json"
+    count = join_parts(files, pairs, packs)
+    lists = PairLists([pairs], [[]], usable_packs([pairs], [packs]))
+    part = DataPart(pairs="toy.train")
+    first = table(pairs)[0]["name"]
+    with pytest.raises(
+        AirpipeError, match=rf"{count} of {count} images is smaller than patch_size 65: {first} \(64x64\)"
+    ):
+        refuse_small([part], lists.sizes(), 65)
+    refuse_small([part], lists.sizes(), 64)
 
 
 def test_packs_that_are_gone_are_told_since_their_list_has_no_files(tmp_path):

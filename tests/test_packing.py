@@ -93,6 +93,7 @@ def test_a_pack_gives_the_layers_names_and_levels_of_its_files(data):
     for index, pair in enumerate(pairs):
         expected = pair_layers(pair, cache)
         found = pack.layers(index)
+        assert tuple(pack.sides()[index]) == found[0].shape[1::-1]
         assert len(found) == len(expected) == 1 + pack.paired(index)
         for one, other in zip(found, expected, strict=True):
             np.testing.assert_array_equal(one, other)

@@ -257,6 +257,7 @@ def cutting(request, tmp_path_factory):
 def test_a_pack_holds_images_once_and_gives_views_of_their_windows(cutting):
     assert (len(cutting.pack), cutting.pack.images) == (len(cutting.pairs), 6)
     assert len(cutting.pairs) > 3 * 6
+    assert set(map(tuple, cutting.pack.sides())) == {(24, 24)}
     cache = ImageCache()
     for index, pair in enumerate(cutting.pairs):
         found, expected = cutting.pack.layers(index), pair_layers(pair, cache)

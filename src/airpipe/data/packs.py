@@ -131,6 +131,17 @@ class Pack:
             layers = [original, seen]
         return cut_out(layers, Window.parse(window[0]), name) if any(window) else layers
 
+    def sides(self) -> npt.NDArray[np.int64]:
+        """Return width and height of every pair in pixels, (pairs, 2): of the smaller image, or of the window."""
+        sizes = np.stack([self._images["width"], self._images["height"]], axis=1).astype(np.int64)
+        clean, degraded = self._pairs["clean"], self._pairs["degraded"]
+        found = np.minimum(sizes[clean], sizes[np.where(degraded == NO_IMAGE, clean, degraded)])
+        if len(self) and len(self._words(0)) > 3:  # a list of windows
+            for index in range(len(self)):
+                if text := self._words(index)[3]:
+                    found[index] = Window.parse(text)[:2]
+        return found
+
     def paired(self, index: int) -> bool:
         """Tell whether a pair has a degraded image."""
         return bool(self._pairs[index]["degraded"] != NO_IMAGE)
@@ -213,6 +224,10 @@ class JoinedPacks:
         """Return the layers of a pair, see `Pack.layers`."""
         pack, own = self._at(index)
         return pack.layers(own)
+
+    def sides(self) -> npt.NDArray[np.int64]:
+        """Return width and height of every pair in pixels, (pairs, 2), see `Pack.sides`."""
+        return np.concatenate([pack.sides() for pack in self.packs])
 
     def paired(self, index: int) -> bool:
         """Tell whether a pair has a degraded image."""

@@ -1,4 +1,4 @@
-"""Sizes of listed images, from manifests: images that are too small are told before the first step, not when drawn."""
+"""Sizes of listed images, from manifests or packs: what is too small is told before the first step, not when drawn."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from airpipe.data.compact import compact_texts
 from airpipe.data.manifest import file_sizes, read_manifest
+from airpipe.data.packs import JoinedPacks, Pack
 from airpipe.data.pairs import WINDOW, read_rows
 from airpipe.data.windows import Window
 from airpipe.errors import AirpipeError
@@ -50,6 +52,12 @@ def pair_sizes(pair_list: Path, manifest: Path) -> PairSizes:
             f"{manifest}: lacks {error.args[0]!r} of {pair_list}. Check the data set again: snakemake check"
         ) from None
     return PairSizes(rows.convert(itemgetter("name")), sides)
+
+
+def packed_sizes(pack: Pack | JoinedPacks) -> PairSizes:
+    """Tell the size of every pair of a list that lies in packs, such as a curated one, which has no manifest."""
+    sides = pack.sides()
+    return PairSizes(compact_texts(map(pack.name, range(len(sides)))), sides)
 
 
 def refuse_small(parts: Sequence[DataPart], sizes: Mapping[str, PairSizes], patch_size: int) -> None:

@@ -22,10 +22,11 @@ from airpipe import __version__
 from airpipe.data.batch import collate
 from airpipe.data.deferred import collate_deferred, why_not
 from airpipe.data.locks import OWNER, only_process
+from airpipe.data.packs import JoinedPacks, Pack
 from airpipe.data.pairs import Pair, read_facts
 from airpipe.data.samples import TrainingSamples, ValidationSamples
 from airpipe.data.sampling import MicroBatches, SamplePlan, part_counts
-from airpipe.data.sizes import PairSizes, pair_sizes, refuse_small, refuse_smaller_than_network
+from airpipe.data.sizes import PairSizes, packed_sizes, pair_sizes, refuse_small, refuse_smaller_than_network
 from airpipe.data.sources import Source
 from airpipe.errors import AirpipeError
 from airpipe.models.contract import size_multiple
@@ -77,15 +78,19 @@ class PairLists:
     files: Sequence[Path]
     pairs: Sequence[Sequence[Pair]]
     """Pairs of each list; empty where `packs` has it."""
-    packs: Mapping[str, Source] = field(default_factory=dict)
+    packs: Mapping[str, Pack | JoinedPacks] = field(default_factory=dict)
     """Decoded pairs by list id (`dataset.split`); they change no number."""
     manifests: Mapping[str, Path] = field(default_factory=dict)
-    """Manifest by list id, where there is one: images that are too small are then told before the first step."""
+    """Manifest by list id, where there is one; a pack knows the sizes of its images, too."""
 
     def sizes(self) -> dict[str, PairSizes]:
-        """Return the sizes of the pairs by the id of their list, where there is a manifest."""
+        """Return width and height of every pair by name, by the id of its list, where there is a manifest or a pack.
+
+        By these, images that are too small are told before the first step.
+        """
         files = {file.stem: file for file in self.files if file.stem in self.manifests}
-        return {name: pair_sizes(file, self.manifests[name]) for name, file in files.items()}
+        packed = {name: packed_sizes(pack) for name, pack in self.packs.items() if name not in files}
+        return packed | {name: pair_sizes(file, self.manifests[name]) for name, file in files.items()}
 
     def categories(self) -> list[Mapping[str, str]]:
         """Class of the images of each part, by name; empty where the data set does not say it."""
