@@ -16,6 +16,7 @@ import pytest
 import torch
 from parity import load_golden
 
+from airpipe import build_network
 from airpipe.errors import AirpipeError
 from airpipe.weights import foreign
 from airpipe.weights.containers import DEEPEST, is_average, shared_prefixes
@@ -260,6 +261,26 @@ def test_a_pickle_of_many_levels_is_one_error(tmp_path):
     file.write_bytes(b"\x80\x02" + b"}X\x01\x00\x00\x00a" * 100_000 + b"N" + b"s" * 100_000 + b".")  # a: {a: {a: …}}
     with pytest.raises(AirpipeError, match=r"(cut off or damaged|holds no tensors \(it has a\))"):
         read_published(file)
+
+
+@pytest.mark.parametrize("name", ["intro\n.weight", "\x00", "x" * 301])
+@pytest.mark.parametrize("inside", [lambda odd: odd, lambda odd: {"params": odd}, lambda odd: {"a": {"b": {"c": odd}}}])
+def test_names_that_no_message_can_show_are_refused_in_one_line(name, inside, tmp_path, state):
+    file = saved(tmp_path, inside({**state, name: torch.zeros(2)}))
+    with pytest.raises(AirpipeError, match="names an entry. Expected names of up to 300 printable characters") as told:
+        read_published(file)
+    assert len(str(told.value).splitlines()) == 1 and len(str(told.value)) < 200 + len(str(file))
+
+
+def test_blocks_without_end_are_refused_before_a_network_is_made_of_them(tmp_path):
+    network = build_network("swinir", embed_dim=4, depths=[1], num_heads=[1], window_size=2, mlp_ratio=1.0)
+    state = network.published_state()
+    block = {name: value for name, value in state.items() if ".blocks.0." in name}
+    for number in range(1, 1 + 2500 // len(block)):
+        state |= {name.replace(".blocks.0.", f".blocks.{number}."): value for name, value in block.items()}
+    assert len(state) > 2500
+    with pytest.raises(AirpipeError, match=rf"{len(state):,} entries of a swinir: too many. Expected at most 2,500"):
+        read_published(saved(tmp_path, state))
 
 
 def test_containers_that_hold_themselves_or_many_others_are_one_error(tmp_path):

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from airpipe.errors import AirpipeError
+from airpipe.settings.base import shown
 
 CONTAINERS = ("params_ema", "state_dict_ema", "params", "state_dict", "model")
 """Keys under which published files keep the weights, in order of preference."""
@@ -29,6 +30,8 @@ TOP = "."
 """Key that means the outermost level of a file."""
 DEEPEST = 16
 """Largest number of containers in one another."""
+LONGEST = 300
+"""Largest number of characters of a name; those of published files have up to 100."""
 MANY = 20
 """Largest number of sets that are looked into for a message."""
 
@@ -82,10 +85,11 @@ def find_weights(
         known: where several sets are there, those for which it is true are offered, if there are any.
 
     Raises:
-        AirpipeError: no set, no one that can be preferred, or none of this key.
+        AirpipeError: no set, no one that can be preferred, none of this key, or a name that is none.
     """
     if not isinstance(content, Mapping):
         raise AirpipeError(f"{what}: holds a {type(content).__name__}. Expected a state dict: names and tensors")
+    check_names(content, what)
     path, others = key or TOP, list[str]()
     chosen = _descend(content, path)
     if chosen is None:
@@ -100,6 +104,26 @@ def find_weights(
     left_out = tuple(str(name) for name, value in chosen.items() if not isinstance(value, Tensor))
     kept = {name: value for name, value in tensors.items() if name not in counters}
     return Contained(kept, path, tuple(others), "", left_out, counters)
+
+
+def check_names(content: Mapping[Any, Any], what: str) -> None:
+    """Refuse names of tensors and containers that no network has and no message could show, at any level.
+
+    Raises:
+        AirpipeError: a name with control characters, or of more than `LONGEST` characters.
+    """
+    waiting, known = [content], {id(content)}
+    while waiting:
+        for name, value in waiting.pop().items():
+            inner = isinstance(value, Mapping)
+            named = isinstance(name, str) and (inner or isinstance(value, Tensor))
+            if named and (len(name) > LONGEST or not name.isprintable()):
+                raise AirpipeError(
+                    f"{what}: {shown(name)} names an entry. Expected names of up to {LONGEST} printable characters"
+                )
+            if inner and id(value) not in known:
+                known.add(id(value))
+                waiting.append(value)
 
 
 def shared_prefixes(names: Mapping[str, Any]) -> list[str]:

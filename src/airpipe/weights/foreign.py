@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from airpipe.errors import AirpipeError
-from airpipe.weights.containers import Contained, Known, find_weights
+from airpipe.weights.containers import Contained, Known, check_names, find_weights
 
 PATHS = ("", "Posix", "Windows", "Pure", "PurePosix", "PureWindows")
 UNREADABLE = (
@@ -93,11 +93,12 @@ def read_own(file: Path) -> dict[str, Tensor]:
     """Read the tensors of a file that airpipe wrote, under their names as they are.
 
     Raises:
-        AirpipeError: the file is damaged, or no weights file.
+        AirpipeError: the file is damaged, no weights file, or has a name that is none.
     """
     content = _content(file)
     if not isinstance(content, Mapping):
         raise AirpipeError(f"{file}: holds a {type(content).__name__}, no weights. Make or import the model again")
+    check_names(content, str(file))
     return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
 
 

@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 COUNTER = ".num_batches_tracked"
 """End of the name of a batch norm's counter: it changes no result, and files of old versions of torch lack it."""
+MOST = 2500
+"""Largest number of entries of which a network is made; published ones have up to 700, 2,500 take some 8 s."""
 Others = tuple[str, ...]
 """Names of further networks that fit."""
 
@@ -130,7 +132,7 @@ def read_published(
     shapes = _shapes(weights)
     form = form_of(name, shapes, arguments or {})
     found |= arguments or {}
-    network = on_trial(name, found, len(weights.tensors))
+    network = _on_trial(name, found, weights)
     fitting(network, weights.tensors, str(file), partial, arguments or {})
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)  # what a partial file does not fill
@@ -140,6 +142,14 @@ def read_published(
     assumed = assumed_arguments(name, found) | dict(form.arguments if form else {})
     layout = cast(type[Network], network_class(name)).layout_of(shapes)
     return Published(network, name, found, weights, report, dict(dtypes), also, assumed, form, layout)
+
+
+def _on_trial(name: str, arguments: Mapping[str, Any], weights: Weights) -> nn.Module:
+    """The network without memory for weights, see `on_trial`, unless the file has more entries than `MOST`."""
+    count = len(weights.tensors)
+    if count > MOST:
+        raise AirpipeError(f"{weights.file}: {count:,} entries of a {name}: too many. Expected at most {MOST:,}")
+    return on_trial(name, arguments, count)
 
 
 def form_of(name: str, shapes: Shapes, arguments: Mapping[str, Any]) -> Form | None:
@@ -268,7 +278,7 @@ def _near_miss(weights: Weights, near: Near) -> str:
         told += f"; it lacks {first_of(near.lacking)}"
     if near.arguments is not None:
         try:
-            network = on_trial(near.name, near.arguments, len(weights.tensors))
+            network = _on_trial(near.name, near.arguments, weights)
             fitting(network, weights.tensors, "", partial=True)
             return f"no known network has exactly its entries; {told}. Add --partial to take those that fit"
         except AirpipeError as error:
