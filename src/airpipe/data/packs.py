@@ -135,7 +135,7 @@ class Pack:
         """Return width and height of every pair in pixels, (pairs, 2): of the smaller image, or of the window."""
         sizes = np.stack([self._images["width"], self._images["height"]], axis=1).astype(np.int64)
         clean, degraded = self._pairs["clean"], self._pairs["degraded"]
-        found = np.minimum(sizes[clean], sizes[np.where(degraded == NO_IMAGE, clean, degraded)])
+        found: npt.NDArray[np.int64] = np.minimum(sizes[clean], sizes[np.where(degraded == NO_IMAGE, clean, degraded)])
         if len(self) and len(self._words(0)) > 3:  # a list of windows
             for index in range(len(self)):
                 if text := self._words(index)[3]:

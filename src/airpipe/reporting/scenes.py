@@ -168,7 +168,7 @@ def choose_models(psnr: Sequence[Mapping[str, Mapping[str, float]]], named: Sequ
 
 def picture(folder: Path, info: Mapping[str, Any], name: str) -> Path:
     """Where a picture lies that was kept beside a score file, whose facts are given."""
-    return folder / info["model"] / info["test"] / f"{name}.png"
+    return Path(folder, info["model"], info["test"], f"{name}.png")
 
 
 def _levels(scores: Path) -> dict[str, str]:
