@@ -2,6 +2,7 @@
 
 import csv
 import re
+from pathlib import Path
 
 import pytest
 from helpers import ROOT
@@ -93,6 +94,7 @@ def test_a_journal_goes_on_behind_what_a_power_cut_left(tmp_path, short_fields):
     assert names == ["a.png", "b.png"]
     assert len(Journal(tmp_path / "journal")._known) == 2
     assert list(read_journal(tmp_path / "none")) == []
+    assert list(read_journal(Path("/dev/full"))) == []  # which never ends
 
 
 def test_no_module_reads_csv_files_in_its_own_way():
