@@ -86,11 +86,10 @@ def judge(model: Path, place: Path, photo: Path) -> tuple[str, str]:
         except Exception as error:  # what a user would see as a traceback: counted, that is the campaign
             return "", f"{way}: {type(error).__name__}: {str(error)[:300]!r}"
         lines = said.getvalue().splitlines()
-        if status == 2 and (len(lines) != 1 or len(lines[0]) > LONGEST):
-            return (
-                "",
-                f"{way}: {len(lines)} lines of up to {max(map(len, lines), default=0)}: {said.getvalue()[:200]!r}",
-            )
+        longest = max(map(len, lines), default=0)
+        told = lines and lines[-1].startswith("airpipe: error: ")  # a message of several lines ends otherwise
+        if status == 2 and (not told or longest > LONGEST or any("Warning" in line for line in lines)):
+            return "", f"{way}: {len(lines)} lines of up to {longest}: {said.getvalue()[:200]!r}"
         taken += [way] if status != 2 else []
     left = sorted(path.name for path in place.iterdir() if path.name.startswith("."))
     if left or ("import" not in taken and (place / "imported").exists()):

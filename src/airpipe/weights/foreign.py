@@ -8,6 +8,7 @@ import pickle
 import re
 import stat
 import struct
+import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -163,7 +164,8 @@ def _torch(file: Path, kind: str) -> Any:
         _check_zip(file)
     try:
         # of a path, torch would believe the name
-        with file.open("rb") as stream, torch.serialization.safe_globals(_stand_ins()):
+        with file.open("rb") as stream, torch.serialization.safe_globals(_stand_ins()), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)  # of no use to who has the file
             return torch.load(stream, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
         message = str(error)
