@@ -119,7 +119,7 @@ def test_a_prefix_is_removed_from_every_path_or_the_line_without_it_is_named(tmp
         ("bar", "x.png|\n", "line 1: 1 paths"),
         ("comma", "x.png|y.png\n", "Expected clean,degraded; is the format bar?"),
         ("comma", "x.png,y.png,z.png\n", "line 1: 3 paths"),
-        ("comma", "x" * 200_000 + "\n", "line 1: not comma-separated"),
+        ("comma", "x" * 200_000 + "\n", "line 1: 1 paths in 'xxx"),
     ],
 )
 def test_a_wrong_line_is_named_with_what_was_expected(tmp_path, form, text, message):

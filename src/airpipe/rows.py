@@ -1,16 +1,29 @@
 """Rows of csv files that airpipe wrote or was given: read in one way, so that damage is told by file and line."""
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from airpipe.errors import AirpipeError
+
+if TYPE_CHECKING:
+    from _csv import Reader as CsvReader
 
 LONGEST = 1 << 24
 """Characters of the longest field. Python's own limit of 131,072 is less than the patches of one large picture take;
 without any, a quote that is never closed would take the rest of a file into memory."""
 csv.field_size_limit(LONGEST)
+
+
+def parsed(lines: Iterable[str]) -> "CsvReader":
+    """Split lines of text into rows by `csv.reader`, with fields of up to `LONGEST` characters.
+
+    Raises:
+        csv.Error: while it is read: a field is longer.
+    """
+    return csv.reader(lines)
 
 
 def read_csv(path: Path, remedy: str) -> Iterator[tuple[int, list[str]]]:
@@ -29,7 +42,7 @@ def read_csv(path: Path, remedy: str) -> Iterator[tuple[int, list[str]]]:
     line = 0
     try:
         with path.open(newline="", encoding="utf-8") as stream:
-            reader = csv.reader(stream)
+            reader = parsed(stream)
             for row in reader:
                 line = reader.line_num
                 if row:
@@ -83,7 +96,7 @@ def read_journal(path: Path) -> Iterator[list[str]]:
     if not path.is_file():
         return
     with path.open(newline="", encoding="utf-8", errors="replace") as stream:
-        reader = csv.reader(line.replace("\0", "") for line in stream)
+        reader = parsed(line.replace("\0", "") for line in stream)
         while True:
             with suppress(csv.Error):
                 row = next(reader, None)

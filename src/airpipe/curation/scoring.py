@@ -20,7 +20,7 @@ from airpipe.data.streams import write_all
 from airpipe.errors import AirpipeError
 from airpipe.progress import track
 from airpipe.provenance import write_failed
-from airpipe.rows import read_csv
+from airpipe.rows import parsed, read_csv
 from airpipe.settings.base import settings_hash
 from airpipe.settings.curation import FACTS, KEY, MEASURES, PictureScoring
 
@@ -180,7 +180,7 @@ def _resume(part: Path, names: Sequence[str]) -> tuple[int, Key | None]:
     count, last, place = 0, None, 0
     with part.open("r+b") as stream:
         for number, line in enumerate(stream):
-            values = next(csv.reader([line.decode("utf-8", "replace")]), [])
+            values = next(parsed([line.decode("utf-8", "replace")]), [])
             whole = line.endswith(b"\n") and len(values) == len(names)
             if not whole or (number == 0) != (values == list(names)):
                 break

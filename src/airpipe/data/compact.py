@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
 
 from airpipe.errors import AirpipeError
-from airpipe.rows import LONGEST
-
-csv.field_size_limit(LONGEST)
+from airpipe.rows import parsed
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -112,7 +110,7 @@ def read_table(path: Path, remedy: str) -> tuple[list[str], Compact[list[str]]]:
             end += len(line)
             yield line.decode()
 
-    reader = csv.reader(lines())
+    reader = parsed(lines())
     try:
         header = next(reader, [])
         start = end
@@ -132,4 +130,4 @@ def read_table(path: Path, remedy: str) -> tuple[list[str], Compact[list[str]]]:
 
 
 def _fields(line: bytes) -> list[str]:
-    return next(csv.reader([line.decode()]))
+    return next(parsed([line.decode()]))

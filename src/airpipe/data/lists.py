@@ -16,6 +16,7 @@ from typing import Literal
 
 from airpipe.data.files import is_image
 from airpipe.errors import AirpipeError
+from airpipe.rows import parsed
 from airpipe.settings.base import shown
 from airpipe.settings.datasets import NameList
 
@@ -123,7 +124,7 @@ def _comma_fields(line: str) -> list[str]:
     """By commas, as in DSRIR's files; by " | ", as in its README."""
     if "," not in line and " | " in line:
         return line.split(" | ")
-    return next(csv.reader([line]))
+    return next(parsed([line]))
 
 
 def _one_name(where: str, line: str) -> str:
