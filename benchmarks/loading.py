@@ -185,7 +185,7 @@ def large_index(folder: Path) -> str:
     write_index(contents, folder)
     with (folder / "pixels.bin").open("wb") as stream:
         stream.truncate(contents.pixel_bytes)
-    write_header(contents, folder)
+    write_header(contents.name, folder)
     seconds = []
     for _ in range(9):
         start = time.perf_counter()

@@ -144,7 +144,7 @@ def test_an_image_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     [
         ({"made": {"kind": "shapes", "counts": {"a": 1}}, "splits": {"a": {"clean": "*"}}}, "or made"),
         ({"made": {"kind": "shapes", "counts": {"a": 1}}, "root": "x"}, "neither root nor sources"),
-        ({"made": {"kind": "shapes", "counts": {}}}, "at least 1 item"),
+        ({"made": {"kind": "shapes", "counts": {}}}, "too few entries; expected 1 or more"),
         ({"made": {"kind": "shapes", "counts": {"a": 1}, "size": 3}}, "unknown setting 'size'; did you mean 'side'"),
         ({"made": {"kind": "circles"}}, "shapes"),
         ({"splits": {"a": {"clean": "*/*", "part": "train"}}}, "part is for classes: cub"),

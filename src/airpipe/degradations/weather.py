@@ -66,7 +66,7 @@ def rain_streaks(
     streaks = cv2.filter2D(np.where(drops < density, brightness, 0), -1, kernel / kernel.max())
     streaks = streaks[margin : margin + image.shape[0], margin : margin + image.shape[1]]
     streaks = np.maximum(streaks, 0)  # OpenCV filters large kernels in the frequency domain, exact to rounding
-    light, wet = np.float32(strength) * streaks, image.copy()
+    light, wet = np.float32(strength) * streaks, image.astype(np.float32)
     for channel in range(image.shape[2]):  # see `mixed`
         wet[..., channel] += light
     return wet
