@@ -12,7 +12,7 @@ Random weights and images (seed 0), one thread. The exit status is 0 whatever th
 
 import argparse
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +51,16 @@ class Comparison:
     floor: Callable[[], Any] | None = None
 
 
+def snow_layers(image: FloatImage) -> Iterator[tuple[FloatImage, float, tuple[int, int], tuple[slice, slice]]]:
+    """Of each layer of snow: its kernel, its density, its size with margins, and the place of the image in it."""
+    height, width = image.shape[:2]
+    for scale, share in SNOW_LAYERS:
+        kernel = flake_kernel(max(1.0, scale * SNOW["size"]), scale * SNOW["motion"], SNOW["angle"])
+        margin = kernel.shape[0] // 2
+        inner = (slice(margin, margin + height), slice(margin, margin + width))
+        yield kernel, SNOW["density"] * share, (height + 2 * margin, width + 2 * margin), inner
+
+
 # Before: our own way, frozen
 
 
@@ -61,16 +71,11 @@ def turned(images: Sequence[npt.NDArray[np.uint8]]) -> Tensor:
 
 def numpy_snow(image: FloatImage, generator: np.random.Generator) -> FloatImage:
     """Snow, its mask spread over the channels by NumPy."""
-    height, width = image.shape[:2]
-    transmitted = np.ones((height, width), np.float32)
-    for scale, share in SNOW_LAYERS:
-        kernel = flake_kernel(max(1.0, scale * SNOW["size"]), scale * SNOW["motion"], SNOW["angle"])
-        margin = kernel.shape[0] // 2
-        padded = (height + 2 * margin, width + 2 * margin)
-        places = generator.random(padded, dtype=np.float32) < SNOW["density"] * share
+    transmitted = np.ones(image.shape[:2], np.float32)
+    for kernel, density, padded, inner in snow_layers(image):
+        places = generator.random(padded, dtype=np.float32) < density
         opacity = generator.uniform(0.5, 1.0, padded).astype(np.float32) * np.float32(SNOW["strength"])
-        layer = cv2.filter2D(np.where(places, opacity, 0), -1, kernel)
-        transmitted *= 1 - np.clip(layer[margin : margin + height, margin : margin + width], 0, 1)
+        transmitted *= 1 - np.clip(cv2.filter2D(np.where(places, opacity, 0), -1, kernel)[inner], 0, 1)
     mask = (1 - transmitted)[..., None]
     return np.asarray(image * (1 - mask) + mask, np.float32)
 
@@ -88,18 +93,12 @@ def numpy_haze(image: FloatImage, generator: np.random.Generator) -> FloatImage:
 
 def opencv_snow(image: FloatImage, generator: np.random.Generator) -> FloatImage:
     """The draws of three layers, their filters, and one blend."""
-    height, width = image.shape[:2]
-    transmitted = np.ones((height, width), np.float32)
-    for scale, share in SNOW_LAYERS:
-        kernel = flake_kernel(max(1.0, scale * SNOW["size"]), scale * SNOW["motion"], SNOW["angle"])
-        margin = kernel.shape[0] // 2
-        padded = (height + 2 * margin, width + 2 * margin)
-        flakes = cv2.threshold(
-            generator.random(padded, dtype=np.float32), 1 - SNOW["density"] * share, 1, cv2.THRESH_TOZERO
-        )[1]
+    transmitted = np.ones(image.shape[:2], np.float32)
+    for kernel, density, padded, inner in snow_layers(image):
+        drawn = generator.random(padded, dtype=np.float32)
+        flakes = cv2.threshold(drawn, 1 - density, 1, cv2.THRESH_TOZERO)[1]
         generator.random(padded)
-        layer = cv2.filter2D(flakes, -1, kernel)[margin : margin + height, margin : margin + width]
-        transmitted = cv2.multiply(transmitted, cv2.subtract(1, layer))
+        transmitted = cv2.multiply(transmitted, cv2.subtract(1, cv2.filter2D(flakes, -1, kernel)[inner]))
     return opencv_blend(image, transmitted, cv2.subtract(1, transmitted))
 
 

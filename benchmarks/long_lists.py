@@ -18,7 +18,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -84,22 +83,10 @@ def as_objects(path: Path, root: Path) -> list[Pair]:
 # Times in turns
 
 
-def ratio(old: Callable[[], Any], new: Callable[[], Any], rounds: int) -> tuple[float, float, float]:
-    """Median seconds of processor time of both, and the median ratio old / new, over rounds in turns."""
-    seconds: dict[Callable[[], Any], list[float]] = {old: [], new: []}
-    for number in range(rounds + 1):
-        for way in (old, new) if number % 2 else (new, old):
-            start = time.process_time()
-            way()
-            if number:  # the first round warms up
-                seconds[way].append(time.process_time() - start)
-    both = [statistics.median(seconds[way]) for way in (old, new)]
-    return both[0], both[1], statistics.median(a / b for a, b in zip(seconds[old], seconds[new], strict=True))
-
-
 def compare(rounds: int) -> tuple[list[str], bool]:
     """Lines on sampling and leak search, and whether old and new form agree."""
     from airpipe.data.sampling import SamplePlan
+    from benchmarks.measuring import cpu_times, machine_line  # torch: memory of it would count for all jobs
 
     plan = SamplePlan([70_000, 5_000], [3.0, 1.0], [Phase(steps=STEPS, patch_size=64, batch_size=BATCH)], 0)
     each = [partial(whole_batch, plan), plan.batch]
@@ -108,14 +95,16 @@ def compare(rounds: int) -> tuple[list[str], bool]:
     train, test = (generator.integers(0, 1 << 63, count, np.uint64) for count in (300_000, 256))
     test[:100] = train[:100] ^ np.uint64(0b111)
     found = [lambda: sorted(transposed(train, test)), lambda: sorted(_candidates(train, test, "made lists"))]
-    lines, agree = [f"{'processor time, in turns':<52}{'before':>10}{'after':>10}{'ratio':>8}"], True
+    lines, agree = [machine_line(), f"{'processor time, in turns':<52}{'before':>10}{'after':>10}{'ratio':>8}"], True
     for label, (old, new), unit, name in (
-        (f"keys of a step, global batch {BATCH}, {WORLD} processes", keys, 1000 / STEPS, "ms"),
-        (f"leak candidates, {len(train):,} x {len(test)} hashes", found, 1, "s"),
+        (f"keys of a step, global batch {BATCH}, {WORLD} processes", keys, 1 / STEPS, "ms"),
+        (f"leak candidates, {len(train):,} x {len(test)} hashes", found, 1e-3, "s"),
     ):
         agree &= old() == new()
-        before, after, times = ratio(old, new, rounds)
-        lines.append(f"{label:<52}{unit * before:>7.3f} {name:<2}{unit * after:>7.3f} {name:<2}{times:>7.2f}x")
+        times = cpu_times({"before": old, "after": new}, rounds, 1)
+        before, after = (unit * statistics.median(times[way]) for way in ("before", "after"))
+        ratio = statistics.median(b / a for b, a in zip(times["before"], times["after"], strict=True))
+        lines.append(f"{label:<52}{before:>7.3f} {name:<2}{after:>7.3f} {name:<2}{ratio:>7.2f}x")
     return lines, agree
 
 

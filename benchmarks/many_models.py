@@ -219,6 +219,9 @@ def main() -> None:
     given = parser.parse_args()
     if given.output.exists():
         raise AirpipeError(f"{given.output}: exists already. Name a new folder, or remove it")
+    from benchmarks.measuring import machine_line  # torch: its memory would count for all processes
+
+    print(machine_line(), flush=True)
     made = Made(given.output, given.models, given.tests)
     start = multiprocessing.get_context("spawn")
     for name in ("make", "tables", "charts", "grid", "page"):

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from airpipe.errors import AirpipeError, run_main
 from airpipe.progress import track
+from benchmarks.measuring import machine_line
 
 MODELS_EACH, TABLES = 10, 4
 """Tests of a model, and tables of the made workflow."""
@@ -193,7 +194,7 @@ def main() -> None:
         ]
         seconds = measure(starts, given.rounds)
         calls = {start.name: stat_calls(start) for start in (starts[0], *starts[-2:])}
-    print("\n".join(report(seconds, calls, given)))
+    print("\n".join([machine_line(), *report(seconds, calls, given)]))
 
 
 def report(seconds: dict[str, list[float]], calls: dict[str, int], given: argparse.Namespace) -> list[str]:
