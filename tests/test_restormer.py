@@ -17,7 +17,7 @@ from airpipe import build_network, load_published
 from airpipe.errors import AirpipeError
 from airpipe.methods.dcpt.backbones import RestormerDCPT
 from airpipe.models.promptir import PromptIR
-from airpipe.models.restormer import ChannelAttention, ChannelNorm, Restormer, channel_variance
+from airpipe.models.restormer import ChannelAttention, ChannelNorm, Restormer, channel_variance, lengths
 
 GOLDENS = Path(__file__).parent / "goldens"
 CLASSES = {"restormer": Restormer, "restormer_dcpt": RestormerDCPT, "promptir": PromptIR}
@@ -283,6 +283,18 @@ def test_norm_without_bias_keeps_the_mean_and_its_precision():
 def test_variance_is_the_biased_one_in_both_forms(fused):
     features = torch.tensor([1.0, 2, 3, 6]).reshape(1, 4, 1, 1)
     assert channel_variance(features, fused).tolist() == [[[[3.5]]]]
+
+
+def test_both_forms_of_lengths_agree_and_vectors_of_zero_have_no_slope():
+    vectors = make_input((2, 3, 40)).sub(0.5)
+    vectors[1, 1] = 0
+    lone = [vectors.clone().requires_grad_() for _ in range(2)]
+    found = [lengths(one, fused) for one, fused in zip(lone, (True, False), strict=True)]
+    assert torch.allclose(*found, rtol=1e-6, atol=0) and found[0][1, 1] == found[1][1, 1] == torch.tensor(1e-12)
+    for one in found:
+        one.sum().backward()
+    assert torch.allclose(lone[0].grad, lone[1].grad, rtol=1e-5, atol=1e-7) and not lone[1].grad[1, 1].any()
+    assert lengths(vectors.to(torch.bfloat16), False).dtype == torch.float32
 
 
 @pytest.mark.parametrize("length", [1e-5, 1e-12, 1e-14])

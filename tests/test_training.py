@@ -70,7 +70,7 @@ def test_killed_three_times_at_random_moments_ends_with_the_same_bits(tmp_path, 
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             kills += 1
-        process.wait()
+        assert process.wait() in (0, -signal.SIGKILL), f"the training ended by itself with status {process.returncode}"
         assert not (trained.workdir / "model.safetensors").exists(), "the run was too short to be killed three times"
     last = trained.run(*more)
     assert "from step 0" not in last.stdout
@@ -82,11 +82,16 @@ def newest(trained: Stage) -> str:
     return max((file.name for file in (trained.workdir / "state").glob("step_*.ckpt")), default="")
 
 
+def wait_for_curves(trained: Stage, process: subprocess.Popen) -> None:
+    while not (trained.workdir / "state" / "curves.csv").exists():
+        assert process.poll() is None, f"the training ended by itself with status {process.returncode}"
+        time.sleep(0.01)
+
+
 def test_sigterm_saves_and_the_next_run_resumes_there(tmp_path, uninterrupted):
     trained = Stage(tmp_path, stage(**LONG))
     process = subprocess.Popen(trained.command(), env=one_thread(), stderr=subprocess.PIPE, text=True)
-    while not (trained.workdir / "state" / "curves.csv").exists():
-        time.sleep(0.01)
+    wait_for_curves(trained, process)
     process.send_signal(signal.SIGTERM)
     assert "stopped by SIGTERM after step" in process.communicate(timeout=60)[1]
     assert process.returncode != 0
@@ -248,8 +253,7 @@ def test_a_cluster_s_sigterm_to_all_processes_saves_with_loader_workers(tmp_path
     process = subprocess.Popen(
         trained.command("--workers", "2"), env=one_thread(), stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    while not (trained.workdir / "state" / "curves.csv").exists():
-        time.sleep(0.01)
+    wait_for_curves(trained, process)
     os.killpg(process.pid, signal.SIGTERM)
     assert "stopped by SIGTERM after step" in process.communicate(timeout=60)[1]
     assert newest(trained) != ""
@@ -260,8 +264,7 @@ def test_a_cluster_s_sigterm_to_all_processes_saves_with_loader_workers(tmp_path
 def test_a_second_process_waits_for_the_one_that_trains_the_stage_and_ends_with_the_same_bits(tmp_path, uninterrupted):
     trained = Stage(tmp_path, stage(**LONG))
     first = subprocess.Popen(trained.command(), env=one_thread(), stdout=subprocess.PIPE)
-    while not (trained.workdir / "state" / "curves.csv").exists():
-        time.sleep(0.01)
+    wait_for_curves(trained, first)
     first.send_signal(signal.SIGSTOP)
     second = subprocess.Popen(trained.command(), env=one_thread(), stdout=subprocess.PIPE, text=True)
     guard = trained.workdir / ".training.lock"

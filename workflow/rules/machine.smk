@@ -13,6 +13,12 @@ from snakemake.exceptions import WorkflowError
 # does not stall (measured: docs/measurements.md).
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
+# glibc keeps the memory that tensors free, in large pages: it would give large ones back to the system and fetch them
+# again, page by page, in every layer (measured: docs/measurements.md). Elsewhere these names mean nothing.
+os.environ.setdefault("MALLOC_MMAP_MAX_", "0")
+os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", "1000000000000")
+os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
+
 # Jobs run this checkout's package, also in environments that Snakemake makes (--sdm conda).
 package = os.path.join(os.path.dirname(workflow.basedir), "src")
 os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")])))
