@@ -50,6 +50,7 @@ def test_the_value_may_stand_in_another_column(tmp_path):
         ({"row": {"method": "theirs"}, "least": 1}, "0 rows have method 'theirs'"),
         ({"row": {"metod": "ours"}, "least": 1}, "unknown column 'metod'; did you mean 'method'"),
         ({"column": "metod", "least": 1}, "unknown column 'metod'; did you mean 'method'"),
+        ({"column": "method", "least": 1}, "method is 'ours'. Expected a number"),
         ({"table": "large", "least": 1}, "no such table. Make it first: snakemake"),
         ({}, "give either least or above"),
         ({"least": 1, "above": 1}, "give either least or above"),
@@ -60,8 +61,9 @@ def test_a_promise_that_cannot_be_checked_is_an_error(tmp_path, promise, said):
         check(tmp_path, **promise)
 
 
-def test_a_value_that_is_no_number_keeps_no_promise(tmp_path):
-    (tmp_path / "small.csv").write_text("method,value\nours,nan\n")
+@pytest.mark.parametrize("cell", ["nan", ""])
+def test_a_value_that_is_no_number_keeps_no_promise(tmp_path, cell):
+    (tmp_path / "small.csv").write_text(f"method,value\nours,{cell}\n")
     values = {"table": "small", "row": {"method": "ours"}, "least": -1}
     assert check_promises(Acceptance.model_validate({"promises": {"it": values}}), tmp_path)[1] == 1
 

@@ -219,7 +219,7 @@ def test_damaged_tables_are_refused(tmp_path):
     for text, message in [
         (good.replace("phash", "hash"), "columns .* expected"),
         (good.splitlines()[0] + "\n", "holds no fingerprints"),
-        (good[:-30], "row 2 is damaged"),
+        (good[:-30], "line 2 has 4 fields; expected 7"),
         (good + "x,y,zz,zz,zz,1,1\n", "row 3 is damaged .*expected 64 hexadecimal digits, found 'zz'"),
     ]:
         path.write_text(text)

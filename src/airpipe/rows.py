@@ -17,13 +17,17 @@ without any, a quote that is never closed would take the rest of a file into mem
 csv.field_size_limit(LONGEST)
 
 
-def parsed(lines: Iterable[str]) -> "CsvReader":
+def parsed(lines: Iterable[str], strict: bool = False) -> "CsvReader":
     """Split lines of text into rows by `csv.reader`, with fields of up to `LONGEST` characters.
 
+    Args:
+        lines: each with its end.
+        strict: whether a quote that is never closed is an error; otherwise the last field is what follows it.
+
     Raises:
-        csv.Error: while it is read: a field is longer.
+        csv.Error: while it is read: a field is longer, or a quote out of place.
     """
-    return csv.reader(lines)
+    return csv.reader(lines, strict=strict)
 
 
 def read_csv(path: Path, remedy: str) -> Iterator[tuple[int, list[str]]]:
@@ -37,12 +41,12 @@ def read_csv(path: Path, remedy: str) -> Iterator[tuple[int, list[str]]]:
         Each row with the number of the line that it ends on, from 1.
 
     Raises:
-        AirpipeError: the file is missing, is not UTF-8, or a field is longer than `LONGEST`.
+        AirpipeError: the file is missing, is not UTF-8, a quote is never closed, or a field is longer than `LONGEST`.
     """
     line = 0
     try:
         with path.open(newline="", encoding="utf-8") as stream:
-            reader = parsed(stream)
+            reader = parsed(stream, strict=True)
             for row in reader:
                 line = reader.line_num
                 if row:
@@ -66,24 +70,43 @@ def _no_text(path: Path) -> int:
     raise AirpipeError(f"{path}: changed while it was read. Run again")
 
 
-def read_records(path: Path, remedy: str, *headers: Sequence[str]) -> Iterator[dict[str, str]]:
-    """Read a csv file row by row, each by the names of the columns, which stand in the first row.
+def read_columns(path: Path, remedy: str, *headers: Sequence[str]) -> tuple[list[str], Iterator[list[str]]]:
+    """Read a csv file whose first row names its columns.
 
     Args:
         path: the file, UTF-8.
         remedy: what to do when it cannot be read, for the message.
         headers: names of columns that are right; none: any.
 
+    Returns:
+        The names, none for an empty file, and the rows, each with as many fields.
+
     Raises:
-        AirpipeError: as `read_csv`; the file has other columns, or a row another number of fields than they are.
+        AirpipeError: as `read_csv`; the file has other columns, or (when they are read) a row other fields.
     """
     rows = read_csv(path, remedy)
     _, header = next(rows, (0, []))
     if headers and tuple(header) not in map(tuple, headers):
         raise AirpipeError(f"{path}: columns {str(header)[:80]}; expected {list(headers[0])}. {remedy}")
-    for line, row in rows:
-        if len(row) != len(header):
-            raise AirpipeError(f"{path}: line {line} has {len(row)} fields; expected {len(header)}. {remedy}")
+
+    def whole() -> Iterator[list[str]]:
+        for line, row in rows:
+            if len(row) != len(header):
+                raise misfit(path, line, len(row), len(header), remedy)
+            yield row
+
+    return header, whole()
+
+
+def misfit(path: Path, line: int, found: int, expected: int, remedy: str) -> AirpipeError:
+    """The error of a row that has another number of fields than there are columns."""
+    return AirpipeError(f"{path}: line {line} has {found} fields; expected {expected}. {remedy}")
+
+
+def read_records(path: Path, remedy: str, *headers: Sequence[str]) -> Iterator[dict[str, str]]:
+    """Read a csv file row by row, each by the names of the columns; arguments and errors as of `read_columns`."""
+    header, rows = read_columns(path, remedy, *headers)
+    for row in rows:
         yield dict(zip(header, row, strict=True))
 
 

@@ -6,6 +6,7 @@ import io
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from airpipe.data.streams import write_all
 from airpipe.errors import AirpipeError
 from airpipe.progress import track
 from airpipe.provenance import write_failed
-from airpipe.rows import parsed, read_csv
+from airpipe.rows import parsed, read_columns
 from airpipe.settings.base import settings_hash
 from airpipe.settings.curation import FACTS, KEY, MEASURES, PictureScoring
 
@@ -180,7 +181,9 @@ def _resume(part: Path, names: Sequence[str]) -> tuple[int, Key | None]:
     count, last, place = 0, None, 0
     with part.open("r+b") as stream:
         for number, line in enumerate(stream):
-            values = next(parsed([line.decode("utf-8", "replace")]), [])
+            values: list[str] = []
+            with suppress(csv.Error):  # what a power cut left of a row
+                values = next(parsed([line.decode("utf-8", "replace")]), [])
             whole = line.endswith(b"\n") and len(values) == len(names)
             if not whole or (number == 0) != (values == list(names)):
                 break
@@ -201,12 +204,10 @@ def read_scores(files: Sequence[Path]) -> Iterator[dict[str, str]]:
     """
     first: tuple[str, ...] = ()
     for file in files:
-        rows = read_csv(file, REMEDY)
-        names = tuple(next(rows, (0, []))[1])
+        header, rows = read_columns(file, REMEDY)
+        names = tuple(header)
         first = first or names
         if names != first or names[: len(KEY)] != KEY:
             raise AirpipeError(f"{file}: columns {str(names)[:80]}; expected {first or KEY}. {REMEDY}")
-        for line, row in rows:
-            if len(row) != len(names):
-                raise AirpipeError(f"{file}: line {line} has {len(row)} fields; expected {len(names)}. {REMEDY}")
+        for row in rows:
             yield dict(zip(names, row, strict=True))

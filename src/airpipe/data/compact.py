@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
 
 from airpipe.errors import AirpipeError
-from airpipe.rows import parsed
+from airpipe.rows import misfit, parsed
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -110,14 +110,13 @@ def read_table(path: Path, remedy: str) -> tuple[list[str], Compact[list[str]]]:
             end += len(line)
             yield line.decode()
 
-    reader = parsed(lines())
+    reader = parsed(lines(), strict=True)
     try:
-        header = next(reader, [])
+        header = next(filter(None, reader), [])
         start = end
         for row in reader:  # a quoted field may go over several lines: only the reader knows where a row ends
             if row and len(row) != len(header):
-                found = f"has {len(row)} fields; expected {len(header)}"
-                raise AirpipeError(f"{path}: line {reader.line_num} {found}. {remedy}")
+                raise misfit(path, reader.line_num, len(row), len(header), remedy)
             if row:
                 starts.append(start)
                 sizes.append(end - start)

@@ -21,7 +21,7 @@ from airpipe.errors import AirpipeError
 from airpipe.images import read_rgb8
 from airpipe.progress import track
 from airpipe.provenance import atomic_path, sha256_file, write_failed
-from airpipe.rows import read_csv, read_journal
+from airpipe.rows import read_columns, read_journal
 from airpipe.settings.base import shown
 
 COLUMNS = ("name", "path", "bytes_sha256", "pixels_sha256", "phash", "width", "height")
@@ -282,12 +282,9 @@ def read_fingerprints(path: Path) -> FingerprintTable:
             hashes.append(int(values[2], 16))
             yield name
 
-    rows = read_csv(path, remedy)
-    _, header = next(rows, (0, []))
-    if tuple(header) != COLUMNS:
-        raise AirpipeError(f"{path}: columns {str(header)[:80]}; expected {list(COLUMNS)}. {remedy}")
+    _, rows = read_columns(path, remedy, COLUMNS)
     try:
-        listed = compact_texts(paths(row for _, row in rows))
+        listed = compact_texts(paths(rows))
     except ValueError as error:
         raise AirpipeError(f"{path}: row {len(hashes) + 2} is damaged ({error}). {remedy}") from None
     if not listed:

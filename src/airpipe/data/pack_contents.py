@@ -16,7 +16,7 @@ from airpipe.data.packs import CROPS, FORMAT, IMAGE, NO_IMAGE, PAIR, VERSION
 from airpipe.data.pairs import COLUMNS, WINDOW
 from airpipe.errors import AirpipeError
 from airpipe.provenance import sha256_file
-from airpipe.rows import read_csv
+from airpipe.rows import read_columns
 
 NAMED = 10
 """Largest number of missing files that a message names."""
@@ -100,14 +100,11 @@ def read_contents(pair_list: Path, manifest: Path) -> Contents:
 def _rows(path: Path, columns: tuple[str, ...], *optional: str) -> Iterator[list[str]]:
     """The named columns of a csv file, row by row, and those of the optional ones that it has."""
     remedy = f"Make it again: snakemake {path}"
-    rows = read_csv(path, remedy)
-    _, header = next(rows, (0, []))
+    header, rows = read_columns(path, remedy)
     if missing := [name for name in columns if name not in header]:
         raise AirpipeError(f"{path}: columns {str(header)[:80]}; expected {', '.join(missing)}, too")
     places = [header.index(name) for name in (*columns, *optional) if name in header]
-    for line, row in rows:
-        if len(row) != len(header):
-            raise AirpipeError(f"{path}: line {line} has {len(row)} fields; expected {len(header)}. {remedy}")
+    for row in rows:
         yield [row[place] for place in places]
 
 

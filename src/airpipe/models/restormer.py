@@ -84,7 +84,8 @@ def lengths(vectors: Tensor, fused: bool) -> Tensor:
     """
     precise = torch.promote_types(vectors.dtype, torch.float32)
     if fused:
-        return torch.linalg.vector_norm(vectors, dim=-1, keepdim=True, dtype=precise).clamp_min(1e-12)
+        norms: Tensor = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True, dtype=precise)
+        return norms.clamp_min(1e-12)
     return vectors.to(precise).square().sum(-1, keepdim=True).clamp_min(1e-24).sqrt()  # no slope at 0: sqrt's is inf
 
 

@@ -87,4 +87,8 @@ def _value(table: pd.DataFrame, row: Mapping[str, str], wanted: str, name: str) 
     if len(chosen) != 1:
         told = ", ".join(f"{column} {value!r}" for column, value in row.items())
         raise AirpipeError(f"promise {name!r}: {len(chosen)} rows have {told}. Expected one; correct the row")
-    return float(chosen[wanted].item())
+    try:
+        return float(chosen[wanted].item() or "nan")
+    except ValueError:
+        found = f"{wanted} is {str(chosen[wanted].item())[:80]!r}"
+        raise AirpipeError(f"promise {name!r}: {found}. Expected a number; name a column of numbers") from None

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from airpipe.errors import AirpipeError
-from airpipe.reporting.frames import text_frame
+from airpipe.reporting.frames import RESCORE, text_frame
 from airpipe.reporting.table import setting_of, without_seed, without_variant
 from airpipe.settings.names import NONE, ModelId
 from airpipe.weights.cards import read_card
@@ -141,7 +141,7 @@ def _read_score(path: Path, info: Mapping[str, Any]) -> pd.DataFrame:
 
 def _csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     """Read a csv of text columns and one numeric column, `value`; empty cells stay ''."""
-    frame = text_frame(path)
+    frame = text_frame(path, RESCORE)
     if list(frame.columns) != list(columns):
         raise AirpipeError(f"{path}: expected columns {','.join(columns)}; found {','.join(map(str, frame.columns))}")
     numbers = pd.to_numeric(frame["value"], errors="coerce").astype(float)

@@ -35,7 +35,7 @@ def record_training(folders: Sequence[Path], results: Path) -> tuple[pd.DataFram
         try:
             card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
             weights = sha256_file(folder / "model.safetensors")
-            curve = csv_frame(folder / "curves.csv", dtype={"value": str})
+            curve = csv_frame(folder / "curves.csv", ["step"])
         except (AirpipeError, OSError, ValueError) as error:
             raise AirpipeError(
                 f"{folder}: no finished model ({error}). Train it: snakemake {folder}/model.safetensors"

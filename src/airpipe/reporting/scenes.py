@@ -14,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from airpipe.errors import AirpipeError
-from airpipe.reporting.frames import text_frame
+from airpipe.reporting.frames import RESCORE, text_frame
 from airpipe.reporting.reading import score_info
 from airpipe.reporting.table import counted, setting_of, short_labels, shown_protocol, without_seed
 from airpipe.settings.names import NONE
@@ -173,7 +173,7 @@ def picture(folder: Path, info: Mapping[str, Any], name: str) -> Path:
 
 def _levels(scores: Path) -> dict[str, str]:
     """Level of each image in a score file: of a test of transfer, the operations that were drawn for the target."""
-    frame = text_frame(scores)
+    frame = text_frame(scores, RESCORE)
     return dict(zip(frame["image"], frame["level"], strict=True))
 
 
@@ -200,7 +200,7 @@ def read_psnr(path: Path, protocol: str) -> dict[str, float]:
     Raises:
         AirpipeError: it has none.
     """
-    frame = text_frame(path)
+    frame = text_frame(path, RESCORE)
     rows = frame[frame["metric"] == "psnr"]
     if rows.empty:
         raise AirpipeError(f"{path}: has no psnr to show with pictures; name one in a protocol of the test")

@@ -18,7 +18,7 @@ import pandas as pd
 
 from airpipe.errors import AirpipeError
 from airpipe.provenance import write_json, write_text
-from airpipe.reporting.frames import text_frame
+from airpipe.reporting.frames import csv_frame
 from airpipe.reporting.markup import md, tex
 from airpipe.settings.names import NONE
 
@@ -312,13 +312,10 @@ def read_frame(path: Path) -> pd.DataFrame:
     """Read the csv of a table: texts as text, the columns of `NUMBERS` as float.
 
     Raises:
-        AirpipeError: it is missing, or a number is none.
+        AirpipeError: it is missing or damaged, or a number is none.
     """
-    try:
-        frame = text_frame(path)
-        return frame.assign(**{name: pd.to_numeric(frame[name]).astype(float) for name in frame if name in NUMBERS})
-    except ValueError as error:
-        raise AirpipeError(f"{path}: cannot be read ({error}); make the table again: snakemake {path}") from None
+    frame = csv_frame(path, NUMBERS)
+    return frame.astype({name: float for name in frame if name in NUMBERS})
 
 
 # Markdown

@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from airpipe.models.contract import Network, Shapes
@@ -56,8 +57,9 @@ class PatchAttention(nn.Module):
         weights = self.conv_du(F.avg_pool2d(features, patch))  # (B, C, g, g)
         # a view by cells instead of an interpolated map: a third of the time, and "nearest" computes places in float32
         # (at some sizes, such as 8 cells of 41 pixels, borders are one pixel off)
-        cells = features.unflatten(3, (-1, patch[1])).unflatten(2, (-1, patch[0]))  # (B, C, g, H / g, g, W / g)
-        return (cells * weights[:, :, :, None, :, None]).flatten(4, 5).flatten(2, 3)
+        cells = rearrange(features, "b c (i y) (j x) -> b c i y j x", y=patch[0], x=patch[1])
+        weighted = rearrange(cells * weights[:, :, :, None, :, None], "b c i y j x -> b c (i y) (j x)")
+        return cast(Tensor, weighted)
 
 
 class PatchBlock(nn.Module):

@@ -362,7 +362,7 @@ def read_curves(paths: Sequence[Path], root: Path) -> dict[str, pd.DataFrame]:
     found = dict[str, pd.DataFrame]()
     for path in paths:
         model, card = path.parent.relative_to(root).as_posix(), read_json(path.with_name("card.json"))
-        found |= curves_by_variant(model, csv_frame(path), card)
+        found |= curves_by_variant(model, csv_frame(path, ["step", "value"]), card)
     return found
 
 
