@@ -5,12 +5,14 @@ import errno
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tarfile
 import time
 import tracemalloc
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -20,8 +22,9 @@ import pytest
 import yaml
 from curated import CHOOSING, SETTINGS, bodies, encoded, photographs, rows_of, save, save_photographs, score, table
 from helpers import ROOT, one_thread
+from web import Page, Web
 
-from airpipe.curation import listing, scoring
+from airpipe.curation import listing, polite, scoring
 from airpipe.curation.choosing import CHOSEN, choose, exact_quantiles, twins
 from airpipe.curation.listing import Line, parse_sources, read_facts, read_lines, write_listing
 from airpipe.curation.opening import Opener, open_picture
@@ -31,6 +34,7 @@ from airpipe.curation.scoring import read_scores
 from airpipe.curation.spoiling import KINDS, make_bad_pictures
 from airpipe.data.packs import JoinedPacks, Pack, usable_packs
 from airpipe.data.sizes import refuse_small
+from airpipe.data.transfer import Patience
 from airpipe.data.windows import Window
 from airpipe.errors import AirpipeError
 from airpipe.provenance import sha256_file
@@ -626,6 +630,30 @@ def test_a_picture_that_changed_since_it_was_scored_is_told(tmp_path):
     with Opener(sources, Fetcher(tmp_path / "cache", 1.0)) as opener, told:
         pack_part(rows, opener, "toy.train.00000", tmp_path / "packed", tmp_path / "part.json")
     assert not [path for path in (tmp_path / "packed").iterdir() if not path.name.endswith((".partial", ".lock"))]
+
+
+def test_a_fetched_picture_that_is_gone_is_asked_for_again_when_it_is_packed(tmp_path, monkeypatch):
+    monkeypatch.setattr(polite, "PATIENCE", Patience(tries=1, backoff=0, timeout=(5.0, 5.0)))
+    with Web() as web:
+        page = web.pages["/coffee.png"] = Page(encoded(photographs()["coffee"]))
+        (tmp_path / "addresses.txt").write_text(web.url("/coffee.png"))
+        sources = {"web": ("urls", str(tmp_path / "addresses.txt"))}
+        [whole] = folders(packed(tmp_path, sources))
+        for name, busy, told in (
+            ("again", 1, nullcontext()),
+            (
+                "never",
+                9,
+                pytest.raises(AirpipeError, match=r"answered 503.*is no longer in .*cache; run again"),
+            ),
+        ):
+            shutil.rmtree(tmp_path / "cache")
+            page.answers = [(503, {}, b"")] * busy
+            rows = partial(read_part, tmp_path / "chosen.csv", 0, 1)
+            with Opener(sources, Fetcher(tmp_path / "cache", 1000)) as opener, told:
+                pack_part(rows, opener, "toy.train.00000", tmp_path / name, tmp_path / f"{name}.json")
+    [again] = folders([tmp_path / "again.json"])
+    assert (again / "pixels.bin").read_bytes() == (whole / "pixels.bin").read_bytes()
 
 
 # Report and bad pictures

@@ -209,6 +209,40 @@ def test_a_busy_host_is_asked_again_behind_the_next_pictures(tmp_path):
     assert asked == ["/robots.txt", "/0.png", "/1.png", "/2.png", "/3.png", "/4.png", "/1.png"]
 
 
+NO_HOSTS = ["http://bad host/1.png", "http://h:99999/a.png", "http://*.h.com/x.png", "http://user@/a.png"]
+NO_HOSTS += [f"http://{'h' * 64}.com/a.png", "http://a..com/a.png"]
+
+
+def test_addresses_of_no_host_are_recorded_and_no_sign_of_a_network(tmp_path, monkeypatch):
+    with Web() as web:
+        web.pages = pictures(2)
+        sources = listed(tmp_path, [*NO_HOSTS, *map(web.url, web.pages)])
+        told = pytest.raises(AirpipeError, match="2 addresses were not answered, twice")
+        with network_gone(monkeypatch, 0, 10_000), told:
+            score(tmp_path, sources)
+        found = problems(score(tmp_path, sources))
+    assert ["no address" in problem for problem in found] == [True] * len(NO_HOSTS) + [False] * 2
+    assert found[-2:] == ["", ""]
+
+
+def test_a_host_has_one_name_however_it_is_spelled():
+    same = ["http://Example.com/a", "http://example.com:80/b", "http://user:word@EXAMPLE.com/c"]
+    assert {polite.root_of(address) for address in same} == {"http://example.com"}
+    assert polite.root_of("https://example.com:443/a") == "https://example.com"
+    assert polite.root_of("http://[::1]:8080/a") == "http://[::1]:8080"
+
+
+def test_a_host_that_limits_what_it_gives_stops_the_job_and_the_next_run_goes_on(tmp_path):
+    with Web() as web:
+        web.pages = pictures(scoring.LIMITED + 2)
+        for page in list(web.pages.values())[2:]:
+            page.answers = [(429, {}, b"")] * 2
+        sources = listed(tmp_path, map(web.url, web.pages))
+        with pytest.raises(AirpipeError, match=r"gave none of 10 pictures in a row, asked twice; .*run again later"):
+            score(tmp_path, sources)
+        assert problems(score(tmp_path, sources)) == [""] * len(web.pages)
+
+
 def test_why_nobody_answered_is_said_in_the_same_words_in_every_run():
     words = why_no_answer(
         requests.ConnectionError(

@@ -114,7 +114,7 @@ class Opener:
             wanted: whether a picture is asked for; others are passed over.
 
         Raises:
-            AirpipeError: the line names an unknown source, or the network is not there.
+            AirpipeError: the line names an unknown source, or a disk is full.
         """
         if line.source not in self.sources:
             raise AirpipeError(f"line {line.number}: no source {line.source!r} was given (--source name=kind:place)")

@@ -26,6 +26,7 @@ LARGEST = 200_000_000
 """Bytes of the largest picture that is fetched."""
 LARGEST_RULES = 500 * 1024
 """Bytes of a robots.txt that are read (RFC 9309 asks for as many at least)."""
+PORTS = {"http": 80, "https": 443}
 HOSTS = 1024
 """Number of hosts whose rules are remembered."""
 
@@ -38,8 +39,6 @@ class _Host:
     """What its robots.txt asks of us, or why that is not known."""
     round: int = -1
     """Round in which its robots.txt was asked for."""
-    next: float = 0.0
-    """Time before which nothing is asked."""
 
 
 class Fetcher:
@@ -57,6 +56,7 @@ class Fetcher:
         self.session = new_session(PATIENCE)
         self.session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))  # those of all hosts would pile up
         self._host = lru_cache(HOSTS)(_Host)
+        self._next: dict[str, float] = {}  # time before which a host is asked nothing, whatever its scheme and port
         self._round = 0
         self._answered, self._last = False, ""
 
@@ -76,7 +76,7 @@ class Fetcher:
         target = self.place(address)
         if target.is_file():
             return target
-        root = _root(address)
+        root = root_of(address)
         if not root:
             raise SourceFailed(f"{address}: no address. Expected one that begins with http:// or https://")
         host = self._host(root)
@@ -101,11 +101,16 @@ class Fetcher:
         Where none has, hosts are asked for their robots.txt: the last one that answered before, and those of
         `addresses`, until one answers.
         """
-        roots = dict.fromkeys([self._last, *map(_root, addresses)] if not self._answered else ())
-        return self._answered or any(isinstance(self._read_rules(root), Rules) for root in roots if root)
+        roots = dict.fromkeys([self._last, *map(root_of, addresses)] if not self._answered else ())
+        return self._answered or any(map(self.is_there, filter(None, roots)))
+
+    def is_there(self, root: str) -> bool:
+        """Tell whether a host, as `root_of` names it, answers when it is asked for its robots.txt."""
+        return isinstance(self._read_rules(root), Rules)
 
     def _transfer(self, address: str, target: Path, host: _Host, delay: float) -> None:
-        time.sleep(max(0.0, host.next - time.monotonic()))
+        name = urlsplit(host.root).hostname or ""
+        time.sleep(max(0.0, self._next.get(name, 0.0) - time.monotonic()))
         try:
             transfer = Transfer(address, target, address, patience=PATIENCE, session=self.session, largest=LARGEST)
             transfer.run()
@@ -116,7 +121,10 @@ class Fetcher:
             self._hear(host)
             raise
         finally:
-            host.next = time.monotonic() + max(1 / self.per_second, min(delay, LONGEST_DELAY))
+            self._next.pop(name, None)  # to the end: the host that was asked last
+            self._next[name] = time.monotonic() + max(1 / self.per_second, min(delay, LONGEST_DELAY))
+            if len(self._next) > HOSTS:
+                del self._next[next(iter(self._next))]
         self._hear(host)
 
     def _hear(self, host: _Host) -> None:
@@ -144,17 +152,25 @@ class Fetcher:
                     found += chunk
                     if len(found) >= LARGEST_RULES:
                         break
-        except (requests.TooManyRedirects, ValueError):
+        except (
+            requests.TooManyRedirects,
+            ValueError,
+        ):  # it answered: `root_of` lets no other nonsense by
             return Rules()
         except requests.RequestException as error:
             return f"{place} was not answered: {why_no_answer(error)}"
         return parse_rules(found[:LARGEST_RULES].decode("utf-8-sig", "replace"), AGENT)
 
 
-def _root(address: str) -> str:
-    """Scheme and host of an address; "" for what is no address."""
+def root_of(address: str) -> str:
+    """Scheme, host and port of an address, in one spelling; "" for what nobody can be asked for."""
     try:
-        parts = urlsplit(address)
-    except ValueError:
+        sent = requests.Request("GET", address).prepare().url or ""
+        parts = urlsplit(sent)
+        host, port = (parts.hostname or "").encode("idna").decode(), parts.port
+    except (ValueError, requests.RequestException):
         return ""
-    return f"{parts.scheme}://{parts.netloc}" if parts.scheme in ("http", "https") and parts.netloc else ""
+    if parts.scheme not in PORTS or not host:
+        return ""
+    place = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{place}" + (f":{port}" if port not in (None, PORTS[parts.scheme]) else "")

@@ -5,6 +5,7 @@ import hashlib
 import io
 import math
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import cv2
 
 from airpipe.curation.listing import Line, read_facts, read_lines
 from airpipe.curation.opening import Found, Key, Opener, open_picture
+from airpipe.curation.polite import root_of
 from airpipe.curation.scores import Plugin, TestImages, load_plugins, measure
 from airpipe.data.locks import only_process
 from airpipe.data.streams import write_all
@@ -28,6 +30,8 @@ from airpipe.settings.curation import FACTS, KEY, MEASURES, PictureScoring
 REMEDY = "Remove it and make it again: scripts/score_pictures.py"
 HELD = 100
 """Number of pictures that wait at most, with the first of them, for a host that does not answer."""
+LIMITED = 10
+"""Pictures in a row that a host which is there may refuse with "later" before that is taken for a limit."""
 WITNESSES = 16
 """Number of addresses whose hosts are asked whether the network is there."""
 
@@ -123,7 +127,7 @@ class Scorer:
         """Ask once more where nobody answered; who is silent again while others answer is given up.
 
         Raises:
-            AirpipeError: nobody of the list answers.
+            AirpipeError: nobody of the list answers, or a host gives no more pictures for now.
         """
         fetcher = self.opener.fetcher
         fetcher.new_round()
@@ -135,7 +139,21 @@ class Scorer:
                 f"{silent[-1][:300]}. Look whether this machine reaches the network, then run again: it goes on with "
                 "them. If their hosts are gone for good, take them out of the list"
             )
+        self._check_limits(settled)
         return settled
+
+    def _check_limits(self, settled: Sequence[tuple[Found, Line]]) -> None:
+        """Refuse to take it for a fault of pictures that a host which is there gives none of many, asked twice."""
+        urls = [(found, root_of(line.path)) for found, line in settled if self.opener.sources[line.source][0] == "urls"]
+        for root, silent in Counter(root for found, root in urls if found.passing).items():
+            gives = any(host == root and not found.passing for found, host in urls)
+            if silent >= LIMITED and not gives and self.opener.fetcher.is_there(root):
+                last = next(found.problem for found, host in reversed(urls) if host == root)
+                raise AirpipeError(
+                    f"{root} answers, but gave none of {silent} pictures in a row, asked twice; the last: {last[:300]}."
+                    " It limits what it gives: run again later, and it goes on with them; lower fetch.per_second, or"
+                    " take the host out of the list"
+                )
 
     def _addresses(self) -> Iterator[str]:
         """Some addresses of the list, evenly spaced."""
