@@ -8,7 +8,7 @@ optimizers. A run that was killed and resumed ends with the same bits on the CPU
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from types import FrameType
@@ -132,7 +132,8 @@ class StepLoop:
         self.shares = Shares()
         self._first_bad = torch.full((), -1, dtype=torch.int64, device=fabric.device)
         self._stop = False
-        self.compiled = asks_to_compile(task.settings, fabric.device)
+        self._to_compile = asks_to_compile(task.settings, fabric.device)
+        self._compiling = {"failed_in_step": -1}
         turns = check_turns(task, plan.steps)
         self._wrap()
         self._check_networks(turns)
@@ -144,7 +145,7 @@ class StepLoop:
             if decay and name in task.averaged:
                 self.averages[name] = MovingAverage(network, decay)
             task.networks[name] = self.fabric.setup(network)
-        if self.compiled:
+        if self._to_compile:
             compile_networks(map(self._bare, task.networks), self.state.folder / "compiled")
         for name, network in task.frozen.items():
             task.frozen[name] = self.fabric.to_device(network).eval().requires_grad_(False)
@@ -181,7 +182,12 @@ class StepLoop:
         content: dict[str, Any] = {f"network.{name}": n for name, n in self.task.networks.items()}
         content |= {f"average.{name}": n for name, n in self.averages.items()}
         content |= {f"optimizer.{name}": o for name, o in self.task.optimizers.items()}
-        return content | {"seconds": self.shares.seconds}
+        return content | {"seconds": self.shares.seconds, "compiling": self._compiling}
+
+    @property
+    def compiled(self) -> bool:
+        """Whether networks are compiled: the stage asks for it, and no step failed at it, before a resume, too."""
+        return self._to_compile and self._compiling["failed_in_step"] < 0
 
     @property
     def exports_average(self) -> bool:
@@ -209,6 +215,8 @@ class StepLoop:
             Interrupted: SIGTERM; the state is saved first.
         """
         steps = self.plan.steps
+        if self._to_compile and not self.compiled:
+            run_as_written(map(self._bare, self.task.networks))
         log_every = max(1, steps // 200)  # some 200 points make a curve, and few waits for the device
         batches, saved = iter(loader), time.monotonic()
         display = StepDisplay(first_step, steps, self.fabric.is_global_zero)
@@ -264,16 +272,17 @@ class StepLoop:
 
     def _compiled_turn(self, step: int, turn: Turn, micro: Micro, batch_size: int) -> dict[str, Tensor]:
         """`_turn`; where compiling fails in it, it begins anew, and from there on networks run as they are written."""
+        drawn = _random_state(self.fabric.device) if self.compiled else []
         try:
             return self._turn(step, turn, micro, batch_size)
         except RuntimeError as error:
             if not (self.compiled and (said := why_not_compiled(error))):
                 raise
-        self.compiled = False
+        self._compiling["failed_in_step"] = step
         run_as_written(map(self._bare, self.task.networks))
         for optimizer in self.task.optimizers.values():
             optimizer.zero_grad()
-        torch.manual_seed(step_seed(self.settings.seed, step, self.fabric.global_rank))
+        _set_random_state(self.fabric.device, drawn)
         print(f"not compiled from step {step + 1} on, networks run as written: {said}", flush=True)
         return self._turn(step, turn, micro, batch_size)
 
@@ -409,3 +418,13 @@ class StepLoop:
             yield
         finally:
             signal.signal(signal.SIGTERM, before)
+
+
+def _random_state(device: torch.device) -> list[Tensor]:
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+
+
+def _set_random_state(device: torch.device, drawn: Sequence[Tensor]) -> None:
+    torch.set_rng_state(drawn[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(drawn[1], device)

@@ -173,7 +173,7 @@ class StateFolder:
         return 0
 
     def train_on(self, fabric: Fabric, state: dict[str, Any], folder: Path) -> str:
-        """Take over, in place, what the last checkpoint of another stage holds; its steps and seconds stay there.
+        """Take over modules and optimizers, in place, from the last checkpoint of another stage; the rest stays there.
 
         Args:
             fabric: Fabric, already launched.
@@ -194,7 +194,7 @@ class StateFolder:
             )
         try:
             header = fabric.load(checkpoints[0], weights_only=True)
-            restore_into({name: target for name, target in state.items() if name != "seconds"}, header)
+            restore_into({name: target for name, target in state.items() if not isinstance(target, dict)}, header)
         except (OSError, RuntimeError, KeyError, ValueError, EOFError, UnpicklingError) as error:
             raise AirpipeError(
                 f"{checkpoints[0]}: cannot be trained on from ({(str(error).splitlines() or [repr(error)])[0][:200]}). "
