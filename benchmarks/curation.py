@@ -41,7 +41,7 @@ from airpipe.data.fingerprints import COLUMNS, fingerprint
 from airpipe.errors import AirpipeError, run_main
 from airpipe.images import read_rgb8
 from airpipe.settings.curation import Bound, Choosing, PictureScoring, numbered
-from benchmarks.measuring import machine_line
+from benchmarks.peak import run_measured
 
 GOOD, LARGE = "BSD400", "DIV2K/DIV2K_valid_HR"
 TESTS = ("CBSD68", "Kodak24", "Set12", "Set14", "McMaster", "Urban100", "classic5")
@@ -57,6 +57,7 @@ MILLIONS = 100
 SHARDS = 1000
 PATCHES = 8_000_000
 """Patches of Million-IRD, of 512x512 pixels."""
+LINE = "from benchmarks.measuring import machine_line; print(machine_line())"
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 
@@ -79,7 +80,7 @@ class Run:
 
     def command(self, shard: str, output: Path) -> list[str]:
         """The words that score a shard."""
-        words = [sys.executable, str(SCRIPTS / "score_pictures.py"), str(self.listing)]
+        words = [str(SCRIPTS / "score_pictures.py"), str(self.listing)]
         words += ["--settings", str(self.settings), "--shard", shard, "--output", str(output)]
         words += [
             word for name, (kind, place) in self.sources.items() for word in ("--source", f"{name}={kind}:{place}")
@@ -97,22 +98,16 @@ class Run:
         return files, seconds, peak
 
 
-def run_measured(words: list[str], kill_after: float | None = None) -> tuple[float, float]:
-    """Run a process, or kill it after some seconds; return its peak memory in MB and its processor time in seconds."""
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
-    if kill_after is not None:
-        time.sleep(kill_after)
-        process.send_signal(signal.SIGKILL)
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode and kill_after is None:
-        raise AirpipeError(f"{words[1]} failed with status {process.returncode}")
-    return used.ru_maxrss / 1024, used.ru_utime + used.ru_stime
+def run_killed(words: list[str], seconds: float) -> None:
+    """Run Python and kill it after some seconds."""
+    process = subprocess.Popen([sys.executable, *words], stdout=subprocess.DEVNULL)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
 
 
 def fingerprints(folder: Path, output: Path) -> None:
     """Write the fingerprints of a folder's images as `scripts/fingerprint.py` does for a pair list."""
-    print(machine_line())
     images_below = runpy.run_path(str(SCRIPTS / "make_bad_pictures.py"))["images_below"]
     with output.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, COLUMNS)
@@ -179,7 +174,7 @@ def same_after_kills(run: Run, whole: Sequence[Path], seconds: float) -> bool:
     """Kill a scoring process three times, finish it, and compare; then compare with another number of shards."""
     output = run.folder / "killed" / "scores.csv"
     for turn in (1, 2, 3):
-        run_measured(run.command("00000-of-00001", output), kill_after=seconds * turn / 8 + 2)
+        run_killed(run.command("00000-of-00001", output), seconds * turn / 8 + 2)
         rows = sum(len(path.read_bytes().splitlines()) for path in output.parent.glob("*.part"))
         print(f"kill {turn}: {rows} rows are there")
     run_measured(run.command("00000-of-00001", output))
@@ -224,6 +219,8 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="no kills, no 10,000 pictures")
     parser.add_argument("--speed", action="store_true", help="speed alone, for two checkouts in turns (PYTHONPATH)")
     given = parser.parse_args()
+    told = subprocess.run([sys.executable, "-c", LINE], check=True, capture_output=True, text=True)
+    print(told.stdout.strip(), flush=True)  # of another process: torch would take memory in this one
     if not given.root or not (given.root / GOOD).is_dir():
         raise AirpipeError(f"{given.root}: holds no {GOOD}. Give --root FOLDER, or set AIRPIPE_SAMPLE_ROOT")
     images_below = runpy.run_path(str(SCRIPTS / "make_bad_pictures.py"))["images_below"]
@@ -274,7 +271,7 @@ def measure_rest(root: Path, folder: Path, run: Run, files: Sequence[Path], seco
         tables, took, peak = own.score()
         settings = folder / "choose.yaml"
         settings.write_text(yaml.safe_dump(CHOOSING.model_dump(mode="json", exclude_none=True)))
-        words = [sys.executable, str(SCRIPTS / "choose_pictures.py"), str(tables[0].parent), "--shards", "1"]
+        words = [str(SCRIPTS / "choose_pictures.py"), str(tables[0].parent), "--shards", "1"]
         words += ["--settings", str(settings), "--patch", str(SCORING.patch)]
         words += ["--output", str(own.folder / "chosen.csv")]
         peaks[count] = peak, run_measured(words)[0]

@@ -13,10 +13,7 @@ The old forms are frozen here. The exit status is 1 where results differ, or a j
 
 import argparse
 import csv
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -35,7 +32,9 @@ from airpipe.data.pack_contents import read_contents
 from airpipe.data.pairs import COLUMNS, Pair, read_pairs
 from airpipe.errors import AirpipeError, run_main
 from airpipe.plan.memory import TIMES, list_memory_mb
+from airpipe.settings.base import unknown_name
 from airpipe.settings.stages import DataPart, Phase
+from benchmarks.peak import run_measured
 
 BATCH, WORLD, STEPS = 2048, 8, 20
 TESTS = 500
@@ -117,6 +116,7 @@ def _every_step(way: Callable[[int, int, int], list[Any]]) -> list[list[Any]]:
 
 def make_lists(folder: Path, count: int) -> None:
     """Write pair list, manifest and fingerprints of made files, the fingerprints of a test list, and settings."""
+    folder.mkdir(parents=True, exist_ok=True)
     digests = [f"{number:064x}" for number in np.random.default_rng(0).integers(0, 1 << 62, 1024).tolist()]
     hashes = np.random.default_rng(1).integers(0, 1 << 63, count, np.uint64).tolist()
     # one leak, of the same pixels; all other hashes are far from those of the tests, because no image could be read
@@ -225,24 +225,15 @@ def asked(name: str, folder: Path) -> int | None:
     return list_memory_mb(name, sum(file.stat().st_size for file in inputs[name]) / 1e6) if name in TIMES else None
 
 
-def run(command: Sequence[str]) -> tuple[float, float]:
-    """Run a job; give its largest resident memory in 10^6 bytes and its processor time in seconds."""
-    process = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL)
-    _, status, used = os.wait4(process.pid, 0)
-    if status:
-        raise AirpipeError(f"{' '.join(command)}: ended with status {os.waitstatus_to_exitcode(status)}, expected 0")
-    return used.ru_maxrss * 1024 / 1e6, used.ru_utime + used.ru_stime
-
-
 def measure(folder: Path, count: int, only: Sequence[str]) -> bool:
     """Print the memory of each job (or of some); tell whether all keep to what their rules ask for."""
-    run(["-m", "benchmarks.long_lists", "--job", MAKE, "--pairs", str(count), "--folder", str(folder)])
+    run_measured(["-m", "benchmarks.long_lists", "--job", MAKE, "--pairs", str(count), "--folder", str(folder)])
     print(f"{f'{count:,} pairs':<24}{'peak MB':>9}{'mem_mb':>8}{'B a pair':>10}{'CPU s':>8}", flush=True)
     peaks, kept = dict[str, float](), True
     for name, command in commands(folder).items():
         if only and name not in (IMPORTS, *only):
             continue
-        peaks[name], seconds = run(command)
+        peaks[name], seconds = run_measured(command)
         limit, each = asked(name, folder), (peaks[name] - peaks[IMPORTS]) * 1e6 / count
         kept &= limit is None or peaks[name] <= limit
         print(f"{name:<24}{peaks[name]:>9.0f}{limit or '':>8}{each:>10.0f}{seconds:>8.1f}", flush=True)
@@ -268,7 +259,9 @@ def main() -> int:
     if given.job:
         JOBS[given.job](given.folder)
         return 0
-    with tempfile.TemporaryDirectory() as name:  # first: a process starts with the largest memory of its parent
+    if unknown := [name for name in given.only if name not in commands(Path())]:
+        raise AirpipeError("--only: " + unknown_name(unknown[0], commands(Path()), "job"))
+    with tempfile.TemporaryDirectory() as name:
         kept = measure(given.folder or Path(name), given.pairs, given.only)
     lines, agree = compare(given.rounds)
     print("\n".join(["", *lines, f"results agree: {agree}"]))

@@ -9,7 +9,6 @@ Goals: page at most 15 MB, every process at most 500 MB. The files stay in FOLDE
 import argparse
 import json
 import multiprocessing
-import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +26,7 @@ from airpipe.reporting.published import read_all
 from airpipe.reporting.reading import SCORE_COLUMNS, read_cards, read_json, read_scores
 from airpipe.reporting.scenes import read_scenes
 from airpipe.reporting.table import read_frame, write_table
+from airpipe.resident import peak_bytes
 from airpipe.settings.scoring import ReportSettings, TableSettings
 
 IMAGES, KEPT = 24, 2
@@ -206,7 +206,7 @@ def timed(name: str, step: Callable[[], str]) -> None:
     """Run a step and print what it took, in this process."""
     begin = time.process_time()
     told = step()
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+    memory = peak_bytes() / 1e6
     print(f"{name:<8}{time.process_time() - begin:>8.1f} s{memory:>8.0f} MB  {told}", flush=True)
 
 
@@ -219,7 +219,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.output.exists():
         raise AirpipeError(f"{given.output}: exists already. Name a new folder, or remove it")
-    from benchmarks.measuring import machine_line  # torch: its memory would count for all processes
+    from benchmarks.measuring import machine_line  # torch: not in the processes that are measured
 
     print(machine_line(), flush=True)
     made = Made(given.output, given.models, given.tests)

@@ -29,13 +29,13 @@ from torch import Tensor, nn
 
 from airpipe.errors import AirpipeError, run_main
 from airpipe.evaluation.grid import plan_tiles
-from airpipe.evaluation.memory import peak_bytes
 from airpipe.evaluation.tiling import restore_pixels, restore_tiled
 from airpipe.images import read_rgb8
 from airpipe.models.nafnet import NAFBlock
 from airpipe.pixels import to_tensor
 from airpipe.progress import track
 from airpipe.registry import build_network, networks
+from airpipe.resident import peak_bytes
 
 SMALL: dict[str, Any] = {"width": 8, "middle_blk_num": 1, "enc_blk_nums": [1, 1], "dec_blk_nums": [1, 1]}
 WORKLOADS: list[tuple[str, str, dict[str, Any]]] = [

@@ -26,9 +26,8 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     device, variant = choose_device(given.device), variant_of(given.id)
     network = network_of(given.model, variant)
-    peak = peak_memory_mb(
-        network["name"], network["arguments"], device, fresh=True
-    )  # first: all else takes memory, too
+    # first: all else takes memory, too
+    peak = peak_memory_mb(network["name"], network["arguments"], device, fresh=True)
     loaded = load_model(given.model, variant)
     facts = {
         "model": given.id,

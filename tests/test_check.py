@@ -1,5 +1,6 @@
 """Every kind of file that a data set may hold is either read rightly or refused with one clear line."""
 
+import errno
 import io
 import json
 import os
@@ -109,6 +110,16 @@ def test_a_file_that_cannot_be_used_is_named_with_its_reason(tmp_path, make, rea
     assert reason in str(caught.value)
     assert "name them in `leave_out`" in str(caught.value)
     assert check(tmp_path, leave_out=["bad*"]).facts["pairs"] == 2
+
+
+def test_a_full_disk_for_temporary_files_is_no_fault_of_a_file(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "a.png").write_bytes(encoded("png"))
+    monkeypatch.setattr("airpipe.images.tempfile.TemporaryFile", full)
+    with pytest.raises(AirpipeError, match=r"a temporary file: cannot be written \(No space left on device\)"):
+        describe(("a.png", str(tmp_path / "a.png")))
 
 
 def test_a_long_name_is_refused_and_one_that_restored_images_can_carry_is_not(tmp_path):

@@ -12,9 +12,11 @@ from parity import load_golden
 from torch import nn
 
 from airpipe.errors import AirpipeError
-from airpipe.evaluation.memory import COPIES, activation_bytes, peak_bytes, peak_memory_mb, resident_bytes
+from airpipe.evaluation.memory import COPIES, activation_bytes, peak_memory_mb
 from airpipe.models.cost import count_operations, latency_ms, multiply_accumulates, network_cost
 from airpipe.registry import build_network
+from airpipe.resident import peak_bytes, resident_bytes
+from airpipe.weights.checkpoints import network_of, save_model
 
 FULL = [
     # network, golden, convolutions, linear layers, attention: 10^9 multiply-accumulates at 256x256
@@ -108,15 +110,31 @@ def test_the_measured_memory_is_near_the_estimate():
     assert 0.5 * estimate < measured < 1.5 * COPIES * estimate
 
 
-def test_a_measurement_that_fails_is_told_with_its_reason():
-    with pytest.raises(AirpipeError, match="could not be measured .*width must be at least 1"):
-        peak_memory_mb("nafnet", {"width": 0}, torch.device("cpu"), 64)
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_measurement_that_fails_is_told_with_its_reason(fresh):
+    with pytest.raises(AirpipeError, match="width must be at least 1"):
+        peak_memory_mb("nafnet", {"width": 0}, torch.device("cpu"), 64, fresh)
+
+
+def test_a_card_that_does_not_fit_its_file_is_told_before_its_network_is_built(tmp_path, monkeypatch):
+    save_model(
+        tmp_path,
+        build_network("nafnet", **SMALL),
+        {"schema_version": 1, "network": {"name": "nafnet", "arguments": SMALL}},
+    )
+    assert network_of(tmp_path) == {"name": "nafnet", "arguments": SMALL}
+    card = json.loads((tmp_path / "card.json").read_text())
+    card["network"]["arguments"]["width"] = 4096
+    (tmp_path / "card.json").write_text(json.dumps(card))
+    monkeypatch.setattr("airpipe.weights.checkpoints.build_network", pytest.fail)
+    with pytest.raises(AirpipeError, match="model.safetensors does not fit NAFNet: .*wrong shape"):
+        network_of(tmp_path)
 
 
 def test_the_peak_of_a_process_is_its_own():
     assert peak_bytes() >= resident_bytes() > 10e6
     code = """
-from airpipe.evaluation.memory import peak_bytes
+from airpipe.resident import peak_bytes
 before = peak_bytes()
 waste = b"x" * 300_000_000
 print(peak_bytes() - before)
@@ -130,8 +148,6 @@ def test_latency_is_a_time():
 
 
 def test_the_script_writes_all_facts(tmp_path):
-    from airpipe.weights.checkpoints import save_model
-
     card = {"schema_version": 1, "network": {"name": "nafnet", "arguments": SMALL}}
     save_model(tmp_path / "model", build_network("nafnet", **SMALL), card)
     script = Path(__file__).parents[1] / "scripts" / "measure_cost.py"

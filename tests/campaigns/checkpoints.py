@@ -96,7 +96,10 @@ def judge(model: Path, place: Path, photo: Path) -> tuple[str, str]:
         return "", f"something half-written stays: {left or 'imported'}"
     if "restore" in taken and "load_model" not in taken:
         return "", "restores and cannot be loaded"
-    return ("taken" if "load_model" in taken else "refused"), ""
+    if "load_model" not in taken:
+        return "refused", ""
+    lacking = {"restore", *(["import"] if file == model else [])} - set(taken)
+    return (f"loaded, but no {' and no '.join(sorted(lacking))}" if lacking else "taken"), ""
 
 
 def network_state(generator: random.Random) -> tuple[str, torch.nn.Module, State]:

@@ -341,7 +341,7 @@ def _restore_one(
 
 
 def _describe(done: "RestoredFile") -> str:
-    from airpipe.evaluation.memory import peak_bytes
+    from airpipe.resident import peak_bytes
 
     if done.skipped:
         return f"{done.source}: done already -> {done.target} (--overwrite makes it anew)"

@@ -70,12 +70,12 @@ def describe(task: tuple[str, str]) -> FileFacts | str:
         return f"{path}: {problem}"
     if Path(place).exists() and not Path(place).is_file():
         return f"{path}: not a regular file. Remove it"
-    try:
-        with decoder_words() as words:
+    with decoder_words() as words:  # a full temporary disk is no fault of the file: its error passes
+        try:
             picture = read_picture(Path(place))
             trained_on = read_rgb8(Path(place))  # another decoder, less tolerant of damage
-    except AirpipeError as error:
-        return str(error)
+        except AirpipeError as error:
+            return str(error)
     height, width = picture.pixels.shape[:2]
     if trained_on.shape != (height, width, 3):
         return f"{place}: decoders disagree about its size ({width}x{height}, {trained_on.shape[1::-1]}). Save it anew"

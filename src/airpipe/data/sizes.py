@@ -1,6 +1,6 @@
 """Sizes of listed images, from manifests or packs: what is too small is told before the first step, not when drawn."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from airpipe.data.compact import compact_texts
 from airpipe.data.manifest import file_sizes, read_manifest
 from airpipe.data.packs import JoinedPacks, Pack
 from airpipe.data.pairs import WINDOW, read_rows
@@ -24,8 +23,8 @@ NAMED = 10
 class PairSizes:
     """Sizes of the pairs of a list."""
 
-    names: Sequence[str]
-    """Name of each pair."""
+    name: Callable[[int], str]
+    """Gives the name of a pair by its number."""
     sides: npt.NDArray[np.int64]
     """Width and height in pixels, (pairs, 2)."""
 
@@ -51,13 +50,12 @@ def pair_sizes(pair_list: Path, manifest: Path) -> PairSizes:
         raise AirpipeError(
             f"{manifest}: lacks {error.args[0]!r} of {pair_list}. Check the data set again: snakemake check"
         ) from None
-    return PairSizes(rows.convert(itemgetter("name")), sides)
+    return PairSizes(rows.convert(itemgetter("name")).__getitem__, sides)
 
 
 def packed_sizes(pack: Pack | JoinedPacks) -> PairSizes:
     """Tell the size of every pair of a list that lies in packs, such as a curated one, which has no manifest."""
-    sides = pack.sides()
-    return PairSizes(compact_texts(map(pack.name, range(len(sides)))), sides)
+    return PairSizes(pack.name, pack.sides())
 
 
 def refuse_small(parts: Sequence[DataPart], sizes: Mapping[str, PairSizes], patch_size: int) -> None:
@@ -113,7 +111,7 @@ def _shorter(part: DataPart, known: PairSizes) -> npt.NDArray[np.int64]:
 
 def _told(where: str, known: PairSizes, small: npt.NDArray[np.bool_], than: str) -> str:
     numbers = np.flatnonzero(small)
-    first = [(known.names[number], *known.sides[number]) for number in map(int, numbers[:NAMED])]
+    first = [(known.name(number), *known.sides[number]) for number in map(int, numbers[:NAMED])]
     named = ", ".join(f"{name} ({width}x{height})" for name, width, height in first)
     more = ", ..." if len(numbers) > NAMED else ""
     total = len(known.sides)

@@ -2,12 +2,10 @@
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import weakref
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +17,7 @@ from airpipe.errors import AirpipeError
 from airpipe.models.contract import example_input, size_multiple
 from airpipe.models.cost import meta_state
 from airpipe.registry import build_network
+from airpipe.resident import peak_bytes, resident_bytes
 
 COPIES = 2.0
 """Factor from what the tensors of a pass hold to the memory that it takes: libraries copy them into own layouts.
@@ -46,17 +45,24 @@ def peak_memory_mb(
     if device.type == "cuda":
         return round(_peak_on_gpu(build_network(name, **arguments).eval(), device, side) / 1e6)
     if fresh:
-        return round(_rise(name, arguments, side, torch.get_num_threads()) / 1e6)
+        try:
+            return round(_rise(name, arguments, side, torch.get_num_threads()) / 1e6)
+        except (RuntimeError, MemoryError) as error:
+            raise _not_measured(name, side, " ".join(str(error).split())[:200]) from error
     request = json.dumps([name, arguments, side, torch.get_num_threads()])
     command = [sys.executable, "-c", f"from {__name__} import _print_rise; _print_rise()"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     done = subprocess.run(command, input=request, capture_output=True, text=True, env=environment)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f"ended by signal {-done.returncode}"])[-1]
-        raise AirpipeError(
-            f"the memory of {name} at {side}x{side} pixels could not be measured ({reason}). Measure a smaller image"
-        )
+        raise _not_measured(name, side, reason)
     return round(int(done.stdout) / 1e6)
+
+
+def _not_measured(name: str, side: int, reason: str) -> AirpipeError:
+    return AirpipeError(
+        f"the memory of {name} at {side}x{side} pixels could not be measured ({reason}). Measure a smaller image"
+    )
 
 
 def _peak_on_gpu(network: nn.Module, device: torch.device, side: int) -> int:
@@ -118,23 +124,3 @@ class _Holdings(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _add(self, size: int) -> None:
         self.now += size
         self.peak = max(self.peak, self.now)
-
-
-def peak_bytes() -> int:
-    """Largest resident memory of this process so far, in bytes."""
-    status = Path("/proc/self/status")
-    if status.exists():  # getrusage begins with the memory of the process that started this one
-        return _status_bytes(status, "VmHWM")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def resident_bytes() -> int:
-    """Resident memory of this process now, in bytes; without /proc, the largest so far."""
-    status = Path("/proc/self/status")
-    return _status_bytes(status, "VmRSS") if status.exists() else peak_bytes()
-
-
-def _status_bytes(status: Path, field: str) -> int:
-    line = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith(f"{field}:"))
-    return int(line.split()[1]) * 1024

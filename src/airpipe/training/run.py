@@ -88,9 +88,11 @@ class PairLists:
 
         By these, images that are too small are told before the first step.
         """
-        files = {file.stem: file for file in self.files if file.stem in self.manifests}
-        packed = {name: packed_sizes(pack) for name, pack in self.packs.items() if name not in files}
-        return packed | {name: pair_sizes(file, self.manifests[name]) for name, file in files.items()}
+        sizes = {name: packed_sizes(pack) for name, pack in self.packs.items()}
+        for file in self.files:
+            if file.stem in self.manifests and file.stem not in sizes:
+                sizes[file.stem] = pair_sizes(file, self.manifests[file.stem])
+        return sizes
 
     def categories(self) -> list[Mapping[str, str]]:
         """Class of the images of each part, by name; empty where the data set does not say it."""

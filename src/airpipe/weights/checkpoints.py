@@ -117,16 +117,20 @@ def variants_of(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def network_of(path: Path, variant: str = "") -> dict[str, Any]:
-    """Return `name` and `arguments` of the network in a model's file, or of a variant of it, without loading our own.
+    """Return `name` and `arguments` of the network in a model's file, or of a variant of it, without building it.
 
     Args:
         path: folder or file, as for `load_model`, without a variant.
         variant: name of one that the card lists; empty: the network as the card has it.
 
     Raises:
-        AirpipeError: as `load_model`.
+        AirpipeError: as `load_model`, but that the checksum of our own file is not looked at.
     """
+    file = _weights_file(path)
     network: dict[str, Any] = card_of_variant(_described(path), variant, str(path))["network"]
+    if _has_card(file):
+        state = read_own(file)
+        check_fit(on_trial(network["name"], network["arguments"], len(state)), state, str(file))
     return network
 
 
