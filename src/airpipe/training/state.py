@@ -237,7 +237,7 @@ def restore_into(state: dict[str, Any], loaded: dict[str, Any]) -> None:
         if hasattr(target, "load_state_dict"):
             target.load_state_dict(loaded[name])
         elif isinstance(target, dict):
-            target.update(loaded[name])
+            target.update(loaded.get(name, {}))  # facts that an older version did not keep stay as they are
 
 
 def _free_name(wanted: Path) -> Path:
