@@ -20,12 +20,16 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from airpipe.degradations.weather import SNOW_LAYERS, flake_kernel, haze, procedural_depth, snow
 from airpipe.errors import run_main
+from airpipe.methods.dsrir.network import PatchAttention
+from airpipe.models.restormer import lengths
 from airpipe.pixels import FloatImage, channels_first, in_floats
 from airpipe.registry import build_network
 from airpipe.settings.stages import OptimizerSettings
@@ -222,6 +226,28 @@ def analysing(once: bool) -> Callable[[], Tensor]:
     return analyse
 
 
+def measuring_lengths(fused: bool) -> Callable[[], Tensor]:
+    """Lengths of the queries and keys of an image, as Restormer's attention takes them."""
+    qkv = torch.rand(1, 24, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    qkv = qkv.contiguous(memory_format=torch.channels_last)
+    vectors = rearrange(qkv, "b (three h d) y x -> b three h d (y x)", three=3, h=1)[:, :2]
+    return torch.inference_mode()(lambda: lengths(vectors, fused))
+
+
+def attending(frozen: bool) -> Callable[[], Tensor]:
+    """DSRIR's patch attention of an image."""
+    torch.manual_seed(0)
+    part = PatchAttention(24, 4, 4).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    image = torch.rand(1, 24, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    image = image.contiguous(memory_format=torch.channels_last)
+
+    def interpolated(x: Tensor) -> Tensor:
+        weights = part.conv_du(F.avg_pool2d(x, (SIDE // part.grid, SIDE // part.grid)))
+        return x * F.interpolate(weights, (SIDE, SIDE), mode="nearest-exact")
+
+    return torch.inference_mode()(lambda: interpolated(image) if frozen else part(image))
+
+
 def weather(way: Callable[..., FloatImage], **how: float) -> Callable[[], FloatImage]:
     """A degradation of a picture, with the same draws in every call."""
     image = pictures(1, SIDE)[0].astype(np.float32) / 255
@@ -237,6 +263,8 @@ def comparisons() -> list[Comparison]:
         Comparison("collate", lambda: turned(images), lambda: stacked(images), "", 100),
         Comparison("restore", restoring(torch.contiguous_format), restoring(torch.channels_last), ">= 1.12", 2),
         Comparison("feature analysis", analysing(once=False), analysing(once=True), "", 2),
+        Comparison("lengths", measuring_lengths(True), measuring_lengths(False), "", 10),
+        Comparison("patch attention", attending(frozen=True), attending(frozen=False), "", 10),
         Comparison("snow", weather(numpy_snow), weather(snow, **SNOW), "floor <= 2", 10, weather(opencv_snow)),
         Comparison("haze", weather(numpy_haze), weather(haze, **HAZE), "floor <= 2", 10, weather(opencv_haze)),
     ]

@@ -3,11 +3,11 @@
     make demo && python -m benchmarks.demo
 
 Reads what Snakemake measured of each job (results/benchmarks; of one that ran twice, the last time) and prints
-core-seconds and CPU seconds by kind of job and by method: of one whole run, in a folder without results of others. Every
-job counts as one core, as in the demo; CPU seconds are sampled by Snakemake and fall short for brief jobs. Methods share the data and the tables: what
-stands at a method is what only its jobs took, and over `--cores` what it adds to a run whose cores are all busy. A core
-counts as idle while no measured job is on it; tasks of a second (frozen settings) and Snakemake's own start are not
-measured, so that the printed share is an upper bound. The exit status is 0.
+core-seconds and CPU seconds by kind of job and by method: of one whole run, in a folder without results of others.
+Every job counts as one core, as in the demo; CPU seconds are sampled by Snakemake and fall short for brief jobs.
+Methods share the data and the tables: what stands at a method is what only its jobs took, and over `--cores` what it
+adds to a run whose cores are all busy. A core counts as idle while no measured job is on it; tasks of a second (frozen
+settings) and Snakemake's own start are not measured, so that the printed share is an upper bound. The exit status is 0.
 """
 
 import argparse
