@@ -14,7 +14,8 @@ from snakemake.exceptions import WorkflowError
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 # glibc keeps the memory that tensors free, in large pages: it would give large ones back to the system and fetch them
-# again, page by page, in every layer (measured: docs/measurements.md). Elsewhere these names mean nothing.
+# again, page by page, in every layer. Jobs take up to half of the time and up to twice the memory (measured:
+# docs/measurements.md); MALLOC_MMAP_MAX_=65536 in your environment takes it back. Elsewhere these names mean nothing.
 os.environ.setdefault("MALLOC_MMAP_MAX_", "0")
 os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", "1000000000000")
 os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
