@@ -118,8 +118,10 @@ def make_lists(folder: Path, count: int) -> None:
     """Write pair list, manifest and fingerprints of made files, the fingerprints of a test list, and settings."""
     folder.mkdir(parents=True, exist_ok=True)
     digests = [f"{number:064x}" for number in np.random.default_rng(0).integers(0, 1 << 62, 1024).tolist()]
-    hashes = np.random.default_rng(1).integers(0, 1 << 63, count, np.uint64).tolist()
-    # one leak, of the same pixels; all other hashes are far from those of the tests, because no image could be read
+    random = np.random.default_rng(1).integers(0, 1 << 63, count, np.uint64)
+    hashes = ((random | np.uint64(0xFFFF)) & ~np.uint64(0xFFFF << 16)).tolist()
+    # one leak, of the same pixels; all other hashes are far from those of the tests, because no image could be read:
+    # 16 of their bits are set and 16 are not
     hashes = [0, *hashes[1:], 0, *(2**64 - 1 - number for number in range(1, TESTS))]
 
     def names() -> Iterator[str]:
