@@ -1,7 +1,7 @@
 """What it saves that jobs keep the memory which tensors free: `python -m benchmarks.freed_memory`.
 
 Forward passes of an image and training steps of small networks, in processes with the variables that the pipeline
-sets for its jobs (workflow/rules/machine.smk) and in others without them, by turns, the order reversed every other
+sets for its jobs (`airpipe.resident.KEPT`) and in others without them, by turns, the order reversed every other
 round. Printed: CPU milliseconds of one (user and system), their ratio, and the peak memory of the processes. One
 thread; random weights (seed 0). The exit status is 0.
 """
@@ -21,14 +21,9 @@ import torch
 from airpipe.errors import run_main
 from airpipe.progress import track
 from airpipe.registry import build_network
-from airpipe.resident import peak_bytes
+from airpipe.resident import KEPT, peak_bytes
 from benchmarks.measuring import machine_line
 
-VARIABLES = {
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": "1000000000000",
-    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
-}
 NETWORKS: dict[str, dict[str, Any]] = {
     "nafnet": {"width": 16, "middle_blk_num": 2, "enc_blk_nums": [1, 1, 2], "dec_blk_nums": [1, 1, 1]},
     "restormer": {"dim": 8, "num_blocks": [1, 1, 1, 1], "num_refinement_blocks": 1, "heads": [1, 1, 2, 4]},
@@ -78,8 +73,8 @@ def main() -> None:
     if given.worker:
         print(json.dumps({**dict(measured()), "peak": peak_bytes() / 1e6}))
         return
-    plain = {name: value for name, value in os.environ.items() if name not in VARIABLES}
-    ways = {"before": plain, "after": plain | VARIABLES}
+    plain = {name: value for name, value in os.environ.items() if name not in KEPT}
+    ways = {"before": plain, "after": plain | KEPT}
     found: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
     for number in track(range(given.rounds), given.rounds, "measuring"):
         for way in ways if number % 2 else reversed(list(ways)):

@@ -4,6 +4,14 @@ import resource
 import sys
 from pathlib import Path
 
+KEPT = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": "1000000000000",
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+}
+"""Variables by which glibc keeps the memory that tensors free, in large pages: it would give large ones back to the
+system and fetch them again, page by page, in every layer. They count from the start of a process."""
+
 
 def peak_bytes() -> int:
     """Largest resident memory of this process so far, in bytes."""

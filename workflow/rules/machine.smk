@@ -7,18 +7,16 @@ from pathlib import Path
 
 from airpipe.data.locks import join_runs
 from airpipe.provenance import TEMPORARY, full_disks
+from airpipe.resident import KEPT
 from snakemake.exceptions import WorkflowError
 
 # Threads that wait for each other spin only briefly: an idle machine loses nothing, a shared one
 # does not stall (measured: docs/measurements.md).
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
-# glibc keeps the memory that tensors free, in large pages: it would give large ones back to the system and fetch them
-# again, page by page, in every layer. Jobs take up to half of the time and up to twice the memory (measured:
-# docs/measurements.md); MALLOC_MMAP_MAX_=65536 in your environment takes it back. Elsewhere these names mean nothing.
-os.environ.setdefault("MALLOC_MMAP_MAX_", "0")
-os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", "1000000000000")
-os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
+# Jobs keep the memory that tensors free: some take half of the time, and twice the memory (measured:
+# docs/measurements.md). MALLOC_MMAP_MAX_=65536 in your environment takes it back; without glibc it means nothing.
+os.environ.update(KEPT | os.environ)
 
 # Jobs run this checkout's package, also in environments that Snakemake makes (--sdm conda).
 package = os.path.join(os.path.dirname(workflow.basedir), "src")

@@ -27,6 +27,7 @@ LARGEST = 200_000_000
 LARGEST_RULES = 500 * 1024
 """Bytes of a robots.txt that are read (RFC 9309 asks for as many at least)."""
 PORTS = {"http": 80, "https": 443}
+"""Schemes that are fetched, and the port of each that need not be said."""
 HOSTS = 1024
 """Number of hosts whose rules are remembered."""
 
@@ -152,11 +153,8 @@ class Fetcher:
                     found += chunk
                     if len(found) >= LARGEST_RULES:
                         break
-        except (
-            requests.TooManyRedirects,
-            ValueError,
-        ):  # it answered: `root_of` lets no other nonsense by
-            return Rules()
+        except (requests.TooManyRedirects, ValueError):
+            return Rules()  # it answered: `root_of` lets no other nonsense by
         except requests.RequestException as error:
             return f"{place} was not answered: {why_no_answer(error)}"
         return parse_rules(found[:LARGEST_RULES].decode("utf-8-sig", "replace"), AGENT)
