@@ -65,6 +65,9 @@ WHOLE = frozenset({"corrupted_cells"})
 GRID = {"jpeg": 16, "mosaic": 2}
 """Side in pixels of the squares that an operation lays over the image from its corner, and treats as one."""
 
+_PASSED = set[str]()
+"""Operations with parameters that they took in this process: recipes repeat each other, and every start checks them."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -143,11 +146,17 @@ def _check_values(
     # one parameter leaves its first value at a time: all combinations would be too many
     trials = [first] + [{**first, name: value} for name, values in possible.items() for value in values[1:]]
     for trial in trials:
-        grey = np.full((32, 32, 3), 0.5, np.float32)
         try:
-            OPERATIONS[operation](grey, np.random.default_rng(0), **trial)
+            _try(operation, trial)
         except ValueError as error:
             raise AirpipeError(f"{where}: {error}. Change the recipe") from None
+
+
+def _try(operation: str, trial: Mapping[str, Any]) -> None:
+    named = f"{operation} {trial!r}"
+    if named not in _PASSED:
+        OPERATIONS[operation](np.full((32, 32, 3), 0.5, np.float32), np.random.default_rng(0), **trial)
+        _PASSED.add(named)
 
 
 def _ends(how: Draw) -> Sequence[Any]:
