@@ -13,6 +13,8 @@ def visible(text: str) -> str:
     Line breaks and tabs become blanks; control characters, halves of surrogate pairs and noncharacters become their
     number, such as \x00.
     """
+    if text.isprintable():  # embedded pictures are millions of such characters
+        return text
     return "".join(char if char.isprintable() else _visible(char) for char in text)
 
 
