@@ -1,11 +1,12 @@
 """A checkout and an environment below a folder called `a b`, on a data set that is assembled of links: one table.
 
-    python tests/spaces.py [FOLDER]
+    python tests/spaces.py [--profile slurm] [FOLDER]
 
-Run by CI after `make setup`; takes under a minute. The environment has its own interpreter and the libraries of the
-one that runs this.
+Run by CI after `make setup`, on this machine and through Slurm; a minute each. The environment has its own interpreter
+and the libraries of the one that runs this.
 """
 
+import argparse
 import subprocess
 import sys
 import tempfile
@@ -22,13 +23,18 @@ TARGETS = ("results/tables/allinone.csv", "results/figures/allinone/bars.png")
 
 def main() -> int:
     """Make the table and a figure; returns the exit status."""
-    if len(sys.argv) > 1:
-        return below(Path(sys.argv[1]) / "a b")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--profile", help="of Snakemake; left out: the project's own, which runs jobs here")
+    parser.add_argument("folder", type=Path, nargs="?", help="in which `a b` is made; left out: a temporary one")
+    given = parser.parse_args()
+    options = ["--profile", given.profile] if given.profile else []
+    if given.folder:
+        return below(given.folder / "a b", options)
     with tempfile.TemporaryDirectory() as folder:
-        return below(Path(folder) / "a b")
+        return below(Path(folder) / "a b", options)
 
 
-def below(folder: Path) -> int:
+def below(folder: Path, options: list[str]) -> int:
     project = copy_project(folder / "airpipe")
     write_overlay(project, TOY, OWN, MODELS, {"tables": TABLES})
     link_images(toy_images(folder / "photos of mine", count=2), project / "pictures")
@@ -38,7 +44,8 @@ def below(folder: Path) -> int:
     (own / "libraries.pth").write_text("\n".join(libraries))
     variables = environment(project)
     variables["PATH"] = f"{project / '.venv/bin'}:{variables['PATH']}"
-    command = [project / ".venv/bin/python", "-m", "snakemake", "--configfile", "overlay.yaml", "--", *TARGETS]
+    start = [project / ".venv/bin/python", "-m", "snakemake", *options]
+    command = [*start, "--configfile", "overlay.yaml", "--", *TARGETS]
     status = subprocess.run(command, cwd=project, env=variables).returncode
     made = [target for target in TARGETS if (project / target).is_file()]
     print(f"below {folder}: status {status}, made {', '.join(made) or 'nothing'}; expected {', '.join(TARGETS)}")
