@@ -27,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy import ndimage
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from airpipe.data.deferred import DeferredBatch, collate_deferred
 from airpipe.data.packages import locate
@@ -194,6 +195,25 @@ def on_device(batches: Sequence[DeferredBatch], device: torch.device, rounds: in
     return rates
 
 
+class Operations(TorchDispatchMode):
+    """Counts operations on tensors, views included, which a GPU's processor has to start one after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return function(*args, **(kwargs or {}))
+
+
+def operations_of(batch: DeferredBatch, device: torch.device) -> int:
+    """Count the operations that copy and degrade a batch."""
+    with Operations() as operations:
+        batch.to(device)
+    return operations.count
+
+
 def deferred_batches(samples: TrainingSamples, count: int, size: int, pinned: bool) -> list[DeferredBatch]:
     """Batches of `size` samples, each of four patches, as the loader hands them on."""
     sources = len(samples.sources[0])
@@ -244,9 +264,10 @@ def main() -> None:
         }
         same = differences(images, part.operations, samples, 40)
         spent = measure(ways, given.rounds)
-        patches = {
-            size: on_device(deferred_batches(later, 4, size, device.type == "cuda"), device, given.rounds)
-            for size in given.batch
+        batches = {size: deferred_batches(later, 4, size, device.type == "cuda") for size in given.batch}
+        patches = {size: on_device(found, device, given.rounds) for size, found in batches.items()}
+        started = {
+            size: round(statistics.mean(operations_of(b, device) for b in found)) for size, found in batches.items()
         }
     print(machine_line())
     print(f"\n{len(same)} patches without noise differ by at most {max(same):.4f} grey levels in the mean\n")
@@ -260,9 +281,9 @@ def main() -> None:
     name, goal = "cpu, one thread", ""
     if device.type == "cuda":
         name, goal = torch.cuda.get_device_name(device), ">= 10,000"
-    print(f"\n{'batches on ' + name:<40}{'patches/s':>12}{'slowest round':>16}{'fastest':>10}  goal")
+    print(f"\n{'batches on ' + name:<40}{'patches/s':>12}{'slowest round':>16}{'fastest':>10}{'operations':>12}  goal")
     for size, found in patches.items():
-        ends = f"{min(found):>16,.0f}{max(found):>10,.0f}"
+        ends = f"{min(found):>16,.0f}{max(found):>10,.0f}{started[size]:>12,}"
         print(f"{4 * size:>5} patches of {PATCH:<22}{statistics.mean(found):>13,.0f}{ends}  {goal}")
 
 

@@ -19,7 +19,14 @@ from airpipe.data.samples import TrainingSamples, ValidationSamples
 from airpipe.data.sampling import SampleKey
 from airpipe.degradations.blur import gaussian_blur, gaussian_kernel
 from airpipe.degradations.compression import jpeg
-from airpipe.degradations.noise import channel_covariance, gaussian_noise, poisson_noise, speckle_noise
+from airpipe.degradations.noise import (
+    FORMS,
+    channel_covariance,
+    channel_factors,
+    gaussian_noise,
+    poisson_noise,
+    speckle_noise,
+)
 from airpipe.degradations.recipes import (
     GRID,
     OPERATIONS,
@@ -156,6 +163,19 @@ def test_a_covariance_with_absolute_values_never_has_negative_eigenvalues(mixing
     np.testing.assert_allclose(covariance, covariance.T, atol=1e-12)
     assert np.linalg.eigvalsh(covariance).min() > -1e-12
     assert np.trace(covariance) == pytest.approx(sum(mixing[:3]), abs=1e-9)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.floats(0, 75), st.sampled_from(FORMS), st.integers(0, 99)), min_size=1, max_size=6))
+def test_factors_of_a_batch_are_those_of_each_image_and_make_its_covariance(images):
+    hows = [(sigma, form, tuple(rng(seed).uniform(0, 1, 12))) for sigma, form, seed in images]
+    factors = channel_factors(*zip(*hows, strict=True))
+    for how, factor in zip(hows, factors, strict=True):
+        sigma, form, mixing = how
+        np.testing.assert_array_equal(factor, channel_factors(*([one] for one in how))[0])
+        of_form = {"independent": np.eye(3), "grey": np.ones((3, 3))}
+        expected = of_form[form] * (sigma / 255) ** 2 if form in of_form else channel_covariance(sigma, mixing)
+        np.testing.assert_allclose(factor @ factor.T, expected, atol=1e-12)
 
 
 def grain(function, level=0.5, **how):

@@ -13,13 +13,14 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
 from airpipe.degradations.blur import SMALLEST_VARIANCE
-from airpipe.degradations.noise import FORMS, LUMA, channel_factor
+from airpipe.degradations.noise import FORMS, LUMA, channel_factors
 from airpipe.degradations.recipes import Drawn, defaults
 from airpipe.pixels import levels, of_levels
 
@@ -80,6 +81,13 @@ def taken(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     number, channel = (torch.arange(count, device=device) for count in images.shape[:2])
     rows, columns = sent(rows, device), sent(columns, device)
     return images[number[:, None, None, None], channel[:, None, None], rows[:, None, :, None], columns[:, None, None]]
+
+
+def framed(images: Sequence[Tensor], frame: Sequence[int]) -> Tensor:
+    """Lay images (C, h, w) into one batch (N, C, H, W), each into the upper left of a frame of zeros."""
+    missing = [(0, frame[1] - image.shape[2], 0, frame[0] - image.shape[1]) for image in images]
+    padded = (F.pad(image, more) if any(more) else image for image, more in zip(images, missing, strict=True))
+    return torch.stack(list(padded))
 
 
 # Operations
@@ -145,11 +153,14 @@ def normal_noise(
     mixing: Sequence[Sequence[float]],
 ) -> Tensor:
     """Draw Gaussian noise of each image's form, (N, 3, H, W); 0 beyond the image."""
-    noise = torch.zeros_like(images)
-    for place, ((height, width), generator) in enumerate(zip(sizes, generators, strict=True)):
-        drawn = torch.randn(3, height, width, generator=generator, device=images.device)
-        noise[place, :, :height, :width] = drawn
-    factors = np.array([channel_factor(*how) for how in zip(sigma, form, mixing, strict=True)], np.float32)
+    noise = framed(
+        [
+            torch.randn(3, *size, generator=generator, device=images.device)
+            for size, generator in zip(sizes, generators, strict=True)
+        ],
+        images.shape[2:],
+    )
+    factors = channel_factors(sigma, form, mixing).astype(np.float32)
     return torch.einsum("nij,njhw->nihw", sent(factors, images.device), noise)
 
 
@@ -193,16 +204,16 @@ def poisson_noise(
     Counts are exact on the CPU; CUDA's generator takes rounded normal numbers for means above 4000.
     """
     rounded = of_levels(levels(images))
-    result = rounded.clone()
-    weights = sent(LUMA, images.device)
-    for place, (height, width) in enumerate(sizes):
-        mean = rounded[place, :, :height, :width]
-        if form[place] != FORMS[0]:
-            order = weights.flip(0) if legacy_bgr[place] else weights
-            mean = of_levels(levels(torch.einsum("c,chw->hw", order, mean)))
-        counts = torch.poisson(mean * photons[place], generator=generators[place])
-        result[place, :, :height, :width] += counts / photons[place] - mean
-    return result
+    weights = sent([LUMA[::-1] if swap else LUMA for swap in legacy_bgr], images.device)
+    grey = of_levels(levels(torch.einsum("nc,nchw->nhw", weights, rounded)))[:, None].expand_as(rounded)
+    alone = [one == FORMS[0] for one in form]
+    mean = torch.where(sent(alone, images.device)[:, None, None, None], rounded, grey)
+    most = sent(np.array(photons, np.float32), images.device)[:, None, None, None]
+    counts = [
+        torch.poisson(rate[: 3 if one else 1, :height, :width], generator=generator).expand(3, -1, -1)
+        for rate, one, (height, width), generator in zip((mean * most).unbind(), alone, sizes, generators, strict=True)
+    ]
+    return rounded + (framed(counts, images.shape[2:]) / most - mean)
 
 
 LUMA_TABLE = (
@@ -244,7 +255,7 @@ def jpeg(
     # libjpeg rounds halves down in even columns, and up in odd ones
     halves = sent((0.25, 0.5), images.device).repeat(frame[1] // 4)
     small = (F.avg_pool2d(chroma, 2) + halves).floor()
-    tables = sent([_steps(one) for one in quality], images.device)  # (N, 2, 64)
+    tables = sent(_steps(quality), images.device)  # (N, 2, 64)
     luma, small = _coded(luma[:, None], tables[:, :1]), _coded(small, tables[:, 1:])
     half = [(-(-one // 2), -(-other // 2)) for one, other in sizes]
     around = reframed(small, half, 1, (small.shape[2] + 2, small.shape[3] + 2), repeated)
@@ -259,12 +270,11 @@ def _swapped(images: Tensor, swap: Sequence[bool]) -> Tensor:
     return torch.where(sent(swap, images.device)[:, None, None, None], images.flip(1), images) if any(swap) else images
 
 
-def _steps(quality: int) -> list[list[float]]:
-    """Steps of luma and chroma at a quality, as libjpeg scales the tables."""
-    scale = 5000 // quality if quality < 50 else 200 - 2 * quality
-    return [
-        [float(min(max((step * scale + 50) // 100, 1), 255)) for step in table] for table in (LUMA_TABLE, CHROMA_TABLE)
-    ]
+def _steps(quality: Sequence[int]) -> npt.NDArray[np.float32]:
+    """Steps of luma and chroma at qualities, (N, 2, 64), as libjpeg scales the tables."""
+    scale = np.array([5000 // one if one < 50 else 200 - 2 * one for one in quality])[:, None, None]
+    steps = (np.array((LUMA_TABLE, CHROMA_TABLE)) * scale + 50) // 100
+    return np.asarray(steps.clip(1, 255), np.float32)
 
 
 def _coded(channels: Tensor, steps: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ def legacy_noise_field(shape: tuple[int, ...], seed: int) -> FloatImage:
     return legacy.standard_normal(shape).astype(np.float32)
 
 
-def channel_covariance(sigma: float, mixing: Sequence[float]) -> npt.NDArray[np.float64]:
+def channel_covariance(sigma: npt.ArrayLike, mixing: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """Make the covariance of red, green and blue of correlated noise from numbers in [0, 1].
 
     It is |(sigma / 255)^2 U' D U|, each element's absolute value: D is the diagonal of the first three numbers, U an
@@ -38,33 +38,43 @@ def channel_covariance(sigma: float, mixing: Sequence[float]) -> npt.NDArray[np.
     eigenvalues have none, either (its determinant can only grow), so that this is a covariance always.
 
     Args:
-        sigma: standard deviation of the strongest noise, in 8-bit grey levels.
-        mixing: 12 numbers.
+        sigma: standard deviation of the strongest noise, in 8-bit grey levels; or one for each image.
+        mixing: 12 numbers; or (N, 12).
+
+    Returns:
+        (3, 3), or (N, 3, 3).
 
     Raises:
         ValueError: another count of numbers.
 
     Source: DegAE (BSRGAN's generalised Gaussian noise).
     """
-    if np.size(mixing) != 12:
-        raise ValueError(f"mixing has {np.size(mixing)} numbers; expected 12")
-    basis = np.linalg.svd(np.reshape(mixing[3:], (3, 3)))[0]
-    return np.asarray(abs((sigma / 255) ** 2 * basis.T @ np.diag(mixing[:3]) @ basis), np.float64)
+    mixing = np.asarray(mixing, np.float64)
+    if mixing.shape[-1:] != (12,):
+        raise ValueError(f"mixing has {mixing.shape[-1] if mixing.ndim else 1} numbers; expected 12")
+    basis = np.linalg.svd(mixing[..., 3:].reshape(*mixing.shape[:-1], 3, 3))[0]
+    turned = (np.asarray(sigma)[..., None, None] / 255) ** 2 * np.swapaxes(basis, -1, -2)
+    return np.asarray(abs(turned @ (mixing[..., :3, None] * np.eye(3)) @ basis), np.float64)
 
 
-def channel_factor(sigma: float, form: str, mixing: Sequence[float]) -> npt.NDArray[np.float64]:
-    """Make the matrix that turns three independent standard normal numbers into the noise of a pixel.
+def channel_factors(
+    sigma: Sequence[float], form: Sequence[str], mixing: Sequence[Sequence[float]]
+) -> npt.NDArray[np.float64]:
+    """Make the matrices that turn three independent standard normal numbers into the noise of a pixel.
 
     Args:
-        sigma, form, mixing: see `gaussian_noise`.
+        sigma, form, mixing: of each image, see `gaussian_noise`.
 
     Returns:
-        (3, 3); of form grey, all channels follow the first number.
+        (N, 3, 3); of form grey, all channels follow the first number.
     """
-    if form != "correlated":
-        return np.asarray(sigma / 255 * (np.eye(3) if form == "independent" else np.eye(3)[[0, 0, 0]]), np.float64)
-    values, vectors = np.linalg.eigh(channel_covariance(sigma, mixing))
-    return np.asarray(vectors * np.sqrt(np.maximum(values, 0)), np.float64)
+    shares = np.stack([np.eye(3)[[0, 0, 0]] if one == "grey" else np.eye(3) for one in form])
+    factors = np.asarray(sigma, np.float64)[:, None, None] / 255 * shares
+    if correlated := [place for place, one in enumerate(form) if one == "correlated"]:
+        chosen = [mixing[place] for place in correlated]
+        values, vectors = np.linalg.eigh(channel_covariance([sigma[place] for place in correlated], chosen))
+        factors[correlated] = vectors * np.sqrt(np.maximum(values, 0))[:, None]
+    return factors
 
 
 def _normal_noise(
@@ -87,7 +97,7 @@ def _normal_noise(
     noise = generator.standard_normal(drawn, dtype=np.float32) if field is None else field
     if form != "correlated":
         return np.float32(sigma / 255) * noise
-    return np.asarray(cv2.transform(noise, channel_factor(sigma, form, mixing)), np.float32)
+    return np.asarray(cv2.transform(noise, channel_factors([sigma], [form], [mixing])[0]), np.float32)
 
 
 def gaussian_noise(
