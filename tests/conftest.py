@@ -1,6 +1,7 @@
 """Shared by all tests: one thread, no time limits of hypothesis, one toy run, the order for several workers."""
 
 import fcntl
+import gc
 import os
 
 import hypothesis
@@ -18,6 +19,15 @@ LONGEST = (
     "test_curation_workflow",
 )
 """Files of twenty seconds or more, longest first (2026-11-27, wall time in one run of `make test`)."""
+
+
+gc.disable()  # until all tests are collected: what is read by then lives to the end
+
+
+def pytest_collection_finish(session):
+    """From here on, garbage collections pass over what was read and collected (they took a twentieth of the time)."""
+    gc.enable()
+    gc.freeze()
 
 
 def pytest_xdist_auto_num_workers():
