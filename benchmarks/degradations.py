@@ -196,7 +196,7 @@ def on_device(batches: Sequence[DeferredBatch], device: torch.device, rounds: in
 
 
 class Operations(TorchDispatchMode):
-    """Counts operations on tensors, views included, which a GPU's processor has to start one after the other."""
+    """Counts PyTorch's operations, views and those on the host included; copies only where there is another device."""
 
     def __init__(self) -> None:
         super().__init__()

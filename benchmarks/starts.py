@@ -4,8 +4,8 @@ Printed are seconds of processor time of dry runs, in turns within one run (the 
 medians over the rounds, and the median ratio of the rounds.
 
 - this project, `-n results/tables/allinone.csv` and `-n all`, as it is: the plan reads the settings with libyaml, and
-  what a start has read is kept out of garbage collections; and as it was (frozen): Snakemake's `configfile` read the
-  settings with PyYAML's loader in Python, and collections went through all that a start had read;
+  what a start has read is kept out of garbage collections; and as it was (frozen): `--configfile`, as `configfile:`
+  did, reads the settings with PyYAML's loader in Python, and collections go through all that a start has read;
 - a workflow of one rule without settings, which any start is measured against;
 - a made workflow of `--scores` score files whose tables, figures and page are up to date: each naming every score, its
   facts and its folder of pictures, as it was (frozen), and naming one index for each model and table, as it is.

@@ -21,7 +21,8 @@ LONGEST = (
 """Files of twenty seconds or more, longest first (2026-11-27, wall time in one run of `make test`)."""
 
 
-gc.disable()  # until all tests are collected: what is read by then lives to the end
+if "PYTEST_XDIST_WORKER" in os.environ:  # the process that starts the workers collects no tests
+    gc.disable()  # until all tests are collected: what is read by then lives to the end
 
 
 def pytest_collection_finish(session):

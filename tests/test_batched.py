@@ -444,3 +444,30 @@ def test_what_stays_in_the_loader_has_a_reason(changes, reason):
 def test_another_word_for_where_to_degrade_is_refused():
     with pytest.raises(AirpipeError, match=r"degrade: Input should be 'loader' or 'device' \(found 'gpu'\)"):
         check_settings(ComputeSettings, {"degrade": "gpu"}, "compute.demo.default")
+
+
+def test_photons_of_an_image_are_the_same_alone_and_beside_others_of_other_forms_and_sizes():
+    images = torch.rand(4, 3, 24, 24, generator=torch.Generator().manual_seed(5))
+    images[3] = images[2]
+    sizes, photons = [(20, 24), (24, 16), (17, 24), (17, 24)], [100.0, 300.0, 900.0, 900.0]
+    forms = ["independent", "grey", "grey", "grey"]
+    how = list(zip(photons, forms, [False, False, False, True], strict=True))
+    seeds = [1, 2, 3, 3]
+
+    def drawn(places):
+        height, width = (24, 24) if len(places) > 1 else sizes[places[0]]
+        columns = zip(*(how[place] for place in places), strict=True)
+        return BATCHED["poisson_noise"](
+            images[places, :, :height, :width],
+            [sizes[place] for place in places],
+            [torch.Generator().manual_seed(seeds[place]) for place in places],
+            **dict(zip(("photons", "form", "legacy_bgr"), map(list, columns), strict=True)),
+        )
+
+    together = drawn([0, 1, 2, 3])
+    for place, (height, width) in enumerate(sizes):
+        here = together[place, :, :height, :width]
+        assert torch.equal(here, drawn([place])[0])
+        grain = here - images[place, :, :height, :width].mul(255).round().div(255)
+        assert ((grain[0] - grain[2]).abs().max() < 1e-6) == (forms[place] == "grey")
+    assert not torch.equal(together[2, :, :17], together[3, :, :17])

@@ -85,9 +85,8 @@ def taken(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 def framed(images: Sequence[Tensor], frame: Sequence[int]) -> Tensor:
     """Lay images (C, h, w) into one batch (N, C, H, W), each into the upper left of a frame of zeros."""
-    missing = [(0, frame[1] - image.shape[2], 0, frame[0] - image.shape[1]) for image in images]
-    padded = (F.pad(image, more) if any(more) else image for image, more in zip(images, missing, strict=True))
-    return torch.stack(list(padded))
+    padded = [F.pad(one, (0, frame[1] - one.shape[2], 0, frame[0] - one.shape[1])) for one in images]
+    return torch.stack(padded)
 
 
 # Operations
@@ -203,11 +202,13 @@ def poisson_noise(
 
     Counts are exact on the CPU; CUDA's generator takes rounded normal numbers for means above 4000.
     """
-    rounded = of_levels(levels(images))
-    weights = sent([LUMA[::-1] if swap else LUMA for swap in legacy_bgr], images.device)
-    grey = of_levels(levels(torch.einsum("nc,nchw->nhw", weights, rounded)))[:, None].expand_as(rounded)
+    rounded = mean = of_levels(levels(images))
     alone = [one == FORMS[0] for one in form]
-    mean = torch.where(sent(alone, images.device)[:, None, None, None], rounded, grey)
+    if not all(alone):
+        weights = sent([LUMA[::-1] if swap else LUMA for swap in legacy_bgr], images.device)
+        red, green, blue = (rounded * weights[:, :, None, None]).unbind(1)
+        grey = of_levels(levels(red + green + blue))  # no matrix product, whose order of sums may depend on the batch
+        mean = torch.where(sent(alone, images.device)[:, None, None, None], rounded, grey[:, None])
     most = sent(np.array(photons, np.float32), images.device)[:, None, None, None]
     counts = [
         torch.poisson(rate[: 3 if one else 1, :height, :width], generator=generator).expand(3, -1, -1)

@@ -51,7 +51,7 @@ def channel_covariance(sigma: npt.ArrayLike, mixing: npt.ArrayLike) -> npt.NDArr
     """
     mixing = np.asarray(mixing, np.float64)
     if mixing.shape[-1:] != (12,):
-        raise ValueError(f"mixing has {mixing.shape[-1] if mixing.ndim else 1} numbers; expected 12")
+        raise ValueError(f"mixing has {np.size(mixing)} numbers; expected 12")
     basis = np.linalg.svd(mixing[..., 3:].reshape(*mixing.shape[:-1], 3, 3))[0]
     turned = (np.asarray(sigma)[..., None, None] / 255) ** 2 * np.swapaxes(basis, -1, -2)
     return np.asarray(abs(turned @ (mixing[..., :3, None] * np.eye(3)) @ basis), np.float64)
@@ -72,6 +72,11 @@ def channel_factors(
     factors = np.asarray(sigma, np.float64)[:, None, None] / 255 * shares
     if correlated := [place for place, one in enumerate(form) if one == "correlated"]:
         chosen = [mixing[place] for place in correlated]
+        for one in chosen:
+            given = one if isinstance(one, list | tuple) else (one,)
+            numbers = sum(isinstance(value, int | float) for value in given)
+            if not numbers == len(given) == 12:
+                raise ValueError(f"mixing has {numbers} numbers; expected 12 and nothing else")
         values, vectors = np.linalg.eigh(channel_covariance([sigma[place] for place in correlated], chosen))
         factors[correlated] = vectors * np.sqrt(np.maximum(values, 0))[:, None]
     return factors
