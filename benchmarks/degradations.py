@@ -271,20 +271,30 @@ def main() -> None:
         }
     print(machine_line())
     print(f"\n{len(same)} patches without noise differ by at most {max(same):.4f} grey levels in the mean\n")
+    print("\n".join([*sample_lines(spent), "", *batch_lines(patches, started, device)]))
+
+
+def sample_lines(spent: dict[str, list[float]]) -> list[str]:
+    """Lines of the table of samples, from milliseconds a sample of each way in each round."""
     # rounds have other draws, and are long or short by them: means, not medians
     rates = {name: 1000 / statistics.mean(rounds) for name, rounds in spent.items()}
-    print(f"{'way':<24}{'samples/s/core':>16}{'ms a sample':>14}{'shortest round':>16}{'longest':>10}  goal")
+    lines = [f"{'way':<24}{'samples/s/core':>16}{'ms a sample':>14}{'shortest round':>16}{'longest':>10}  goal"]
     for way, goal in (("published order", ""), ("ours", ">= 140"), ("windows", "")):
         mean, ends = 1000 / rates[way], f"{min(spent[way]):>16.2f}{max(spent[way]):>10.2f}"
-        print(f"{way:<24}{rates[way]:>16.1f}{mean:>14.2f}{ends}  {goal}")
-    print(f"{'ours / published order':<24}{rates['ours'] / rates['published order']:>16.1f}{'':>40}  >= 40")
+        lines.append(f"{way:<24}{rates[way]:>16.1f}{mean:>14.2f}{ends}  {goal}")
+    return [*lines, f"{'ours / published order':<24}{rates['ours'] / rates['published order']:>16.1f}{'':>40}  >= 40"]
+
+
+def batch_lines(patches: dict[int, list[float]], started: dict[int, int], device: torch.device) -> list[str]:
+    """Lines of the table of batches, from patches a second in each round and operations, by samples of a batch."""
     name, goal = "cpu, one thread", ""
     if device.type == "cuda":
         name, goal = torch.cuda.get_device_name(device), ">= 10,000"
-    print(f"\n{'batches on ' + name:<40}{'patches/s':>12}{'slowest round':>16}{'fastest':>10}{'operations':>12}  goal")
+    lines = [f"{'batches on ' + name:<40}{'patches/s':>12}{'slowest round':>16}{'fastest':>10}{'operations':>12}  goal"]
     for size, found in patches.items():
         ends = f"{min(found):>16,.0f}{max(found):>10,.0f}{started[size]:>12,}"
-        print(f"{4 * size:>5} patches of {PATCH:<22}{statistics.mean(found):>13,.0f}{ends}  {goal}")
+        lines.append(f"{4 * size:>5} patches of {PATCH:<22}{statistics.mean(found):>13,.0f}{ends}  {goal}")
+    return lines
 
 
 if __name__ == "__main__":

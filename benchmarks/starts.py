@@ -32,10 +32,12 @@ MODELS_EACH, TABLES = 10, 4
 """Tests of a model, and tables of the made workflow."""
 PLAIN = "from snakemake.cli import main; main()"
 BEFORE = f"""
-import gc
+import atexit, gc, os
 import airpipe.plan
-airpipe.plan.configuration = lambda folder, given: given
+asked = []
+airpipe.plan.configuration = lambda folder, given: asked.append(folder) or given
 gc.freeze = lambda: None
+atexit.register(lambda: asked or os._exit(3))  # the workflow reads its settings in a new way: write BEFORE anew
 {PLAIN}
 """
 COUNTED = f"""

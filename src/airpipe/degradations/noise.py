@@ -67,6 +67,9 @@ def channel_factors(
 
     Returns:
         (N, 3, 3); of form grey, all channels follow the first number.
+
+    Raises:
+        ValueError: correlated noise whose mixing is not 12 numbers.
     """
     shares = np.stack([np.eye(3)[[0, 0, 0]] if one == "grey" else np.eye(3) for one in form])
     factors = np.asarray(sigma, np.float64)[:, None, None] / 255 * shares
